@@ -1,0 +1,414 @@
+//! The command line. [`COMMANDS`] is the one table of commands: the parser, the usage text, `logd help` and the test that
+//! the manual names everything all read it.
+//!
+//! Exit codes: 0 ok or yes, 1 a true no, 2 an error, 64 a command line that makes no sense (`EX_USAGE`).
+
+use crate::clock::Hour;
+use crate::config::Role;
+use crate::config::value::{Kind, Value};
+use crate::ops::out::Out;
+use crate::ops::{self, check, demo, ready, status, verify};
+use crate::roles::{self, RunOptions};
+use getopts::{Fail, Matches, Options};
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// Exit code: the command line makes no sense.
+pub const USAGE: u8 = 64;
+
+/// One option of a command.
+#[derive(Clone, Copy, Debug)]
+pub struct Opt {
+    /// One letter, or empty.
+    pub short: &'static str,
+    /// The name after `--`.
+    pub long: &'static str,
+    /// What its value is called; empty = it has none.
+    pub arg: &'static str,
+    /// One line for people.
+    pub help: &'static str,
+}
+
+/// One command.
+pub struct Command {
+    /// Its name.
+    pub name: &'static str,
+    /// A second name, or empty.
+    pub alias: &'static str,
+    /// Its arguments, separated by blanks; those in `[]` may be missing.
+    pub args: &'static str,
+    /// One line for people.
+    pub help: &'static str,
+    /// Its options.
+    pub options: &'static [Opt],
+    run: fn(&Call, &mut Out) -> Result<u8, String>,
+}
+
+const fn flag(long: &'static str, help: &'static str) -> Opt {
+    Opt { short: "", long, arg: "", help }
+}
+
+const fn option(long: &'static str, arg: &'static str, help: &'static str) -> Opt {
+    Opt { short: "", long, arg, help }
+}
+
+const DETACH: Opt =
+    Opt { short: "d", long: "detach", arg: "", help: "leave the terminal and run in the background" };
+const HOST: Opt = option("host", "NAME", "only the hours of this sender");
+const SINCE: Opt = option("since", "HOUR", "only this hour (YYYYMMDDHH, or a day YYYYMMDD) and later ones");
+const HELP: Opt = Opt { short: "h", long: "help", arg: "", help: "print this" };
+
+/// Every command, in the order in which they are printed.
+pub static COMMANDS: &[Command] = &[
+    Command {
+        name: "tail",
+        alias: "",
+        args: "CONFIG",
+        help: "follow log files and send them to a collector",
+        options: &[
+            DETACH,
+            flag(
+                "once",
+                "send what is there, close the hours that are over, and end when all is acknowledged",
+            ),
+            option("timeout", "DURATION", "with --once: give up after this time and exit with 1"),
+        ],
+        run: |call, _| tail(call),
+    },
+    Command {
+        name: "collector",
+        alias: "relay",
+        args: "CONFIG",
+        help: "receive packs and pass them on",
+        options: &[DETACH],
+        run: |call, _| Ok(role(Role::Collector, call, false, None)),
+    },
+    Command {
+        name: "fcollector",
+        alias: "store",
+        args: "CONFIG",
+        help: "receive packs, store hour files and prove that they are whole",
+        options: &[DETACH],
+        run: |call, _| Ok(role(Role::Fcollector, call, false, None)),
+    },
+    Command {
+        name: "check",
+        alias: "",
+        args: "CONFIG",
+        help: "check a config file and print what is in effect",
+        options: &[],
+        run: |call, out| Ok(check::run(call.path(0), out)),
+    },
+    Command {
+        name: "status",
+        alias: "",
+        args: "CONFIG|SAVE_DIR",
+        help: "tell what is there, what is wrong and what to do about it",
+        options: &[
+            flag("all", "a table of all hours"),
+            HOST,
+            SINCE,
+            flag("missing", "only `HOST HOUR FROM-TO,…` (packs) or `HOST HOUR` (all of it), for a resend"),
+            flag("json", "all rows for programs"),
+        ],
+        run: status_of,
+    },
+    Command {
+        name: "ready",
+        alias: "",
+        args: "CONFIG HOUR",
+        help: "0 if the hour of every host in hosts_file is whole, 1 if not, with the names of the rest",
+        options: &[
+            option("wait", "DURATION", "ask again until it is, for at most this time"),
+            flag("strict", "an empty or unverified hour does not count as whole"),
+        ],
+        run: ready_for,
+    },
+    Command {
+        name: "verify",
+        alias: "",
+        args: "SAVE_DIR",
+        help: "read stored hours again and compare them with what their sources sent",
+        options: &[HOST, SINCE],
+        run: |call, out| Ok(verify::run(call.path(0), &call.filter()?, out)),
+    },
+    Command {
+        name: "demo",
+        alias: "",
+        args: "[PATTERN]",
+        help: "run a follower, a relay and a store in this terminal and watch an hour arrive",
+        options: &[option("dir", "DIR", "keep the files there")],
+        run: |call, _| Ok(demo::run(call.arg(0), call.value("dir").as_deref().map(Path::new))),
+    },
+    Command {
+        name: "help",
+        alias: "",
+        args: "[COMMAND]",
+        help: "print this, or what a command takes",
+        options: &[],
+        run: |call, out| Ok(help(call, out)),
+    },
+    Command {
+        name: "version",
+        alias: "",
+        args: "",
+        help: "print the version",
+        options: &[],
+        run: |_, out| {
+            out.line(format_args!("logd {}", env!("CARGO_PKG_VERSION")));
+            Ok(ops::YES)
+        },
+    },
+];
+
+/// Does what the command line says; the exit code.
+pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
+    Out::stdio(|out| run_with(args, out))
+}
+
+fn run_with(args: impl Iterator<Item = OsString>, out: &mut Out) -> u8 {
+    let args: Result<Vec<String>, OsString> = args.map(OsString::into_string).collect();
+    let args = match args {
+        Ok(args) => args,
+        Err(bad) => return complain(out, "", &format!("argument {} is not UTF-8", bad.display())),
+    };
+    let Some((first, rest)) = args.split_first() else {
+        out.complain(usage());
+        return USAGE;
+    };
+    let name = match first.as_str() {
+        "-h" | "--help" => "help",
+        "-V" | "--version" => "version",
+        other => other,
+    };
+    let Some(command) = find(name) else { return unknown(name, out) };
+    let call = match parse(command, rest) {
+        Ok(call) => call,
+        Err(why) => return complain(out, command.name, &why),
+    };
+    if call.has(HELP.long) {
+        out.text(&usage_of(command));
+        return ops::YES;
+    }
+    (command.run)(&call, out).unwrap_or_else(|why| complain(out, command.name, &why))
+}
+
+/// The command with this name or alias.
+pub fn find(name: &str) -> Option<&'static Command> {
+    COMMANDS.iter().find(|c| c.name == name || (!c.alias.is_empty() && c.alias == name))
+}
+
+/// A checked command line.
+struct Call {
+    matches: Matches,
+}
+
+impl Call {
+    fn arg(&self, i: usize) -> Option<&str> {
+        self.matches.free.get(i).map(String::as_str)
+    }
+
+    /// An argument that the table says is there.
+    fn path(&self, i: usize) -> &Path {
+        Path::new(self.arg(i).unwrap_or_default())
+    }
+
+    // getopts panics when asked for an option that the command does not have.
+    fn has(&self, long: &str) -> bool {
+        self.matches.opt_defined(long) && self.matches.opt_present(long)
+    }
+
+    fn value(&self, long: &str) -> Option<String> {
+        if self.matches.opt_defined(long) { self.matches.opt_str(long) } else { None }
+    }
+
+    fn duration_ms(&self, long: &str) -> Result<Option<u64>, String> {
+        let Some(text) = self.value(long) else { return Ok(None) };
+        match Kind::Duration(1, 30 * 86_400_000).parse(&text) {
+            Ok(Value::Number(ms)) => Ok(Some(ms)),
+            Ok(Value::Text(_)) => Ok(None),
+            Err(why) => Err(format!("--{long}: {why}, such as 90s or 30m")),
+        }
+    }
+
+    fn filter(&self) -> Result<ops::inventory::Filter, String> {
+        let host = self.value(HOST.long);
+        if let Some(problem) = host.as_deref().and_then(crate::name::problem) {
+            return Err(format!("--host {:?} {problem}", host.unwrap_or_default()));
+        }
+        let since = self
+            .value(SINCE.long)
+            .map(|text| hour(&text).map_err(|e| format!("--since: {e}")))
+            .transpose()?;
+        Ok(ops::inventory::Filter { host, since })
+    }
+}
+
+fn hour(text: &str) -> Result<Hour, String> {
+    Hour::parse(text).ok_or_else(|| format!("{text:?} is no hour YYYYMMDDHH and no day YYYYMMDD"))
+}
+
+fn parse(command: &Command, args: &[String]) -> Result<Call, String> {
+    let mut options = Options::new();
+    for o in command.options.iter().chain([&HELP]) {
+        if o.arg.is_empty() {
+            options.optflag(o.short, o.long, o.help);
+        } else {
+            options.optopt(o.short, o.long, o.help, o.arg);
+        }
+    }
+    let matches = options.parse(args).map_err(|fail| match fail {
+        Fail::UnrecognizedOption(name) => {
+            let names = command.options.iter().map(|o| o.long).chain([HELP.long]);
+            format!("no option `{name}`; the nearest is --{}", nearest(&name, names))
+        }
+        Fail::ArgumentMissing(name) => format!("option `{name}` needs a value"),
+        Fail::OptionDuplicated(name) => format!("option `{name}` is given twice"),
+        Fail::UnexpectedArgument(name) => format!("option `{name}` takes no value"),
+        Fail::OptionMissing(name) => format!("option `{name}` is missing"),
+    })?;
+    let call = Call { matches };
+    let wanted: Vec<&str> = command.args.split_whitespace().collect();
+    let given = call.matches.free.len();
+    if !call.has(HELP.long) {
+        if let Some(missing) = wanted.get(given).filter(|w| !w.starts_with('[')) {
+            return Err(format!("{missing} is missing"));
+        }
+        if let Some(extra) = call.arg(wanted.len()) {
+            return Err(format!("{extra:?} is one argument too many"));
+        }
+    }
+    Ok(call)
+}
+
+fn complain(out: &mut Out, command: &str, why: &str) -> u8 {
+    let place = if command.is_empty() { String::new() } else { format!("{command}: ") };
+    let hint = if command.is_empty() { String::new() } else { format!(" {command}") };
+    out.complain(format_args!("logd: {place}{why}; `logd help{hint}` tells what it takes"));
+    USAGE
+}
+
+fn unknown(name: &str, out: &mut Out) -> u8 {
+    if let Some(role) = Role::from_command(name) {
+        // It is a command of the original: a cron table that starts it is right, this version is too old.
+        out.complain(format_args!(
+            "logd: {}: this version does not have that role yet; keep the original program for it, or wait for a \
+             later version",
+            role.command()
+        ));
+        return ops::ERROR;
+    }
+    let names = COMMANDS.iter().flat_map(|c| [c.name, c.alias]).filter(|n| !n.is_empty());
+    out.complain(format_args!(
+        "logd: no command {name:?}; the nearest is `{}`; `logd help` lists all",
+        nearest(name, names)
+    ));
+    USAGE
+}
+
+fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> &'n str {
+    let start: Vec<char> = name.chars().take(64).collect();
+    known.min_by_key(|k| distance(&start, k)).unwrap_or("")
+}
+
+/// Levenshtein's distance: how many letters must be changed, added or removed.
+fn distance(a: &[char], b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, in_a) in a.iter().enumerate() {
+        let (mut diagonal, mut left) = (i, i + 1);
+        let mut cells = row.iter_mut();
+        if let Some(first) = cells.next() {
+            *first = left;
+        }
+        for (cell, in_b) in cells.zip(b.chars()) {
+            let above = *cell;
+            *cell = (diagonal + usize::from(*in_a != in_b)).min(above + 1).min(left + 1);
+            (diagonal, left) = (above, *cell);
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+/// What `logd help` prints.
+pub fn usage() -> String {
+    let mut text = String::from(
+        "logd ships hourly log files to a collector and proves that each hour arrived whole and identical.\n\n\
+         usage: logd COMMAND …\n\n",
+    );
+    for c in COMMANDS {
+        let names = if c.alias.is_empty() { c.name.to_owned() } else { format!("{}, {}", c.name, c.alias) };
+        let left = format!("{names} {}", c.args);
+        let _ = writeln!(text, "  {left:<30} {}", c.help);
+    }
+    text.push_str(
+        "\n`logd help COMMAND` tells a command's options. Times are written 200ms, 5s, 10m, 24h, 7d.\n\
+         Exit code: 0 ok or yes, 1 no, 2 error, 64 wrong usage.\n",
+    );
+    text
+}
+
+/// What `logd help COMMAND` prints.
+pub fn usage_of(command: &Command) -> String {
+    let blank = if command.args.is_empty() { "" } else { " " };
+    let mut text = format!("usage: logd {} [OPTIONS]{blank}{}\n\n", command.name, command.args);
+    if !command.alias.is_empty() {
+        let _ = writeln!(text, "Another name of it is `{}`.", command.alias);
+    }
+    let mut letters = command.help.chars();
+    let first = letters.next().map(|c| c.to_uppercase().to_string()).unwrap_or_default();
+    let _ = writeln!(text, "{first}{}.\n", letters.as_str());
+    for o in command.options.iter().chain([&HELP]) {
+        let short = if o.short.is_empty() { "    ".into() } else { format!("-{}, ", o.short) };
+        let value = if o.arg.is_empty() { String::new() } else { format!(" {}", o.arg) };
+        let left = format!("{short}--{}{value}", o.long);
+        let _ = writeln!(text, "  {left:<24} {}", o.help);
+    }
+    text
+}
+
+fn help(call: &Call, out: &mut Out) -> u8 {
+    let text = match call.arg(0) {
+        None => usage(),
+        Some(name) => match find(name) {
+            Some(command) => usage_of(command),
+            None => return unknown(name, out),
+        },
+    };
+    out.text(&text);
+    ops::YES
+}
+
+fn role(role: Role, call: &Call, once: bool, timeout_ms: Option<u64>) -> u8 {
+    let options = RunOptions { detach: call.has(DETACH.long), once, timeout_ms };
+    roles::run(role, call.path(0), options)
+}
+
+fn tail(call: &Call) -> Result<u8, String> {
+    let (once, timeout_ms) = (call.has("once"), call.duration_ms("timeout")?);
+    if timeout_ms.is_some() && !once {
+        return Err("--timeout goes with --once; without it the command does not end".into());
+    }
+    Ok(role(Role::Tail, call, once, timeout_ms))
+}
+
+fn status_of(call: &Call, out: &mut Out) -> Result<u8, String> {
+    let view = match (call.has("all"), call.has("missing"), call.has("json")) {
+        (false, false, false) => status::View::Summary,
+        (true, false, false) => status::View::All,
+        (false, true, false) => status::View::Missing,
+        (_, false, true) => status::View::Json,
+        _ => return Err("--missing goes neither with --json nor with --all".into()),
+    };
+    Ok(status::run(call.path(0), &call.filter()?, view, out))
+}
+
+fn ready_for(call: &Call, out: &mut Out) -> Result<u8, String> {
+    let hour = hour(call.arg(1).unwrap_or_default())?;
+    let wait_ms = call.duration_ms("wait")?.unwrap_or(0);
+    let options = ready::Options { wait_ms, strict: call.has("strict") };
+    Ok(ready::run(call.path(0), hour, &options, out))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,447 @@
+//! The config file: raw INI, then checked values. Each stage gets a struct of its own and never sees the rest.
+//!
+//! The format and the section names are those of the original, so one file serves both programs while a fleet moves.
+//! Everything that is wrong is reported at once, as `file:line: key: problem`. The file is only read here, never
+//! written; nothing on disk depends on this module.
+//!
+//! * `raw`: bytes to sections and entries    * [`keys`]: the one table of keys, with every default and limit
+//! * [`value`]: types and ranges             * `read`: typed access that collects the problems
+//! * [`allow`]: who may connect              * `build`: the stages' structs, and rules between keys
+
+pub mod allow;
+mod build;
+pub mod keys;
+mod raw;
+mod read;
+#[cfg(test)]
+mod tests;
+pub mod value;
+
+use std::fmt::{self, Write as _};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+pub use allow::Allow;
+pub use raw::{Errors, Problem, Warning};
+
+use crate::clock::Hour;
+use keys::SECTIONS;
+use raw::Raw;
+use read::Reader;
+use value::Kind;
+
+/// Larger files are refused: somebody gave the wrong path, `/dev/zero` perhaps.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// A role of the program: what `logd COMMAND CONFIG` runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Follows log files and sends them.
+    Tail,
+    /// Receives and passes on.
+    Collector,
+    /// Receives and stores hour files.
+    Fcollector,
+    /// As [`Role::Fcollector`], then ETL (later version).
+    Etlcollector,
+    /// Receives and writes to `MongoDB` (later version).
+    Mgocollector,
+    /// Knows which nodes are alive (later version).
+    Monitor,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 6] = [
+        Self::Tail,
+        Self::Collector,
+        Self::Fcollector,
+        Self::Etlcollector,
+        Self::Mgocollector,
+        Self::Monitor,
+    ];
+
+    /// The section whose presence gives the file this role. The monitor's is `receiver`: in the original `[monitor]` tells
+    /// the *other* roles where the monitor is.
+    pub fn section(self) -> &'static str {
+        match self {
+            Self::Monitor => "receiver",
+            _ => self.command(),
+        }
+    }
+
+    /// The command that runs it, as in the original; also its name in messages and below `/var/lib/logd`.
+    pub fn command(self) -> &'static str {
+        match self {
+            Self::Tail => "tail",
+            Self::Collector => "collector",
+            Self::Fcollector => "fcollector",
+            Self::Etlcollector => "etlcollector",
+            Self::Mgocollector => "mgocollector",
+            Self::Monitor => "monitor",
+        }
+    }
+
+    /// A second, plainer command name.
+    pub fn alias(self) -> Option<&'static str> {
+        match self {
+            Self::Collector => Some("relay"),
+            Self::Fcollector => Some("store"),
+            _ => None,
+        }
+    }
+
+    /// The role of a command or its alias.
+    pub fn from_command(command: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|r| r.command() == command || r.alias() == Some(command))
+    }
+}
+
+/// What the follower needs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TailConfig {
+    /// Path of the hourly file, strftime inside `<>`.
+    pub log_file: String,
+    /// The original's position file, if one is kept.
+    pub record_file: Option<PathBuf>,
+    /// Lines after which a pack is cut.
+    pub recv_buffer_size: Option<u64>,
+    /// The sender's name; `None` = found out at the first start.
+    pub name: Option<String>,
+    /// Where the state is; `None` = the default place of the role.
+    pub state_dir: Option<PathBuf>,
+    /// Where a new state directory begins; `None` = `Beginning`, with `--once` `Oldest`.
+    pub start: Option<Start>,
+    /// IANA zone of the hours; `None` = the machine's.
+    pub timezone: Option<String>,
+    /// Raw bytes after which a pack is cut.
+    pub pack_bytes: usize,
+    /// Unsent raw bytes in memory, over all files.
+    pub tail_memory: usize,
+    /// Bytes beyond which a line goes in parts.
+    pub max_line: usize,
+    /// Milliseconds from a pack's first line to its cut, at most.
+    pub flush_interval_ms: u64,
+    /// Milliseconds after an hour's end at which it closes without a next file.
+    pub close_wait_ms: u64,
+    /// Milliseconds without a change before an hour closes.
+    pub quiet_ms: u64,
+    /// Milliseconds for which a closed file is watched.
+    pub late_watch_ms: u64,
+    /// Days for which an hour's cuts are kept.
+    pub journal_days: u64,
+    /// Milliseconds between two ticks.
+    pub scan_interval_ms: u64,
+    /// Packs sealed and not acknowledged, at most.
+    pub window_packs: usize,
+    /// The way out.
+    pub sender: SenderConfig,
+    /// The retry spool.
+    pub spool: SpoolConfig,
+    /// Messages.
+    pub log: LogConfig,
+    /// Milliseconds that a clean stop may take.
+    pub quit_timeout_ms: u64,
+}
+
+/// Where a follower without state begins.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Start {
+    /// At the first byte of the current hour's file.
+    Beginning,
+    /// At the oldest file there is.
+    Oldest,
+    /// At the end of the current hour's file; that hour is `partial`.
+    End,
+    /// At the first byte of this hour's file.
+    Hour(Hour),
+}
+
+impl Start {
+    /// Reads `beginning`, `oldest`, `end` (any case) or `YYYYMMDDHH`.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "beginning" => Some(Self::Beginning),
+            "oldest" => Some(Self::Oldest),
+            "end" => Some(Self::End),
+            hour => Hour::parse(hour).map(Self::Hour),
+        }
+    }
+}
+
+impl fmt::Display for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Beginning => f.write_str("beginning"),
+            Self::Oldest => f.write_str("oldest"),
+            Self::End => f.write_str("end"),
+            Self::Hour(hour) => hour.fmt(f),
+        }
+    }
+}
+
+/// What the sender needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SenderConfig {
+    /// Addresses `host:port`, the preferred one first; for now exactly one.
+    pub send_to: Vec<String>,
+    /// Connections.
+    pub senders: usize,
+    /// zlib level, 1–9.
+    pub compress_level: u32,
+    /// Who answers there.
+    pub peer: Peer,
+    /// Milliseconds to wait for an answer.
+    pub ack_timeout_ms: u64,
+    /// Milliseconds to wait for a connection.
+    pub connect_timeout_ms: u64,
+    /// Longest wait between two attempts, milliseconds.
+    pub backoff_max_ms: u64,
+    /// Milliseconds of refusals after which a pack is held aside.
+    pub held_after_ms: u64,
+    /// Bytes held aside per sender name.
+    pub held_per_name: u64,
+    /// Bytes held aside in all.
+    pub held_total: u64,
+}
+
+/// The program at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// This one.
+    Logd,
+    /// The Go program.
+    Original,
+}
+
+/// What a spool needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpoolConfig {
+    /// Bytes in all segments; 0 = no spool (follower only).
+    pub size: u64,
+    /// Bytes of one segment.
+    pub segment_size: u64,
+    /// Bytes to leave free on the disk.
+    pub min_free: u64,
+    /// Milliseconds that a pack may wait for others to share its sync.
+    pub group_commit_ms: u64,
+}
+
+/// What the receiver needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceiverConfig {
+    /// Where to listen, in a form that `ToSocketAddrs` takes; a missing host has become `0.0.0.0`.
+    pub listen: String,
+    /// Who may connect.
+    pub allow: Allow,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Connections at once from one address.
+    pub max_connections_per_address: usize,
+    /// Milliseconds for a header, from its first byte.
+    pub header_timeout_ms: u64,
+    /// Milliseconds for a body, beside its size divided by `body_rate_min`.
+    pub body_timeout_ms: u64,
+    /// Bytes per second granted to a slow sender.
+    pub body_rate_min: u64,
+    /// Milliseconds after which an idle connection is closed.
+    pub idle_timeout_ms: u64,
+    /// Bytes of a header.
+    pub max_header: usize,
+    /// Bytes of a compressed pack.
+    pub max_body: usize,
+    /// Bytes of a pack after inflating.
+    pub max_raw: usize,
+    /// Bytes being received over all connections.
+    pub inflight_bytes: usize,
+}
+
+/// What `collector` needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelayConfig {
+    /// The way in.
+    pub receiver: ReceiverConfig,
+    /// The spool between.
+    pub spool: SpoolConfig,
+    /// The way out.
+    pub sender: SenderConfig,
+    /// Where the state is; `None` = the default place of the role.
+    pub state_dir: Option<PathBuf>,
+    /// Messages.
+    pub log: LogConfig,
+    /// Milliseconds that a clean stop may take.
+    pub quit_timeout_ms: u64,
+}
+
+/// What `fcollector` needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// The store; a relative path is below the working directory, as in the original.
+    pub save_dir: PathBuf,
+    /// The way in.
+    pub receiver: ReceiverConfig,
+    /// The spool between.
+    pub spool: SpoolConfig,
+    /// Where the state is; `None` = the default place of the role.
+    pub state_dir: Option<PathBuf>,
+    /// File with the expected names.
+    pub hosts_file: Option<PathBuf>,
+    /// Permission bits of stored files.
+    pub file_mode: u32,
+    /// Permission bits of stored directories.
+    pub dir_mode: u32,
+    /// Milliseconds between two checkpoints, at most.
+    pub checkpoint_ms: u64,
+    /// Milliseconds that packs behind a gap wait.
+    pub gap_wait_ms: u64,
+    /// Bytes of packs behind a gap, per name.
+    pub early_per_name: u64,
+    /// Bytes of packs behind a gap, in all.
+    pub early_total: u64,
+    /// Hours read back at once.
+    pub max_verifying: usize,
+    /// Messages.
+    pub log: LogConfig,
+    /// Milliseconds that a clean stop may take.
+    pub quit_timeout_ms: u64,
+}
+
+/// Where messages go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// The least important level that is written.
+    pub level: Level,
+    /// Directory of daily files; `None` = standard error.
+    pub dir: Option<PathBuf>,
+}
+
+/// Importance of a message, least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// For whoever works on the program.
+    Debug,
+    /// The normal course.
+    Info,
+    /// Something to look at; nothing is lost.
+    Warning,
+    /// Somebody must act.
+    Error,
+}
+
+/// A config file that was read; its values are checked when a role asks for them.
+#[derive(Clone)]
+pub struct Config {
+    file: String,
+    raw: Raw,
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the values: a password must not reach a message by way of `{:?}`.
+        f.debug_struct("Config").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl Config {
+    /// Reads a file. It fails only if the file cannot be read; what is wrong inside is reported together with the values,
+    /// by [`Self::tail`] and its siblings.
+    pub fn load(path: &Path) -> Result<Self, Errors> {
+        let file = path.display().to_string();
+        let problem =
+            |text: String| Errors(vec![Problem { file: file.clone(), line: 0, key: String::new(), text }]);
+        let mut text = Vec::new();
+        File::open(path)
+            .and_then(|f| f.take(MAX_FILE_BYTES + 1).read_to_end(&mut text))
+            .map_err(|e| problem(format!("cannot read the config: {e}")))?;
+        if text.len() as u64 > MAX_FILE_BYTES {
+            return Err(problem("larger than 1 MiB: this is no config file".into()));
+        }
+        Ok(Self::parse(&file, &text))
+    }
+
+    /// Takes a file's content; `file` is its name in messages.
+    pub fn parse(file: &str, text: &[u8]) -> Self {
+        Self { file: file.into(), raw: raw::parse(file, text) }
+    }
+
+    /// The roles that this file is for, by the sections present.
+    pub fn roles(&self) -> Vec<Role> {
+        Role::ALL.into_iter().filter(|r| self.raw.section(r.section()).is_some()).collect()
+    }
+
+    /// The follower's values. `strict` makes every unknown name an error, as `check` does; a daemon minds only those that
+    /// look like a slip of the pen.
+    pub fn tail(&self, strict: bool) -> Result<(TailConfig, Vec<Warning>), Errors> {
+        self.role(strict, Role::Tail, build::tail)
+    }
+
+    /// The relay's values; `strict` as in [`Self::tail`].
+    pub fn relay(&self, strict: bool) -> Result<(RelayConfig, Vec<Warning>), Errors> {
+        self.role(strict, Role::Collector, build::relay)
+    }
+
+    /// The store's values; `strict` as in [`Self::tail`].
+    pub fn store(&self, strict: bool) -> Result<(StoreConfig, Vec<Warning>), Errors> {
+        self.role(strict, Role::Fcollector, build::store)
+    }
+
+    fn role<T>(
+        &self,
+        strict: bool,
+        role: Role,
+        build: fn(&mut Reader) -> T,
+    ) -> Result<(T, Vec<Warning>), Errors> {
+        let mut r = Reader::new(self, strict);
+        r.known(&[role.section(), "logAgent"]);
+        let result = r.has_role(role).then(|| build(&mut r));
+        r.finish(result)
+    }
+
+    /// Checks every section that is there, strictly.
+    pub fn check_all(&self) -> Result<Vec<Warning>, Errors> {
+        let mut r = Reader::new(self, true);
+        r.known(SECTIONS);
+        let roles = self.roles();
+        if roles.is_empty() {
+            r.error(0, "", "no role in this file: it needs [tail], [collector], [fcollector] or the like");
+        }
+        for role in roles {
+            match role {
+                Role::Tail => drop(build::tail(&mut r)),
+                Role::Collector => drop(build::relay(&mut r)),
+                Role::Fcollector => drop(build::store(&mut r)),
+                Role::Etlcollector | Role::Mgocollector | Role::Monitor => {}
+            }
+        }
+        // For a file without a role that reads it.
+        build::log(&mut r);
+        r.finish(Some(())).map(|((), warnings)| warnings)
+    }
+
+    /// The config in effect as INI that can be loaded again: every key of the sections present, first those that differ
+    /// from their default, then the others. Secrets and the credentials in addresses print as `***`.
+    pub fn effective(&self) -> String {
+        let mut out = String::new();
+        for section in SECTIONS.iter().filter_map(|name| self.raw.section(name)) {
+            let (mut set, mut defaults) = (String::new(), String::new());
+            for key in keys::of(&section.name) {
+                let value = read::set_entry(section, key).map_or(key.default, |e| e.value.as_str());
+                let shown: String = match key.kind {
+                    _ if key.secret && !value.is_empty() => "***".into(),
+                    Kind::Uri => value::without_credentials(value),
+                    _ => value.into(),
+                };
+                // By value and not by presence, so that the output loaded again gives the same output.
+                let group = if value == key.default { &mut defaults } else { &mut set };
+                let blank = if shown.is_empty() { "" } else { " " };
+                let _ = writeln!(group, "{} ={blank}{shown}", key.name);
+            }
+            let gap = if out.is_empty() { "" } else { "\n" };
+            let title = if defaults.is_empty() { "" } else { "; defaults\n" };
+            // Writing to a String cannot fail.
+            let _ = write!(out, "{gap}[{}]\n{set}{title}{defaults}", section.name);
+        }
+        out
+    }
+}

@@ -1,0 +1,170 @@
+//! From values to the structs of the stages, with the rules that concern two keys at once.
+
+use std::path::PathBuf;
+
+use super::allow::Allow;
+use super::read::Reader;
+use super::{
+    Level, LogConfig, Peer, ReceiverConfig, RelayConfig, Role, SenderConfig, SpoolConfig, Start, StoreConfig,
+    TailConfig, keys, value,
+};
+
+pub(super) fn tail(r: &mut Reader) -> TailConfig {
+    let s = Role::Tail.section();
+    let config = TailConfig {
+        log_file: r.text(s, "log_file").unwrap_or_default(),
+        record_file: path(r, s, "record_file"),
+        recv_buffer_size: r.optional_number(s, "recv_buffer_size"),
+        name: r.text(s, "name"),
+        state_dir: path(r, s, "state_dir"),
+        start: r.text(s, "start").and_then(|text| Start::parse(&text)),
+        timezone: r.text(s, "timezone"),
+        pack_bytes: r.count(s, "pack_bytes"),
+        tail_memory: r.count(s, "tail_memory"),
+        max_line: r.count(s, "max_line"),
+        flush_interval_ms: r.number(s, "flush_interval"),
+        close_wait_ms: r.number(s, "close_wait"),
+        quiet_ms: r.number(s, "quiet"),
+        late_watch_ms: r.number(s, "late_watch"),
+        journal_days: r.number(s, "journal_days"),
+        scan_interval_ms: r.number(s, "scan_interval"),
+        window_packs: r.count(s, "window_packs"),
+        // The journal's sync paces the follower; a second wait in its spool would share nothing.
+        spool: spool(r, s, 0),
+        sender: sender(r, s),
+        log: log(r),
+        quit_timeout_ms: r.number(s, "quit_timeout"),
+    };
+    at_most(r, s, ("pack_bytes", config.pack_bytes as u64), ("tail_memory", config.tail_memory as u64));
+    at_most(r, s, ("max_line", config.max_line as u64), ("tail_memory", config.tail_memory as u64));
+    config
+}
+
+pub(super) fn relay(r: &mut Reader) -> RelayConfig {
+    let s = Role::Collector.section();
+    let group_commit_ms = r.number(s, "group_commit");
+    RelayConfig {
+        receiver: receiver(r, s),
+        spool: spool(r, s, group_commit_ms),
+        sender: sender(r, s),
+        state_dir: path(r, s, "state_dir"),
+        log: log(r),
+        quit_timeout_ms: r.number(s, "quit_timeout"),
+    }
+}
+
+pub(super) fn store(r: &mut Reader) -> StoreConfig {
+    let s = Role::Fcollector.section();
+    let group_commit_ms = r.number(s, "group_commit");
+    StoreConfig {
+        save_dir: path(r, s, "save_dir").unwrap_or_default(),
+        receiver: receiver(r, s),
+        spool: spool(r, s, group_commit_ms),
+        state_dir: path(r, s, "state_dir"),
+        hosts_file: path(r, s, "hosts_file"),
+        file_mode: r.number(s, "file_mode") as u32,
+        dir_mode: r.number(s, "dir_mode") as u32,
+        checkpoint_ms: r.number(s, "checkpoint"),
+        gap_wait_ms: r.number(s, "gap_wait"),
+        early_per_name: r.number(s, "early_per_name"),
+        early_total: r.number(s, "early_total"),
+        max_verifying: r.count(s, "max_verifying"),
+        log: log(r),
+        quit_timeout_ms: r.number(s, "quit_timeout"),
+    }
+}
+
+fn receiver(r: &mut Reader, s: &str) -> ReceiverConfig {
+    let listen = r.text(s, "listen").unwrap_or_default();
+    let allow = r.text(s, "allow");
+    if allow.is_none() && !listen.is_empty() && !value::is_loopback(&listen) {
+        let text =
+            "not set: whoever reaches the port may send; list your hosts' networks, or write `allow = any`";
+        r.warning(r.line_of(s, "allow"), "allow", text);
+    }
+    let config = ReceiverConfig {
+        listen,
+        // A list that cannot be read was reported; what stands here then goes nowhere.
+        allow: allow.map_or(Ok(Allow::any()), |list| Allow::parse(&list)).unwrap_or_else(|_| Allow::any()),
+        max_connections: r.count(s, "max_connections"),
+        max_connections_per_address: r.count(s, "max_connections_per_address"),
+        header_timeout_ms: r.number(s, "header_timeout"),
+        body_timeout_ms: r.number(s, "body_timeout"),
+        body_rate_min: r.number(s, "body_rate_min"),
+        idle_timeout_ms: r.number(s, "idle_timeout"),
+        max_header: r.count(s, "max_header"),
+        max_body: r.count(s, "max_body"),
+        max_raw: r.count(s, "max_raw"),
+        inflight_bytes: r.count(s, "inflight_bytes"),
+    };
+    // A body larger than the whole budget would wait for ever.
+    at_most(r, s, ("max_body", config.max_body as u64), ("inflight_bytes", config.inflight_bytes as u64));
+    config
+}
+
+fn sender(r: &mut Reader, s: &str) -> SenderConfig {
+    let send_to: Vec<String> =
+        r.text(s, "send_to").map(|list| list.split(',').map(String::from).collect()).unwrap_or_default();
+    if send_to.len() > 1 {
+        r.error(r.line_of(s, "send_to"), "send_to", "failover needs a later version; give one address");
+    }
+    SenderConfig {
+        send_to,
+        senders: r.count(s, "senders"),
+        // A relay passes bodies on as they came; where it must deflate itself the follower's default will do.
+        compress_level: if keys::find(s, "compress_level").is_some() {
+            r.number(s, "compress_level") as u32
+        } else {
+            keys::default_number(Role::Tail.section(), "compress_level") as u32
+        },
+        peer: if r.text(s, "peer").as_deref() == Some("original") { Peer::Original } else { Peer::Logd },
+        ack_timeout_ms: r.number(s, "ack_timeout"),
+        connect_timeout_ms: r.number(s, "connect_timeout"),
+        backoff_max_ms: r.number(s, "backoff_max"),
+        held_after_ms: r.number(s, "held_after"),
+        held_per_name: r.number(s, "held_per_name"),
+        held_total: r.number(s, "held_total"),
+    }
+}
+
+fn spool(r: &mut Reader, s: &str, group_commit_ms: u64) -> SpoolConfig {
+    let config = SpoolConfig {
+        size: r.number(s, "spool_size"),
+        segment_size: r.number(s, "segment_size"),
+        min_free: r.number(s, "min_free"),
+        group_commit_ms,
+    };
+    // One segment is being written while another waits to be emptied; with less the spool is full for good.
+    if config.size > 0 {
+        at_most(r, s, ("segment_size", config.segment_size.saturating_mul(2)), ("spool_size", config.size));
+    }
+    config
+}
+
+pub(super) fn log(r: &mut Reader) -> LogConfig {
+    let s = "logAgent";
+    LogConfig {
+        level: match r.text(s, "local_level").as_deref() {
+            Some("debug") => Level::Debug,
+            Some("warning") => Level::Warning,
+            Some("error") => Level::Error,
+            _ => Level::Info,
+        },
+        dir: path(r, s, "local_dir").filter(|dir| dir.as_os_str() != "-"),
+    }
+}
+
+fn path(r: &mut Reader, section: &str, name: &str) -> Option<PathBuf> {
+    r.text(section, name).map(PathBuf::from)
+}
+
+/// Complains if the first value (for `segment_size` its double) is larger than the second. A 0 is a value that was
+/// already complained about.
+fn at_most(r: &mut Reader, section: &str, small: (&str, u64), large: (&str, u64)) {
+    if large.1 > 0 && small.1 > large.1 {
+        let twice = if small.0 == "segment_size" { "twice " } else { "" };
+        let text =
+            format!("must be at least {twice}`{}` ({} bytes); it is {} bytes", small.0, small.1, large.1);
+        r.error(r.line_of(section, large.0), large.0, text);
+    }
+}

@@ -1,0 +1,240 @@
+//! The one table of keys: names, types, ranges, defaults, help. The parser, `check`, `etc/full.ini` and the manual's test all
+//! read it, and a default is written nowhere else.
+//!
+//! Keys of the original that no built feature reads yet are here too (`unused`), so that its files are accepted as they
+//! are. Keys of ours are here only if something reads them.
+
+use super::value::{Kind, Value};
+
+/// Every section that a file may have, in the order in which they are printed. `tail:NAME` is reserved beside them.
+pub const SECTIONS: &[&str] = &[
+    "tail",
+    "collector",
+    "fcollector",
+    "etlcollector",
+    "mgocollector",
+    "logAgent",
+    "monitor",
+    "receiver",
+    "heart_beat",
+];
+
+/// One key of one or more sections.
+#[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools)] // independent facts about a key, each read on its own
+pub struct Key {
+    /// The sections that have it.
+    pub sections: &'static [&'static str],
+    /// Its name, case-sensitive.
+    pub name: &'static str,
+    /// An older spelling, used when `name` is not set; empty if there is none.
+    pub alias: &'static str,
+    /// Type and range.
+    pub kind: Kind,
+    /// The default as one would write it; empty = none (the help says what that means).
+    pub default: &'static str,
+    /// One line for people.
+    pub help: &'static str,
+    /// The original has it too.
+    pub original: bool,
+    /// Prints as `***`.
+    pub secret: bool,
+    /// Accepted with any value: its feature comes with a later version.
+    pub unused: bool,
+    /// The section does not work without it.
+    pub required: bool,
+}
+
+impl Key {
+    /// Whether the section's key is called this, by name or by its older spelling.
+    pub fn is(&self, section: &str, name: &str) -> bool {
+        self.sections.contains(&section)
+            && (self.name == name || !self.alias.is_empty() && self.alias == name)
+    }
+
+    const fn alias(self, alias: &'static str) -> Self {
+        Self { alias, ..self }
+    }
+
+    const fn original(self) -> Self {
+        Self { original: true, ..self }
+    }
+
+    const fn required(self) -> Self {
+        Self { required: true, ..self }
+    }
+
+    const fn secret(self) -> Self {
+        Self { secret: true, ..self }
+    }
+}
+
+/// The key of a section by its name or alias.
+pub fn find(section: &str, name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|k| k.is(section, name))
+}
+
+/// All keys of a section, in the table's order.
+pub fn of(section: &str) -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().filter(move |k| k.sections.contains(&section))
+}
+
+/// A numeric default, for a stage that needs the value where no section offers the key; 0 if there is none.
+pub(super) fn default_number(section: &str, name: &str) -> u64 {
+    match find(section, name).map(|k| k.kind.parse(k.default)) {
+        Some(Ok(Value::Number(n))) => n,
+        _ => 0,
+    }
+}
+
+const fn key(
+    sections: &'static [&'static str],
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    help: &'static str,
+) -> Key {
+    Key {
+        sections,
+        name,
+        alias: "",
+        kind,
+        default,
+        help,
+        original: false,
+        secret: false,
+        unused: false,
+        required: false,
+    }
+}
+
+/// A key of the original whose feature is not built.
+const fn later(sections: &'static [&'static str], name: &'static str, help: &'static str) -> Key {
+    Key { original: true, unused: true, ..key(sections, name, Kind::Text, "", help) }
+}
+
+const T: &[&str] = &["tail"];
+const F: &[&str] = &["fcollector"];
+const TC: &[&str] = &["tail", "collector"];
+const CF: &[&str] = &["collector", "fcollector"];
+const TCF: &[&str] = &["tail", "collector", "fcollector"];
+const L: &[&str] = &["logAgent"];
+const E: &[&str] = &["etlcollector"];
+const M: &[&str] = &["mgocollector"];
+const EM: &[&str] = &["etlcollector", "mgocollector"];
+const R: &[&str] = &["receiver"];
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+const SEC: u64 = 1_000;
+const MIN: u64 = 60 * SEC;
+const HOUR: u64 = 60 * MIN;
+const DAY: u64 = 24 * HOUR;
+
+const LEVELS: Kind = Kind::Choice(&["debug", "info", "warning", "error"]);
+const DISK: Kind = Kind::Size(0, 64 * TIB);
+
+/// Every key there is.
+#[rustfmt::skip] // one key, one entry: a table is read by columns
+pub static KEYS: &[Key] = &[
+    // What to read, where to listen, where to write.
+    key(T, "log_file", Kind::HourlyFile, "", "The log file of an hour: a path with strftime inside <>.").original().required(),
+    key(CF, "listen", Kind::Listen, "", "Address to listen on; `:1302` means every IPv4 address, `[::]:1302` IPv6.").original().required(),
+    key(F, "save_dir", Kind::Text, "", "Directory of the hour files; a relative one is below the working directory.").original().required(),
+    key(TC, "send_to", Kind::Addresses, "", "The collector to send to, host:port.").original().required(),
+    key(TC, "senders", Kind::Number(1, 1000), "2", "Connections to send on, one pack at a time each.").original(),
+    key(CF, "allow", Kind::Networks, "", "Who may connect: addresses and networks separated by commas, or `any`. Empty: any, with a warning."),
+
+    // The follower.
+    key(T, "record_file", Kind::Text, "", "Position file of the original (line.rec), read at the first start and kept current for a way back. Empty: none.").original(),
+    key(T, "recv_buffer_size", Kind::Number(1, 10_000_000), "", "Lines after which a pack is cut. Empty: only bytes and time cut.").original(),
+    key(T, "line_pattern", Kind::Ignored, "", "Never had an effect; accepted for old files.").original(),
+    key(T, "name", Kind::Name, "", "This host's name at the collector. Empty: the address used towards send_to, or the host name.").alias("ip"),
+    key(TCF, "state_dir", Kind::Text, "", "Directory of journal, spool and lock. Empty: $STATE_DIRECTORY, var/ROLE beside the program, or /var/lib/logd/ROLE."),
+    key(T, "start", Kind::Start, "", "Where a new state directory begins: beginning (of this hour), oldest, end, or an hour YYYYMMDDHH. Empty: beginning; with --once oldest."),
+    key(T, "timezone", Kind::Zone, "", "Zone of the hours in file names, such as Asia/Shanghai. Empty: the machine's."),
+    key(T, "pack_bytes", Kind::Size(4 * KIB, 16 * MIB), "1M", "Raw bytes after which a pack is cut."),
+    key(T, "tail_memory", Kind::Size(MIB, GIB), "8M", "Unsent raw bytes kept in memory over all files; what is beyond is read again when cut."),
+    key(T, "max_line", Kind::Size(KIB, 16 * MIB), "1M", "A line longer than this many bytes is sent in parts."),
+    key(T, "flush_interval", Kind::Duration(10, HOUR), "5s", "A pack is cut this long after its first line at the latest."),
+    key(T, "close_wait", Kind::Duration(0, DAY), "10m", "An hour is closed this long after its end even if the next file does not appear."),
+    key(T, "quiet", Kind::Duration(0, DAY), "60s", "An hour is closed only when its file did not change for this long."),
+    key(T, "late_watch", Kind::Duration(0, 30 * DAY), "48h", "How long a closed file is watched for late lines."),
+    key(T, "scan_interval", Kind::Duration(10, 10 * SEC), "200ms", "Time between two looks at the files; also the time between two journal syncs."),
+    key(T, "journal_days", Kind::Number(1, 365), "7", "Days for which the cuts of an hour are kept for a resend."),
+    key(T, "window_packs", Kind::Number(1, 1_000_000), "4096", "Packs sealed and not yet acknowledged; beyond it reading stops, and nothing is lost."),
+    key(T, "compress_level", Kind::Number(1, 9), "6", "zlib level: 1 is fast, 9 is small."),
+
+    // The sender.
+    key(TC, "peer", Kind::Choice(&["logd", "original"]), "logd", "What answers at send_to: this program, or the original."),
+    key(TC, "ack_timeout", Kind::Duration(100, HOUR), "60s", "How long to wait for the answer to a pack."),
+    key(TC, "connect_timeout", Kind::Duration(100, 10 * MIN), "10s", "How long to wait for a connection."),
+    key(TC, "backoff_max", Kind::Duration(200, HOUR), "60s", "Longest wait between two attempts with one pack."),
+    key(TC, "held_after", Kind::Duration(SEC, 7 * DAY), "10m", "A pack that is refused for this long is held aside, so that it delays no other."),
+    key(TC, "held_per_name", DISK, "256M", "Bytes held aside per sender name."),
+    key(TC, "held_total", DISK, "1G", "Bytes held aside in all."),
+
+    // The receiver.
+    key(CF, "max_connections", Kind::Number(1, 1_000_000), "4096", "Connections at once; also limited by the file descriptors."),
+    key(CF, "max_connections_per_address", Kind::Number(1, 1_000_000), "1024", "Connections at once from one address."),
+    key(CF, "header_timeout", Kind::Duration(100, HOUR), "10s", "A header must be complete this long after its first byte."),
+    key(CF, "body_timeout", Kind::Duration(100, HOUR), "30s", "A body must be complete after this time plus its size divided by body_rate_min."),
+    key(CF, "body_rate_min", Kind::Size(1, GIB), "64k", "Bytes per second that a slow sender is granted for a body."),
+    key(CF, "idle_timeout", Kind::Duration(SEC, DAY), "5m", "A connection without a pack is closed after this time."),
+    key(CF, "max_header", Kind::Size(1200, MIB), "64k", "Longest header in bytes."),
+    key(CF, "max_body", Kind::Size(64 * KIB, GIB), "16M", "Largest compressed pack in bytes."),
+    key(CF, "max_raw", Kind::Size(64 * KIB, 4 * GIB), "64M", "Largest pack in bytes after inflating."),
+    key(CF, "inflight_bytes", Kind::Size(MIB, 64 * GIB), "32M", "Memory for packs that are being received, over all connections."),
+
+    // The spool.
+    key(T, "spool_size", DISK, "1G", "Disk space for packs that could not be sent at once. 0: none, they are read again from the log file."),
+    key(CF, "spool_size", Kind::Size(MIB, 64 * TIB), "1G", "Disk space for accepted packs that are not yet passed on or stored; when full, senders are told to wait."),
+    key(TCF, "segment_size", Kind::Size(64 * KIB, GIB), "16M", "Size of one spool file."),
+    key(TC, "min_free", DISK, "256M", "Free space to leave on the disk; below it nothing is written."),
+    key(F, "min_free", DISK, "2G", "Free space to leave on the disk; below it senders are told to wait."),
+    key(CF, "group_commit", Kind::Duration(0, SEC), "5ms", "How long a pack may wait for others to share its disk sync."),
+
+    // The store.
+    key(F, "hosts_file", Kind::Text, "", "File with the expected sender names, one a line, for received/all_HOUR. Empty: none."),
+    key(F, "file_mode", Kind::Mode(0o600), "0644", "Permission bits of the stored files, octal."),
+    key(F, "dir_mode", Kind::Mode(0o700), "0755", "Permission bits of the stored directories, octal."),
+    key(F, "checkpoint", Kind::Duration(100, HOUR), "30s", "Hour files are synced to disk at least this often."),
+    key(F, "gap_wait", Kind::Duration(SEC, 30 * DAY), "24h", "How long packs behind a missing one wait before they are put aside."),
+    key(F, "early_per_name", DISK, "256M", "Bytes of packs behind a missing one, per sender name; beyond it that sender is told to wait."),
+    key(F, "early_total", DISK, "4G", "Bytes of packs behind a missing one, in all."),
+    key(F, "max_verifying", Kind::Number(1, 1024), "16", "Hours that are read back for verification at once."),
+
+    key(TCF, "quit_timeout", Kind::Duration(100, 10 * MIN), "10s", "How long a clean stop may take; what is left continues at the next start."),
+
+    // Messages.
+    key(L, "local_level", LEVELS, "info", "Least important level that is logged.").alias("level").original(),
+    key(L, "local_dir", Kind::Text, "-", "Directory of the daily log files; `-` is standard error.").original(),
+    later(L, "tcp_level", "Least important level that is sent to tcp_addr (later version)."),
+    later(L, "tcp_addr", "Log receiver of the monitor, host:port (later version)."),
+
+    // Features of later versions.
+    later(EM, "listen", "Address to listen on."),
+    later(E, "save_dir", "Directory of the hour files and of the ETL output."),
+    later(E, "spider_list", "File with spiders' user agents, one a line."),
+    later(E, "columns_file", "JSON file with columns and partitions per kind of line."),
+    later(E, "hosts_white_list", "File with regular expressions of accepted hosts."),
+    later(E, "ip_black_list", "File with dropped client addresses."),
+    Key { kind: Kind::Uri, ..later(M, "mongos", "MongoDB server or URI.") },
+    later(M, "db", "Database; the day is appended."),
+    later(M, "collection", "Collection."),
+    later(M, "savers", "Connections to the database."),
+    later(M, "upsert", "Whether to update by transaction_id."),
+    later(M, "bulk_size", "Documents per insert."),
+    later(&["monitor"], "hb_port", "Port on which heartbeats are answered."),
+    later(&["monitor"], "mon_addr", "The monitor to register with, host:port."),
+    later(R, "db_host", "Database host."),
+    later(R, "db_port", "Database port."),
+    later(R, "db_uname", "Database user."),
+    later(R, "db_passwd", "Database password.").secret(),
+    later(R, "db_db", "Database name."),
+    later(R, "db_charset", "Character set of the connection."),
+    later(R, "recv_port", "Port on which messages are received."),
+    later(&["heart_beat"], "check_interval", "Seconds between two checks of a node."),
+];

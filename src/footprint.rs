@@ -1,0 +1,264 @@
+//! The footprint: which packs a collector has, so that none is stored twice.
+//!
+//! Carries P2 at the door. Packs are applied in id order, so an hour's memory is one high-water number and a few
+//! early ids per copy, whatever the hour's size; only packs that are not stored yet are known one by one. All of it
+//! is derived from the proofs and the spool. `footprint.json` below the state directory shows it to people and
+//! tools; it is loaded at start only to be compared, never believed.
+
+use crate::disk::{self, Disk};
+use crate::pack::{Checked, HourKey};
+use crate::record;
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+
+/// An hour that nobody sent for is forgotten after this time; it is derived again when needed.
+const FORGET_MS: u64 = 10 * 60 * 1000;
+
+/// A pack that is accepted and not stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Raw length in bytes.
+    pub bytes: u64,
+    /// CRC-32 of the raw bytes.
+    pub crc32: u32,
+    /// Its number in the spool; 0 = it is on a shelf, durable.
+    pub seq: u64,
+    /// Bytes that it takes on disk.
+    pub weight: u64,
+}
+
+/// One copy of an hour.
+#[derive(Clone, Debug, Default)]
+pub struct CopyPrint {
+    /// Packs 1…high are accepted.
+    pub high: u64,
+    /// Accepted packs that are not stored, those beyond a gap too.
+    pub pending: BTreeMap<u64, Pending>,
+    /// Weight of the packs beyond a gap.
+    early_weight: u64,
+}
+
+impl CopyPrint {
+    /// A copy whose packs up to `high` are stored.
+    pub fn new(high: u64) -> Self {
+        Self { high, ..Self::default() }
+    }
+
+    /// Numbers beyond a gap.
+    pub fn early(&self) -> impl Iterator<Item = u64> {
+        self.pending.range(self.high + 1..).map(|(id, _)| *id)
+    }
+
+    fn advance(&mut self) -> u64 {
+        let before = self.early_weight;
+        while let Some(p) = self.pending.get(&(self.high + 1)) {
+            self.high += 1;
+            self.early_weight = self.early_weight.saturating_sub(p.weight);
+        }
+        before - self.early_weight
+    }
+}
+
+/// One hour.
+#[derive(Clone, Debug, Default)]
+pub struct HourPrint {
+    /// By copy.
+    pub copies: BTreeMap<u64, CopyPrint>,
+    /// Packs of lower copies are old: a higher one is certified.
+    pub floor: u64,
+    /// The copy that has a tag or a doubtful certificate: new bytes of it must revoke that first.
+    pub certified: Option<u64>,
+    /// Its tag is being written: nothing may change.
+    pub certifying: bool,
+    /// The original began it: these packs are stored, in whatever order.
+    pub foreign: Option<HashSet<u64>>,
+    used_ms: u64,
+}
+
+/// What is known of an arriving pack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Take it.
+    New,
+    /// Take it; packs before it are missing.
+    Early,
+    /// Accepted before; wait until this number of the spool is durable (0 = it is).
+    Known(u64),
+    /// Stored before: the proof tells whether it is the same.
+    Stored,
+    /// Same number, other bytes.
+    Conflict,
+    /// Of a copy below the installed one.
+    Old(u64),
+    /// Its hour is being certified.
+    Certifying,
+}
+
+/// See the module's header.
+#[derive(Default)]
+pub struct Footprint {
+    hours: HashMap<HourKey, HourPrint>,
+    early_by_name: HashMap<String, u64>,
+    early_total: u64,
+}
+
+impl Footprint {
+    /// An hour, if it is loaded.
+    pub fn hour(&mut self, key: &HourKey, now_ms: u64) -> Option<&mut HourPrint> {
+        let h = self.hours.get_mut(key)?;
+        h.used_ms = now_ms;
+        Some(h)
+    }
+
+    /// Adds an hour as the disk has it.
+    pub fn load(&mut self, key: &HourKey, mut hour: HourPrint, now_ms: u64) {
+        hour.used_ms = now_ms;
+        for c in hour.copies.values_mut() {
+            c.early_weight = c.pending.values().map(|p| p.weight).sum();
+            c.advance();
+            self.early_total += c.early_weight;
+            *self.early_by_name.entry(key.name.clone()).or_insert(0) += c.early_weight;
+        }
+        self.hours.insert(key.clone(), hour);
+    }
+
+    /// What to do with pack `id` of a copy. The hour must be loaded.
+    pub fn judge(&self, key: &HourKey, generation: u64, id: u64, checked: &Checked) -> Verdict {
+        let Some(hour) = self.hours.get(key) else { return Verdict::New };
+        if hour.certifying {
+            return Verdict::Certifying;
+        }
+        if let Some(ids) = &hour.foreign {
+            if generation == 0 {
+                return if ids.contains(&id) {
+                    Verdict::Known(self.foreign_seq(hour, id))
+                } else {
+                    Verdict::New
+                };
+            }
+        }
+        if generation < hour.floor {
+            return Verdict::Old(hour.floor);
+        }
+        let Some(copy) = hour.copies.get(&generation) else {
+            return if id == 1 { Verdict::New } else { Verdict::Early };
+        };
+        match copy.pending.get(&id) {
+            Some(p) if (p.bytes, p.crc32) == (checked.bytes, checked.crc32) => Verdict::Known(p.seq),
+            Some(_) => Verdict::Conflict,
+            None if id <= copy.high => Verdict::Stored,
+            None if id == copy.high + 1 => Verdict::New,
+            None => Verdict::Early,
+        }
+    }
+
+    #[allow(clippy::unused_self)]
+    fn foreign_seq(&self, hour: &HourPrint, id: u64) -> u64 {
+        hour.copies.get(&0).and_then(|c| c.pending.get(&id)).map_or(0, |p| p.seq)
+    }
+
+    /// Would an early pack of this weight exceed its sender's share or the total?
+    pub fn early_fits(&self, name: &str, weight: u64, per_name: u64, total: u64) -> bool {
+        let mine = self.early_by_name.get(name).copied().unwrap_or(0);
+        mine + weight <= per_name && self.early_total + weight <= total
+    }
+
+    /// Notes a pack that was taken into the spool.
+    pub fn accept(&mut self, key: &HourKey, generation: u64, id: u64, p: Pending, now_ms: u64) {
+        let hour = self.hours.entry(key.clone()).or_default();
+        hour.used_ms = now_ms;
+        if let (Some(ids), 0) = (&mut hour.foreign, generation) {
+            ids.insert(id);
+        }
+        let copy = hour.copies.entry(generation).or_default();
+        copy.pending.insert(id, p);
+        let mut delta = 0i64;
+        if id > copy.high {
+            copy.early_weight += p.weight;
+            delta = p.weight as i64 - copy.advance() as i64;
+        }
+        self.shift_early(&key.name, delta);
+    }
+
+    fn shift_early(&mut self, name: &str, delta: i64) {
+        self.early_total = self.early_total.saturating_add_signed(delta);
+        let mine = self.early_by_name.entry(name.to_owned()).or_insert(0);
+        *mine = mine.saturating_add_signed(delta);
+        if *mine == 0 {
+            self.early_by_name.remove(name);
+        }
+    }
+
+    /// Packs of a copy are stored, their lines in the proof durable: all up to `high`, and those with these numbers
+    /// in the spool (an hour that the original began is not in id order).
+    pub fn stored(&mut self, key: &HourKey, generation: u64, high: u64, seqs: &[u64]) {
+        if let Some(copy) = self.hours.get_mut(key).and_then(|h| h.copies.get_mut(&generation)) {
+            copy.pending.retain(|id, p| *id > high && !seqs.contains(&p.seq));
+        }
+    }
+
+    /// A pack beyond a gap moved from the spool to a shelf.
+    pub fn shelved(&mut self, key: &HourKey, generation: u64, id: u64) {
+        let copy = self.hours.get_mut(key).and_then(|h| h.copies.get_mut(&generation));
+        if let Some(p) = copy.and_then(|c| c.pending.get_mut(&id)) {
+            p.seq = 0;
+        }
+    }
+
+    /// Is any pack of this copy accepted that is not stored?
+    pub fn has_pending(&self, key: &HourKey, generation: u64) -> bool {
+        self.hours.get(key).and_then(|h| h.copies.get(&generation)).is_some_and(|c| !c.pending.is_empty())
+    }
+
+    /// A higher copy is certified: the lower ones are history.
+    pub fn drop_below(&mut self, key: &HourKey, generation: u64) {
+        let Some(hour) = self.hours.get_mut(key) else { return };
+        hour.floor = hour.floor.max(generation);
+        let keep = hour.copies.split_off(&generation);
+        let gone: u64 = hour.copies.values().map(|c| c.early_weight).sum();
+        hour.copies = keep;
+        if generation > 0 {
+            hour.foreign = None;
+        }
+        self.shift_early(&key.name, -(gone as i64));
+    }
+
+    /// Forgets hours that are at rest.
+    pub fn forget_idle(&mut self, now_ms: u64) {
+        self.hours.retain(|_, h| {
+            h.certifying
+                || now_ms.saturating_sub(h.used_ms) < FORGET_MS
+                || h.copies.values().any(|c| !c.pending.is_empty())
+        });
+    }
+
+    /// Writes `footprint.json`.
+    pub fn save(&self, disk: &Disk, state_dir: &Path, now: &str) -> disk::Result<()> {
+        let mut hours = Map::new();
+        for (key, hour) in &self.hours {
+            let Some((generation, copy)) = hour.copies.last_key_value() else { continue };
+            let early: Vec<u64> = copy.early().take(10_000).collect();
+            let last = copy.pending.last_key_value().map_or(copy.high, |(id, _)| *id);
+            hours.insert(
+                key.to_string(),
+                json!({"Time": now, "Id": last.to_string(), "high": copy.high, "early": early, "gen": generation}),
+            );
+        }
+        disk.replace(&state_dir.join("footprint.json"), &record::to_json(&hours), 0o640)
+    }
+}
+
+/// What `footprint.json` says: per hour the copy, the high-water number, and the early ones. `None` if it is missing
+/// or damaged.
+pub fn load_json(disk: &Disk, state_dir: &Path) -> Option<BTreeMap<HourKey, (u64, u64, Vec<u64>)>> {
+    let bytes = disk.read_opt(&state_dir.join("footprint.json"), 256 << 20).ok()??;
+    let all: Map<String, Value> = record::from_json(&bytes).ok()?;
+    let mut out = BTreeMap::new();
+    for (name, v) in all {
+        let key = HourKey::parse(&name)?;
+        let early = v.get("early")?.as_array()?.iter().filter_map(Value::as_u64).collect();
+        out.insert(key, (v.get("gen")?.as_u64()?, v.get("high")?.as_u64()?, early));
+    }
+    Some(out)
+}

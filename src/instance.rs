@@ -1,0 +1,114 @@
+//! One running role: its state directory, locked and marked.
+//!
+//! `role.json` in the state directory names the role, the format and the configuration that began it; its presence
+//! proves that the directory has served. `lock` is held while the role runs. Roles never share a directory.
+
+use crate::disk::{self, Disk, Lock};
+use crate::record;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Format of the state directory.
+const FORMAT: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Mark {
+    format: u32,
+    role: String,
+    config: PathBuf,
+}
+
+/// A state directory that is ours as long as this lives.
+pub struct Instance {
+    /// The directory.
+    pub dir: PathBuf,
+    /// Did it serve before this start?
+    pub served: bool,
+    _lock: Lock,
+}
+
+/// Why a role does not start.
+#[derive(Debug)]
+pub enum Refused {
+    /// It runs already with this configuration: not an error.
+    Running,
+    /// Anything else, with the next step.
+    Why(String),
+}
+
+impl From<disk::Error> for Refused {
+    fn from(e: disk::Error) -> Self {
+        Self::Why(e.to_string())
+    }
+}
+
+impl Instance {
+    /// Makes, locks and marks `dir` for `role` run with the file `config`.
+    pub fn open(disk: &Disk, dir: &Path, role: &str, config: &Path) -> Result<Self, Refused> {
+        disk.create_dir_all(dir, 0o750).map_err(|e| {
+            Refused::Why(format!("state directory: {e}; set state_dir to one that this user may write"))
+        })?;
+        if disk.stat(dir)?.is_some_and(|s| s.mode & 0o002 != 0) {
+            let text = format!("state directory {}: anybody may write it; chmod o-w it first", dir.display());
+            return Err(Refused::Why(text));
+        }
+        let path = dir.join("role.json");
+        let held = disk.lock(&dir.join("lock"))?;
+        let old = disk.read_opt(&path, 64 << 10)?;
+        let mark = old.as_ref().and_then(|b| record::from_json::<Mark>(b).ok());
+        let Some(lock) = held else {
+            return Err(match mark {
+                Some(m) if m.config == config && m.role == role => Refused::Running,
+                Some(m) => Refused::Why(format!(
+                    "state directory {}: in use by `logd {} {}`; give each its own state_dir",
+                    dir.display(),
+                    m.role,
+                    m.config.display()
+                )),
+                None => Refused::Why(format!("state directory {}: in use by another logd", dir.display())),
+            });
+        };
+        match mark {
+            Some(m) if m.role != role => {
+                return Err(Refused::Why(format!(
+                    "state directory {}: it is a {}'s; give {role} its own state_dir",
+                    dir.display(),
+                    m.role
+                )));
+            }
+            Some(m) if m.format != FORMAT => {
+                return Err(Refused::Why(format!(
+                    "state directory {}: format {} is not known to this version; start the version that wrote it",
+                    dir.display(),
+                    m.format
+                )));
+            }
+            _ => {}
+        }
+        let mark = Mark { format: FORMAT, role: role.into(), config: config.into() };
+        disk.replace(&path, &record::to_json(&mark), 0o640)?;
+        // A damaged mark still shows that the directory has served.
+        Ok(Self { dir: dir.to_owned(), served: old.is_some(), _lock: lock })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_has_one_role_and_one_process() {
+        let (disk, _sim) = Disk::sim(1);
+        let (dir, conf) = (Path::new("/s"), Path::new("/etc/a.ini"));
+        let first = Instance::open(&disk, dir, "tail", conf).unwrap();
+        assert!(!first.served);
+        assert!(matches!(Instance::open(&disk, dir, "tail", conf), Err(Refused::Running)));
+        let other = Instance::open(&disk, dir, "tail", Path::new("/etc/b.ini"));
+        assert!(matches!(other, Err(Refused::Why(w)) if w.contains("/etc/a.ini")));
+        drop(first);
+        assert!(
+            matches!(Instance::open(&disk, dir, "collector", conf), Err(Refused::Why(w)) if w.contains("a tail's"))
+        );
+        assert!(Instance::open(&disk, dir, "tail", conf).unwrap().served);
+    }
+}

@@ -1,0 +1,554 @@
+//! What a collector knows for certain about the hours it stores.
+//!
+//! Carries P2 and P3. Files below `save_dir`:
+//!
+//! - `log_data/<name>_<hour>`: the raw lines, packs in id order.
+//! - `headers/<name>_<hour>`: the proof, one JSON line per stored pack ([`lines`]). A line is written only after its
+//!   pack's bytes are durable, so it proves bytes `offset … offset+bytes` of the data file.
+//! - `received/<name>_<hour>_<lines>`: the tag; its presence tells batch jobs that the hour is whole, its content is
+//!   the [`Certificate`]. `received/<name>_<day>` and `received/all_<hour>` say the same of a day and of the fleet.
+//! - `doubtful/<name>_<hour>`: a certificate that is no proof, with the reason in `state`.
+//! - `aside/`: copies being built (`<name>_<hour>.<gen>/`), replaced ones (`….replaced`), `early/`, `conflict/`,
+//!   `….gaps`, `….late`, and the intent of an unfinished installation (`….install`).
+//!
+//! and below the state directory `closed/<name>_<hour>`: the certificate of a closed hour again, so that its proof
+//! need not be read at start. It can be deleted; it is made again from the proof.
+
+pub mod lines;
+
+use crate::clock::Hour;
+use crate::disk::{self, Disk};
+use crate::pack::{HourKey, hex};
+use crate::record;
+use lines::{Line, Reader, Stored, Summary};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+
+/// Longest state file of this module, in bytes.
+const SMALL: u64 = 4 << 20;
+
+/// Where one copy of an hour lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The raw lines.
+    pub data: PathBuf,
+    /// The proof.
+    pub headers: PathBuf,
+    /// Number of the first pack in these files: 1, but in a `.late` file.
+    pub first_id: u64,
+}
+
+/// A certificate: the content of a tag.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// 1.
+    pub format: u32,
+    /// Sender's name.
+    pub name: String,
+    /// Hour, or day.
+    pub hour: Hour,
+    /// Copy; 0 in normal life.
+    #[serde(rename = "gen")]
+    pub generation: u64,
+    /// How often the hour was certified, later bytes included.
+    pub revision: u64,
+    /// Packs.
+    pub packs: u64,
+    /// Lines.
+    pub lines: u64,
+    /// Raw bytes.
+    pub bytes: u64,
+    /// SHA-256 over the packs' digests in id order, hex; equal to what the sender computed.
+    pub digest: String,
+    /// SHA-256 of the stored file as a whole, hex: what `sha256sum` prints.
+    pub sha256: String,
+    /// The stored bytes were read again and are what the sender read from its source.
+    pub verified: bool,
+    /// The hour had no bytes.
+    pub empty: bool,
+    /// Why this is not a proof; empty on a tag.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub state: String,
+    /// Byte ranges of the source that are lost.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub loss: String,
+    /// Hour names in this day, if the sender told; 0 = not told.
+    #[serde(default)]
+    pub day_hours: u32,
+    /// When it was written (unix seconds).
+    pub certified: i64,
+}
+
+impl Certificate {
+    /// Name of the tag: `<name>_<hour>_<lines>`.
+    pub fn tag_name(&self) -> String {
+        format!("{}_{}_{}", self.name, self.hour, self.lines)
+    }
+    /// Does a tag (and not only a doubtful certificate) belong to it?
+    pub fn is_tag(&self) -> bool {
+        self.state.is_empty()
+    }
+}
+
+/// Paths and modes of one store.
+#[derive(Clone)]
+pub struct Store {
+    disk: Disk,
+    save_dir: PathBuf,
+    closed: PathBuf,
+    /// Mode of files that others read.
+    pub file_mode: u32,
+    /// Mode of their directories.
+    pub dir_mode: u32,
+}
+
+impl Store {
+    /// Paths only; makes nothing.
+    pub fn new(disk: &Disk, save_dir: &Path, state_dir: &Path, file_mode: u32, dir_mode: u32) -> Self {
+        let closed = state_dir.join("closed");
+        Self { disk: disk.clone(), save_dir: save_dir.to_owned(), closed, file_mode, dir_mode }
+    }
+
+    /// Makes the directories.
+    pub fn create_dirs(&self) -> disk::Result<()> {
+        for d in ["log_data", "headers", "received", "aside", "doubtful"] {
+            self.disk.create_dir_all(&self.save_dir.join(d), self.dir_mode)?;
+        }
+        self.disk.create_dir_all(&self.closed, 0o750)
+    }
+
+    /// The disk it lies on.
+    pub fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// A path below `save_dir`.
+    pub fn path(&self, dir: &str) -> PathBuf {
+        self.save_dir.join(dir)
+    }
+
+    /// Where consumers find the hour.
+    pub fn place(&self, key: &HourKey) -> Place {
+        let name = key.to_string();
+        Place {
+            data: self.path("log_data").join(&name),
+            headers: self.path("headers").join(&name),
+            first_id: 1,
+        }
+    }
+
+    /// Directory in which a later copy is built.
+    pub fn building_dir(&self, key: &HourKey, generation: u64) -> PathBuf {
+        self.path("aside").join(format!("{key}.{generation}"))
+    }
+
+    /// Where a later copy is built.
+    pub fn building(&self, key: &HourKey, generation: u64) -> Place {
+        let dir = self.building_dir(key, generation);
+        Place { data: dir.join("data"), headers: dir.join("headers"), first_id: 1 }
+    }
+
+    /// Copies of an hour that are being built.
+    pub fn building_list(&self, key: &HourKey) -> disk::Result<Vec<u64>> {
+        let dir = self.path("aside");
+        if self.disk.stat(&dir)?.is_none() {
+            return Ok(Vec::new());
+        }
+        let prefix = format!("{key}.");
+        let number = |n: &str| n.strip_prefix(&prefix)?.parse::<u64>().ok();
+        Ok(self.disk.list(&dir)?.iter().filter(|e| e.is_dir).filter_map(|e| number(&e.name)).collect())
+    }
+
+    /// Where bytes go that come after the data file of a closed hour was taken away.
+    pub fn late(&self, key: &HourKey, first_id: u64) -> Place {
+        let aside = self.path("aside");
+        let (data, headers) = (aside.join(format!("{key}.late")), aside.join(format!("{key}.late.headers")));
+        Place { data, headers, first_id }
+    }
+
+    /// Hours that have a proof in place.
+    pub fn hours(&self) -> disk::Result<Vec<HourKey>> {
+        let dir = self.path("headers");
+        if self.disk.stat(&dir)?.is_none() {
+            return Ok(Vec::new());
+        }
+        Ok(self.disk.list(&dir)?.iter().filter_map(|e| HourKey::parse(&e.name)).collect())
+    }
+
+    fn read_json(&self, path: &Path) -> disk::Result<Option<Certificate>> {
+        let bytes = self.disk.read_opt(path, SMALL)?;
+        Ok(bytes.and_then(|b| record::from_json(&b).ok()))
+    }
+
+    /// The certificate of a closed hour, if it is closed.
+    pub fn closed(&self, key: &HourKey) -> disk::Result<Option<Certificate>> {
+        let found = self.read_json(&self.closed.join(key.to_string()))?;
+        Ok(found.filter(|c| c.name == key.name && c.hour == key.hour))
+    }
+
+    /// The tag of an hour, whatever its line count: its file name and, unless the original wrote it, its content.
+    pub fn tag(&self, key: &HourKey) -> disk::Result<Option<(String, Option<Certificate>)>> {
+        let dir = self.path("received");
+        if self.disk.stat(&dir)?.is_none() {
+            return Ok(None);
+        }
+        let prefix = format!("{key}_");
+        let names = self.disk.list(&dir)?;
+        let at = names.partition_point(|e| e.name < prefix);
+        match names.get(at) {
+            Some(e) if e.name.starts_with(&prefix) => {
+                Ok(Some((e.name.clone(), self.read_json(&dir.join(&e.name))?)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The doubtful certificate of an hour.
+    pub fn doubtful(&self, key: &HourKey) -> disk::Result<Option<Certificate>> {
+        self.read_json(&self.path("doubtful").join(key.to_string()))
+    }
+
+    /// Files a certificate: as tag or as doubtful, then as closed. Batch jobs see it when the tag's rename is done.
+    pub fn certify(&self, cert: &Certificate) -> disk::Result<()> {
+        let json = record::to_json(cert);
+        let key = HourKey { name: cert.name.clone(), hour: cert.hour };
+        let doubtful = self.path("doubtful").join(key.to_string());
+        if cert.is_tag() {
+            self.disk.replace(&self.path("received").join(cert.tag_name()), &json, self.file_mode)?;
+            self.disk.remove(&doubtful)?;
+        } else {
+            self.disk.replace(&doubtful, &json, self.file_mode)?;
+        }
+        self.disk.replace(&self.closed.join(key.to_string()), &json, 0o640)
+    }
+
+    /// Takes back everything that says the hour is whole: its tag, its day's, the fleet's. Durable when it returns;
+    /// only then may bytes that change the hour be acknowledged.
+    pub fn revoke(&self, key: &HourKey) -> disk::Result<()> {
+        let dir = self.path("received");
+        if let Some(c) = self.closed(key)? {
+            self.disk.remove(&dir.join(c.tag_name()))?;
+        }
+        while let Some((name, _)) = self.tag(key)? {
+            self.disk.remove(&dir.join(name))?;
+        }
+        self.disk.remove(&dir.join(format!("{}_{}", key.name, key.hour.day_of())))?;
+        self.disk.remove(&dir.join(format!("all_{}", key.hour)))?;
+        self.disk.sync_dir(&dir)?;
+        self.disk.remove(&self.path("doubtful").join(key.to_string()))?;
+        self.disk.sync_dir(&self.path("doubtful"))?;
+        self.disk.remove(&self.closed.join(key.to_string()))?;
+        self.disk.sync_dir(&self.closed)
+    }
+
+    /// Writes the day's tag when every hour of it has one. The last hour's sender says how many names the day has.
+    pub fn day_tag(&self, key: &HourKey) -> disk::Result<bool> {
+        let day = key.hour.day_of();
+        if key.hour.is_daily() {
+            return Ok(false);
+        }
+        let (mut have, mut want) = (0, 24);
+        for h in 0..24 {
+            let Some(hour) = Hour::new(day.year(), day.month(), day.day(), Some(h)) else { continue };
+            let Some(c) = self.closed(&HourKey { name: key.name.clone(), hour })? else { continue };
+            have += u32::from(c.is_tag());
+            if h == 23 && c.day_hours > 0 {
+                want = c.day_hours;
+            }
+        }
+        if have < want {
+            return Ok(false);
+        }
+        let json = serde_json::json!({"format": 1, "name": key.name, "day": day.to_string(), "hours": have});
+        let path = self.path("received").join(format!("{}_{day}", key.name));
+        self.disk.replace(&path, json.to_string().as_bytes(), self.file_mode)?;
+        Ok(true)
+    }
+
+    /// Writes the fleet's tag when every expected host's hour has one.
+    pub fn fleet_tag(&self, hour: Hour, hosts: &[String]) -> disk::Result<bool> {
+        let mut rows = Vec::new();
+        for name in hosts {
+            match self.closed(&HourKey { name: name.clone(), hour })? {
+                Some(c) if c.is_tag() => rows.push(serde_json::json!({
+                    "name": c.name, "lines": c.lines, "bytes": c.bytes, "digest": c.digest, "sha256": c.sha256,
+                    "verified": c.verified, "empty": c.empty,
+                })),
+                _ => return Ok(false),
+            }
+        }
+        if rows.is_empty() {
+            return Ok(false);
+        }
+        let path = self.path("received").join(format!("all_{hour}"));
+        let text = serde_json::to_vec_pretty(&rows).unwrap_or_default();
+        self.disk.replace(&path, &text, self.file_mode)?;
+        Ok(true)
+    }
+
+    /// File of [`Shelf`](crate::spool::Shelf) names for one pack of a copy: `<hour>.<gen>.<id>`.
+    pub fn shelf_name(key: &HourKey, generation: u64, id: u64) -> String {
+        format!("{}.{generation}.{id}", key.hour)
+    }
+
+    /// Are packs set aside that contradict stored ones of this copy?
+    pub fn has_conflict(&self, key: &HourKey, generation: u64) -> disk::Result<bool> {
+        let dir = self.path("aside").join("conflict").join(&key.name);
+        if self.disk.stat(&dir)?.is_none() {
+            return Ok(false);
+        }
+        let prefix = format!("{}.{generation}.", key.hour);
+        Ok(self.disk.list(&dir)?.iter().any(|e| e.name.starts_with(&prefix)))
+    }
+}
+
+/// Reads a `hosts_file`: one name per line, `#` and `;` comments.
+pub fn read_hosts(path: &Path) -> Result<Vec<String>, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("hosts_file {}: {e}", path.display()))?;
+    let mut out = Vec::new();
+    for (i, line) in text.lines().enumerate() {
+        let name = line.trim();
+        if name.is_empty() || name.starts_with(['#', ';']) {
+            continue;
+        }
+        if let Some(p) = crate::name::problem(name) {
+            return Err(format!("{}:{}: host name {name:?}: {p}", path.display(), i + 1));
+        }
+        out.push(name.to_owned());
+    }
+    out.sort();
+    out.dedup();
+    Ok(out)
+}
+
+/// What reading a stored hour again found.
+#[derive(Clone, Debug)]
+pub struct Reread {
+    /// Sums over the proof.
+    pub summary: Summary,
+    /// SHA-256 of the data file, hex.
+    pub sha256: String,
+    /// First thing that is not as it must be: which pack, what.
+    pub fault: Option<String>,
+}
+
+/// Reads the data file of a copy again, pack by pack, against its proof. `None` = the original's proof has no offsets.
+pub fn reread(disk: &Disk, place: &Place) -> disk::Result<Option<Reread>> {
+    let mut reader = Reader::open(disk, &place.headers)?;
+    let data = match disk.stat(&place.data)? {
+        Some(_) => Some(disk.open(&place.data)?),
+        None => None,
+    };
+    let mut summary = Summary::new(place.first_id);
+    let mut whole = Sha256::new();
+    let mut buf = vec![0u8; 256 << 10];
+    let fault = loop {
+        let stored = match reader.next()? {
+            None => break None,
+            Some((_, Line::Ours(s))) => s,
+            Some((_, Line::Foreign(_))) => return Ok(None),
+            Some((at, Line::Bad)) => break Some(format!("the proof has a damaged line at byte {at}")),
+        };
+        if let Err(why) = summary.add(&stored) {
+            break Some(why);
+        }
+        if let Some(why) = reread_pack(data.as_ref(), &stored, &mut whole, &mut buf)? {
+            break Some(why);
+        }
+    };
+    let len = disk.stat(&place.data)?.map_or(0, |s| s.len);
+    let fault = fault.or_else(|| {
+        (len > summary.bytes)
+            .then(|| format!("{} bytes follow the {} proven ones", len - summary.bytes, summary.bytes))
+    });
+    Ok(Some(Reread { summary, sha256: hex(&whole.finalize()), fault }))
+}
+
+fn reread_pack(
+    data: Option<&disk::File>,
+    s: &Stored,
+    whole: &mut Sha256,
+    buf: &mut [u8],
+) -> disk::Result<Option<String>> {
+    let mut sha = Sha256::new();
+    let mut crc = crc32fast::Hasher::new();
+    let mut at = s.offset;
+    while at < s.offset + s.bytes {
+        let want = usize::try_from(s.offset + s.bytes - at).unwrap_or(usize::MAX).min(buf.len());
+        let part = buf.get_mut(..want).unwrap_or_default();
+        let n = match data {
+            Some(f) => f.read_at(part, at)?,
+            None => 0,
+        };
+        if n < want {
+            return Ok(Some(format!("pack {}: the data file ends at byte {}", s.id, at + n as u64)));
+        }
+        // One digest per byte would do if packs were not hashed one by one; both are asked for by people.
+        whole.update(&*part);
+        match s.sha256 {
+            Some(_) => sha.update(&*part),
+            None => crc.update(part),
+        }
+        at += n as u64;
+    }
+    let range = format!("bytes {} to {}", s.offset, s.offset + s.bytes);
+    Ok(match s.sha256 {
+        Some(want) if <[u8; 32]>::from(sha.finalize()) != want => {
+            Some(format!("pack {} ({range}) does not have the SHA-256 that its sender computed", s.id))
+        }
+        None if crc.finalize() != s.crc32 => {
+            Some(format!("pack {} ({range}) does not have the CRC-32 it was stored with", s.id))
+        }
+        _ => None,
+    })
+}
+
+/// How the files of one copy are.
+#[derive(Clone, Debug)]
+pub enum Health {
+    /// Proof and data agree; `data_len` may go beyond the proof.
+    Good,
+    /// The original began it.
+    Foreign {
+        /// Stored pack numbers.
+        ids: std::collections::HashSet<u64>,
+        /// Number of the pack that said `done`, if exactly one did.
+        done: Option<u64>,
+        /// Two packs said `done`, or one came after it: no tag.
+        barred: bool,
+        /// Lines.
+        lines: u64,
+    },
+    /// Nothing is appended; its packs go aside until a new copy mends it.
+    Damaged(String),
+}
+
+/// What is on disk of one copy of an hour.
+#[derive(Clone, Debug)]
+pub struct Scan {
+    /// See [`Health`].
+    pub health: Health,
+    /// Sums over the good part of the proof.
+    pub summary: Summary,
+    /// Length of the data file.
+    pub data_len: u64,
+    /// Length of the proof file.
+    pub headers_len: u64,
+    /// Byte of the proof at which its good part ends.
+    pub good_len: u64,
+}
+
+impl Scan {
+    /// Nothing is stored.
+    pub fn empty(first_id: u64) -> Self {
+        let summary = Summary::new(first_id);
+        Self { health: Health::Good, summary, data_len: 0, headers_len: 0, good_len: 0 }
+    }
+}
+
+/// Reads the proof of a copy from its first line to its last. Changes nothing.
+pub fn scan(disk: &Disk, place: &Place) -> disk::Result<Scan> {
+    let mut out = Scan::empty(place.first_id);
+    out.data_len = disk.stat(&place.data)?.map_or(0, |s| s.len);
+    out.headers_len = disk.stat(&place.headers)?.map_or(0, |s| s.len);
+    let mut reader = Reader::open(disk, &place.headers)?;
+    while let Some((at, line)) = reader.next()? {
+        match (line, &mut out.health) {
+            (Line::Ours(s), Health::Good) => {
+                out.good_len = at;
+                if let Err(why) = out.summary.add(&s) {
+                    out.health = Health::Damaged(format!("{} at byte {at}: {why}", place.headers.display()));
+                    return Ok(out);
+                }
+            }
+            (Line::Foreign(f), Health::Good) if out.summary.high + 1 == place.first_id => {
+                out.health = Health::Foreign {
+                    ids: std::collections::HashSet::from([f.id]),
+                    done: f.done.then_some(f.id),
+                    barred: false,
+                    lines: f.lines,
+                };
+            }
+            (Line::Foreign(f), Health::Foreign { ids, done, barred, lines }) => {
+                if ids.insert(f.id) {
+                    *lines = lines.saturating_add(f.lines);
+                }
+                *barred |= f.done && done.is_some_and(|d| d != f.id);
+                if f.done {
+                    *done = Some(f.id);
+                }
+            }
+            // An original that was killed tears its last line: the pack's bytes may be there or not, we do not know.
+            (_, Health::Foreign { barred, .. }) => *barred = true,
+            _ => {
+                out.health =
+                    Health::Damaged(format!("{}: damaged line at byte {at}", place.headers.display()));
+                out.good_len = at;
+                return Ok(out);
+            }
+        }
+    }
+    out.good_len = out.headers_len;
+    if matches!(out.health, Health::Good) && out.data_len < out.summary.bytes {
+        out.health = Health::Damaged(format!(
+            "{}: {} bytes, but {} are proven",
+            place.data.display(),
+            out.data_len,
+            out.summary.bytes
+        ));
+    }
+    Ok(out)
+}
+
+/// Repairs a damaged line of a proof in place, if one changed byte or the line's neighbours explain it. Says what
+/// it did; `None` = nothing could be done.
+pub fn repair(disk: &Disk, key: &HourKey, place: &Place, found: &Scan) -> disk::Result<Option<String>> {
+    let file = disk.open_rw(&place.headers)?;
+    let at = found.good_len;
+    let mut region = vec![0; 8 << 10];
+    let n = file.read_at(&mut region, at)?;
+    region.truncate(n);
+    if let Some((i, value)) = lines::mend(&region) {
+        file.write_at(&[value], at + i as u64)?;
+        file.sync()?;
+        return Ok(Some(format!(
+            "{}: byte {} was damaged; its line's CRC told what it had been",
+            place.headers.display(),
+            at + i as u64
+        )));
+    }
+    // The next good line tells where the lost one's bytes end.
+    let mut from = 0;
+    while let Some(n) = memchr::memchr(b'\n', region.get(from..).unwrap_or_default()) {
+        from += n + 1;
+        let rest = region.get(from..).unwrap_or_default();
+        let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+        let Line::Ours(next) = lines::parse(rest.get(..end).unwrap_or_default()) else { continue };
+        let (id, offset) = (found.summary.high + 1, found.summary.bytes);
+        if next.id != id + 1 || next.offset < offset || next.offset > found.data_len {
+            return Ok(None);
+        }
+        let mut raw = vec![0; usize::try_from(next.offset - offset).unwrap_or(0)];
+        if raw.len() > 256 << 20 || disk.open(&place.data)?.read_at(&mut raw, offset)? < raw.len() {
+            return Ok(None);
+        }
+        let mut all = disk.read(&place.headers, 1 << 30)?;
+        let line = lines::rebuild(key, id, next.generation, offset, &raw);
+        let (start, stop) = (at as usize, at as usize + from);
+        if stop > all.len() {
+            return Ok(None);
+        }
+        let old: Vec<u8> = all.splice(start..stop, line).collect();
+        let aside = place.headers.with_extension(format!("line-{id}.damaged"));
+        disk.replace(&aside, &old, 0o640)?;
+        disk.replace(&place.headers, &all, 0o644)?;
+        return Ok(Some(format!(
+            "{}: the line of pack {id} was damaged; rebuilt from its neighbours and the data; the old one is kept \
+             as {}; the hour is certified only if its digest is the sender's",
+            place.headers.display(),
+            aside.display()
+        )));
+    }
+    Ok(None)
+}

@@ -1,0 +1,482 @@
+//! The follower's journal: which bytes of which file were sealed as which pack.
+//!
+//! Carries P1 and P2 at the source. A cut is durable here *before* its pack is first sent, so (name, hour, copy, id)
+//! means the same raw bytes for ever, whatever happens to the process or the configuration. Positions, the next
+//! number and every resend come from here. Files below the state directory:
+//!
+//! - `journal/log`: [records](crate::record) of JSON [`Event`]s, appended, one fdatasync per tick; replaced as a whole
+//!   by a snapshot of the open hours when it has grown.
+//! - `journal/hours/<name>_<hour>`: the same records for an hour that is closed and wholly acknowledged. Its presence
+//!   proves that the hour need not be sent again. Kept `journal_days`.
+//!
+//! P5: any damage makes [`Journal::open`] say so; the follower then sends the hours concerned whole, as a new copy.
+//! That includes a torn end, since nobody can tell a torn end from one that was cut away.
+
+use crate::disk::{self, Disk, File};
+use crate::pack::{HourKey, LOSS_MAX, Seal, Totals, hex, unhex};
+use crate::record::{self, Found};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+const KIND: u8 = b'J';
+const MODE: u32 = 0o640;
+const RECORD_MAX: u32 = 1 << 20;
+/// The log is rewritten when it is larger than this and than twice what is live.
+const COMPACT_AT: u64 = 1 << 20;
+
+/// One sealed pack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// Pack number.
+    pub id: u64,
+    /// First byte in the source.
+    pub start: u64,
+    /// Byte after the last one.
+    pub end: u64,
+    /// Lines, as the header counts them.
+    pub lines: u64,
+    /// CRC-32 of the bytes.
+    pub crc: u32,
+    /// SHA-256 of the bytes, hex.
+    pub sha: String,
+    /// Last pack of the hour (so far).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub done: bool,
+}
+
+impl Cut {
+    /// What the header says of the bytes.
+    pub fn seal(&self) -> Seal {
+        let sha256 = unhex(&self.sha).unwrap_or_default();
+        Seal { bytes: self.end.saturating_sub(self.start), crc32: self.crc, sha256 }
+    }
+    /// A cut with this seal.
+    pub fn new(id: u64, start: u64, lines: u64, seal: &Seal, done: bool) -> Self {
+        Self { id, start, end: start + seal.bytes, lines, crc: seal.crc32, sha: hex(&seal.sha256), done }
+    }
+}
+
+/// What a record says. `hour` is the `NAME_HOUR` form.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "t", rename_all = "lowercase")]
+pub enum Event {
+    /// An hour (or a new copy of it) begins; replaces whatever stood for that hour.
+    Opened {
+        /// `NAME_HOUR`.
+        hour: String,
+        /// Copy, 0 in normal life.
+        generation: u64,
+        /// Source file.
+        path: PathBuf,
+        /// Number of the first pack: 1, but when an original's position is taken over.
+        first_id: u64,
+        /// Byte at which reading begins.
+        pos: u64,
+    },
+    /// A pack is sealed.
+    Cut {
+        /// `NAME_HOUR`.
+        hour: String,
+        /// The pack.
+        #[serde(flatten)]
+        cut: Cut,
+    },
+    /// Something that bars a certificate happened to the source.
+    Note {
+        /// `NAME_HOUR`.
+        hour: String,
+        /// `partial`, `changed` or `loss`.
+        what: String,
+        /// Lost byte range of the source; no end = unknown.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        range: Option<(u64, Option<u64>)>,
+        /// Where reading goes on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pos: Option<u64>,
+    },
+    /// Packs that the receiver has made durable.
+    Acked {
+        /// `NAME_HOUR`.
+        hour: String,
+        /// Copy.
+        generation: u64,
+        /// Their numbers.
+        ids: Vec<u64>,
+    },
+    /// The hour has a file of its own now.
+    Archived {
+        /// `NAME_HOUR`.
+        hour: String,
+    },
+}
+
+/// All that is known of one hour.
+#[derive(Clone, Debug, Default)]
+pub struct HourLog {
+    /// Copy.
+    pub generation: u64,
+    /// Source file.
+    pub path: PathBuf,
+    /// Number of the first pack.
+    pub first_id: u64,
+    /// Sealed packs, in order.
+    pub cuts: Vec<Cut>,
+    /// Numbers of those that are not acknowledged.
+    pub unacked: BTreeSet<u64>,
+    /// Byte at which the next pack begins.
+    pub pos: u64,
+    /// Byte at which reading of this copy began.
+    pub begin: u64,
+    /// Why no certificate is possible: `partial`, `changed`, `loss`.
+    pub notes: BTreeSet<String>,
+    /// Lost ranges.
+    pub loss: Vec<(u64, Option<u64>)>,
+}
+
+impl HourLog {
+    /// Number of the next pack.
+    pub fn next_id(&self) -> u64 {
+        self.first_id + self.cuts.len() as u64
+    }
+    /// Is the hour closed (its last pack says so)?
+    pub fn is_done(&self) -> bool {
+        self.cuts.last().is_some_and(|c| c.done)
+    }
+    /// A sealed pack by its number.
+    pub fn cut(&self, id: u64) -> Option<&Cut> {
+        self.cuts.get(usize::try_from(id.checked_sub(self.first_id)?).ok()?)
+    }
+    /// Totals over the packs up to `id`.
+    pub fn totals(&self, id: u64) -> Totals {
+        let cuts = || self.cuts.iter().take_while(|c| c.id <= id);
+        let digests: Vec<_> = cuts().map(|c| unhex(&c.sha).unwrap_or_default()).collect();
+        Totals {
+            lines: cuts().map(|c| c.lines).sum(),
+            bytes: cuts().map(|c| c.end.saturating_sub(c.start)).sum(),
+            sha256: crate::pack::total_digest(digests.iter()),
+        }
+    }
+    /// `notes` as the wire's `state`.
+    pub fn state(&self) -> String {
+        self.notes.iter().cloned().collect::<Vec<_>>().join(",")
+    }
+    /// `loss` as on the wire, at most [`LOSS_MAX`] ranges.
+    pub fn loss_text(&self) -> String {
+        let mut out = String::new();
+        for (from, to) in self.loss.iter().take(LOSS_MAX) {
+            let sep = if out.is_empty() { "" } else { "," };
+            let _ = write!(out, "{sep}{from}-");
+            if let Some(to) = to {
+                let _ = write!(out, "{to}");
+            }
+        }
+        out
+    }
+
+    fn apply(&mut self, event: &Event) -> bool {
+        match event {
+            Event::Opened { generation, path, first_id, pos, .. } => {
+                *self = Self {
+                    generation: *generation,
+                    path: path.clone(),
+                    first_id: (*first_id).max(1),
+                    pos: *pos,
+                    begin: *pos,
+                    ..Self::default()
+                };
+            }
+            Event::Cut { cut, .. } => {
+                if cut.id != self.next_id() || unhex(&cut.sha).is_none() || cut.end < cut.start {
+                    return false;
+                }
+                self.pos = cut.end;
+                self.unacked.insert(cut.id);
+                self.cuts.push(cut.clone());
+            }
+            Event::Note { what, range, pos, .. } => {
+                self.notes.insert(what.clone());
+                self.loss.extend(*range);
+                self.pos = pos.unwrap_or(self.pos);
+            }
+            Event::Acked { generation, ids, .. } => {
+                if *generation == self.generation {
+                    for id in ids {
+                        self.unacked.remove(id);
+                    }
+                }
+            }
+            Event::Archived { .. } => {}
+        }
+        true
+    }
+
+    /// Events that lead to this state.
+    fn snapshot(&self, hour: &str) -> Vec<Event> {
+        let hour = || hour.to_owned();
+        let mut out = vec![Event::Opened {
+            hour: hour(),
+            generation: self.generation,
+            path: self.path.clone(),
+            first_id: self.first_id,
+            pos: self.begin,
+        }];
+        out.extend(self.cuts.iter().map(|c| Event::Cut { hour: hour(), cut: c.clone() }));
+        for what in self.notes.iter().filter(|w| *w != "loss" || self.loss.is_empty()) {
+            out.push(Event::Note { hour: hour(), what: what.clone(), range: None, pos: Some(self.pos) });
+        }
+        for range in &self.loss {
+            out.push(Event::Note {
+                hour: hour(),
+                what: "loss".into(),
+                range: Some(*range),
+                pos: Some(self.pos),
+            });
+        }
+        let acked: Vec<u64> =
+            self.cuts.iter().map(|c| c.id).filter(|id| !self.unacked.contains(id)).collect();
+        for ids in acked.chunks(10_000) {
+            out.push(Event::Acked { hour: hour(), generation: self.generation, ids: ids.to_vec() });
+        }
+        out
+    }
+}
+
+impl Event {
+    fn hour(&self) -> &str {
+        match self {
+            Self::Opened { hour, .. }
+            | Self::Cut { hour, .. }
+            | Self::Note { hour, .. }
+            | Self::Acked { hour, .. }
+            | Self::Archived { hour } => hour,
+        }
+    }
+}
+
+/// See the module's header.
+pub struct Journal {
+    disk: Disk,
+    dir: PathBuf,
+    file: File,
+    /// Bytes of the log that are written.
+    len: u64,
+    seq: u64,
+    /// Encoded events that are not written yet.
+    pending: Vec<u8>,
+    unsynced: bool,
+    live: u64,
+    hours: BTreeMap<HourKey, HourLog>,
+}
+
+impl Journal {
+    /// Opens or creates the journal below `state_dir`. `true` = it was damaged or (in a state directory that has
+    /// served before) it is gone: hours that are not archived must be sent again whole.
+    pub fn open(
+        disk: &Disk,
+        state_dir: &Path,
+        served_before: bool,
+        report: &mut dyn FnMut(String),
+    ) -> disk::Result<(Self, bool)> {
+        let dir = state_dir.join("journal");
+        disk.create_dir_all(&dir.join("hours"), 0o750)?;
+        let path = dir.join("log");
+        let mut damaged = served_before && disk.stat(&path)?.is_none();
+        if damaged {
+            report(format!("{}: missing; open hours are sent again whole, as new copies", path.display()));
+        }
+        let file = disk.create(&path, MODE)?;
+        let mut hours = BTreeMap::new();
+        let (len, bad) = replay(&file, &mut |e| apply(&mut hours, e))?;
+        if let Some(at) = bad {
+            let aside = dir.join(format!("log.damaged-{at}"));
+            let mut all = vec![0; usize::try_from(file.stat()?.len).unwrap_or(0)];
+            file.read_at(&mut all, 0)?;
+            disk.replace(&aside, &all, MODE)?;
+            report(format!(
+                "{}: damaged at byte {at} (or torn by a crash); kept as {}; open hours are sent again whole, \
+                 as new copies; nothing is lost",
+                path.display(),
+                aside.display()
+            ));
+            damaged = true;
+        }
+        let mut journal = Self {
+            disk: disk.clone(),
+            dir,
+            file,
+            len,
+            seq: 0,
+            pending: Vec::new(),
+            unsynced: true,
+            live: 0,
+            hours,
+        };
+        // A snapshot is written at every start: it proves that the log can be written, and drops what is damaged.
+        journal.compact()?;
+        Ok((journal, damaged))
+    }
+
+    /// Open hours.
+    pub fn hours(&self) -> &BTreeMap<HourKey, HourLog> {
+        &self.hours
+    }
+
+    /// One open hour.
+    pub fn hour(&self, key: &HourKey) -> Option<&HourLog> {
+        self.hours.get(key)
+    }
+
+    /// Notes an event; it is durable after [`Journal::commit`].
+    pub fn append(&mut self, event: &Event) {
+        apply(&mut self.hours, event.clone());
+        // Serialising strings and numbers cannot fail.
+        let json = serde_json::to_vec(event).unwrap_or_default();
+        let offset = self.len + self.pending.len() as u64;
+        record::encode(KIND, self.seq, offset, &[&json], &mut self.pending);
+        self.seq += 1;
+    }
+
+    /// Writes what was noted, without a sync: for acknowledgements, which may be forgotten.
+    pub fn flush(&mut self) -> disk::Result<()> {
+        if !self.pending.is_empty() {
+            self.file.write_at(&self.pending, self.len)?;
+            self.len += self.pending.len() as u64;
+            self.pending.clear();
+            self.unsynced = true;
+        }
+        Ok(())
+    }
+
+    /// Makes everything noted so far durable. After an error nothing is forgotten; call it again.
+    pub fn commit(&mut self) -> disk::Result<()> {
+        self.flush()?;
+        if std::mem::take(&mut self.unsynced) {
+            self.file.sync()?;
+        }
+        if self.len > COMPACT_AT.max(self.live.saturating_mul(2)) {
+            self.compact()?;
+        }
+        Ok(())
+    }
+
+    fn compact(&mut self) -> disk::Result<()> {
+        let path = self.dir.join("log");
+        let mut out = Vec::new();
+        let mut seq = 0;
+        for (key, log) in &self.hours {
+            for e in log.snapshot(&key.to_string()) {
+                encode(&e, &mut seq, &mut out);
+            }
+        }
+        self.disk.replace(&path, &out, MODE)?;
+        self.file = self.disk.open_rw(&path)?;
+        self.len = out.len() as u64;
+        self.live = self.len;
+        self.seq = seq;
+        self.pending.clear();
+        self.unsynced = false;
+        Ok(())
+    }
+
+    fn archive_path(&self, key: &HourKey) -> PathBuf {
+        self.dir.join("hours").join(key.to_string())
+    }
+
+    /// Moves a closed and wholly acknowledged hour to a file of its own.
+    pub fn archive(&mut self, key: &HourKey) -> disk::Result<()> {
+        let Some(log) = self.hours.get(key) else { return Ok(()) };
+        let (mut out, mut seq) = (Vec::new(), 0);
+        for e in log.snapshot(&key.to_string()) {
+            encode(&e, &mut seq, &mut out);
+        }
+        self.disk.replace(&self.archive_path(key), &out, MODE)?;
+        self.append(&Event::Archived { hour: key.to_string() });
+        Ok(())
+    }
+
+    /// Was this hour closed and wholly acknowledged?
+    pub fn is_archived(&self, key: &HourKey) -> disk::Result<bool> {
+        Ok(self.disk.stat(&self.archive_path(key))?.is_some())
+    }
+
+    /// An archived hour; `None` if there is none or its file is damaged.
+    pub fn archived(&self, key: &HourKey) -> disk::Result<Option<HourLog>> {
+        let path = self.archive_path(key);
+        if self.disk.stat(&path)?.is_none() {
+            return Ok(None);
+        }
+        let mut hours = BTreeMap::new();
+        let (_, bad) = replay(&self.disk.open_rw(&path)?, &mut |e| apply(&mut hours, e))?;
+        Ok(hours.remove(key).filter(|_| bad.is_none()))
+    }
+
+    /// Takes an archived hour back, because its file grew: later packs go on where it ended.
+    pub fn reopen(&mut self, key: &HourKey) -> disk::Result<bool> {
+        let Some(log) = self.archived(key)? else { return Ok(false) };
+        for e in log.snapshot(&key.to_string()) {
+            self.append(&e);
+        }
+        Ok(true)
+    }
+
+    /// Archived hours.
+    pub fn archive_list(&self) -> disk::Result<Vec<HourKey>> {
+        let dir = self.dir.join("hours");
+        Ok(self.disk.list(&dir)?.iter().filter_map(|e| HourKey::parse(&e.name)).collect())
+    }
+
+    /// Forgets an archived hour that is older than anybody asks for.
+    pub fn forget(&mut self, key: &HourKey) -> disk::Result<()> {
+        self.disk.remove(&self.archive_path(key))
+    }
+}
+
+/// Reads a follower's open hours without touching anything, for `logd status`.
+pub fn peek(disk: &Disk, state_dir: &Path) -> disk::Result<BTreeMap<HourKey, HourLog>> {
+    let mut hours = BTreeMap::new();
+    let path = state_dir.join("journal").join("log");
+    if disk.stat(&path)?.is_some() {
+        replay(&disk.open(&path)?, &mut |e| apply(&mut hours, e))?;
+    }
+    Ok(hours)
+}
+
+fn encode(event: &Event, seq: &mut u64, out: &mut Vec<u8>) {
+    let json = serde_json::to_vec(event).unwrap_or_default();
+    record::encode(KIND, *seq, out.len() as u64, &[&json], out);
+    *seq += 1;
+}
+
+fn apply(hours: &mut BTreeMap<HourKey, HourLog>, event: Event) -> bool {
+    let Some(key) = HourKey::parse(event.hour()) else { return false };
+    match event {
+        Event::Archived { .. } => hours.remove(&key).is_some(),
+        Event::Opened { .. } => hours.entry(key).or_default().apply(&event),
+        _ => hours.get_mut(&key).is_some_and(|h| h.apply(&event)),
+    }
+}
+
+/// Applies every record; the end of the good part, and the place of the first damage.
+fn replay(file: &File, each: &mut dyn FnMut(Event) -> bool) -> disk::Result<(u64, Option<u64>)> {
+    let (mut at, mut bad, mut expect) = (0, None, 0);
+    let mut buf = Vec::new();
+    loop {
+        match record::read(file, at, RECORD_MAX, &mut buf)? {
+            Found::End => return Ok((at, bad)),
+            Found::Damage { next } => {
+                bad = bad.or(Some(at));
+                at = next;
+            }
+            Found::Record(h) => {
+                let event = serde_json::from_slice(buf.get(record::HEADER..).unwrap_or_default()).ok();
+                if h.seq != expect || !event.is_some_and(&mut *each) {
+                    bad = bad.or(Some(h.offset));
+                }
+                expect = h.seq + 1;
+                at = h.end();
+            }
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! logd: hours of logs, moved and proven.
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod disk;
+pub mod footprint;
+pub mod instance;
+pub mod integrity;
+pub mod journal;
+pub mod log;
+pub mod name;
+pub mod ops;
+pub mod output;
+pub mod pack;
+pub mod packer;
+pub mod receiver;
+pub mod record;
+pub mod roles;
+pub mod sender;
+pub mod shutdown;
+pub mod spool;
+pub mod state;
+pub mod tail;

@@ -1,0 +1,139 @@
+//! The program's own log: stderr, or one file per day in `local_dir`.
+//!
+//! A line is `logd: ROLE: what failed: object: reason; next step`. The same text is written once; its repetitions are
+//! counted and told when it comes again after [`REPEAT`]. Control bytes, which a peer may have sent, are escaped.
+
+use crate::clock::{Clock, Zone};
+use crate::config::{Level, LogConfig};
+use crate::disk::{Disk, File};
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// After this time a repeated message is written again.
+const REPEAT: Duration = Duration::from_secs(600);
+/// Different messages that are remembered.
+const REMEMBERED: usize = 256;
+
+struct Inner {
+    file: Option<(String, File, u64)>,
+    seen: HashMap<String, (Instant, u64)>,
+}
+
+/// Cheap to clone; all clones write to the same place.
+#[derive(Clone)]
+pub struct Log {
+    role: &'static str,
+    level: Level,
+    dir: Option<(Disk, PathBuf)>,
+    clock: Clock,
+    zone: Zone,
+    inner: Arc<Mutex<Inner>>,
+}
+
+impl Log {
+    /// A log for `role`.
+    pub fn new(role: &'static str, conf: &LogConfig, disk: &Disk, clock: &Clock, zone: &Zone) -> Self {
+        Self {
+            role,
+            level: conf.level,
+            dir: conf.dir.clone().map(|d| (disk.clone(), d)),
+            clock: clock.clone(),
+            zone: zone.clone(),
+            inner: Arc::new(Mutex::new(Inner { file: None, seen: HashMap::new() })),
+        }
+    }
+
+    /// Something that must be looked at.
+    pub fn error(&self, text: &str) {
+        self.put(Level::Error, text);
+    }
+
+    /// Something that will pass, or that costs no data.
+    pub fn warn(&self, text: &str) {
+        self.put(Level::Warning, text);
+    }
+
+    /// What goes on.
+    pub fn info(&self, text: &str) {
+        self.put(Level::Info, text);
+    }
+
+    /// Details.
+    pub fn debug(&self, text: &str) {
+        self.put(Level::Debug, text);
+    }
+
+    fn put(&self, level: Level, text: &str) {
+        if level < self.level {
+            return;
+        }
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut note = String::new();
+        if level >= Level::Warning {
+            let now = Instant::now();
+            match inner.seen.get_mut(text) {
+                Some((at, n)) if at.elapsed() < REPEAT => {
+                    *n += 1;
+                    return;
+                }
+                Some((at, n)) => {
+                    note = format!(" (and {n} times since)");
+                    (*at, *n) = (now, 0);
+                }
+                None => {
+                    if inner.seen.len() >= REMEMBERED {
+                        inner.seen.clear();
+                    }
+                    inner.seen.insert(text.to_owned(), (now, 0));
+                }
+            }
+        }
+        let word = match level {
+            Level::Debug => "debug",
+            Level::Info => "info",
+            Level::Warning => "warning",
+            Level::Error => "error",
+        };
+        let line = format!("logd: {}: {}{note}", self.role, escape(text));
+        let Some((disk, dir)) = &self.dir else {
+            // Whoever closed stderr does not want to know.
+            let _ = writeln!(std::io::stderr(), "{line}");
+            return;
+        };
+        let time = self.zone.format_ms(self.clock.now_ms());
+        let day: String = time.chars().take(10).filter(char::is_ascii_digit).collect();
+        if inner.file.as_ref().is_none_or(|(d, ..)| *d != day) {
+            let path = dir.join(format!("logd-{}.{day}.log", self.role));
+            inner.file =
+                disk.create(&path, 0o640).and_then(|f| Ok((f.stat()?.len, f))).ok().map(|(n, f)| (day, f, n));
+        }
+        let full = format!("{time} {word} {line}\n");
+        match &mut inner.file {
+            Some((_, file, at)) if file.write_at(full.as_bytes(), *at).is_ok() => *at += full.len() as u64,
+            // A log that cannot be written must not stop the shipping of logs.
+            _ => {
+                let _ = write!(std::io::stderr(), "{full}");
+            }
+        }
+    }
+}
+
+/// Replaces control characters, so that no peer writes our log lines.
+pub fn escape(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+        out
+    })
+}
+
+/// A sentence on stderr, for what happens before there is a log. Whoever closed stderr does not want to know.
+pub fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

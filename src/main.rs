@@ -1,0 +1,7 @@
+//! The program `logd`: parse, run, map the result to an exit code. The map of the source is in `lib.rs`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(logd::cli::run(std::env::args_os().skip(1)))
+}

@@ -1,0 +1,26 @@
+//! The operator's commands. Each is a function from its arguments to an exit code, and prints through [`out::Out`].
+//! None of them writes a file: they can run at any time, beside a running role or on a copy of a store.
+//!
+//! * [`check`]: is the config right             * [`ready`]: has every expected host's hour arrived
+//! * [`status`]: what is there, what is wrong   * [`verify`]: are the stored bytes what the sources sent
+//! * [`demo`]: a whole pipeline in one process
+//!
+//! They share [`inventory`], the names below a `save_dir`, and [`hour`], the judgement on one hour.
+
+pub mod check;
+pub mod demo;
+pub mod hour;
+pub mod inventory;
+pub mod out;
+pub mod ready;
+pub mod status;
+#[cfg(test)]
+mod testing;
+pub mod verify;
+
+/// Exit code: done, or yes.
+pub const YES: u8 = 0;
+/// Exit code: a true no.
+pub const NO: u8 = 1;
+/// Exit code: it could not be found out.
+pub const ERROR: u8 = 2;

@@ -1,0 +1,281 @@
+//! `logd ready CONFIG HOUR`: may the batch job of this hour start? Yes, if the hour of every name in `hosts_file` has a
+//! tag. The tags are asked and not the fleet's `all_<hour>`, so that it also works on a store whose collector is down.
+
+use super::hour::{self, Row};
+use super::inventory::{Filter, Inventory, Proof, tagged};
+use super::out::{self, Out};
+use super::{ERROR, NO, YES};
+use crate::clock::{Clock, Hour};
+use crate::config::{Config, StoreConfig};
+use crate::disk::Disk;
+use crate::integrity;
+use crate::pack::HourKey;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+const POLL: Duration = Duration::from_secs(1);
+
+/// What is asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// How long to wait for a yes.
+    pub wait_ms: u64,
+    /// Empty and unverified hours do not count.
+    pub strict: bool,
+}
+
+/// Answers with the exit code, and names the hosts that are not there.
+pub fn run(config: &Path, hour: Hour, options: &Options, out: &mut Out) -> u8 {
+    answer(config, hour, options, &Clock::real(), &mut std::thread::sleep, out)
+}
+
+fn answer(
+    config: &Path,
+    hour: Hour,
+    options: &Options,
+    clock: &Clock,
+    sleep: &mut dyn FnMut(Duration),
+    out: &mut Out,
+) -> u8 {
+    let (store, hosts) = match expected(config) {
+        Ok(found) => found,
+        Err(why) => {
+            out.complain(why);
+            return ERROR;
+        }
+    };
+    let disk = Disk::real();
+    let started = clock.mono_ms();
+    loop {
+        let rest = match rest(&disk, &store, hour, &hosts, options.strict) {
+            Ok(rest) => rest,
+            Err(why) => {
+                out.complain(format_args!("logd: ready: {why}"));
+                return ERROR;
+            }
+        };
+        if rest.is_empty() {
+            return YES;
+        }
+        let waited = clock.mono_ms().saturating_sub(started);
+        if waited >= options.wait_ms {
+            return tell(&disk, &store, hour, (&rest, hosts.len()), waited, out);
+        }
+        let count = rest.len();
+        out.progress(&|| {
+            format!("ready: {hour}: waiting for {} of {}", count, out::count(hosts.len(), "host"))
+        });
+        // The last look is at the end of the time, not a second before it.
+        sleep(POLL.min(Duration::from_millis(options.wait_ms - waited)));
+    }
+}
+
+fn expected(path: &Path) -> Result<(StoreConfig, Vec<String>), String> {
+    let config = Config::load(path).map_err(|e| e.to_string())?;
+    let (store, _) = config.store(false).map_err(|e| e.to_string())?;
+    let Some(file) = &store.hosts_file else {
+        return Err(format!(
+            "logd: ready: {}: [fcollector] hosts_file is not set; without it nobody knows which hosts to expect; \
+             list their names in a file, one a line",
+            path.display()
+        ));
+    };
+    let hosts =
+        integrity::read_hosts(file).map_err(|why| format!("logd: ready: {why}; `logd check` tells more"))?;
+    if hosts.is_empty() {
+        // Else an emptied file would start every batch job at once.
+        return Err(format!(
+            "logd: ready: hosts_file {}: names no host; list the expected ones",
+            file.display()
+        ));
+    }
+    Ok((store, hosts))
+}
+
+/// The expected hosts whose hour does not count as whole. One listing a look.
+fn rest(
+    disk: &Disk,
+    store: &StoreConfig,
+    hour: Hour,
+    hosts: &[String],
+    strict: bool,
+) -> Result<Vec<HourKey>, String> {
+    let dir = store.save_dir.join("received");
+    let names = match disk.list(&dir) {
+        Ok(names) => names,
+        Err(e) if e.not_found() => {
+            // A store that got nothing yet has no such directory; a wrong save_dir has none either.
+            let there = disk.stat(&store.save_dir).map_err(|e| e.to_string())?.is_some_and(|s| s.is_dir);
+            if !there {
+                return Err(format!(
+                    "save_dir {}: no such directory; is it the right config?",
+                    store.save_dir.display()
+                ));
+            }
+            Vec::new()
+        }
+        Err(e) => return Err(e.to_string()),
+    };
+    let whole: BTreeSet<HourKey> =
+        names.iter().filter_map(|e| HourKey::parse(tagged(&e.name)?)).filter(|k| k.hour == hour).collect();
+    let (tagged, mut open): (Vec<HourKey>, Vec<HourKey>) =
+        hosts.iter().map(|name| HourKey { name: name.clone(), hour }).partition(|key| whole.contains(key));
+    if !strict || tagged.is_empty() {
+        return Ok(open);
+    }
+    let filter = Filter { host: None, since: Some(hour) };
+    let inv = Inventory::read(disk, &store.save_dir, &filter)?;
+    for key in tagged {
+        match inv.proof(&key).map_err(|e| e.to_string())? {
+            Proof::Tag(c) if c.verified && !c.empty => {}
+            _ => open.push(key),
+        }
+    }
+    open.sort();
+    Ok(open)
+}
+
+fn tell(
+    disk: &Disk,
+    store: &StoreConfig,
+    hour: Hour,
+    (rest, all): (&[HourKey], usize),
+    waited: u64,
+    out: &mut Out,
+) -> u8 {
+    let filter = Filter { host: None, since: Some(hour) };
+    let inv = Inventory::read(disk, &store.save_dir, &filter).ok();
+    for key in rest {
+        let row =
+            inv.as_ref().filter(|inv| inv.hours.contains_key(key)).map(|inv| hour::judge(inv, key, None));
+        out.line(format_args!(
+            "{}: {}",
+            key.name,
+            match row {
+                Some(Ok(row)) => why(&row),
+                Some(Err(e)) => format!("cannot read: {e}"),
+                None => "no data".into(),
+            }
+        ));
+    }
+    let after = if waited > 0 { format!(" after {}", out::duration(waited)) } else { String::new() };
+    out.complain(format_args!(
+        "logd: ready: {hour}: {} of {} not whole{after}; `logd status CONFIG --since {hour}` tells what to do",
+        rest.len(),
+        out::count(all, "host")
+    ));
+    NO
+}
+
+fn why(row: &Row) -> String {
+    if row.state.doubtful() { format!("doubtful: {}", row.why()) } else { row.why() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Build, Temp, hour, printed};
+    use super::*;
+
+    const PACKS: &[&str] = &["a\n", "b\n"];
+
+    fn config(temp: &Temp, hosts: &str) -> std::path::PathBuf {
+        let hosts = temp.file("hosts", hosts);
+        let text = format!(
+            "[fcollector]\nlisten = :1\nallow = any\nsave_dir = {}\nhosts_file = {}\n",
+            temp.path("save").display(),
+            hosts.display()
+        );
+        std::fs::create_dir_all(temp.path("save")).unwrap();
+        temp.file("c.ini", &text)
+    }
+
+    fn ready(temp: &Temp, hosts: &str, strict: bool) -> (u8, String, String) {
+        let config = config(temp, hosts);
+        let options = Options { wait_ms: 0, strict };
+        printed(|out| run(&config, hour("2026112205"), &options, out))
+    }
+
+    #[test]
+    fn yes_is_silent_and_no_names_the_rest() {
+        let temp = Temp::new();
+        let save = temp.path("save");
+        let (code, out, err) = ready(&temp, "web1\n", false);
+        assert_eq!((code, out.as_str()), (NO, "web1: no data\n"));
+        assert!(err.contains("1 of 1 host not whole"), "{err}");
+        Build::new("web1_2026112205", PACKS).certify(&save);
+        assert_eq!(ready(&temp, "web1\n", false), (YES, String::new(), String::new()));
+        assert_eq!(ready(&temp, "web1\n", true).0, YES);
+        // Another hour, or another host with a longer name, is no tag of this one.
+        Build::new("web2_2026112204", PACKS).certify(&save);
+        Build::new("web20_2026112205", PACKS).certify(&save);
+        Build { done: false, ..Build::new("web3_2026112205", PACKS) }.store(&save);
+        Build { state: "partial", ..Build::new("web4_2026112205", PACKS) }.certify(&save);
+        temp.file("save/received/web2_20261122", "{}");
+        let (code, out, _) = ready(&temp, "web1\nweb2\nweb3\nweb4\n", false);
+        assert_eq!((code, out.as_str()), (NO, "web2: no data\nweb3: open\nweb4: doubtful: partial\n"));
+    }
+
+    #[test]
+    fn strict_wants_bytes_and_digests() {
+        let temp = Temp::new();
+        let save = temp.path("save");
+        Build::new("web1_2026112205", &[""]).certify(&save);
+        Build { ours: false, ..Build::new("web2_2026112205", PACKS) }.certify(&save);
+        temp.file("save/received/web3_2026112205_7", "");
+        let hosts = "web1\nweb2\nweb3\n";
+        assert_eq!(ready(&temp, hosts, false).0, YES);
+        let (code, out, _) = ready(&temp, hosts, true);
+        assert_eq!(code, NO);
+        let words: Vec<&str> = out.lines().filter_map(|l| l.split(' ').nth(1)).collect();
+        assert_eq!(words, ["empty", "unverified:", "original:"], "{out}");
+    }
+
+    #[test]
+    fn it_waits_until_the_tag_is_there_or_the_time_is_over() {
+        let temp = Temp::new();
+        let save = temp.path("save");
+        let config = config(&temp, "web1\n");
+        let ask = |wait_ms, arrives_at: usize| {
+            let (clock, handle) = Clock::sim(1_795_000_000_000);
+            let mut slept = 0;
+            let (code, _, err) = printed(|out| {
+                let mut sleep = |time: Duration| {
+                    handle.advance(time.as_millis() as u64);
+                    slept += 1;
+                    if slept == arrives_at {
+                        Build::new("web1_2026112205", PACKS).certify(&save);
+                    }
+                };
+                let options = Options { wait_ms, strict: false };
+                answer(&config, hour("2026112205"), &options, &clock, &mut sleep, out)
+            });
+            (code, slept, err)
+        };
+        let (code, slept, err) = ask(2500, 99);
+        assert_eq!((code, slept), (NO, 3));
+        assert!(err.contains("after 2 s"), "{err}");
+        assert_eq!(ask(60_000, 5).0, YES);
+        assert_eq!(ask(60_000, 5), (YES, 0, String::new()));
+    }
+
+    #[test]
+    fn what_cannot_be_answered_is_an_error() {
+        let temp = Temp::new();
+        let (code, _, err) = ready(&temp, "# nobody\n", false);
+        assert_eq!(code, ERROR);
+        assert!(err.contains("names no host"), "{err}");
+        let path = config(&temp, "web1\n");
+        let ask = |path: &Path| printed(|out| run(path, hour("2026112205"), &Options::default(), out));
+        std::fs::remove_dir(temp.path("save")).unwrap();
+        assert!(ask(&path).2.contains("no such directory"));
+        std::fs::remove_file(temp.path("hosts")).unwrap();
+        assert!(ask(&path).2.contains("hosts_file"));
+        let path = temp.file("d.ini", "[fcollector]\nlisten = :1\nallow = any\nsave_dir = /s\n");
+        let (code, _, err) = ask(&path);
+        assert_eq!(code, ERROR);
+        assert!(err.contains("hosts_file is not set"), "{err}");
+        let path = temp.file("t.ini", "[tail]\nlog_file = /a.<%Y%m%d%H>\nsend_to = c:1\n");
+        assert_eq!(ask(&path).0, ERROR);
+    }
+}

@@ -1,0 +1,195 @@
+//! `logd status CONFIG|SAVE_DIR`: what is there, what is wrong, what to do about it.
+//!
+//! It asks the disk and not the process, so it answers when the role is down too, and on a copy of a store. What a
+//! running role knows and has not written yet shows a moment later.
+
+mod follower;
+mod queue;
+mod store;
+
+use super::inventory::Filter;
+use super::out::Out;
+use super::{ERROR, YES};
+use crate::clock::{Clock, Zone};
+use crate::config::{Config, Errors, Role};
+use crate::disk::Disk;
+use crate::{integrity, state};
+use follower::Follower;
+use queue::Queue;
+use serde_json::{Value, json};
+use std::path::Path;
+use store::{Place, Report};
+
+/// What to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// Counts, and what is wrong.
+    Summary,
+    /// The same with a table of all hours.
+    All,
+    /// Only what is to be sent again.
+    Missing,
+    /// Everything, for programs.
+    Json,
+}
+
+struct Status<'a, 'b> {
+    disk: Disk,
+    filter: &'a Filter,
+    view: View,
+    zone: Option<Zone>,
+    now_ms: i64,
+    out: &'a mut Out<'b>,
+    json: Vec<Value>,
+    stores: usize,
+    failed: bool,
+}
+
+/// Prints the status of a store, or of every role of a config in turn.
+pub fn run(path: &Path, filter: &Filter, view: View, out: &mut Out) -> u8 {
+    let (disk, now_ms) = (Disk::real(), Clock::real().now_ms());
+    // Without a zone nobody can say which hours are over; everything else still holds.
+    let zone = Zone::local().ok();
+    run_at(path, Status { disk, filter, view, zone, now_ms, out, json: Vec::new(), stores: 0, failed: false })
+}
+
+fn run_at(path: &Path, mut s: Status) -> u8 {
+    if path.is_dir() {
+        s.store(&path.display().to_string(), &Place { save_dir: path, state: None, hosts: Vec::new() });
+    } else {
+        s.config(path);
+    }
+    if s.view == View::Json {
+        let all = json!({"format": 1, "roles": s.json});
+        s.out.line(format_args!("{all:#}"));
+    }
+    if s.failed { ERROR } else { YES }
+}
+
+impl Status<'_, '_> {
+    fn fail(&mut self, why: impl std::fmt::Display) {
+        self.out.complain(format_args!("logd: status: {why}"));
+        self.failed = true;
+    }
+
+    fn config(&mut self, path: &Path) {
+        let config = match Config::load(path) {
+            Ok(config) => config,
+            Err(errors) => return self.refuse(&errors),
+        };
+        let roles = config.roles();
+        for role in &roles {
+            let file = path.display();
+            match role {
+                Role::Tail => match config.tail(false) {
+                    Ok((c, _)) => {
+                        let dir = state::resolve(role, c.state_dir.as_deref());
+                        match Follower::read(&self.disk, &c, &dir, self.filter, self.now_ms) {
+                            Ok(f) => self.show(
+                                "tail",
+                                &format!("{} to {}", c.log_file, c.sender.send_to.join(",")),
+                                &f.text(),
+                                &f.wrong(),
+                                || f.json(),
+                            ),
+                            Err(e) => self.fail(format_args!("tail: {e}; run it as the user of the role")),
+                        }
+                    }
+                    Err(errors) => self.refuse(&errors),
+                },
+                Role::Collector => match config.relay(false) {
+                    Ok((c, _)) => {
+                        let dir = state::resolve(role, c.state_dir.as_deref());
+                        match Queue::read(&self.disk, &dir, "spool", c.spool.size) {
+                            Ok(q) => self.show(
+                                "collector",
+                                &format!("{} to {}", c.receiver.listen, c.sender.send_to.join(",")),
+                                &format!("  {}\n", q.summary("spool")),
+                                &q.wrong(),
+                                || json!({"role": "collector", "queue": q.json()}),
+                            ),
+                            Err(e) => {
+                                self.fail(format_args!("collector: {e}; run it as the user of the role"));
+                            }
+                        }
+                    }
+                    Err(errors) => self.refuse(&errors),
+                },
+                Role::Fcollector => match config.store(false) {
+                    Ok((c, _)) => {
+                        let hosts = match c.hosts_file.as_deref().map(integrity::read_hosts) {
+                            None => Vec::new(),
+                            Some(Ok(names)) => names,
+                            Some(Err(why)) => {
+                                self.fail(format_args!("{why}; silent hosts cannot be told"));
+                                Vec::new()
+                            }
+                        };
+                        let state = Some((state::resolve(role, c.state_dir.as_deref()), c.spool.size));
+                        let title = c.save_dir.display().to_string();
+                        self.store(&title, &Place { save_dir: &c.save_dir, state, hosts });
+                    }
+                    Err(errors) => self.refuse(&errors),
+                },
+                Role::Etlcollector | Role::Mgocollector | Role::Monitor => {
+                    self.out.complain(format_args!(
+                        "logd: status: {file}: [{}]: this version does not have that role yet; left out",
+                        role.section()
+                    ));
+                }
+            }
+        }
+        if roles.is_empty() {
+            self.fail(format_args!("{}: no role in this file; `logd check` tells more", path.display()));
+        } else if self.view == View::Missing && self.stores == 0 && !self.failed {
+            self.fail(format_args!(
+                "{}: --missing is a question to a store; ask on the collector's host",
+                path.display()
+            ));
+        }
+    }
+
+    fn refuse(&mut self, errors: &Errors) {
+        self.out.complain(errors);
+        self.failed = true;
+    }
+
+    fn store(&mut self, title: &str, place: &Place) {
+        self.stores += 1;
+        let report = match Report::read(&self.disk, place, self.filter, self.zone.as_ref(), self.now_ms) {
+            Ok(report) => report,
+            Err(why) => return self.fail(why),
+        };
+        if self.view == View::Missing {
+            return self.out.text(&report.missing());
+        }
+        let mut text = report.text();
+        if self.view == View::All {
+            text += &report.table();
+        }
+        self.show("store", title, &text, &report.wrong(), || report.json());
+    }
+
+    fn show(&mut self, role: &str, title: &str, text: &str, wrong: &[String], json: impl FnOnce() -> Value) {
+        match self.view {
+            View::Json => self.json.push(json()),
+            View::Missing => {}
+            View::Summary | View::All => {
+                self.out.line(format_args!("{role} {title}"));
+                self.out.text(text);
+                match wrong {
+                    [] => self.out.line("  nothing is wrong"),
+                    list => {
+                        self.out.line("  wrong:");
+                        for one in list {
+                            self.out.line(format_args!("  - {one}"));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

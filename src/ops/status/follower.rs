@@ -1,0 +1,152 @@
+//! The follower's side of `logd status`: what of each open hour is sealed, and what is on its way.
+
+use super::super::inventory::Filter;
+use super::super::out;
+use super::queue::Queue;
+use crate::config::TailConfig;
+use crate::disk::{self, Disk};
+use crate::journal::{self, HourLog};
+use crate::pack::HourKey;
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// One hour that the journal holds open.
+#[derive(Clone, Debug)]
+struct Row {
+    key: HourKey,
+    log: HourLog,
+    /// Length and time of the last change of the source; `None` = it is not there.
+    source: Option<(u64, i64)>,
+}
+
+impl Row {
+    fn behind(&self) -> u64 {
+        self.source.map_or(0, |(len, _)| len.saturating_sub(self.log.pos))
+    }
+
+    /// For how long there have been bytes that are not sealed.
+    fn behind_ms(&self, now_ms: i64) -> u64 {
+        let changed = self.source.filter(|_| self.behind() > 0).map_or(now_ms, |(_, at)| at);
+        u64::try_from(now_ms.saturating_sub(changed)).unwrap_or(0)
+    }
+
+    fn unacked_bytes(&self) -> u64 {
+        let cuts = self.log.unacked.iter().filter_map(|id| self.log.cut(*id));
+        cuts.map(|c| c.end.saturating_sub(c.start)).sum()
+    }
+}
+
+/// See the module's header.
+pub struct Follower {
+    rows: Vec<Row>,
+    archived: usize,
+    queue: Queue,
+    now_ms: i64,
+}
+
+impl Follower {
+    /// Looks at journal, files and retry spool.
+    pub fn read(
+        disk: &Disk,
+        config: &TailConfig,
+        state_dir: &Path,
+        filter: &Filter,
+        now_ms: i64,
+    ) -> disk::Result<Self> {
+        let mut rows = Vec::new();
+        for (key, log) in journal::peek(disk, state_dir)?.into_iter().filter(|(key, _)| filter.takes(key)) {
+            let source = disk.stat(&log.path)?.map(|s| (s.len, s.mtime_ms));
+            rows.push(Row { key, log, source });
+        }
+        let archive = state_dir.join("journal").join("hours");
+        let archived = match disk.list(&archive) {
+            Ok(list) => {
+                let keys = list.iter().filter_map(|e| HourKey::parse(&e.name));
+                keys.filter(|key| filter.takes(key)).count()
+            }
+            Err(e) if e.not_found() => 0,
+            Err(e) => return Err(e),
+        };
+        let queue = Queue::read(disk, state_dir, "retry", config.spool.size)?;
+        Ok(Self { rows, archived, queue, now_ms })
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let done = self.archived;
+        let mut text = format!(
+            "  {} under way, {done} closed and wholly acknowledged\n",
+            out::count(self.rows.len(), "hour")
+        );
+        for row in &self.rows {
+            let log = &row.log;
+            let copy = if log.generation > 0 { format!(" copy {}", log.generation) } else { String::new() };
+            let now =
+                row.source.map_or("not there any more".into(), |(len, _)| format!("now {}", out::bytes(len)));
+            let sealed = out::bytes(log.pos);
+            let _ = write!(text, "  {}{copy}: {}: sealed {sealed}, {now}", row.key, log.path.display());
+            if row.behind() > 0 {
+                let time = out::duration(row.behind_ms(self.now_ms));
+                let _ = write!(text, ", behind {} since {time}", out::bytes(row.behind()));
+            }
+            match log.unacked.len() {
+                0 => text += ", all acknowledged",
+                n => {
+                    let bytes = out::bytes(row.unacked_bytes());
+                    let _ = write!(text, ", {} ({bytes}) not acknowledged", out::count(n, "pack"));
+                }
+            }
+            text += if log.is_done() { ", closed\n" } else { "\n" };
+        }
+        let _ = writeln!(text, "  {}", self.queue.summary("retry spool"));
+        text
+    }
+
+    /// What somebody must look at.
+    pub fn wrong(&self) -> Vec<String> {
+        let mut list = Vec::new();
+        for row in &self.rows {
+            let log = &row.log;
+            if !log.notes.is_empty() {
+                let lost = log.loss_text();
+                let range = if lost.is_empty() { String::new() } else { format!(", lost bytes {lost}") };
+                list.push(format!(
+                    "{}: {}{range}: its hour will have no tag; compare {} with what is stored",
+                    row.key,
+                    log.state(),
+                    log.path.display()
+                ));
+            }
+            if row.source.is_none() && !log.is_done() {
+                list.push(format!(
+                    "{}: {}: gone before the hour was closed; what was sealed is still sent; put it back, or look \
+                     why it was removed so early",
+                    row.key,
+                    log.path.display()
+                ));
+            }
+        }
+        list.extend(self.queue.wrong());
+        list
+    }
+
+    /// For programs.
+    pub fn json(&self) -> Value {
+        let rows: Vec<Value> = self
+            .rows
+            .iter()
+            .map(|row| {
+                json!({
+                    "name": row.key.name, "hour": row.key.hour.to_string(), "gen": row.log.generation,
+                    "path": row.log.path.display().to_string(), "sealed": row.log.pos,
+                    "size": row.source.map(|s| s.0), "behind": row.behind(),
+                    "behind_ms": row.behind_ms(self.now_ms), "packs": row.log.cuts.len(),
+                    "unacknowledged": row.log.unacked.len(), "unacknowledged_bytes": row.unacked_bytes(),
+                    "closed": row.log.is_done(), "state": row.log.state(), "loss": row.log.loss_text(),
+                })
+            })
+            .collect();
+        json!({"role": "tail", "hours": rows, "archived": self.archived, "queue": self.queue.json()})
+    }
+}

@@ -1,0 +1,212 @@
+//! What waits below a state directory: packs in the spool, packs held aside, what was put into quarantine.
+//!
+//! Looked at from outside, while the role may be running: the spool's marks lag behind by up to a checkpoint, so the
+//! number of waiting packs is an upper limit, and a file that disappears meanwhile is done.
+
+use super::super::out;
+use crate::disk::{self, Disk};
+use crate::record::{self, Found};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// Larger spools are not counted pack by pack: that reads all of it.
+const COUNT_MAX: u64 = 1 << 30;
+const RECORD_MAX: u32 = 80 << 20;
+
+/// Packs that are set aside, of one sender.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aside {
+    /// `held` or `quarantine`.
+    pub shelf: &'static str,
+    /// The sender.
+    pub name: String,
+    /// Files.
+    pub count: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// See the module's header.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Queue {
+    /// The state directory.
+    pub state_dir: PathBuf,
+    /// It is there.
+    pub exists: bool,
+    /// Bytes of the spool's segments.
+    pub spool_bytes: u64,
+    /// Limit of the spool in bytes.
+    pub spool_size: u64,
+    /// Packs that wait at most; `None` = too many to count.
+    pub packs: Option<u64>,
+    /// What is set aside.
+    pub aside: Vec<Aside>,
+}
+
+impl Queue {
+    /// Looks into a state directory whose spool is called `spool` (`retry` with a follower).
+    pub fn read(disk: &Disk, state_dir: &Path, spool: &str, spool_size: u64) -> disk::Result<Self> {
+        let exists = disk.stat(state_dir)?.is_some_and(|s| s.is_dir);
+        let mut queue = Self { state_dir: state_dir.to_owned(), exists, spool_size, ..Self::default() };
+        let spool = state_dir.join(spool);
+        let mut segments = Vec::new();
+        for name in
+            names(disk, &spool)?.into_iter().filter(|(n, _)| n.strip_suffix(".seg").is_some()).map(|(n, _)| n)
+        {
+            let path = spool.join(name);
+            queue.spool_bytes += disk.stat(&path)?.map_or(0, |s| s.len);
+            segments.push(path);
+        }
+        if queue.spool_bytes <= COUNT_MAX {
+            let mut sum = 0;
+            for path in &segments {
+                sum += gone_is_none(waiting(disk, path))?.unwrap_or(0);
+            }
+            queue.packs = Some(sum);
+        }
+        for shelf in ["held", "quarantine"] {
+            for (name, _) in names(disk, &state_dir.join(shelf))?.into_iter().filter(|(_, dir)| *dir) {
+                let dir = state_dir.join(shelf).join(&name);
+                let (mut count, mut bytes) = (0, 0);
+                for (file, _) in names(disk, &dir)?.into_iter().filter(|(n, dir)| !dir && !n.starts_with('.'))
+                {
+                    count += 1;
+                    bytes += disk.stat(&dir.join(file))?.map_or(0, |s| s.len);
+                }
+                if count > 0 {
+                    queue.aside.push(Aside { shelf, name, count, bytes });
+                }
+            }
+        }
+        Ok(queue)
+    }
+
+    /// One line: how much waits.
+    pub fn summary(&self, what: &str) -> String {
+        if !self.exists {
+            return format!(
+                "state {}: not there: the role has not run yet, or it runs with another state_dir or STATE_DIRECTORY",
+                self.state_dir.display()
+            );
+        }
+        let packs = self.packs.map_or("too many packs to count".into(), |n| match n {
+            0 => "no pack waits".to_owned(),
+            n => format!("at most {} wait", out::count(usize::try_from(n).unwrap_or(usize::MAX), "pack")),
+        });
+        let limit = match self.spool_size {
+            0 => String::new(),
+            size => format!(" of {}", out::bytes(size)),
+        };
+        format!("{what} {}{limit}: {packs}; state {}", out::bytes(self.spool_bytes), self.state_dir.display())
+    }
+
+    /// What somebody must look at, each with the next step.
+    pub fn wrong(&self) -> Vec<String> {
+        self.aside
+            .iter()
+            .map(|a| {
+                let step = if a.shelf == "held" {
+                    "the receiver refused them for long: its log says why; a restart of this role sends them again"
+                } else {
+                    "damaged or contradictory bytes that were set aside: the log of that time says what they are"
+                };
+                let files = out::count(a.count, if a.shelf == "held" { "pack" } else { "file" });
+                let dir = self.state_dir.join(a.shelf).join(&a.name);
+                format!("{}: {files} of {}, {}, in {}; {step}", a.shelf, a.name, out::bytes(a.bytes), dir.display())
+            })
+            .collect()
+    }
+
+    /// For programs.
+    pub fn json(&self) -> Value {
+        let aside: Vec<Value> = self
+            .aside
+            .iter()
+            .map(|a| json!({"shelf": a.shelf, "name": a.name, "files": a.count, "bytes": a.bytes}))
+            .collect();
+        json!({
+            "state_dir": self.state_dir.display().to_string(), "exists": self.exists,
+            "spool_bytes": self.spool_bytes, "spool_size": self.spool_size, "packs": self.packs, "aside": aside,
+        })
+    }
+}
+
+fn gone_is_none<T>(result: disk::Result<T>) -> disk::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if e.not_found() => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn names(disk: &Disk, dir: &Path) -> disk::Result<Vec<(String, bool)>> {
+    let list = gone_is_none(disk.list(dir))?.unwrap_or_default();
+    Ok(list.into_iter().map(|e| (e.name, e.is_dir)).collect())
+}
+
+/// Packs of a segment that are not marked as done.
+fn waiting(disk: &Disk, segment: &Path) -> disk::Result<u64> {
+    let (mut buf, mut at, mut packs) = (Vec::new(), 0, 0);
+    let file = disk.open(segment)?;
+    loop {
+        match record::read(&file, at, RECORD_MAX, &mut buf)? {
+            Found::End => break,
+            Found::Damage { next } => at = next,
+            Found::Record(head) => {
+                packs += 1;
+                at = head.end();
+            }
+        }
+    }
+    let marks = segment.with_extension("done");
+    let Some(file) = gone_is_none(disk.open(&marks))? else { return Ok(packs) };
+    let done = match record::read(&file, 0, RECORD_MAX, &mut buf)? {
+        Found::Record(_) => {
+            buf.get(record::HEADER..).unwrap_or_default().iter().map(|b| u64::from(b.count_ones())).sum()
+        }
+        _ => 0,
+    };
+    Ok(packs.saturating_sub(done))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::Temp;
+    use super::*;
+    use crate::config::SpoolConfig;
+    use crate::spool::{Shelf, Spool};
+
+    #[test]
+    fn a_spool_is_counted_as_it_is_on_disk() {
+        let temp = Temp::new();
+        let (disk, dir) = (Disk::real(), temp.dir());
+        assert!(!Queue::read(&disk, &temp.path("none"), "spool", 0).unwrap().exists);
+        let conf = SpoolConfig { size: 1 << 20, segment_size: 4096, min_free: 0, group_commit_ms: 0 };
+        let mut quarantine = Shelf::open(&disk, &temp.path("quarantine"), 1 << 20, 1 << 20).unwrap();
+        let mut held = Shelf::open(&disk, &temp.path("held"), 1 << 20, 1 << 20).unwrap();
+        let mut spool =
+            Spool::open(&disk, &temp.path("spool"), &mut quarantine, &conf, &mut |_| {}, &mut |_, _| {})
+                .unwrap();
+        let mut seqs = Vec::new();
+        for _ in 0..9 {
+            seqs.push(spool.append(&[&[7; 1000]]).unwrap_or_else(|_| panic!("full")).seq);
+        }
+        spool.sync().unwrap();
+        spool.mark_done(seqs[0]).unwrap();
+        spool.mark_done(seqs[5]).unwrap();
+        let queue = Queue::read(&disk, dir, "spool", conf.size).unwrap();
+        assert_eq!((queue.packs, queue.spool_bytes), (Some(9), spool.bytes()));
+        spool.save_marks().unwrap();
+        held.put("web1", "2026112205.0.3", b"frame").unwrap();
+        let queue = Queue::read(&disk, dir, "spool", conf.size).unwrap();
+        assert_eq!(queue.packs, Some(7));
+        assert!(
+            queue.summary("spool").contains("of 1.0 MiB: at most 7 packs wait"),
+            "{}",
+            queue.summary("spool")
+        );
+        assert_eq!(queue.wrong().len(), 1);
+        assert!(queue.wrong()[0].starts_with("held: 1 pack of web1"), "{:?}", queue.wrong());
+        assert_eq!(queue.json()["packs"], 7);
+    }
+}

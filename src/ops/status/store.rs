@@ -1,0 +1,237 @@
+//! The store's side of `logd status`: every hour judged, counted and, where somebody must act, named.
+
+use super::super::hour::{self, Row, State};
+use super::super::inventory::{Filter, Inventory};
+use super::super::out;
+use super::queue::Queue;
+use crate::clock::Zone;
+use crate::disk::Disk;
+use crate::footprint;
+use crate::pack::HourKey;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+/// An hour that is not closed this long after its end has a follower that does not work. Beyond `close_wait` and
+/// `quiet`, so that the normal course is never called late.
+const OVERDUE_MS: i64 = 30 * 60 * 1000;
+/// Hours that are named one by one, per state.
+const NAMED_MAX: usize = 10;
+
+/// Where to look.
+pub struct Place<'a> {
+    /// The store.
+    pub save_dir: &'a Path,
+    /// State directory and limit of the spool, if a config told.
+    pub state: Option<(PathBuf, u64)>,
+    /// Expected names.
+    pub hosts: Vec<String>,
+}
+
+/// See the module's header.
+pub struct Report {
+    save_dir: PathBuf,
+    /// Sorted by name, then hour.
+    rows: Vec<Row>,
+    queue: Option<Queue>,
+}
+
+impl Report {
+    /// Judges the hours that `filter` takes. `zone` tells which of them are over.
+    pub fn read(
+        disk: &Disk,
+        place: &Place,
+        filter: &Filter,
+        zone: Option<&Zone>,
+        now_ms: i64,
+    ) -> Result<Self, String> {
+        // Other hosts' hours tell which ones a silent host lacks.
+        let inv = Inventory::read(disk, place.save_dir, &Filter { host: None, since: filter.since })?;
+        let state = place.state.as_ref();
+        let prints = state.and_then(|(dir, _)| footprint::load_json(disk, dir)).unwrap_or_default();
+        let queue = match state {
+            Some((dir, size)) => Some(Queue::read(disk, dir, "spool", *size).map_err(|e| e.to_string())?),
+            None => None,
+        };
+        let over_ms = |key: &HourKey| {
+            let ends = zone.and_then(|z| z.ends_ms(key.hour))?;
+            u64::try_from(now_ms.saturating_sub(ends)).ok().filter(|_| now_ms - ends > OVERDUE_MS)
+        };
+        let mut rows = Vec::new();
+        // An hour of which nothing is stored yet may still have accepted packs.
+        let known: BTreeSet<&HourKey> = inv.hours.keys().chain(prints.keys()).collect();
+        for key in known.into_iter().filter(|key| filter.takes(key)) {
+            let mut row = hour::judge(&inv, key, prints.get(key)).map_err(|e| e.to_string())?;
+            if matches!(row.state, State::Open | State::Complete) {
+                row.overdue_ms = over_ms(key);
+            }
+            rows.push(row);
+        }
+        let hours: BTreeSet<_> =
+            inv.hours.keys().filter(|key| over_ms(key).is_some()).map(|key| key.hour).collect();
+        for name in place.hosts.iter().filter(|name| filter.takes_name(name)) {
+            for at in &hours {
+                let key = HourKey { name: name.clone(), hour: *at };
+                if !inv.hours.contains_key(&key) && !prints.contains_key(&key) {
+                    let mut row = Row::new(&key, State::Silent);
+                    row.detail = "expected by hosts_file; other hosts have this hour".into();
+                    rows.push(row);
+                }
+            }
+        }
+        rows.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(Self { save_dir: place.save_dir.to_owned(), rows, queue })
+    }
+
+    fn of(&self, want: impl Fn(&Row) -> bool) -> Vec<&Row> {
+        self.rows.iter().filter(|row| want(row)).collect()
+    }
+
+    /// The counts, for people.
+    pub fn text(&self) -> String {
+        let stored = self.of(|r| r.state != State::Silent);
+        let hosts: BTreeSet<&str> = stored.iter().map(|r| r.key.name.as_str()).collect();
+        let bytes: u64 = stored.iter().map(|r| r.bytes).sum();
+        let span = match (stored.iter().map(|r| r.key.hour).min(), stored.iter().map(|r| r.key.hour).max()) {
+            (Some(first), Some(last)) => format!(" from {first} to {last}"),
+            _ => String::new(),
+        };
+        let mut text = format!(
+            "  {}, {}{span}, {}\n",
+            out::count(hosts.len(), "host"),
+            out::count(stored.len(), "hour"),
+            out::bytes(bytes)
+        );
+        let counts = |want: fn(State) -> bool| {
+            let mut by_state: BTreeMap<State, usize> = BTreeMap::new();
+            for row in self.rows.iter().filter(|r| want(r.state)) {
+                *by_state.entry(row.state).or_default() += 1;
+            }
+            let all: usize = by_state.values().sum();
+            let list: Vec<String> = by_state.iter().map(|(s, n)| format!("{n} {}", s.word())).collect();
+            (all, list.join(", "))
+        };
+        for (title, want) in [
+            ("certified", State::certified as fn(State) -> bool),
+            ("doubtful", State::doubtful),
+            ("under way", |s| matches!(s, State::Open | State::Complete)),
+            ("of the original", |s| s == State::Original),
+            ("not certified", |s| s.wrong() && !s.doubtful() && s != State::Silent),
+            ("expected and silent", |s| s == State::Silent),
+        ] {
+            let (all, list) = counts(want);
+            if all > 0 {
+                let _ = writeln!(text, "  {all} {title} ({list})");
+            }
+        }
+        if let Some(queue) = &self.queue {
+            let _ = writeln!(text, "  {}", queue.summary("spool"));
+        }
+        text
+    }
+
+    /// What somebody must look at: hours of one state together, with what to do.
+    pub fn wrong(&self) -> Vec<String> {
+        let mut list = Vec::new();
+        for state in State::ALL {
+            let rows = self.of(|r| r.state == state && r.wrong());
+            if rows.is_empty() {
+                continue;
+            }
+            let word =
+                if state.wrong() { state.word().to_owned() } else { format!("{}, overdue", state.word()) };
+            let mut text = format!("{word} ({}): {}", out::count(rows.len(), "hour"), state.next_step());
+            if state == State::Silent {
+                // One line a host: a host that is off is silent in every hour.
+                let hosts: BTreeSet<&str> = rows.iter().map(|r| r.key.name.as_str()).collect();
+                for name in hosts {
+                    let mine: Vec<_> =
+                        rows.iter().filter(|r| r.key.name == name).map(|r| r.key.hour).collect();
+                    let (first, last) = (mine.first(), mine.last());
+                    if let (Some(first), Some(last)) = (first, last) {
+                        let hours = out::count(mine.len(), "hour");
+                        let _ = write!(text, "\n    {name}  {hours}, {first} to {last}");
+                    }
+                }
+            } else {
+                for row in rows.iter().take(NAMED_MAX) {
+                    let _ = write!(text, "\n    {} {}  {}", row.key.name, row.key.hour, row.why());
+                }
+                if rows.len() > NAMED_MAX {
+                    let _ = write!(text, "\n    and {} more: `--all` lists them", rows.len() - NAMED_MAX);
+                }
+            }
+            list.push(text);
+        }
+        list.extend(self.queue.iter().flat_map(Queue::wrong));
+        list
+    }
+
+    /// A table of all hours.
+    pub fn table(&self) -> String {
+        let head = ["HOST", "HOUR", "STATE", "PACKS", "LINES", "BYTES", "DETAIL"].map(String::from);
+        let rows = self.rows.iter().map(|r| {
+            // The state has a column of its own.
+            let why = r.why();
+            let detail =
+                why.strip_prefix(r.state.word()).unwrap_or_default().trim_start_matches(": ").to_owned();
+            let numbers = [r.packs, r.lines, r.bytes].map(|n| n.to_string());
+            let [packs, lines, bytes] = numbers;
+            [r.key.name.clone(), r.key.hour.to_string(), r.state.word().into(), packs, lines, bytes, detail]
+        });
+        let all: Vec<[String; 7]> = std::iter::once(head).chain(rows).collect();
+        let mut widths = [0; 7];
+        for row in &all {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = cell.len().max(*width);
+            }
+        }
+        let mut text = String::new();
+        for row in &all {
+            let mut line = String::new();
+            for (i, (cell, width)) in row.iter().zip(widths).enumerate() {
+                // Numbers to the right.
+                let _ = match i {
+                    3..6 => write!(line, "{cell:>width$}  "),
+                    _ => write!(line, "{cell:<width$}  "),
+                };
+            }
+            text += line.trim_end();
+            text.push('\n');
+        }
+        text
+    }
+
+    /// `HOST HOUR FROM-TO,…` or `HOST HOUR`, and nothing else: what is to be sent again.
+    pub fn missing(&self) -> String {
+        let mut text = String::new();
+        for row in self.of(|r| r.state.mended_by_copy()) {
+            let gap = if row.missing.is_empty() { "" } else { " " };
+            let _ = writeln!(text, "{} {}{gap}{}", row.key.name, row.key.hour, out::ranges(&row.missing));
+        }
+        text
+    }
+
+    /// For programs.
+    pub fn json(&self) -> Value {
+        let rows: Vec<Value> = self
+            .rows
+            .iter()
+            .map(|r| {
+                let missing: Vec<[u64; 2]> = r.missing.iter().map(|(from, to)| [*from, *to]).collect();
+                json!({
+                    "name": r.key.name, "hour": r.key.hour.to_string(), "state": r.state.word(),
+                    "wrong": r.wrong(), "gen": r.generation, "packs": r.packs, "lines": r.lines,
+                    "bytes": r.bytes, "missing": missing, "detail": r.detail, "certified": r.certified,
+                    "overdue_ms": r.overdue_ms,
+                    "next_step": if r.wrong() { r.state.next_step() } else { "" },
+                })
+            })
+            .collect();
+        json!({
+            "role": "fcollector", "save_dir": self.save_dir.display().to_string(), "hours": rows,
+            "queue": self.queue.as_ref().map(Queue::json),
+        })
+    }
+}

@@ -1,0 +1,231 @@
+//! Status of stores and followers as an operator would meet them.
+
+use super::super::testing::{Build, Temp, printed};
+use super::*;
+use crate::journal::{Cut, Event, Journal};
+use crate::pack::Seal;
+use std::path::PathBuf;
+
+const PACKS: &[&str] = &["a\nb\n", "c\n"];
+
+/// Noon of 22 November 2026, in UTC.
+const NOON: i64 = 1_795_348_800_000;
+
+fn status_at(path: &Path, filter: &Filter, view: View, now_ms: i64) -> (u8, String, String) {
+    let zone = Zone::named("UTC").ok();
+    printed(|out| {
+        let disk = Disk::real();
+        run_at(
+            path,
+            Status { disk, filter, view, zone, now_ms, out, json: Vec::new(), stores: 0, failed: false },
+        )
+    })
+}
+
+fn status(path: &Path, view: View) -> String {
+    let (code, out, err) = status_at(path, &Filter::default(), view, NOON);
+    assert_eq!((code, err.as_str()), (YES, ""), "{out}");
+    out
+}
+
+/// One hour of every sort.
+fn fleet() -> Temp {
+    let temp = Temp::new();
+    let save = temp.path("save");
+    let open = |hour| Build { done: false, ..Build::new(hour, PACKS) };
+    Build::new("web1_2026112209", PACKS).certify(&save);
+    Build::new("web1_2026112210", PACKS).certify(&save);
+    open("web1_2026112211").store(&save);
+    Build::new("web2_2026112209", &[""]).certify(&save);
+    Build { state: "partial", ..Build::new("web2_2026112210", PACKS) }.certify(&save);
+    Build { ours: false, ..Build::new("web3_2026112209", PACKS) }.certify(&save);
+    open("web3_2026112210").store(&save);
+    temp.file("save/aside/early/web3/2026112210.0.5", "");
+    Build::new("web4_2026112209", PACKS).store(&save);
+    std::fs::write(save.join("log_data/web4_2026112209"), "a\n").unwrap();
+    open("web4_2026112210").store(&save);
+    Build { state: "loss", ..Build::new("web5_2026112209", PACKS) }.certify(&save);
+    temp
+}
+
+fn store_config(temp: &Temp, hosts: &str) -> PathBuf {
+    let hosts = temp.file("hosts", hosts);
+    let text = format!(
+        "[fcollector]\nlisten = :1\nallow = any\nsave_dir = {}\nstate_dir = {}\nhosts_file = {}\n",
+        temp.path("save").display(),
+        temp.path("state").display(),
+        hosts.display()
+    );
+    temp.file("c.ini", &text)
+}
+
+#[test]
+fn a_store_in_a_few_lines() {
+    let temp = fleet();
+    let text = status(&temp.path("save"), View::Summary);
+    let count = |what: &str| assert!(text.contains(what), "{what}:\n{text}");
+    count("5 hosts, 10 hours from 2026112209 to 2026112211, ");
+    count("4 certified (2 verified, 1 unverified, 1 empty)");
+    count("2 doubtful (1 partial, 1 loss)");
+    count("2 under way (2 open)");
+    count("2 not certified (1 gaps, 1 damaged)");
+    count("- gaps (1 hour): ");
+    count("\n    web3 2026112210  gaps: missing 3-4\n");
+    // The hour of web4 is over for an hour, that of web1 has just ended.
+    count("- open, overdue (1 hour): ");
+    count("web4 2026112210  open: the hour has been over for 1 h 0 min");
+    assert!(!text.contains("web1 2026112211"), "{text}");
+}
+
+#[test]
+fn nothing_wrong_is_said_in_words() {
+    let temp = Temp::new();
+    Build::new("web1_2026112209", PACKS).certify(&temp.path("save"));
+    assert!(status(&temp.path("save"), View::Summary).ends_with("  nothing is wrong\n"));
+}
+
+#[test]
+fn the_table_and_its_filters() {
+    let temp = fleet();
+    let text = status(&temp.path("save"), View::All);
+    let rows: Vec<&str> = text.lines().filter(|l| l.starts_with("web")).collect();
+    assert_eq!(rows.len(), 10, "{text}");
+    assert_eq!(
+        rows[0].split_whitespace().collect::<Vec<_>>(),
+        ["web1", "2026112209", "verified", "2", "3", "6"]
+    );
+    assert!(text.contains("missing 3-4") && text.contains("HOST"), "{text}");
+    let filter = Filter { host: Some("web1".into()), since: crate::clock::Hour::parse("2026112210") };
+    let (_, text, _) = status_at(&temp.path("save"), &filter, View::All, NOON);
+    assert_eq!(text.lines().filter(|l| l.starts_with("web")).count(), 2, "{text}");
+}
+
+#[test]
+fn missing_prints_what_resend_reads_and_nothing_else() {
+    let temp = fleet();
+    let want = "web2 2026112210\nweb3 2026112210 3-4\nweb4 2026112209\n";
+    assert_eq!(status(&temp.path("save"), View::Missing), want);
+    // With the expected names and what the collector has accepted.
+    let config = store_config(&temp, "web1\nweb5\nweb9\n");
+    let mut print = crate::footprint::Footprint::default();
+    let pending = crate::footprint::Pending { bytes: 1, crc32: 0, seq: 1, weight: 1 };
+    let key = super::super::testing::key("web3_2026112210");
+    for id in [1, 2, 3, 7] {
+        print.accept(&key, 0, id, pending, 0);
+    }
+    print.save(&Disk::real(), &temp.path("state"), "now").unwrap();
+    let want = "web2 2026112210\nweb3 2026112210 4-4,6-6\nweb4 2026112209\nweb5 2026112210\n\
+                web9 2026112209\nweb9 2026112210\n";
+    assert_eq!(status(&config, View::Missing), want);
+}
+
+#[test]
+fn silent_hosts_take_one_line_each() {
+    let temp = fleet();
+    let config = store_config(&temp, "web1\nweb9\n");
+    let text = status(&config, View::Summary);
+    assert!(text.contains("2 expected and silent (2 silent)"), "{text}");
+    assert!(text.contains("\n    web9  2 hours, 2026112209 to 2026112210\n"), "{text}");
+    assert!(text.contains("spool 0 B of 1.0 GiB: no pack waits"), "{text}");
+    // Asked for one host, the others still tell what it lacks.
+    let filter = Filter { host: Some("web9".into()), since: None };
+    assert_eq!(status_at(&config, &filter, View::Missing, NOON).1, "web9 2026112209\nweb9 2026112210\n");
+}
+
+#[test]
+fn the_machine_form_has_the_same_rows() {
+    let temp = fleet();
+    let all: Value = serde_json::from_str(&status(&temp.path("save"), View::Json)).unwrap();
+    let hours = all["roles"][0]["hours"].as_array().unwrap();
+    assert_eq!(hours.len(), 10);
+    let gap = hours.iter().find(|h| h["name"] == "web3" && h["hour"] == "2026112210").unwrap();
+    assert_eq!((&gap["state"], &gap["missing"]), (&json!("gaps"), &json!([[3, 4]])));
+    assert!(gap["next_step"].as_str().is_some_and(|s| !s.is_empty()));
+}
+
+#[test]
+fn a_follower_tells_what_is_on_its_way() {
+    let temp = Temp::new();
+    let disk = Disk::real();
+    let log = temp.file("access.log.2026112211", "a\nb\nc\nd\n");
+    let gone = temp.path("access.log.2026112210");
+    let (mut journal, _) = Journal::open(&disk, &temp.path("state"), false, &mut |_| {}).unwrap();
+    for (hour, path, raw) in [("web1_2026112211", &log, "a\nb\n"), ("web1_2026112210", &gone, "x\n")] {
+        let hour = hour.to_owned();
+        let opened =
+            Event::Opened { hour: hour.clone(), generation: 0, path: path.clone(), first_id: 1, pos: 0 };
+        journal.append(&opened);
+        let cut = Cut::new(1, 0, 1, &Seal::of(raw.as_bytes()), false);
+        journal.append(&Event::Cut { hour, cut });
+    }
+    let note = Event::Note {
+        hour: "web1_2026112210".into(),
+        what: "loss".into(),
+        range: Some((2, Some(9))),
+        pos: None,
+    };
+    journal.append(&note);
+    journal.append(&Event::Acked { hour: "web1_2026112211".into(), generation: 0, ids: vec![1] });
+    journal.commit().unwrap();
+    temp.file("state/journal/hours/web1_2026112209", "");
+    temp.file("state/held/web1/2026112208.0.4", "frame");
+    temp.file("state/retry/00000000000000000001.seg", "?");
+    let config = temp.file(
+        "t.ini",
+        &format!(
+            "[tail]\nlog_file = {}/access.log.<%Y%m%d%H>\nsend_to = c:1\nstate_dir = {}\n",
+            temp.dir().display(),
+            temp.path("state").display()
+        ),
+    );
+    let text = status(&config, View::Summary);
+    for part in [
+        "2 hours under way, 1 closed",
+        "web1_2026112211: ",
+        "sealed 4 B, now 8 B, behind 4 B since ",
+        "not there any more, 1 pack (2 B) not acknowledged",
+        "retry spool 1 B of 1.0 GiB",
+        "web1_2026112210: loss, lost bytes 2-9",
+        "gone before the hour was closed",
+        "held: 1 pack of web1",
+    ] {
+        assert!(text.contains(part), "{part}:\n{text}");
+    }
+    let all: Value = serde_json::from_str(&status(&config, View::Json)).unwrap();
+    assert_eq!(all["roles"][0]["hours"][1]["behind"], 4);
+    let (code, _, err) = status_at(&config, &Filter::default(), View::Missing, NOON);
+    assert_eq!(code, ERROR);
+    assert!(err.contains("--missing is a question to a store"), "{err}");
+}
+
+#[test]
+fn roles_in_turn_and_faults_of_one_do_not_hide_the_others() {
+    let temp = fleet();
+    let text = format!(
+        "[tail]\nlog_file = /x\nsend_to = c:1\n[collector]\nlisten = :1\nallow = any\nsend_to = c:2\nstate_dir = {}\n\
+         [fcollector]\nlisten = :1\nallow = any\nsave_dir = {}\nstate_dir = {}\n[mgocollector]\n",
+        temp.path("relay").display(),
+        temp.path("save").display(),
+        temp.path("state").display()
+    );
+    let config = temp.file("c.ini", &text);
+    let (code, out, err) = status_at(&config, &Filter::default(), View::Summary, NOON);
+    assert_eq!(code, ERROR);
+    assert!(err.contains("c.ini:2: log_file") && err.contains("mgocollector]"), "{err}");
+    assert!(out.contains("collector 0.0.0.0:1 to c:2") && out.contains("the role has not run yet"), "{out}");
+    assert!(out.contains("5 hosts, 10 hours"), "{out}");
+}
+
+#[test]
+fn what_is_neither_store_nor_config_is_an_error() {
+    let temp = Temp::new();
+    for (path, hint) in [
+        (temp.dir().to_owned(), "not a store"),
+        (temp.path("none"), "none"),
+        (temp.file("empty.ini", ""), "no role"),
+    ] {
+        let (code, out, err) = status_at(&path, &Filter::default(), View::Summary, NOON);
+        assert_eq!((code, out.as_str()), (ERROR, ""));
+        assert!(err.contains(hint), "{err}");
+    }
+}

@@ -1,0 +1,3 @@
+//! Where a receiver's packs go in the end.
+
+pub mod hours;

@@ -1,0 +1,556 @@
+//! Hour files: packs from the spool become data files with a proof beside them.
+//!
+//! Carries P2: packs are applied in id order only, so a data file is at every moment a prefix of the hour. The order
+//! of durability is data, then the proof's line, then the spool's `done`; a [`Hours::checkpoint`] does it for all
+//! files that changed. What lies beyond a gap waits in the spool, and on a shelf when it would pin a segment.
+//! `start` brings files and proofs together again after a crash, `copies` certifies hours and installs later copies.
+//! Files and what they prove: see [`crate::integrity`].
+
+mod copies;
+mod start;
+
+pub use copies::{Filed, VerifyDone, VerifyJob};
+pub use start::Spooled;
+
+use crate::disk::{self, Disk, File};
+use crate::integrity::lines::{self, Stored, Summary};
+use crate::integrity::{Certificate, Health, Place, Scan, Store};
+use crate::pack::{self, Checked, Header, HourKey, Meta, split_frame};
+use crate::spool::{Loc, Reader, Shelf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// Hours at rest leave memory after this time.
+const FORGET_MS: u64 = 10 * 60 * 1000;
+
+/// What this stage needs of the configuration.
+#[derive(Clone, Debug)]
+pub struct HoursConfig {
+    /// Largest raw pack, in bytes.
+    pub max_raw: u64,
+    /// Open copies (two files each) beyond which a checkpoint closes all.
+    pub max_open: usize,
+    /// How long a gap is waited for before `….gaps` is written, in ms.
+    pub gap_wait_ms: u64,
+}
+
+enum Early {
+    Spool(Loc),
+    Shelf(String),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Role {
+    InPlace,
+    Building,
+    /// The data file of a closed hour was taken away; later bytes are kept aside.
+    Late,
+}
+
+struct Copy {
+    place: Place,
+    role: Role,
+    health: Health,
+    summary: Summary,
+    files: Option<(File, File)>,
+    data_end: u64,
+    headers_len: u64,
+    /// Proof lines of applied packs, written at the checkpoint.
+    lines: Vec<u8>,
+    /// Spool numbers that are done at the checkpoint.
+    seqs: Vec<u64>,
+    early: BTreeMap<u64, Early>,
+    early_since_ms: u64,
+    gaps_written: bool,
+    new_names: bool,
+    /// Number up to which a verification was handed out.
+    verified_to: u64,
+}
+
+impl Copy {
+    fn new(place: Place, role: Role, found: Scan) -> Self {
+        Self {
+            role,
+            data_end: if matches!(found.health, Health::Foreign { .. }) {
+                found.data_len
+            } else {
+                found.summary.bytes
+            },
+            headers_len: found.headers_len,
+            health: found.health,
+            summary: found.summary,
+            files: None,
+            lines: Vec::new(),
+            seqs: Vec::new(),
+            early: BTreeMap::new(),
+            early_since_ms: 0,
+            gaps_written: false,
+            new_names: false,
+            verified_to: 0,
+            place,
+        }
+    }
+
+    fn open(&mut self, store: &Store) -> disk::Result<()> {
+        if self.files.is_some() {
+            return Ok(());
+        }
+        let disk = store.disk();
+        if self.role == Role::Building {
+            if let Some(dir) = self.place.data.parent() {
+                disk.create_dir_all(dir, store.dir_mode)?;
+            }
+        }
+        self.new_names |= disk.stat(&self.place.data)?.is_none() || disk.stat(&self.place.headers)?.is_none();
+        let data = disk.create(&self.place.data, store.file_mode)?;
+        let headers = disk.create(&self.place.headers, store.file_mode)?;
+        self.files = Some((data, headers));
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct HourState {
+    copies: BTreeMap<u64, Copy>,
+    in_place: Option<u64>,
+    closed: Option<Certificate>,
+    used_ms: u64,
+}
+
+/// Packs whose proof is durable now.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Spool numbers that are done.
+    pub seqs: Vec<u64>,
+    /// Per hour and copy: the number up to which all is stored (0 = not in id order), and the spool's numbers.
+    pub stored: Vec<(HourKey, u64, u64, Vec<u64>)>,
+    /// Packs that moved to the early shelf.
+    pub shelved: Vec<(HourKey, u64, u64)>,
+}
+
+/// See the module's header.
+pub struct Hours {
+    store: Store,
+    conf: HoursConfig,
+    reader: Reader,
+    early: Shelf,
+    hours: BTreeMap<HourKey, HourState>,
+    dirty: BTreeSet<(HourKey, u64)>,
+    verify: Vec<VerifyJob>,
+    raw: Vec<u8>,
+    frame: Vec<u8>,
+    shelved: Vec<(HourKey, u64, u64)>,
+    done_now: Vec<u64>,
+    open_copies: usize,
+    /// Packs stored since the start.
+    pub packs: u64,
+    /// Sentences for the log.
+    pub alarms: Vec<String>,
+}
+
+impl Hours {
+    fn disk(&self) -> &Disk {
+        self.store.disk()
+    }
+
+    /// Applies a durable pack of the spool, and what was waiting behind it. `raw` spares inflating. Called again
+    /// with the same pack after an error (a full disk), it goes on where it was.
+    pub fn apply(&mut self, loc: Loc, frame: &[u8], raw: Option<&[u8]>, now_ms: u64) -> disk::Result<()> {
+        let Some((header, body)) = split_frame(frame) else {
+            self.alarms.push(format!("spool record {}: not a frame; left in the spool", loc.seq));
+            return Ok(());
+        };
+        let Ok(meta) = header.meta("unknown") else {
+            self.alarms
+                .push(format!("spool record {}: its header is refused now; left in the spool", loc.seq));
+            return Ok(());
+        };
+        if !self.hours.contains_key(&meta.key) {
+            self.load(&meta.key, &Spooled::default(), now_ms)?;
+        }
+        let Some(generation) = self.choose(&meta)? else {
+            self.done_now.push(loc.seq);
+            return Ok(());
+        };
+        let Some(state) = self.hours.get_mut(&meta.key) else { return Ok(()) };
+        state.used_ms = now_ms;
+        // The gate took the tags back before it accepted more of a certified copy.
+        if state.closed.as_ref().is_some_and(|c| c.generation == generation && meta.id > c.packs) {
+            state.closed = None;
+        }
+        let Some(copy) = state.copies.get_mut(&generation) else { return Ok(()) };
+        match &copy.health {
+            Health::Damaged(_) => {
+                self.shelve(&meta.key, generation, meta.id, frame)?;
+                self.done_now.push(loc.seq);
+                return Ok(());
+            }
+            Health::Foreign { ids, .. } if ids.contains(&meta.id) => {
+                copy.seqs.push(loc.seq);
+                self.dirty.insert((meta.key.clone(), generation));
+                return Ok(());
+            }
+            Health::Good if meta.id <= copy.summary.high => {
+                copy.seqs.push(loc.seq);
+                self.dirty.insert((meta.key.clone(), generation));
+                return Ok(());
+            }
+            Health::Good if meta.id > copy.summary.high + 1 => {
+                if copy.early.is_empty() {
+                    copy.early_since_ms = now_ms;
+                }
+                copy.early.insert(meta.id, Early::Spool(loc));
+                self.dirty.insert((meta.key.clone(), generation));
+                return Ok(());
+            }
+            _ => {}
+        }
+        self.write(&header, &meta, body, raw, generation, Some(loc.seq))?;
+        self.drain(&meta.key, generation)
+    }
+
+    /// Which copy a pack belongs to; `None` = it is of no use any more.
+    fn choose(&mut self, meta: &Meta) -> disk::Result<Option<u64>> {
+        let Some(state) = self.hours.get_mut(&meta.key) else { return Ok(None) };
+        let generation = meta.generation;
+        let floor = state.closed.as_ref().filter(|c| c.is_tag()).map_or(0, |c| c.generation);
+        if generation < floor {
+            return Ok(None);
+        }
+        if state.copies.contains_key(&generation) {
+            return Ok(Some(generation));
+        }
+        let (place, role) = match (state.in_place, &state.closed) {
+            (None, Some(c)) if c.generation == generation && c.bytes > 0 => {
+                // Loaded without its data file: see `start`.
+                (self.store.late(&meta.key, c.packs + 1), Role::Late)
+            }
+            (None, None) => {
+                state.in_place = Some(generation);
+                (self.store.place(&meta.key), Role::InPlace)
+            }
+            _ => (self.store.building(&meta.key, generation), Role::Building),
+        };
+        let found = Scan::empty(place.first_id);
+        state.copies.insert(generation, Copy::new(place, role, found));
+        Ok(Some(generation))
+    }
+
+    fn write(
+        &mut self,
+        header: &Header,
+        meta: &Meta,
+        body: &[u8],
+        raw: Option<&[u8]>,
+        generation: u64,
+        seq: Option<u64>,
+    ) -> disk::Result<()> {
+        let checked = match raw {
+            Some(r) => Checked {
+                bytes: r.len() as u64,
+                crc32: meta.seal.map_or_else(|| crc32fast::hash(r), |s| s.crc32),
+            },
+            None => match pack::inflate(body, meta, &mut self.raw, self.conf.max_raw) {
+                Some(c) => c,
+                None => {
+                    self.alarms.push(format!(
+                        "{}: its body does not inflate any more; left in the spool",
+                        meta.label()
+                    ));
+                    return Ok(());
+                }
+            },
+        };
+        let bytes = raw.unwrap_or(&self.raw);
+        let Some(copy) = self.hours.get_mut(&meta.key).and_then(|s| s.copies.get_mut(&generation)) else {
+            return Ok(());
+        };
+        if copy.files.is_none() {
+            self.open_copies += 1;
+        }
+        copy.open(&self.store)?;
+        let Some((data, _)) = &copy.files else { return Ok(()) };
+        data.write_at(bytes, copy.data_end)?;
+        if let Health::Foreign { ids, done, barred, lines } = &mut copy.health {
+            ids.insert(meta.id);
+            *barred |= done.is_some();
+            *lines += meta.lines;
+            if meta.done {
+                *done = Some(meta.id);
+            }
+            copy.lines.extend_from_slice(&lines::encode_foreign(header));
+        } else {
+            let stored = stored(meta, copy.data_end, &checked);
+            if let Err(why) = copy.summary.add(&stored) {
+                self.alarms.push(format!("{}: {why}", meta.label()));
+                return Ok(());
+            }
+            copy.lines.extend_from_slice(&lines::encode(header, copy.data_end, &checked));
+        }
+        copy.data_end += checked.bytes;
+        copy.seqs.extend(seq);
+        self.dirty.insert((meta.key.clone(), generation));
+        self.packs += 1;
+        Ok(())
+    }
+
+    /// Applies the packs that waited behind a gap which is filled now.
+    fn drain(&mut self, key: &HourKey, generation: u64) -> disk::Result<()> {
+        loop {
+            let Some(copy) = self.hours.get_mut(key).and_then(|s| s.copies.get_mut(&generation)) else {
+                return Ok(());
+            };
+            let id = copy.summary.high + 1;
+            let mut frame = std::mem::take(&mut self.frame);
+            let (found, seq, file) = match copy.early.get(&id) {
+                None => {
+                    self.frame = frame;
+                    return Ok(());
+                }
+                Some(Early::Spool(loc)) => (self.reader.fetch_at(loc, &mut frame)?, Some(loc.seq), None),
+                Some(Early::Shelf(file)) => {
+                    let kept = self.early.get(&key.name, file)?;
+                    let there = kept.is_some();
+                    frame = kept.unwrap_or_default();
+                    (there, None, Some(file.clone()))
+                }
+            };
+            let parts = split_frame(&frame).filter(|_| found);
+            let Some((header, body)) = parts else {
+                copy.early.remove(&id);
+                self.alarms
+                    .push(format!("{key} pack {id}: the waiting copy is damaged; send the hour again"));
+                return Ok(());
+            };
+            if let Ok(meta) = header.meta("unknown") {
+                self.write(&header, &meta, body, None, generation, seq)?;
+            }
+            let copy = self.hours.get_mut(key).and_then(|s| s.copies.get_mut(&generation));
+            let Some(copy) = copy.filter(|c| c.summary.high >= id) else { return Ok(()) };
+            copy.early.remove(&id);
+            if file.is_some() {
+                // The shelf's file goes when the pack is durable in the data file.
+                self.shelved.push((key.clone(), generation, id));
+            }
+            self.frame = frame;
+        }
+    }
+
+    fn shelve(&mut self, key: &HourKey, generation: u64, id: u64, frame: &[u8]) -> disk::Result<()> {
+        let file = Store::shelf_name(key, generation, id);
+        if !self.early.put(&key.name, &file, frame)? {
+            self.alarms.push(format!("{key} pack {id}: no room in aside/early; it stays in the spool"));
+        }
+        Ok(())
+    }
+
+    /// Makes everything applied so far durable, in the order that the proof needs.
+    pub fn checkpoint(&mut self, now_ms: u64) -> disk::Result<Progress> {
+        let mut out = Progress { seqs: std::mem::take(&mut self.done_now), ..Progress::default() };
+        let mut dirs: BTreeSet<PathBuf> = BTreeSet::new();
+        let dirty = std::mem::take(&mut self.dirty);
+        for (key, generation) in &dirty {
+            if let Err(e) = self.sync_copy(key, *generation, &mut dirs) {
+                // A full disk: everything stays noted and is tried again.
+                self.dirty.extend(dirty);
+                self.done_now = out.seqs;
+                return Err(e);
+            }
+        }
+        for dir in &dirs {
+            self.disk().sync_dir(dir)?;
+        }
+        for (key, generation) in dirty {
+            let Some(copy) = self.hours.get_mut(&key).and_then(|s| s.copies.get_mut(&generation)) else {
+                continue;
+            };
+            let high = if matches!(copy.health, Health::Good) { copy.summary.high } else { 0 };
+            out.seqs.extend_from_slice(&copy.seqs);
+            out.stored.push((key.clone(), generation, high, std::mem::take(&mut copy.seqs)));
+            self.shelve_early(&key, generation, now_ms, &mut out)?;
+            self.note_complete(&key, generation);
+        }
+        // Now that they are in the data files, the shelf's copies are not needed.
+        for (key, generation, id) in std::mem::take(&mut self.shelved) {
+            self.early.remove(&key.name, &Store::shelf_name(&key, generation, id))?;
+        }
+        if self.open_copies > self.conf.max_open {
+            self.close_files();
+        }
+        self.forget_idle(now_ms);
+        Ok(out)
+    }
+
+    fn sync_copy(
+        &mut self,
+        key: &HourKey,
+        generation: u64,
+        dirs: &mut BTreeSet<PathBuf>,
+    ) -> disk::Result<()> {
+        let Some(copy) = self.hours.get_mut(key).and_then(|s| s.copies.get_mut(&generation)) else {
+            return Ok(());
+        };
+        if copy.lines.is_empty() {
+            return Ok(());
+        }
+        copy.open(&self.store)?;
+        let Some((data, headers)) = &copy.files else { return Ok(()) };
+        data.sync()?;
+        headers.write_at(&copy.lines, copy.headers_len)?;
+        headers.sync()?;
+        copy.headers_len += copy.lines.len() as u64;
+        copy.lines.clear();
+        if std::mem::take(&mut copy.new_names) {
+            dirs.extend(
+                [&copy.place.data, &copy.place.headers].iter().filter_map(|p| Some(p.parent()?.to_owned())),
+            );
+        }
+        Ok(())
+    }
+
+    /// Packs beyond a gap leave the spool, so that they pin no segment.
+    fn shelve_early(
+        &mut self,
+        key: &HourKey,
+        generation: u64,
+        now_ms: u64,
+        out: &mut Progress,
+    ) -> disk::Result<()> {
+        let Some(copy) = self.hours.get(key).and_then(|s| s.copies.get(&generation)) else { return Ok(()) };
+        let waiting: Vec<(u64, Loc)> = copy
+            .early
+            .iter()
+            .filter_map(|(id, e)| match e {
+                Early::Spool(loc) => Some((*id, *loc)),
+                Early::Shelf(_) => None,
+            })
+            .collect();
+        // A gap that two senders in parallel make closes by itself; give it one checkpoint.
+        if now_ms.saturating_sub(copy.early_since_ms) < 5_000 {
+            if !waiting.is_empty() {
+                self.dirty.insert((key.clone(), generation));
+            }
+            return Ok(());
+        }
+        let mut frame = std::mem::take(&mut self.frame);
+        for (id, loc) in waiting {
+            let file = Store::shelf_name(key, generation, id);
+            if !self.reader.fetch_at(&loc, &mut frame)? || !self.early.put(&key.name, &file, &frame)? {
+                continue;
+            }
+            out.seqs.push(loc.seq);
+            out.shelved.push((key.clone(), generation, id));
+            if let Some(copy) = self.hours.get_mut(key).and_then(|s| s.copies.get_mut(&generation)) {
+                copy.early.insert(id, Early::Shelf(file));
+            }
+        }
+        self.frame = frame;
+        Ok(())
+    }
+
+    /// After `gap_wait`: what lies beyond a gap is given out in `aside/….gaps`, in id order, so that people have it.
+    /// It stays on the shelf too; a pack that comes after all is still put where it belongs.
+    pub fn write_gaps(&mut self, now_ms: u64) -> disk::Result<()> {
+        let wait = self.conf.gap_wait_ms;
+        let mut due = Vec::new();
+        for (key, state) in &self.hours {
+            for (generation, c) in &state.copies {
+                let late = now_ms.saturating_sub(c.early_since_ms) >= wait;
+                if !c.early.is_empty() && late && !c.gaps_written && matches!(c.health, Health::Good) {
+                    due.push((key.clone(), *generation));
+                }
+            }
+        }
+        for (key, generation) in due {
+            let Some(copy) = self.hours.get_mut(&key).and_then(|s| s.copies.get_mut(&generation)) else {
+                continue;
+            };
+            copy.gaps_written = true;
+            let path = self.store.path("aside").join(format!("{key}.gaps"));
+            let temp = self.store.path("aside").join(format!(".{key}.gaps.tmp"));
+            self.store.disk().remove(&temp)?;
+            let file = self.store.disk().create(&temp, self.store.file_mode)?;
+            let (mut at, mut raw, mut frame) = (0, Vec::new(), Vec::new());
+            for e in copy.early.values() {
+                match e {
+                    Early::Spool(loc) => {
+                        self.reader.fetch_at(loc, &mut frame)?;
+                    }
+                    Early::Shelf(f) => frame = self.early.get(&key.name, f)?.unwrap_or_default(),
+                }
+                let Some((header, body)) = split_frame(&frame) else { continue };
+                let Ok(meta) = header.meta("unknown") else { continue };
+                if pack::inflate(body, &meta, &mut raw, self.conf.max_raw).is_some() {
+                    file.write_at(&raw, at)?;
+                    at += raw.len() as u64;
+                }
+            }
+            file.sync()?;
+            self.store.disk().rename(&temp, &path)?;
+            self.store.disk().sync_dir(&self.store.path("aside"))?;
+            let first = copy.summary.high + 1;
+            self.alarms.push(format!(
+                "{key}: pack {first} has been missing for {} h; the packs after it are also in {}; \
+                 send the hour again from its source",
+                wait / 3_600_000,
+                path.display()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Does anything wait for a checkpoint?
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty() || !self.done_now.is_empty()
+    }
+
+    /// Is an hour complete and only waiting for a checkpoint? Then it is worth one now.
+    pub fn has_complete(&self) -> bool {
+        self.dirty.iter().any(|(key, generation)| {
+            let copy = self.hours.get(key).and_then(|s| s.copies.get(generation));
+            copy.is_some_and(|c| !c.lines.is_empty() && c.is_complete())
+        })
+    }
+
+    fn close_files(&mut self) {
+        for copy in self.hours.values_mut().flat_map(|s| s.copies.values_mut()) {
+            if copy.lines.is_empty() {
+                copy.files = None;
+            }
+        }
+        self.open_copies =
+            self.hours.values().flat_map(|s| s.copies.values()).filter(|c| c.files.is_some()).count();
+    }
+
+    fn forget_idle(&mut self, now_ms: u64) {
+        let dirty = &self.dirty;
+        self.hours.retain(|key, s| {
+            let busy = s.copies.iter().any(|(g, c)| {
+                !c.lines.is_empty()
+                    || !c.seqs.is_empty()
+                    || !c.early.is_empty()
+                    || dirty.contains(&(key.clone(), *g))
+            });
+            busy || now_ms.saturating_sub(s.used_ms) < FORGET_MS
+        });
+        self.open_copies =
+            self.hours.values().flat_map(|s| s.copies.values()).filter(|c| c.files.is_some()).count();
+    }
+}
+
+fn stored(meta: &Meta, offset: u64, checked: &Checked) -> Stored {
+    Stored {
+        id: meta.id,
+        generation: meta.generation,
+        offset,
+        bytes: checked.bytes,
+        crc32: checked.crc32,
+        lines: meta.lines,
+        sha256: meta.seal.map(|s| s.sha256),
+        done: meta.done,
+        totals: meta.totals,
+        state: meta.state.clone(),
+        loss: meta.loss.clone(),
+        day_hours: meta.day_hours,
+    }
+}

@@ -1,0 +1,391 @@
+//! Certificates, and the installation of later copies (P3).
+//!
+//! An hour is complete when the pack that says `done` and everything before it are stored and nothing waits behind
+//! it. Then its data file is read again ([`VerifyJob::run`], in any thread) and, if nothing arrived meanwhile, its
+//! certificate is filed. A later copy (`gen`) is verified where it was built, installed by steps that can each be
+//! repeated after a crash, and then verified and certified in its place like any other:
+//!
+//! 1. `aside/<name>_<hour>.install` is written: from here on the installation is finished at every start
+//! 2. tags are removed, durably
+//! 3. the old data and proof move to `aside/<name>_<hour>.<gen>.replaced/`
+//! 4. the new ones move to their place
+//! 5. the intent is removed
+
+use super::{Copy, Hours, Role};
+use crate::disk;
+use crate::integrity::{Certificate, Health, Place, Reread, reread};
+use crate::pack::{HourKey, hex};
+use crate::record;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// A copy that is complete and has to be read again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyJob {
+    /// Whose hour.
+    pub key: HourKey,
+    /// Copy.
+    pub generation: u64,
+    /// Its last pack: more packs since then make the result void.
+    pub high: u64,
+    place: Place,
+}
+
+/// A job's result.
+pub struct VerifyDone {
+    job: VerifyJob,
+    result: Option<Reread>,
+}
+
+impl VerifyDone {
+    /// The job it answers.
+    pub fn job(&self) -> &VerifyJob {
+        &self.job
+    }
+}
+
+impl VerifyJob {
+    /// Reads the copy again. Needs no lock.
+    pub fn run(self, disk: &disk::Disk) -> disk::Result<VerifyDone> {
+        let result = reread(disk, &self.place)?;
+        Ok(VerifyDone { job: self, result })
+    }
+}
+
+/// What came of a verification.
+#[derive(Debug)]
+pub enum Filed {
+    /// More packs came, or the hour is not what it was: nothing was done.
+    Void,
+    /// A certificate was filed.
+    Certified(Box<Certificate>),
+    /// A later copy took the place of the hour; its verification there follows.
+    Installed,
+    /// The copy is not what its sender sealed; nothing was certified or installed.
+    Refused(String),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Intent {
+    name: String,
+    hour: String,
+    from: u64,
+    to: u64,
+}
+
+impl Copy {
+    pub(super) fn is_complete(&self) -> bool {
+        match &self.health {
+            Health::Good => self.summary.done.is_some() && self.early.is_empty() && self.role != Role::Late,
+            Health::Foreign { ids, done, barred, .. } => {
+                let n = done.unwrap_or(0);
+                !barred && n > 0 && ids.len() as u64 == n && (1..=n).all(|i| ids.contains(&i))
+            }
+            Health::Damaged(_) => false,
+        }
+    }
+
+    fn high(&self) -> u64 {
+        match &self.health {
+            Health::Foreign { ids, .. } => ids.len() as u64,
+            _ => self.summary.high,
+        }
+    }
+}
+
+impl Hours {
+    /// Hands out a verification if the copy is complete and everything of it is durable.
+    pub(super) fn note_complete(&mut self, key: &HourKey, generation: u64) {
+        let Some(state) = self.hours.get_mut(key) else { return };
+        let closed = state.closed.as_ref().is_some_and(|c| c.generation >= generation);
+        let Some(copy) = state.copies.get_mut(&generation) else { return };
+        let high = copy.high();
+        if closed && copy.role == Role::InPlace && state.closed.as_ref().is_some_and(|c| c.packs == high) {
+            return;
+        }
+        if copy.lines.is_empty() && copy.is_complete() && copy.verified_to < high {
+            copy.verified_to = high;
+            self.verify.push(VerifyJob { key: key.clone(), generation, high, place: copy.place.clone() });
+        }
+    }
+
+    /// Copies that wait for being read again.
+    pub fn take_jobs(&mut self) -> Vec<VerifyJob> {
+        std::mem::take(&mut self.verify)
+    }
+
+    /// Files the result. Until it returns, the gate must take no pack of this hour.
+    pub fn finish(&mut self, done: &VerifyDone, now_secs: i64) -> disk::Result<Filed> {
+        let job = &done.job;
+        let key = &job.key;
+        let conflict = self.store.has_conflict(key, job.generation)?;
+        let Some(state) = self.hours.get(key) else { return Ok(Filed::Void) };
+        let Some(copy) = state.copies.get(&job.generation) else { return Ok(Filed::Void) };
+        if copy.high() != job.high || copy.place != job.place || !copy.lines.is_empty() || !copy.is_complete()
+        {
+            return Ok(Filed::Void);
+        }
+        if conflict {
+            return Ok(Filed::Refused(format!(
+                "{key}: packs in aside/conflict contradict stored ones; send the hour again from its source"
+            )));
+        }
+        let role = copy.role;
+        let (cert, refused) = match &done.result {
+            None => (self.foreign_certificate(key, copy, now_secs), None),
+            Some(r) => self.certificate(key, copy, r, now_secs)?,
+        };
+        if role == Role::Building {
+            if let Some(why) = refused {
+                return Ok(Filed::Refused(why));
+            }
+            let old_verified = state.closed.as_ref().is_some_and(|c| c.verified);
+            if old_verified && !cert.verified {
+                return Ok(Filed::Refused(format!(
+                    "{key}: copy {} is complete but {}; the verified copy stays in place",
+                    job.generation,
+                    if cert.state.is_empty() { "unverified" } else { &cert.state }
+                )));
+            }
+            if state.in_place.is_some_and(|g| g > job.generation) {
+                return Ok(Filed::Void);
+            }
+            self.install(key, job.generation)?;
+            return Ok(Filed::Installed);
+        }
+        self.store.certify(&cert)?;
+        let tag = cert.is_tag();
+        if let Some(state) = self.hours.get_mut(key) {
+            state.closed = Some(cert.clone());
+            if tag {
+                // Lower copies are history now, those under construction too.
+                state.copies.retain(|g, _| *g >= job.generation);
+            }
+        }
+        if tag {
+            self.drop_lower(key, job.generation)?;
+            self.store.day_tag(key)?;
+        }
+        match refused {
+            Some(why) => Ok(Filed::Refused(why)),
+            None => Ok(Filed::Certified(Box::new(cert))),
+        }
+    }
+
+    fn certificate(
+        &self,
+        key: &HourKey,
+        copy: &Copy,
+        r: &Reread,
+        now_secs: i64,
+    ) -> disk::Result<(Certificate, Option<String>)> {
+        let s = &r.summary;
+        let totals = s.done.as_ref().and_then(|d| d.totals);
+        let mut notes: Vec<String> = s.notes.iter().cloned().collect();
+        let lost = s.notes.contains("loss");
+        let mut refused = None;
+        let mismatch = match (&r.fault, totals) {
+            (Some(why), _) => Some(why.clone()),
+            _ if s.high != copy.summary.high => Some("the proof changed while it was read".into()),
+            // Where the source lost bytes, the sender's totals still count them: the reason is known.
+            (None, Some(t)) if !lost && (t.lines, t.bytes, t.sha256) != (s.lines, s.bytes, s.digest()) => {
+                Some(format!(
+                    "stored are {} lines, {} bytes, digest {}; the sender told {} lines, {} bytes, digest {}",
+                    s.lines,
+                    s.bytes,
+                    hex(&s.digest()),
+                    t.lines,
+                    t.bytes,
+                    hex(&t.sha256)
+                ))
+            }
+            _ => None,
+        };
+        if let Some(why) = mismatch {
+            refused = Some(format!(
+                "{key}: not certified: {why}; send the hour again from its source, as a new copy"
+            ));
+            notes = vec!["mismatch".into()];
+        } else if s.sealed && totals.is_none() {
+            notes.push("no totals".into());
+        } else if s.reopened_by_original {
+            notes.push("packs after the last".into());
+        }
+        let state = notes.join(",");
+        let replaced = self.replaced(key)?;
+        let done = s.done.as_ref();
+        let cert = Certificate {
+            format: 1,
+            name: key.name.clone(),
+            hour: key.hour,
+            generation: s.generation,
+            revision: s.dones.max(1) + replaced,
+            packs: s.high,
+            lines: s.lines,
+            bytes: s.bytes,
+            digest: if s.sealed { hex(&s.digest()) } else { String::new() },
+            sha256: r.sha256.clone(),
+            verified: state.is_empty() && s.sealed && totals.is_some(),
+            empty: s.bytes == 0,
+            state,
+            loss: s.loss.join(","),
+            day_hours: done.map_or(0, |d| d.day_hours),
+            certified: now_secs,
+        };
+        Ok((cert, refused))
+    }
+
+    /// What can be said of an hour that the original began: how many lines its headers tell.
+    fn foreign_certificate(&self, key: &HourKey, copy: &Copy, now_secs: i64) -> Certificate {
+        let lines = match &copy.health {
+            Health::Foreign { lines, .. } => *lines,
+            _ => 0,
+        };
+        Certificate {
+            format: 1,
+            name: key.name.clone(),
+            hour: key.hour,
+            generation: 0,
+            revision: 1,
+            packs: copy.high(),
+            lines,
+            bytes: copy.data_end,
+            digest: String::new(),
+            sha256: String::new(),
+            verified: false,
+            empty: copy.data_end == 0,
+            state: String::new(),
+            loss: String::new(),
+            day_hours: 0,
+            certified: now_secs,
+        }
+    }
+
+    /// How many copies of this hour were replaced.
+    fn replaced(&self, key: &HourKey) -> disk::Result<u64> {
+        let prefix = format!("{key}.");
+        let names = self.disk().list(&self.store.path("aside"))?;
+        Ok(names
+            .iter()
+            .filter(|e| e.is_dir && e.name.starts_with(&prefix) && e.name.contains(".replaced"))
+            .count() as u64)
+    }
+
+    /// Copies below an installed and certified one are of no use: nobody can want them back.
+    fn drop_lower(&mut self, key: &HourKey, generation: u64) -> disk::Result<()> {
+        for lower in self.store.building_list(key)? {
+            if lower < generation {
+                self.remove_building(&self.store.building_dir(key, lower))?;
+            }
+        }
+        for (g, _, file) in self.early.packs_of(key)? {
+            if g < generation {
+                self.early.remove(&key.name, &file)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_building(&self, dir: &Path) -> disk::Result<()> {
+        for e in self.disk().list(dir)? {
+            self.disk().remove(&dir.join(e.name))?;
+        }
+        self.disk().remove_dir(dir)
+    }
+
+    fn intent_path(&self, key: &HourKey) -> PathBuf {
+        self.store.path("aside").join(format!("{key}.install"))
+    }
+
+    fn install(&mut self, key: &HourKey, to: u64) -> disk::Result<()> {
+        let state = self.hours.get(key);
+        let closed = state.and_then(|s| s.closed.as_ref()).map(|c| c.generation);
+        let from = state.and_then(|s| s.in_place).or(closed).unwrap_or(0);
+        let intent = Intent { name: key.name.clone(), hour: key.hour.to_string(), from, to };
+        self.disk().replace(&self.intent_path(key), &record::to_json(&intent), 0o640)?;
+        self.finish_install(key, from, to)?;
+        // From now on it is an hour like any other.
+        let now = self.hours.get(key).map_or(0, |s| s.used_ms);
+        let mut kept = Vec::new();
+        if let Some(state) = self.hours.remove(key) {
+            for (g, mut c) in state.copies {
+                if g != to {
+                    kept.append(&mut c.seqs);
+                }
+            }
+        }
+        self.done_now.extend(kept);
+        self.load(key, &super::Spooled::default(), now)
+    }
+
+    /// Steps 2 to 5. Each may have been done before.
+    fn finish_install(&mut self, key: &HourKey, from: u64, to: u64) -> disk::Result<()> {
+        let disk = self.disk().clone();
+        self.store.revoke(key)?;
+        let place = self.store.place(key);
+        let building = self.store.building(key, to);
+        let old = self.store.path("aside").join(format!("{key}.{from}.replaced"));
+        disk.create_dir_all(&old, self.store.dir_mode)?;
+        for (new, current, name) in
+            [(&building.data, &place.data, "data"), (&building.headers, &place.headers, "headers")]
+        {
+            // While the new file is where it was built, what stands in its place is the old one.
+            if disk.stat(new)?.is_some() {
+                if disk.stat(current)?.is_some() && !self.same_file(new, current)? {
+                    self.move_file(current, &old.join(name))?;
+                }
+                self.move_file(new, current)?;
+            }
+        }
+        self.remove_if_there(&self.store.building_dir(key, to))?;
+        disk.sync_dir(&self.store.path("aside"))?;
+        disk.remove(&self.intent_path(key))?;
+        disk.sync_dir(&self.store.path("aside"))
+    }
+
+    fn remove_if_there(&self, dir: &Path) -> disk::Result<()> {
+        if self.disk().stat(dir)?.is_some() { self.remove_building(dir) } else { Ok(()) }
+    }
+
+    fn same_file(&self, a: &Path, b: &Path) -> disk::Result<bool> {
+        Ok(match (self.disk().stat(a)?, self.disk().stat(b)?) {
+            (Some(a), Some(b)) => (a.dev, a.ino) == (b.dev, b.ino),
+            _ => false,
+        })
+    }
+
+    /// A rename that is durable in both directories. After a crash both names may stand for the same file; a rename
+    /// does nothing then, so the old name is removed by itself.
+    fn move_file(&self, from: &Path, to: &Path) -> disk::Result<()> {
+        let disk = self.disk();
+        if self.same_file(from, to)? {
+            disk.remove(from)?;
+        } else {
+            disk.rename(from, to)?;
+        }
+        for dir in [to.parent(), from.parent()].into_iter().flatten() {
+            disk.sync_dir(dir)?;
+        }
+        Ok(())
+    }
+
+    /// Finishes installations that a crash cut short.
+    pub(super) fn resume_installations(&mut self) -> disk::Result<()> {
+        let aside = self.store.path("aside");
+        for e in self.disk().list(&aside)? {
+            let Some(key) = e.name.strip_suffix(".install").and_then(HourKey::parse) else { continue };
+            let bytes = self.disk().read_opt(&aside.join(&e.name), 4096)?.unwrap_or_default();
+            match record::from_json::<Intent>(&bytes) {
+                Ok(i) if i.name == key.name && i.hour == key.hour.to_string() => {
+                    self.finish_install(&key, i.from, i.to)?;
+                    self.alarms.push(format!("{key}: installation of copy {} finished after a crash", i.to));
+                }
+                _ => self.alarms.push(format!(
+                    "{}: damaged; the copy below aside/ is verified and installed from the beginning",
+                    aside.join(&e.name).display()
+                )),
+            }
+        }
+        Ok(())
+    }
+}

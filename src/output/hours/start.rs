@@ -1,0 +1,248 @@
+//! Start: files, proofs and the spool are brought together again (P5).
+//!
+//! - An installation that was cut short is finished, from its intent file.
+//! - A damaged line of a proof is repaired if that can be done for certain.
+//! - Data beyond the proof is cut only if the spool or the early shelf holds it; it is then applied again.
+//! - Anything else makes the hour `damaged`: nothing is appended and nothing cut until a new copy mends it.
+
+use super::{Copy, Early, HourState, Hours, HoursConfig, Role};
+use crate::disk;
+use crate::integrity::lines::{Line, Reader as ProofReader};
+use crate::integrity::{Health, Place, Scan, Store, repair, scan};
+use crate::pack::{HourKey, split_frame};
+use crate::spool::{Reader, Shelf};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Raw lengths of the packs that the spool held at start, by copy and number, for each hour.
+pub type Spooled = BTreeMap<u64, BTreeMap<u64, u64>>;
+
+/// Most damaged lines that are repaired in one proof.
+const REPAIRS_MAX: usize = 64;
+
+impl Hours {
+    /// Opens the store. Hours without a `closed` file are looked at; the others when a pack for them comes.
+    pub fn open(
+        store: &Store,
+        conf: HoursConfig,
+        early: Shelf,
+        reader: Reader,
+        spooled: &BTreeMap<HourKey, Spooled>,
+        now_ms: u64,
+    ) -> disk::Result<Self> {
+        store.create_dirs()?;
+        let mut hours = Self {
+            store: store.clone(),
+            conf,
+            reader,
+            early,
+            hours: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            verify: Vec::new(),
+            raw: Vec::new(),
+            frame: Vec::new(),
+            shelved: Vec::new(),
+            done_now: Vec::new(),
+            open_copies: 0,
+            packs: 0,
+            alarms: Vec::new(),
+        };
+        hours.resume_installations()?;
+        let mut keys: BTreeSet<HourKey> = spooled.keys().cloned().collect();
+        for key in store.hours()? {
+            if store.closed(&key)?.is_none() {
+                keys.insert(key);
+            }
+        }
+        // Copies under construction and packs that wait on the shelf belong to hours, too.
+        for e in store.disk().list(&store.path("aside"))? {
+            let name = e.name.rsplit_once('.').map_or(e.name.as_str(), |(n, _)| n);
+            keys.extend(HourKey::parse(name).filter(|_| e.is_dir));
+        }
+        let none = Spooled::default();
+        for key in keys {
+            hours.load(&key, spooled.get(&key).unwrap_or(&none), now_ms)?;
+        }
+        Ok(hours)
+    }
+
+    /// Reads what is on disk of an hour into memory, and mends it.
+    pub(super) fn load(&mut self, key: &HourKey, spooled: &Spooled, now_ms: u64) -> disk::Result<()> {
+        let closed = self.store.closed(key)?;
+        let mut state = HourState { closed, used_ms: now_ms, ..HourState::default() };
+        let shelf = self.early.packs_of(key)?;
+        let place = self.store.place(key);
+        let gone = self.disk().stat(&place.data)?.is_none();
+        match &state.closed {
+            Some(c) if gone && c.bytes > 0 => {
+                let late = self.store.late(key, c.packs + 1);
+                if self.disk().stat(&late.headers)?.is_some() {
+                    let generation = c.generation;
+                    let found = self.mended(key, &late, generation, spooled, &shelf)?;
+                    state.copies.insert(generation, Copy::new(late, Role::Late, found));
+                }
+            }
+            _ => {
+                let found = self.mended(key, &place, u64::MAX, spooled, &shelf)?;
+                let begun = found.headers_len > 0 || found.data_len > 0;
+                if begun || state.closed.is_some() {
+                    let foreign = matches!(found.health, Health::Foreign { .. });
+                    // A damaged proof may not tell its copy: the lowest that anybody has sent is it.
+                    let told = (found.summary.high > 0).then_some(found.summary.generation);
+                    let lowest =
+                        spooled.keys().next().copied().into_iter().chain(shelf.iter().map(|s| s.0)).min();
+                    let generation = if foreign { 0 } else { told.or(lowest).unwrap_or(0) };
+                    state.in_place = Some(generation);
+                    state.copies.insert(generation, Copy::new(place, Role::InPlace, found));
+                }
+            }
+        }
+        for generation in self.store.building_list(key)? {
+            let place = self.store.building(key, generation);
+            let found = self.mended(key, &place, generation, spooled, &shelf)?;
+            state.copies.entry(generation).or_insert_with(|| Copy::new(place, Role::Building, found));
+        }
+        for (generation, id, file) in shelf {
+            if !state.copies.contains_key(&generation) {
+                let (place, role) = if state.in_place.is_none() && state.closed.is_none() {
+                    state.in_place = Some(generation);
+                    (self.store.place(key), Role::InPlace)
+                } else {
+                    (self.store.building(key, generation), Role::Building)
+                };
+                let found = Scan::empty(1);
+                state.copies.insert(generation, Copy::new(place, role, found));
+            }
+            let Some(copy) = state.copies.get_mut(&generation) else { continue };
+            if id > copy.summary.high && matches!(copy.health, Health::Good) {
+                copy.early_since_ms = now_ms;
+                copy.early.insert(id, Early::Shelf(file));
+            } else if matches!(copy.health, Health::Good) {
+                self.shelved.push((key.clone(), generation, id));
+            }
+        }
+        let generations: Vec<u64> = state.copies.keys().copied().collect();
+        self.hours.insert(key.clone(), state);
+        for generation in generations {
+            self.drain(key, generation)?;
+            self.note_complete(key, generation);
+        }
+        Ok(())
+    }
+
+    /// Scans a copy, repairs its proof and cuts what will be applied again.
+    fn mended(
+        &mut self,
+        key: &HourKey,
+        place: &Place,
+        generation: u64,
+        spooled: &Spooled,
+        shelf: &[(u64, u64, String)],
+    ) -> disk::Result<Scan> {
+        let disk = self.disk().clone();
+        let mut found = scan(&disk, place)?;
+        for _ in 0..REPAIRS_MAX {
+            let bad_line = matches!(found.health, Health::Damaged(_)) && found.good_len < found.headers_len;
+            if !bad_line {
+                break;
+            }
+            let Some(what) = repair(&disk, key, place, &found)? else { break };
+            self.alarms.push(what);
+            found = scan(&disk, place)?;
+        }
+        if matches!(found.health, Health::Foreign { .. }) {
+            return Ok(found);
+        }
+        let beyond = found.data_len.saturating_sub(found.summary.bytes);
+        let torn_tail = found.good_len < found.headers_len && !line_follows(&disk, place, found.good_len)?;
+        let whole = matches!(found.health, Health::Good);
+        if found.data_len < found.summary.bytes || !(whole || torn_tail) {
+            self.report_damage(key, &found);
+            return Ok(found);
+        }
+        if beyond == 0 && !torn_tail {
+            return Ok(found);
+        }
+        let candidates: Vec<u64> = if found.summary.high >= place.first_id {
+            vec![found.summary.generation]
+        } else if generation == u64::MAX {
+            spooled.keys().copied().chain(shelf.iter().map(|s| s.0)).collect()
+        } else {
+            vec![generation]
+        };
+        let mut covered = 0;
+        for g in candidates {
+            covered = covered.max(self.covered(key, g, found.summary.high + 1, spooled, shelf)?);
+        }
+        if covered < beyond {
+            found.health = Health::Damaged(format!(
+                "{}: {beyond} bytes lie beyond the proof and the spool does not hold them",
+                place.data.display()
+            ));
+            self.report_damage(key, &found);
+            return Ok(found);
+        }
+        if beyond > 0 {
+            let data = disk.open_rw(&place.data)?;
+            data.set_len(found.summary.bytes)?;
+            data.sync()?;
+        }
+        if torn_tail {
+            let proof = disk.open_rw(&place.headers)?;
+            let mut torn =
+                vec![0; usize::try_from(found.headers_len - found.good_len).unwrap_or(0).min(1 << 20)];
+            proof.read_at(&mut torn, found.good_len)?;
+            let aside = self.store.path("aside").join(format!("{key}.torn-{}", found.good_len));
+            disk.replace(&aside, &torn, 0o640)?;
+            proof.set_len(found.good_len)?;
+            proof.sync()?;
+        }
+        found.data_len = found.summary.bytes;
+        found.headers_len = found.good_len;
+        found.health = Health::Good;
+        Ok(found)
+    }
+
+    fn report_damage(&mut self, key: &HourKey, found: &Scan) {
+        if let Health::Damaged(why) = &found.health {
+            self.alarms.push(format!(
+                "{key}: damaged: {why}; what is stored is left as it is and its further packs are kept aside; \
+                 send the hour again from its source, as a new copy"
+            ));
+        }
+    }
+
+    /// Raw bytes of the packs from `first` on, without a gap, that the spool or the shelf still holds.
+    fn covered(
+        &self,
+        key: &HourKey,
+        generation: u64,
+        first: u64,
+        spooled: &Spooled,
+        shelf: &[(u64, u64, String)],
+    ) -> disk::Result<u64> {
+        let (mut sum, mut id) = (0u64, first);
+        loop {
+            if let Some(bytes) = spooled.get(&generation).and_then(|p| p.get(&id)) {
+                sum = sum.saturating_add(*bytes);
+            } else if let Some((.., file)) = shelf.iter().find(|s| (s.0, s.1) == (generation, id)) {
+                let frame = self.early.get(&key.name, file)?.unwrap_or_default();
+                let meta = split_frame(&frame).and_then(|(h, _)| h.meta("unknown").ok());
+                sum = sum.saturating_add(meta.and_then(|m| m.seal).map_or(0, |s| s.bytes));
+            } else {
+                return Ok(sum);
+            }
+            id += 1;
+        }
+    }
+}
+
+/// Does a good line of ours begin after byte `at`? Then what is bad there is no torn end.
+fn line_follows(disk: &disk::Disk, place: &Place, at: u64) -> disk::Result<bool> {
+    let mut reader = ProofReader::open(disk, &place.headers)?;
+    while let Some((from, line)) = reader.next()? {
+        if from > at && matches!(line, Line::Ours(_)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,230 @@
+//! The receiver: bytes of a connection in, verified packs and replies out.
+//!
+//! [`Session`] cuts one connection's bytes into packs and verifies each while it streams in (P3, P4); [`gate`]
+//! decides what each of them is and makes it durable (P1, P2). Neither reads a socket nor sleeps: threads in
+//! `roles` do that. Memory follows what has really arrived: a [`Budget`] is charged for every byte, and the oldest
+//! frame may exceed it, so that there is always one that can finish.
+
+pub mod gate;
+
+use crate::config::ReceiverConfig;
+use crate::pack::{BodyCheck, Checked, Decoder, Event, Header, Meta, Refusal};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A lock that a panicking thread leaves behind ends the process anyway.
+pub fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Default)]
+struct Used {
+    bytes: usize,
+    next: u64,
+    frames: BTreeSet<u64>,
+}
+
+/// Bytes in flight over all connections.
+pub struct Budget {
+    cap: usize,
+    used: Mutex<Used>,
+    freed: Condvar,
+}
+
+impl Budget {
+    /// A budget of `cap` bytes.
+    pub fn new(cap: usize) -> Arc<Self> {
+        Arc::new(Self { cap, used: Mutex::default(), freed: Condvar::new() })
+    }
+
+    /// A frame begins.
+    pub fn enter(self: &Arc<Self>) -> Charge {
+        let mut u = lock(&self.used);
+        u.next += 1;
+        let ticket = u.next;
+        u.frames.insert(ticket);
+        Charge { budget: Arc::clone(self), ticket, bytes: 0 }
+    }
+}
+
+/// What one frame has charged; given back when dropped.
+pub struct Charge {
+    budget: Arc<Budget>,
+    ticket: u64,
+    bytes: usize,
+}
+
+impl Charge {
+    /// Charges `n` bytes, waiting for others to finish until `deadline`. The oldest frame never waits.
+    pub fn wait(&mut self, n: usize, deadline: Instant) -> bool {
+        let mut u = lock(&self.budget.used);
+        while u.bytes + n > self.budget.cap && u.frames.first() != Some(&self.ticket) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let step = left.min(Duration::from_secs(1));
+            u = self.budget.freed.wait_timeout(u, step).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        u.bytes += n;
+        self.bytes += n;
+        true
+    }
+
+    /// A further charge, only if there is room now.
+    pub fn try_more(&self, n: usize) -> Option<Charge> {
+        let mut u = lock(&self.budget.used);
+        if u.bytes + n > self.budget.cap {
+            return None;
+        }
+        u.bytes += n;
+        Some(Charge { budget: Arc::clone(&self.budget), ticket: 0, bytes: n })
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        let mut u = lock(&self.budget.used);
+        u.bytes = u.bytes.saturating_sub(self.bytes);
+        u.frames.remove(&self.ticket);
+        drop(u);
+        self.budget.freed.notify_all();
+    }
+}
+
+/// A pack that came in whole and is what its header says.
+pub struct Arrived {
+    /// Its header; an empty `ip` is filled in.
+    pub header: Header,
+    /// The pack's own entry.
+    pub meta: Meta,
+    /// Raw length and CRC as counted here.
+    pub checked: Checked,
+    /// The body as received.
+    pub body: Vec<u8>,
+    /// The raw lines, if the budget had room for them.
+    pub raw: Option<(Vec<u8>, Charge)>,
+    charge: Option<Charge>,
+}
+
+struct Frame {
+    header: Header,
+    meta: Meta,
+    body: Vec<u8>,
+    raw: Option<(Vec<u8>, Charge)>,
+    charge: Charge,
+}
+
+/// One connection's state.
+pub struct Session {
+    conf: Arc<ReceiverConfig>,
+    peer: String,
+    keep_raw: bool,
+    budget: Arc<Budget>,
+    decoder: Decoder,
+    check: BodyCheck,
+    frame: Option<Frame>,
+    ours: bool,
+}
+
+impl Session {
+    /// A session with `peer`; `keep_raw` if somebody here wants the raw lines.
+    pub fn new(conf: &Arc<ReceiverConfig>, budget: &Arc<Budget>, peer: IpAddr, keep_raw: bool) -> Self {
+        Self {
+            conf: Arc::clone(conf),
+            peer: peer_name(peer),
+            keep_raw,
+            budget: Arc::clone(budget),
+            decoder: Decoder::new(conf.max_header, conf.max_body as u64),
+            check: BodyCheck::new(),
+            frame: None,
+            ours: false,
+        }
+    }
+
+    /// Has the peer's last header shown that it understands other replies than `ok`?
+    pub fn peer_is_ours(&self) -> bool {
+        self.ours
+    }
+
+    /// Is the session between two frames?
+    pub fn idle(&self) -> bool {
+        self.frame.is_none() && self.decoder.at_boundary()
+    }
+
+    /// Length of the body that is coming in, once its header is there: what a deadline can be made from.
+    pub fn body_len(&self) -> Option<u64> {
+        self.frame.as_ref().map(|f| f.header.pack_len)
+    }
+
+    /// Charges `n` body bytes that are about to be taken; false when the deadline passes first.
+    pub fn charge(&mut self, n: usize, deadline: Instant) -> bool {
+        self.frame.as_mut().is_none_or(|f| f.charge.wait(n, deadline))
+    }
+
+    /// Takes a prefix of `input`; a complete pack comes out as soon as its last byte is in.
+    pub fn feed(&mut self, input: &[u8]) -> Result<(usize, Option<Arrived>), Refusal> {
+        let mut used = 0;
+        loop {
+            let rest = input.get(used..).unwrap_or_default();
+            let (n, event) = self.decoder.feed(rest)?;
+            used += n;
+            match event {
+                None => return Ok((used, None)),
+                Some(Event::Header(h)) => {
+                    self.begin(h)?;
+                    // The caller can set a deadline that fits the body's length.
+                    return Ok((used, None));
+                }
+                Some(Event::Body(part)) => {
+                    let Some(f) = &mut self.frame else { return Ok((used, None)) };
+                    f.body.extend_from_slice(part);
+                    let raw = &mut f.raw;
+                    self.check.feed(part, |b| {
+                        if let Some((r, _)) = raw {
+                            r.extend_from_slice(b);
+                        }
+                    })?;
+                }
+                Some(Event::End) => {
+                    let Some(f) = self.frame.take() else { return Ok((used, None)) };
+                    let checked = self.check.finish(&f.meta)?;
+                    let Frame { header, meta, body, raw, charge } = f;
+                    return Ok((
+                        used,
+                        Some(Arrived { header, meta, checked, body, raw, charge: Some(charge) }),
+                    ));
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, mut header: Header) -> Result<(), Refusal> {
+        self.ours = header.peer_is_ours();
+        let meta = header.meta(&self.peer)?;
+        if let Some(e) = header.route.first_mut() {
+            e.insert("ip".into(), meta.key.name.clone());
+        }
+        let max = self.conf.max_raw as u64;
+        let declared = meta.seal.map_or(max, |s| s.bytes);
+        if declared > max {
+            return Err(Refusal::Wrong(format!("{} raw bytes; the limit is {max}", declared)));
+        }
+        self.check.start(declared);
+        let charge = self.budget.enter();
+        let raw = match meta.seal {
+            Some(s) if self.keep_raw => charge.try_more(s.bytes as usize).map(|c| (Vec::new(), c)),
+            _ => None,
+        };
+        self.frame = Some(Frame { header, meta, body: Vec::new(), raw, charge });
+        Ok(())
+    }
+}
+
+/// The name that an original sender gets, which sent none: its address.
+fn peer_name(peer: IpAddr) -> String {
+    let text = peer.to_canonical().to_string();
+    if text.starts_with(':') { format!("0{text}") } else { text }
+}

@@ -1,0 +1,325 @@
+//! The gate: one decision per pack, under one lock, before anything is acknowledged.
+//!
+//! | verdict | what happens | reply |
+//! |---|---|---|
+//! | new, early | appended to the spool | `ok` when durable |
+//! | known | nothing | `ok` when the *first* copy is durable |
+//! | conflict | set aside durably in `aside/conflict/` | `ok` |
+//! | old copy | nothing, counted | `ok` |
+//! | no room | nothing | `busy` |
+//!
+//! Bytes that change a certified hour take its tags away, durably, before they are acknowledged (P3). A relay has no
+//! memory of hours: it recognises only what it took lately and passes everything else on, in any order.
+
+use super::{Arrived, Charge};
+use crate::disk;
+use crate::footprint::{CopyPrint, Footprint, HourPrint, Pending, Verdict};
+use crate::integrity::lines::{Line, Reader, Stored};
+use crate::integrity::{Health, Place, Store, scan};
+use crate::pack::{Entry, HourKey, Meta, Refusal, VERSION, split_frame};
+use crate::spool::{AppendError, Loc, Shelf, Spool};
+use std::collections::{HashMap, VecDeque};
+
+/// Packs that a relay recognises when they come again.
+const RECENT: usize = 4096;
+
+/// What to answer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// `ok` as soon as the spool's durable mark has passed this number.
+    When(u64),
+    /// `ok` at once.
+    Now,
+    /// A refusal.
+    Refuse(Refusal),
+}
+
+/// What only a collector has: memory of what is stored.
+pub struct Memory {
+    /// The store.
+    pub store: Store,
+    /// Which packs are here.
+    pub footprint: Footprint,
+    /// Packs beyond a gap, `aside/early`.
+    pub early: Shelf,
+    /// Packs that contradict stored ones, `aside/conflict`.
+    pub conflict: Shelf,
+    /// Raw bytes of packs that are beyond a gap, per sender.
+    pub early_per_name: u64,
+    /// In all.
+    pub early_total: u64,
+}
+
+type Identity = (HourKey, u64, u64, u64, u32);
+
+/// See the module's header.
+pub struct Gate {
+    /// Where packs become durable.
+    pub spool: Spool,
+    /// `None` in a relay.
+    pub memory: Option<Memory>,
+    /// Raw lines of packs in the spool that the budget still holds.
+    pub raw: HashMap<u64, (Vec<u8>, Charge)>,
+    /// Entry that a relay appends to the route.
+    hop: Option<String>,
+    recent: HashMap<Identity, u64>,
+    recent_order: VecDeque<Identity>,
+    /// Packs that came again.
+    pub known: u64,
+    /// Sentences for the log.
+    pub alarms: Vec<String>,
+}
+
+impl Gate {
+    /// A collector's gate. `spooled` are the packs that the spool held at start, in its order.
+    pub fn collector(
+        spool: Spool,
+        mut memory: Memory,
+        spooled: Vec<(Loc, Meta, u64, u32)>,
+        now_ms: u64,
+    ) -> disk::Result<Self> {
+        for (loc, meta, bytes, crc32) in spooled {
+            if memory.footprint.hour(&meta.key, now_ms).is_none() {
+                load(&mut memory, &meta.key, now_ms)?;
+            }
+            let p = Pending { bytes, crc32, seq: loc.seq, weight: loc.len };
+            let print = memory.footprint.hour(&meta.key, now_ms);
+            let stored =
+                print.and_then(|h| h.copies.get(&meta.generation)).is_some_and(|c| meta.id <= c.high);
+            if !stored {
+                memory.footprint.accept(&meta.key, meta.generation, meta.id, p, now_ms);
+            }
+        }
+        Ok(Self::new(spool, Some(memory), None))
+    }
+
+    /// A relay's gate; `name` goes into the route entry that it appends.
+    pub fn relay(spool: Spool, name: String) -> Self {
+        Self::new(spool, None, Some(name))
+    }
+
+    fn new(spool: Spool, memory: Option<Memory>, hop: Option<String>) -> Self {
+        Self {
+            spool,
+            memory,
+            raw: HashMap::new(),
+            hop,
+            recent: HashMap::new(),
+            recent_order: VecDeque::new(),
+            known: 0,
+            alarms: Vec::new(),
+        }
+    }
+
+    /// Decides about one pack. Times in milliseconds of the monotonic clock, but `wall` for the route.
+    pub fn offer(&mut self, mut a: Arrived, now_ms: u64, wall: &str) -> disk::Result<Answer> {
+        let (key, generation, id) = (a.meta.key.clone(), a.meta.generation, a.meta.id);
+        if self.memory.is_some() {
+            if let Some(answer) = self.remember(&a, now_ms)? {
+                return Ok(answer);
+            }
+        } else {
+            let identity = (key.clone(), generation, id, a.checked.bytes, a.checked.crc32);
+            if let Some(seq) = self.recent.get(&identity) {
+                self.known += 1;
+                return Ok(Answer::When(*seq));
+            }
+        }
+        if let Some(name) = &self.hop {
+            a.header.route.push(hop(name, wall));
+        }
+        let head = a.header.encode();
+        let loc = match self.spool.append(&[&head, &a.body]) {
+            Ok(loc) => loc,
+            Err(AppendError::Full(why)) => return Ok(Answer::Refuse(Refusal::Busy(why))),
+            Err(AppendError::Disk(e)) => return Err(e),
+        };
+        if let Some(m) = &mut self.memory {
+            let p = Pending { bytes: a.checked.bytes, crc32: a.checked.crc32, seq: loc.seq, weight: loc.len };
+            m.footprint.accept(&key, generation, id, p, now_ms);
+            if let Some(raw) = a.raw.take() {
+                self.raw.insert(loc.seq, raw);
+            }
+        } else {
+            let identity = (key, generation, id, a.checked.bytes, a.checked.crc32);
+            self.recent.insert(identity.clone(), loc.seq);
+            self.recent_order.push_back(identity);
+            if self.recent_order.len() > RECENT {
+                if let Some(old) = self.recent_order.pop_front() {
+                    self.recent.remove(&old);
+                }
+            }
+        }
+        drop(a.charge.take());
+        Ok(Answer::When(loc.seq))
+    }
+
+    /// Bars packs of an hour while a certificate for one of its copies is filed; false if the copy has got some.
+    pub fn hold(&mut self, key: &HourKey, generation: u64, now_ms: u64) -> disk::Result<bool> {
+        let Some(m) = &mut self.memory else { return Ok(false) };
+        if m.footprint.hour(key, now_ms).is_none() {
+            load(m, key, now_ms)?;
+        }
+        if m.footprint.has_pending(key, generation) {
+            return Ok(false);
+        }
+        if let Some(h) = m.footprint.hour(key, now_ms) {
+            h.certifying = true;
+        }
+        Ok(true)
+    }
+
+    /// A collector's decision; `None` = take the pack.
+    fn remember(&mut self, a: &Arrived, now_ms: u64) -> disk::Result<Option<Answer>> {
+        let Some(m) = &mut self.memory else { return Ok(None) };
+        let meta = &a.meta;
+        let key = &meta.key;
+        if m.footprint.hour(key, now_ms).is_none() {
+            load(m, key, now_ms)?;
+        }
+        let verdict = match m.footprint.judge(key, meta.generation, meta.id, &a.checked) {
+            Verdict::Stored => compare(&m.store, meta, a)?,
+            v => v,
+        };
+        match verdict {
+            Verdict::Known(seq) => {
+                self.known += 1;
+                Ok(Some(if seq == 0 { Answer::Now } else { Answer::When(seq) }))
+            }
+            Verdict::Old(installed) => {
+                self.alarms.push(format!(
+                    "{}: of a copy older than the certified one ({installed}); acknowledged and dropped; \
+                     if its sender's clock was set back, correct it and send the hour again",
+                    meta.label()
+                ));
+                Ok(Some(Answer::Now))
+            }
+            Verdict::Certifying => {
+                Ok(Some(Answer::Refuse(Refusal::Busy(format!("{key} is being certified; try again")))))
+            }
+            Verdict::Conflict => {
+                let frame = [a.header.encode(), a.body.clone()].concat();
+                let file =
+                    format!("{}.{:08x}", Store::shelf_name(key, meta.generation, meta.id), a.checked.crc32);
+                if !m.conflict.put(&key.name, &file, &frame)? {
+                    let why = format!("{}: conflicting packs of this sender fill their limit", meta.label());
+                    return Ok(Some(Answer::Refuse(Refusal::Busy(why))));
+                }
+                // A certificate that was true before stays true; one in the making sees the file.
+                self.alarms.push(format!(
+                    "{}: other bytes under this number are stored already; kept in {}; \
+                     send the hour again from its source to end the conflict",
+                    meta.label(),
+                    m.conflict.dir().join(&key.name).join(&file).display()
+                ));
+                Ok(Some(Answer::Now))
+            }
+            Verdict::Early | Verdict::New | Verdict::Stored => {
+                let weight = a.body.len() as u64 + 1024;
+                if verdict == Verdict::Early
+                    && !m.footprint.early_fits(&key.name, weight, m.early_per_name, m.early_total)
+                {
+                    let why = format!(
+                        "{}: packs before it are missing and its sender's share is full",
+                        meta.label()
+                    );
+                    return Ok(Some(Answer::Refuse(Refusal::Busy(why))));
+                }
+                if let Some(h) = m.footprint.hour(key, now_ms) {
+                    if h.certified == Some(meta.generation) {
+                        m.store.revoke(key)?;
+                        h.certified = None;
+                    }
+                }
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn hop(name: &str, wall: &str) -> Entry {
+    let pairs =
+        [("ip", name), ("stage", "tcp recv"), ("st", wall), ("ed", wall), ("elapse", "0s"), ("v", VERSION)];
+    pairs.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+}
+
+/// Is a stored pack the one that came again? The proof knows.
+fn compare(store: &Store, meta: &Meta, a: &Arrived) -> disk::Result<Verdict> {
+    let places =
+        [store.place(&meta.key), store.building(&meta.key, meta.generation), store.late(&meta.key, 1)];
+    for place in &places {
+        if let Some(s) = find(store, place, meta)? {
+            let same = (s.bytes, s.crc32) == (a.checked.bytes, a.checked.crc32);
+            return Ok(if same { Verdict::Known(0) } else { Verdict::Conflict });
+        }
+    }
+    // The proof was archived by somebody; the number is known to be stored.
+    Ok(Verdict::Known(0))
+}
+
+fn find(store: &Store, place: &Place, meta: &Meta) -> disk::Result<Option<Stored>> {
+    let mut reader = Reader::open(store.disk(), &place.headers)?;
+    while let Some((_, line)) = reader.next()? {
+        match line {
+            Line::Ours(s) if s.id == meta.id && s.generation == meta.generation => return Ok(Some(s)),
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
+/// Derives an hour's footprint from what is on disk.
+fn load(m: &mut Memory, key: &HourKey, now_ms: u64) -> disk::Result<()> {
+    let mut hour = HourPrint::default();
+    let store = &m.store;
+    let disk = store.disk();
+    let closed = store.closed(key)?;
+    let add = |hour: &mut HourPrint, place: &Place, fallback: Option<u64>| -> disk::Result<()> {
+        let found = scan(disk, place)?;
+        if let Health::Foreign { ids, .. } = found.health {
+            hour.foreign = Some(ids);
+        } else if found.summary.high > 0 {
+            let generation = fallback.unwrap_or(found.summary.generation);
+            hour.copies.insert(generation, CopyPrint::new(found.summary.high));
+        }
+        Ok(())
+    };
+    let place = store.place(key);
+    match &closed {
+        Some(c) if disk.stat(&place.data)?.is_none() && c.bytes > 0 => {
+            add(&mut hour, &store.late(key, c.packs + 1), Some(c.generation))?;
+        }
+        Some(c) => {
+            hour.copies.insert(c.generation, CopyPrint::new(c.packs));
+            if let Health::Foreign { ids, .. } = scan_if_foreign(store, c, &place)? {
+                hour.foreign = Some(ids);
+            }
+        }
+        None => add(&mut hour, &place, None)?,
+    }
+    if let Some(c) = &closed {
+        hour.certified = Some(c.generation);
+        hour.floor = if c.is_tag() { c.generation } else { 0 };
+    }
+    for generation in store.building_list(key)? {
+        add(&mut hour, &store.building(key, generation), Some(generation))?;
+    }
+    for (generation, id, file) in m.early.packs_of(key)? {
+        let Some(frame) = m.early.get(&key.name, &file)? else { continue };
+        let Some((header, _)) = split_frame(&frame) else { continue };
+        let Ok(meta) = header.meta(&key.name) else { continue };
+        let (bytes, crc32) = meta.seal.map_or((0, 0), |s| (s.bytes, s.crc32));
+        let p = Pending { bytes, crc32, seq: 0, weight: frame.len() as u64 };
+        let copy = hour.copies.entry(generation).or_default();
+        if id > copy.high {
+            copy.pending.insert(id, p);
+        }
+    }
+    m.footprint.load(key, hour, now_ms);
+    Ok(())
+}
+
+/// Only an hour without a sender's digest can be one that the original began; others are spared the reading.
+fn scan_if_foreign(store: &Store, c: &crate::integrity::Certificate, place: &Place) -> disk::Result<Health> {
+    if c.verified { Ok(Health::Good) } else { Ok(scan(store.disk(), place)?.health) }
+}

@@ -1,0 +1,31 @@
+//! The roles: stages joined, and the threads that drive them.
+//!
+//! `follower`, `relay` and `collector` are the cores: plain structs that a test drives without a thread. `serve` and
+//! `ship` are the thin shells: who owns which thread, and in which order they stop. A thread has one owner; to stop
+//! is to raise [`Shutdown`], let everybody finish what is in hand, and join. A failed sync ends the process at once.
+
+pub mod collector;
+pub mod follower;
+pub mod relay;
+mod serve;
+mod ship;
+mod start;
+
+pub use start::{RunOptions, run};
+
+use crate::disk::{self, Disk};
+use crate::log::Log;
+use crate::shutdown::Shutdown;
+
+/// Ends the process when nothing that the disk says can be believed any more; anything else is a pause.
+fn disk_trouble(disk: &Disk, log: &Log, stop: &Shutdown, e: &disk::Error) {
+    if e.fatal() || disk.failure().is_some() {
+        log.error(&format!(
+            "{e}; stopping: after a failed sync nothing may be acknowledged; packs are kept and sent again"
+        ));
+        std::process::exit(2);
+    }
+    let word = if e.no_space() { "paused: disk: " } else { "" };
+    log.error(&format!("{word}{e}; nothing is lost, trying again"));
+    stop.wait(std::time::Duration::from_secs(1));
+}

@@ -1,0 +1,551 @@
+//! The follower's core: tail, journal, retry spool and queue joined, without threads.
+//!
+//! Carries P1 from the file to the wire: [`Follower::step`] seals packs and commits the journal before any of them
+//! can come out of [`Follower::next_job`]; [`Follower::report`] takes what became of it. A pack's bytes are in
+//! memory (bounded by `tail_memory`), in the retry spool, or only in the source, from where a cut is read again.
+
+use crate::clock::{Clock, Zone};
+use crate::config::{Peer, TailConfig};
+use crate::disk::{self, Disk};
+use crate::journal::{Event, HourLog, Journal};
+use crate::pack::{Encoder, Header, HourKey, Meta, Seal, split_frame};
+use crate::sender::{Next, Outcome, Queue};
+use crate::spool::{AppendError, Loc, Reader, Shelf, Spool};
+use crate::tail::pattern::Pattern;
+use crate::tail::{FollowConfig, Identity, Sealed, Tail, meta_of, reread};
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+enum Bytes {
+    Memory(Vec<u8>),
+    /// A sender has them.
+    Away,
+    Spool(Loc),
+    Source,
+}
+
+struct Waiting {
+    key: HourKey,
+    generation: u64,
+    id: u64,
+    bytes: Bytes,
+    weight: usize,
+}
+
+/// What a sender thread gets.
+pub enum Load {
+    /// Lines that it compresses.
+    Raw(Box<Meta>, Vec<u8>),
+    /// A whole frame.
+    Frame(Vec<u8>),
+}
+
+/// One pack to send.
+pub struct Job {
+    /// Number in the queue.
+    pub number: u64,
+    /// Its bytes.
+    pub load: Load,
+}
+
+impl Job {
+    /// The frame to send; raw lines stay available for [`Follower::report`].
+    pub fn frame(&self, encoder: &mut Encoder, wall: &str, out: &mut Vec<u8>) {
+        match &self.load {
+            Load::Frame(f) => out.clone_from(f),
+            Load::Raw(meta, raw) => {
+                let mut body = Vec::new();
+                encoder.body(raw, &meta.tag(), &mut body);
+                let mut entry = meta.entry();
+                for (k, v) in [("stage", "make pack"), ("st", wall), ("ed", wall), ("elapse", "0s")] {
+                    entry.insert(k.into(), v.into());
+                }
+                let header = Header { route: vec![entry], pack_len: body.len() as u64 };
+                *out = header.encode();
+                out.extend_from_slice(&body);
+            }
+        }
+    }
+}
+
+/// See the module's header.
+pub struct Follower {
+    disk: Disk,
+    clock: Clock,
+    zone: Zone,
+    conf: TailConfig,
+    state_dir: PathBuf,
+    /// The files.
+    pub tail: Tail,
+    /// The cuts.
+    pub journal: Journal,
+    /// What is to be sent.
+    pub queue: Queue,
+    retry: Option<Spool>,
+    retry_reader: Option<Reader>,
+    held: Shelf,
+    waiting: BTreeMap<u64, Waiting>,
+    numbers: HashMap<(HourKey, u64), u64>,
+    next_number: u64,
+    in_memory: usize,
+    /// Sealed, and not yet known to be durable in the journal.
+    unreleased: Vec<Sealed>,
+    acked: BTreeMap<(HourKey, u64), Vec<u64>>,
+    encoder: Encoder,
+    frame: Vec<u8>,
+    saved_identity: Identity,
+    recorded: Option<(PathBuf, u64)>,
+    /// Packs acknowledged and packs sent more than once since the start.
+    pub sent: u64,
+    /// Packs that the journal held unacknowledged at start.
+    pub resumed: usize,
+    /// Sentences for the log.
+    pub alarms: Vec<String>,
+}
+
+/// What [`Follower::open`] needs besides the configuration.
+pub struct Setup<'a> {
+    /// Where everything lies.
+    pub disk: &'a Disk,
+    /// The time.
+    pub clock: &'a Clock,
+    /// The hours' zone.
+    pub zone: &'a Zone,
+    /// The state directory.
+    pub state_dir: &'a Path,
+    /// Has it served before?
+    pub served: bool,
+    /// Identity for a new state directory.
+    pub fresh: Identity,
+    /// An original's position to go on from (`peer = original`): hour, first pack number, byte.
+    pub resume: Option<(crate::clock::Hour, u64, u64)>,
+    /// Ship what is there and come to an end.
+    pub once: bool,
+    /// For the jitter.
+    pub seed: u64,
+}
+
+impl Follower {
+    /// Opens the state directory and finds out where to go on.
+    pub fn open(s: &Setup<'_>, conf: &TailConfig, pattern: Pattern) -> Result<Self, String> {
+        let text = |e: disk::Error| e.to_string();
+        let mut alarms = Vec::new();
+        let disk = s.disk;
+        let known = match Identity::load(disk, s.state_dir).map_err(text)? {
+            Some(Ok(id)) => Some(id),
+            Some(Err(why)) => {
+                alarms.push(format!("{why}; begun again from the configuration, hours go as new copies"));
+                None
+            }
+            None => None,
+        };
+        if let Some(id) = &known {
+            if conf.name.is_some() && id.name != s.fresh.name {
+                return Err(format!(
+                    "name: {:?} is configured, but this state directory ({}) ships as {:?}; set name = {} again, \
+                     or give the new name a new state_dir",
+                    s.fresh.name,
+                    s.state_dir.display(),
+                    id.name,
+                    id.name
+                ));
+            }
+            if id.zone != s.zone.name() {
+                return Err(format!(
+                    "timezone: {} is configured, but this state directory ({}) counts hours in {}; set timezone = {}",
+                    s.zone.name(),
+                    s.state_dir.display(),
+                    id.zone,
+                    id.zone
+                ));
+            }
+        }
+        let (mut journal, damaged) =
+            Journal::open(disk, s.state_dir, s.served && known.is_some(), &mut |t| alarms.push(t))
+                .map_err(text)?;
+        let mut identity = known.clone().unwrap_or_else(|| s.fresh.clone());
+        if damaged || known.is_none() {
+            identity.copies_until = s.fresh.copies_until;
+            let highest = journal.hours().values().map(|h| h.generation).max().unwrap_or(0);
+            identity.copies_generation =
+                s.fresh.copies_generation.max(highest + 1).max(identity.copies_generation + 1);
+            identity.save(disk, s.state_dir).map_err(text)?;
+            if damaged {
+                restart_hours(&mut journal, &identity);
+            }
+        }
+        if let (true, Some((hour, first_id, pos))) = (known.is_none(), s.resume) {
+            let hour = HourKey { name: identity.name.clone(), hour };
+            let path = pattern.path(hour.hour);
+            journal.append(&Event::Opened { hour: hour.to_string(), generation: 0, path, first_id, pos });
+        }
+        journal.commit().map_err(text)?;
+
+        let held = s.state_dir.join("held");
+        let held =
+            Shelf::open(disk, &held, conf.sender.held_per_name, conf.sender.held_total).map_err(text)?;
+        let follow = FollowConfig {
+            packer: crate::packer::PackerConfig {
+                pack_bytes: conf.pack_bytes,
+                max_line: conf.max_line,
+                lines_per_pack: conf.recv_buffer_size,
+                flush_ms: conf.flush_interval_ms,
+            },
+            close_wait_ms: conf.close_wait_ms,
+            quiet_ms: conf.quiet_ms,
+            late_watch_ms: conf.late_watch_ms,
+            journal_days: conf.journal_days,
+            once: s.once,
+        };
+        let tail = Tail::open(disk, s.clock, s.zone, follow, pattern, identity.clone(), &mut journal)
+            .map_err(text)?;
+        let mut me = Self {
+            disk: disk.clone(),
+            clock: s.clock.clone(),
+            zone: s.zone.clone(),
+            conf: conf.clone(),
+            state_dir: s.state_dir.to_owned(),
+            tail,
+            journal,
+            queue: Queue::new(&conf.sender, s.seed),
+            retry: None,
+            retry_reader: None,
+            held,
+            waiting: BTreeMap::new(),
+            numbers: HashMap::new(),
+            next_number: 1,
+            in_memory: 0,
+            unreleased: Vec::new(),
+            acked: BTreeMap::new(),
+            encoder: Encoder::new(conf.sender.compress_level),
+            frame: Vec::new(),
+            saved_identity: identity,
+            recorded: None,
+            sent: 0,
+            resumed: 0,
+            alarms,
+        };
+        me.take_up_unacknowledged();
+        me.open_retry_spool().map_err(text)?;
+        Ok(me)
+    }
+
+    fn take_up_unacknowledged(&mut self) {
+        let mut all = Vec::new();
+        for (key, log) in self.journal.hours() {
+            all.extend(log.unacked.iter().map(|id| (key.clone(), log.generation, *id)));
+        }
+        all.sort_by(|a, b| (a.0.hour, a.2).cmp(&(b.0.hour, b.2)));
+        self.resumed = all.len();
+        for (key, generation, id) in all {
+            self.add(key, generation, id, Bytes::Source, 0);
+        }
+    }
+
+    fn add(&mut self, key: HourKey, generation: u64, id: u64, bytes: Bytes, weight: usize) {
+        let number = self.next_number;
+        self.next_number += 1;
+        self.numbers.insert((key.clone(), id), number);
+        self.waiting.insert(number, Waiting { key, generation, id, bytes, weight });
+        self.queue.push(number);
+    }
+
+    /// Packs that an earlier run could not send lie here, in case their source is gone.
+    fn open_retry_spool(&mut self) -> disk::Result<()> {
+        if self.conf.spool.size == 0 {
+            return Ok(());
+        }
+        let dir = self.state_dir.join("retry");
+        let mut quarantine = Shelf::open(
+            &self.disk,
+            &self.state_dir.join("quarantine"),
+            self.conf.sender.held_per_name,
+            self.conf.sender.held_total,
+        )?;
+        let mut found = Vec::new();
+        let alarms = &mut self.alarms;
+        let mut spool = Spool::open(
+            &self.disk,
+            &dir,
+            &mut quarantine,
+            &self.conf.spool,
+            &mut |t| alarms.push(t),
+            &mut |loc, frame| {
+                found.extend(split_frame(frame).and_then(|(h, _)| h.meta("none").ok()).map(|m| (loc, m)))
+            },
+        )?;
+        for (loc, meta) in found {
+            let number = self.numbers.get(&(meta.key.clone(), meta.id)).copied();
+            let waiting = number.and_then(|n| self.waiting.get_mut(&n));
+            match waiting.filter(|w| w.generation == meta.generation && matches!(w.bytes, Bytes::Source)) {
+                Some(w) => w.bytes = Bytes::Spool(loc),
+                None => spool.mark_done(loc.seq)?,
+            }
+        }
+        self.retry_reader = Some(spool.reader());
+        self.retry = Some(spool);
+        Ok(())
+    }
+
+    /// One turn: reads files, seals packs, makes them durable in the journal, and only then queues them.
+    pub fn step(&mut self) -> disk::Result<()> {
+        self.note_acks()?;
+        if self.queue.is_link_down() {
+            self.spill()?;
+        }
+        // In catch-up the journal is synced once per half of the memory, not once per pack.
+        if self.in_memory <= self.conf.tail_memory / 2 {
+            let room = self.conf.tail_memory.saturating_sub(self.in_memory);
+            let packs = self.conf.window_packs.saturating_sub(self.waiting.len() + self.unreleased.len());
+            if packs > 0 {
+                self.tail.step(&mut self.journal, room, packs, &mut self.unreleased)?;
+            }
+        }
+        self.journal.commit()?;
+        for s in std::mem::take(&mut self.unreleased) {
+            let weight = s.raw.len();
+            self.in_memory += weight;
+            self.add(s.key, s.generation, s.id, Bytes::Memory(s.raw), weight);
+        }
+        self.alarms.append(&mut self.tail.alarms);
+        if *self.tail.identity() != self.saved_identity {
+            self.saved_identity = self.tail.identity().clone();
+            self.saved_identity.save(&self.disk, &self.state_dir)?;
+        }
+        Ok(())
+    }
+
+    /// Notes what was acknowledged and archives hours that are whole. None of it has to be durable now.
+    fn note_acks(&mut self) -> disk::Result<()> {
+        for ((key, generation), ids) in std::mem::take(&mut self.acked) {
+            self.journal.append(&Event::Acked { hour: key.to_string(), generation, ids });
+        }
+        let whole = |l: &HourLog| l.is_done() && l.unacked.is_empty();
+        let done: Vec<HourKey> =
+            self.journal.hours().iter().filter(|(_, l)| whole(l)).map(|(k, _)| k.clone()).collect();
+        for key in done {
+            self.journal.archive(&key)?;
+        }
+        self.journal.flush()?;
+        self.keep_record()
+    }
+
+    /// Keeps `record_file` as the original would, for a way back.
+    fn keep_record(&mut self) -> disk::Result<()> {
+        let Some(path) = &self.conf.record_file else { return Ok(()) };
+        let Some((_, log)) = self.journal.hours().iter().next_back() else { return Ok(()) };
+        let first_open = log.unacked.first().copied().unwrap_or(u64::MAX);
+        let lines: u64 = log.cuts.iter().take_while(|c| c.id < first_open).map(|c| c.lines).sum();
+        let now = (log.path.clone(), lines);
+        if self.recorded.as_ref() != Some(&now) {
+            self.disk.replace(path, format!("{} {lines}", now.0.display()).as_bytes(), 0o644)?;
+            self.recorded = Some(now);
+        }
+        Ok(())
+    }
+
+    /// Nobody answers: packs go from memory to disk, so that the follower reads on and the source may be cleaned.
+    fn spill(&mut self) -> disk::Result<()> {
+        let held: Vec<u64> = self
+            .waiting
+            .iter()
+            .filter(|(_, w)| matches!(w.bytes, Bytes::Memory(_)))
+            .map(|(n, _)| *n)
+            .take(8)
+            .collect();
+        for number in held {
+            let Some(w) = self.waiting.get_mut(&number) else { continue };
+            let Bytes::Memory(raw) = std::mem::replace(&mut w.bytes, Bytes::Away) else { continue };
+            let Some(meta) = self.meta(number) else { continue };
+            let job = Job { number, load: Load::Raw(Box::new(meta), raw) };
+            let mut frame = std::mem::take(&mut self.frame);
+            let wall = self.wall();
+            job.frame(&mut self.encoder, &wall, &mut frame);
+            self.keep(job, &frame)?;
+            self.frame = frame;
+        }
+        if let Some(r) = &mut self.retry {
+            r.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Puts an unsent pack's frame on disk, or leaves it to its source.
+    fn keep(&mut self, job: Job, frame: &[u8]) -> disk::Result<()> {
+        let Some(w) = self.waiting.get_mut(&job.number) else { return Ok(()) };
+        let Load::Raw(_, raw) = job.load else { return Ok(()) };
+        w.bytes = Bytes::Source;
+        self.in_memory = self.in_memory.saturating_sub(std::mem::take(&mut w.weight));
+        self.tail.recycle(raw);
+        let Some(retry) = &mut self.retry else { return Ok(()) };
+        match retry.append(&[frame]) {
+            Ok(loc) => {
+                w.bytes = Bytes::Spool(loc);
+                Ok(())
+            }
+            // Full: the cut is read again from its source when its turn comes.
+            Err(AppendError::Full(_)) => Ok(()),
+            Err(AppendError::Disk(e)) => Err(e),
+        }
+    }
+
+    /// Wall time as route entries have it.
+    pub fn wall(&self) -> String {
+        self.zone.format_ms(self.clock.now_ms())
+    }
+
+    fn meta(&self, number: u64) -> Option<Meta> {
+        let w = self.waiting.get(&number)?;
+        let log = self.journal.hour(&w.key)?;
+        let mut meta = meta_of(&w.key, log, w.id, &self.zone)?;
+        if self.conf.sender.peer == Peer::Original {
+            // The original knows no copies, takes one `done` per hour, and would certify a partial hour.
+            let first_done = log.cuts.iter().find(|c| c.done).map(|c| c.id);
+            meta.generation = 0;
+            meta.repull = false;
+            meta.done = meta.done && first_done == Some(meta.id) && meta.state.is_empty();
+        }
+        Some(meta)
+    }
+
+    /// The next pack to send, if one is ready.
+    pub fn next_job(&mut self) -> disk::Result<Option<Job>> {
+        loop {
+            let Some(number) = self.queue.next(self.clock.mono_ms()) else { return Ok(None) };
+            let Some(meta) = self.meta(number) else {
+                // Its hour began anew as another copy.
+                self.forget(number);
+                continue;
+            };
+            let Some(w) = self.waiting.get_mut(&number) else { continue };
+            match std::mem::replace(&mut w.bytes, Bytes::Away) {
+                Bytes::Memory(raw) => return Ok(Some(Job { number, load: Load::Raw(Box::new(meta), raw) })),
+                Bytes::Spool(loc) => {
+                    w.bytes = Bytes::Spool(loc);
+                    let mut frame = Vec::new();
+                    let good = match &self.retry_reader {
+                        Some(r) => r.fetch_at(&loc, &mut frame)?,
+                        None => false,
+                    };
+                    if good {
+                        return Ok(Some(Job { number, load: Load::Frame(frame) }));
+                    }
+                    w.bytes = Bytes::Source;
+                    return self.from_source(number, meta).map(Some);
+                }
+                Bytes::Source | Bytes::Away => {
+                    w.bytes = Bytes::Source;
+                    return self.from_source(number, meta).map(Some);
+                }
+            }
+        }
+    }
+
+    /// Reads a cut from its source again. What the source does not have any more is named as lost.
+    fn from_source(&mut self, number: u64, mut meta: Meta) -> disk::Result<Job> {
+        let mut raw = Vec::new();
+        let log = self.journal.hour(&meta.key);
+        let found = match log.and_then(|l| l.cut(meta.id).map(|c| (l.path.clone(), c.clone()))) {
+            Some((path, cut)) => {
+                let there = reread(&self.disk, &path, &cut, &mut raw)?.is_some();
+                if !there {
+                    let range = format!("{}-{}", cut.start, cut.end);
+                    self.alarms.push(format!(
+                        "{}: {} does not hold bytes {range} any more; lost; the hour is not certified",
+                        meta.label(),
+                        path.display()
+                    ));
+                    let hour = meta.key.to_string();
+                    let range = Some((cut.start, Some(cut.end)));
+                    self.journal.append(&Event::Note { hour, what: "loss".into(), range, pos: None });
+                }
+                there.then_some(()).ok_or((cut.start, cut.end))
+            }
+            None => Err((0, 0)),
+        };
+        if let Err((from, to)) = found {
+            raw.clear();
+            meta.lines = 0;
+            meta.seal = Some(Seal::of(&[]));
+            meta.loss = format!("{from}-{to}");
+            meta.state = "loss".into();
+        }
+        Ok(Job { number, load: Load::Raw(Box::new(meta), raw) })
+    }
+
+    fn forget(&mut self, number: u64) {
+        self.queue.report(number, &Outcome::Sent, 0);
+        if let Some(w) = self.waiting.remove(&number) {
+            self.numbers.remove(&(w.key, w.id));
+            self.in_memory = self.in_memory.saturating_sub(w.weight);
+        }
+    }
+
+    /// Takes what became of a job; `frame` is what was sent.
+    pub fn report(&mut self, job: Job, frame: &[u8], outcome: &Outcome) -> disk::Result<()> {
+        let number = job.number;
+        match self.queue.report(number, outcome, self.clock.mono_ms()) {
+            Next::Done => {
+                let Some(w) = self.waiting.remove(&number) else { return Ok(()) };
+                self.in_memory = self.in_memory.saturating_sub(w.weight);
+                self.numbers.remove(&(w.key.clone(), w.id));
+                if let (Bytes::Spool(loc), Some(r)) = (&w.bytes, &mut self.retry) {
+                    r.mark_done(loc.seq)?;
+                }
+                self.acked.entry((w.key, w.generation)).or_default().push(w.id);
+                self.sent += 1;
+                if let Load::Raw(_, raw) = job.load {
+                    self.tail.recycle(raw);
+                }
+                Ok(())
+            }
+            Next::Again => {
+                // A lost range is found out anew each time; anything else is kept, so that the source may go.
+                self.keep(job, frame)
+            }
+            Next::Hold => {
+                let Some(w) = self.waiting.remove(&number) else { return Ok(()) };
+                self.in_memory = self.in_memory.saturating_sub(w.weight);
+                let file = format!("{}.{}.{}", w.key.hour, w.generation, w.id);
+                let kept = self.held.put(&w.key.name, &file, frame)?;
+                self.alarms.push(format!(
+                    "{} pack {}: the receiver refuses it for good; {}; it is tried again after a restart",
+                    w.key,
+                    w.id,
+                    if kept { "kept in held/" } else { "held/ is full, it stays in its source" }
+                ));
+                Ok(())
+            }
+        }
+    }
+
+    /// With `--once`: has everything that is there been acknowledged?
+    pub fn is_finished(&self) -> bool {
+        self.tail.at_end() && self.waiting.is_empty() && self.unreleased.is_empty()
+    }
+
+    /// Packs that are sealed and not acknowledged.
+    pub fn unacknowledged(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// A clean stop: acknowledgements and marks are written.
+    pub fn close(&mut self) -> disk::Result<()> {
+        self.note_acks()?;
+        self.journal.commit()?;
+        match &mut self.retry {
+            Some(r) => r.close(),
+            None => Ok(()),
+        }
+    }
+}
+
+/// After damage: every open hour is sent whole, as a copy above any that was sent before.
+fn restart_hours(journal: &mut Journal, identity: &Identity) {
+    let open: Vec<(HourKey, PathBuf)> =
+        journal.hours().iter().map(|(k, l)| (k.clone(), l.path.clone())).collect();
+    for (key, path) in open {
+        let (hour, generation) = (key.to_string(), identity.copies_generation);
+        journal.append(&Event::Opened { hour, generation, path, first_id: 1, pos: 0 });
+    }
+}

@@ -1,0 +1,135 @@
+//! The relay's core: from its spool to the next receiver, without threads.
+//!
+//! Packs go in the spool's order, several at a time; one that is refused delays no other (its segment stays until it
+//! is done or held). What it certifies is nothing: it passes packs on as they came, with its own entry in the route.
+
+use crate::config::SenderConfig;
+use crate::disk::{self, Disk};
+use crate::pack::split_frame;
+use crate::receiver::gate::Gate;
+use crate::sender::{Next, Outcome, Queue};
+use crate::spool::{AppendError, Reader, Shelf};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Packs that are looked at together.
+const WINDOW: usize = 256;
+
+/// See the module's header.
+pub struct Relay {
+    /// What is to be sent.
+    pub queue: Queue,
+    reader: Reader,
+    held: Shelf,
+    bases: BTreeMap<u64, u64>,
+    cursor: u64,
+    /// Packs passed on since the start.
+    pub sent: u64,
+    /// Sentences for the log.
+    pub alarms: Vec<String>,
+}
+
+impl Relay {
+    /// Begins with everything that the spool holds; packs that were held aside get another chance.
+    pub fn open(
+        disk: &Disk,
+        state_dir: &Path,
+        conf: &SenderConfig,
+        gate: &mut Gate,
+        seed: u64,
+    ) -> disk::Result<Self> {
+        let mut held = Shelf::open(disk, &state_dir.join("held"), conf.held_per_name, conf.held_total)?;
+        let names: Vec<String> = held.names().map(str::to_owned).collect();
+        for name in names {
+            for file in held.list(&name)? {
+                let Some(frame) = held.get(&name, &file)? else { continue };
+                match gate.spool.append(&[&frame]) {
+                    Ok(_) => gate.spool.sync()?,
+                    Err(AppendError::Full(_)) => continue,
+                    Err(AppendError::Disk(e)) => return Err(e),
+                }
+                held.remove(&name, &file)?;
+            }
+        }
+        Ok(Self {
+            queue: Queue::new(conf, seed),
+            reader: gate.spool.reader(),
+            held,
+            bases: BTreeMap::new(),
+            cursor: 0,
+            sent: 0,
+            alarms: Vec::new(),
+        })
+    }
+
+    /// Takes up packs that have become durable.
+    pub fn fill(&mut self, gate: &Gate) {
+        while self.queue.len() < WINDOW {
+            let Some((seq, base)) = gate.spool.next_waiting(self.cursor) else { return };
+            self.queue.push(seq);
+            self.bases.insert(seq, base);
+            self.cursor = seq + 1;
+        }
+    }
+
+    /// Reads the next pack to send into `frame`; its number.
+    pub fn next_job(
+        &mut self,
+        now_ms: u64,
+        gate: &mut Gate,
+        frame: &mut Vec<u8>,
+    ) -> disk::Result<Option<u64>> {
+        loop {
+            let Some(seq) = self.queue.next(now_ms) else { return Ok(None) };
+            let base = self.bases.get(&seq).copied().unwrap_or(seq);
+            if self.reader.fetch(seq, base, frame)?.is_some() {
+                return Ok(Some(seq));
+            }
+            self.alarms.push(format!(
+                "spool record {seq}: damaged after it was acknowledged; the collector's `logd status --missing` names \
+                 its pack; send it again from its source"
+            ));
+            self.finish(seq, gate)?;
+        }
+    }
+
+    /// Takes what became of a pack.
+    pub fn report(
+        &mut self,
+        seq: u64,
+        frame: &[u8],
+        outcome: &Outcome,
+        now_ms: u64,
+        gate: &mut Gate,
+    ) -> disk::Result<()> {
+        match self.queue.report(seq, outcome, now_ms) {
+            Next::Done => {
+                self.sent += 1;
+                self.finish(seq, gate)
+            }
+            Next::Again => Ok(()),
+            Next::Hold => {
+                let meta = split_frame(frame).and_then(|(h, _)| h.meta("unknown").ok());
+                let Some(m) = meta else { return self.finish(seq, gate) };
+                let file = format!("{}.{}.{}", m.key.hour, m.generation, m.id);
+                if self.held.put(&m.key.name, &file, frame)? {
+                    self.alarms.push(format!(
+                        "{}: the next receiver refuses it for good; kept in {}; it is tried again after a restart",
+                        m.label(),
+                        self.held.dir().join(&m.key.name).join(&file).display()
+                    ));
+                    return self.finish(seq, gate);
+                }
+                // No room: it stays in the spool and is tried again.
+                self.queue.push(seq);
+                Ok(())
+            }
+        }
+    }
+
+    fn finish(&mut self, seq: u64, gate: &mut Gate) -> disk::Result<()> {
+        self.queue.report(seq, &Outcome::Sent, 0);
+        self.bases.remove(&seq);
+        gate.spool.mark_done(seq)
+    }
+}

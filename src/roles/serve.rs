@@ -1,0 +1,387 @@
+//! Threads of a receiving role: one accepts, one per connection, one commits.
+
+use crate::clock::{Clock, Zone};
+use crate::config::ReceiverConfig;
+use crate::disk::Disk;
+use crate::log::Log;
+use crate::pack::Refusal;
+use crate::receiver::gate::{Answer, Gate};
+use crate::receiver::{Budget, Session, lock};
+use crate::shutdown::Shutdown;
+use std::collections::HashMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Shutdown as Half, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+const CHUNK: usize = 64 << 10;
+const STACK: usize = 256 << 10;
+/// File descriptors that are kept for files.
+const RESERVED_FDS: usize = 512;
+/// After a refusal, so much is read and thrown away before the connection is closed.
+const DRAIN_BYTES: usize = 1 << 20;
+
+/// What all threads of a receiver share.
+pub struct Shared {
+    /// The one lock.
+    pub gate: Mutex<Gate>,
+    /// Something was appended.
+    pub dirty: Condvar,
+    /// The durable mark moved.
+    pub durable: Condvar,
+    pub disk: Disk,
+    pub clock: Clock,
+    pub zone: Zone,
+    pub log: Log,
+    pub stop: Shutdown,
+    /// Why nothing is taken at the moment.
+    pub paused: Mutex<Option<String>>,
+}
+
+struct Peer {
+    stream: Arc<TcpStream>,
+    ip: IpAddr,
+    /// Milliseconds of the monotonic clock; `u64::MAX` while a frame is under way.
+    idle_since: Arc<AtomicU64>,
+}
+
+type Peers = Arc<Mutex<HashMap<u64, Peer>>>;
+
+/// The running threads.
+pub struct Server {
+    accept: JoinHandle<()>,
+    commit: JoinHandle<()>,
+    peers: Peers,
+}
+
+impl Server {
+    /// Starts to serve on a bound listener. `keep_raw` if somebody wants the raw lines of what arrives.
+    pub fn start(
+        listener: TcpListener,
+        conf: ReceiverConfig,
+        shared: &Arc<Shared>,
+        keep_raw: bool,
+        commit_ms: u64,
+    ) -> Self {
+        let peers: Peers = Arc::default();
+        let s = Arc::clone(shared);
+        let commit = spawn("commit", move || commit_loop(&s, commit_ms));
+        let (s, p) = (Arc::clone(shared), Arc::clone(&peers));
+        let accept = spawn("accept", move || accept_loop(&listener, &Arc::new(conf), &s, &p, keep_raw));
+        Self { accept, commit, peers }
+    }
+
+    /// Stops: no new connections, those that are idle are closed, packs in hand are finished until `deadline`.
+    pub fn join(self, deadline: Instant) {
+        let _ = self.accept.join();
+        loop {
+            let mut left = 0;
+            for p in lock(&self.peers).values() {
+                left += 1;
+                if p.idle_since.load(Ordering::Relaxed) != u64::MAX || Instant::now() >= deadline {
+                    let _ = p.stream.shutdown(Half::Both);
+                }
+            }
+            if left == 0 || Instant::now() >= deadline + Duration::from_secs(1) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.commit.join();
+    }
+}
+
+pub fn spawn(name: &str, f: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    // Without threads there is no role: as with any panic, the process ends.
+    #[allow(clippy::expect_used)]
+    std::thread::Builder::new().name(name.into()).spawn(f).expect("the system refuses a thread")
+}
+
+/// Group commit: one fdatasync for all packs that were appended meanwhile.
+fn commit_loop(s: &Shared, gather_ms: u64) {
+    let mut last = 0;
+    loop {
+        let mut gate = lock(&s.gate);
+        let job = loop {
+            if let Some(job) = gate.spool.begin_sync() {
+                break job;
+            }
+            if s.stop.requested() {
+                return;
+            }
+            gate = s
+                .dirty
+                .wait_timeout(gate, Duration::from_millis(200))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        };
+        drop(gate);
+        if let Err(e) = job.run() {
+            super::disk_trouble(&s.disk, &s.log, &s.stop, &e);
+            // Not reached for a failed sync; anything else would break the promise that `ok` means durable.
+            std::process::exit(2);
+        }
+        let mut gate = lock(&s.gate);
+        gate.spool.end_sync(&job);
+        let now = gate.spool.durable();
+        drop(gate);
+        s.durable.notify_all();
+        // When several senders are busy, a short wait lets their packs share the next sync.
+        if now - last > 2 && gather_ms > 0 {
+            std::thread::sleep(Duration::from_millis(gather_ms.min(2)));
+        }
+        last = now;
+    }
+}
+
+fn accept_loop(
+    listener: &TcpListener,
+    conf: &Arc<ReceiverConfig>,
+    s: &Arc<Shared>,
+    peers: &Peers,
+    keep_raw: bool,
+) {
+    if let Err(e) = listener.set_nonblocking(true) {
+        s.log.error(&format!("listener: {e}; stopping"));
+        s.stop.request();
+        return;
+    }
+    let budget = Budget::new(conf.inflight_bytes);
+    let max = conf.max_connections.min(fd_limit().saturating_sub(RESERVED_FDS).max(16));
+    let mut next_id = 0u64;
+    while !s.stop.requested() {
+        let (stream, addr) = match listener.accept() {
+            Ok(a) => a,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                s.stop.wait(Duration::from_millis(20));
+                continue;
+            }
+            Err(e) => {
+                // EMFILE and its like pass; a connection that died while it waited concerns nobody.
+                if !matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) {
+                    s.log.warn(&format!("accept: {e}; connections wait, nothing is lost"));
+                    close_idle(peers, 1);
+                    s.stop.wait(Duration::from_millis(100));
+                }
+                continue;
+            }
+        };
+        let ip = addr.ip().to_canonical();
+        if !conf.allow.permits(ip) {
+            s.log.warn(&format!(
+                "connection from {ip}: not in `allow`; closed; add it there if it belongs to you"
+            ));
+            continue;
+        }
+        let mine = lock(peers).values().filter(|p| p.ip == ip).count();
+        if mine >= conf.max_connections_per_address {
+            s.log.warn(&format!("connection from {ip}: it has {mine} already, the limit; closed"));
+            continue;
+        }
+        if lock(peers).len() >= max && !close_idle(peers, 1) {
+            s.log.warn(&format!("connection from {ip}: all {max} connections are busy; closed"));
+            continue;
+        }
+        let _ = stream.set_nonblocking(false);
+        let _ = stream.set_nodelay(true);
+        let stream = Arc::new(stream);
+        let idle_since = Arc::new(AtomicU64::new(s.clock.mono_ms()));
+        next_id += 1;
+        let id = next_id;
+        lock(peers).insert(id, Peer { stream: Arc::clone(&stream), ip, idle_since: Arc::clone(&idle_since) });
+        let session = Session::new(conf, &budget, ip, keep_raw);
+        let mut c = Connection { stream, session, s: Arc::clone(s), conf: Arc::clone(conf), idle_since, ip };
+        let p = Arc::clone(peers);
+        let spawned =
+            std::thread::Builder::new().name("connection".into()).stack_size(STACK).spawn(move || {
+                c.run();
+                lock(&p).remove(&id);
+            });
+        if let Err(e) = spawned {
+            s.log.warn(&format!("connection from {ip}: no thread for it: {e}; closed"));
+            lock(peers).remove(&id);
+        }
+    }
+}
+
+/// Makes room: the connection that has been idle longest goes.
+fn close_idle(peers: &Peers, _how_many: usize) -> bool {
+    let peers = lock(peers);
+    let idle = peers.values().filter(|p| p.idle_since.load(Ordering::Relaxed) != u64::MAX);
+    match idle.min_by_key(|p| p.idle_since.load(Ordering::Relaxed)) {
+        Some(p) => p.stream.shutdown(Half::Both).is_ok(),
+        None => false,
+    }
+}
+
+/// The process's limit of open files.
+pub fn fd_limit() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current.and_then(|n| usize::try_from(n).ok()).unwrap_or(1 << 20)
+}
+
+struct Connection {
+    stream: Arc<TcpStream>,
+    session: Session,
+    s: Arc<Shared>,
+    conf: Arc<ReceiverConfig>,
+    idle_since: Arc<AtomicU64>,
+    ip: IpAddr,
+}
+
+enum End {
+    Closed,
+    Refused(Refusal),
+    Broken(String),
+}
+
+impl Connection {
+    fn run(&mut self) {
+        match self.serve() {
+            End::Closed => {}
+            End::Broken(why) => self.s.log.debug(&format!("connection from {}: {why}", self.ip)),
+            End::Refused(refusal) => {
+                let text = match &refusal {
+                    Refusal::Wrong(_) => "wrong header",
+                    Refusal::Busy(_) => "busy",
+                    Refusal::Close(_) => "",
+                };
+                let what = format!("pack from {}: refused: {}", self.ip, refusal.reason());
+                match refusal {
+                    Refusal::Busy(_) => {
+                        self.s.log.warn(&format!("{what}; its sender keeps it and tries again"))
+                    }
+                    _ => self
+                        .s
+                        .log
+                        .error(&format!("{what}; its sender keeps it; nothing of it is stored here")),
+                }
+                self.say_and_drain(if self.session.peer_is_ours() { text } else { "" });
+            }
+        }
+        let _ = self.stream.shutdown(Half::Both);
+    }
+
+    /// The peer may still be writing: closing at once would destroy our answer on its way.
+    fn say_and_drain(&mut self, text: &str) {
+        let mut stream = &*self.stream;
+        let _ = stream.set_write_timeout(Some(Duration::from_secs(1)));
+        let _ = stream.write_all(text.as_bytes());
+        let _ = self.stream.shutdown(Half::Write);
+        let _ = self.stream.set_read_timeout(Some(Duration::from_millis(500)));
+        let until = Instant::now() + Duration::from_secs(2);
+        let (mut buf, mut left) = (vec![0; CHUNK], DRAIN_BYTES);
+        while left > 0 && Instant::now() < until {
+            match stream.read(&mut buf) {
+                Ok(0) | Err(_) => return,
+                Ok(n) => left = left.saturating_sub(n),
+            }
+        }
+    }
+
+    fn serve(&mut self) -> End {
+        let ms = Duration::from_millis;
+        let mut buf = vec![0u8; CHUNK];
+        let mut deadline = Instant::now() + ms(self.conf.header_timeout_ms);
+        let mut fresh = true;
+        loop {
+            if self.session.idle() {
+                if self.s.stop.requested() {
+                    return End::Closed;
+                }
+                self.idle_since.store(self.s.clock.mono_ms(), Ordering::Relaxed);
+                if !fresh {
+                    deadline = Instant::now() + ms(self.conf.idle_timeout_ms);
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.stream.set_read_timeout(Some(left)).is_err() {
+                return End::Broken(if self.session.idle() {
+                    "idle".into()
+                } else {
+                    "too slow; closed".into()
+                });
+            }
+            let n = match (&*self.stream).read(&mut buf) {
+                Ok(0) if self.session.idle() => return End::Closed,
+                Ok(0) => return End::Broken("closed in the middle of a frame".into()),
+                Ok(n) => n,
+                Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => continue,
+                Err(e) => return End::Broken(e.to_string()),
+            };
+            if self.session.idle() {
+                // A frame has one deadline for its header, whatever way its bytes drip in.
+                deadline = Instant::now() + ms(self.conf.header_timeout_ms);
+                self.idle_since.store(u64::MAX, Ordering::Relaxed);
+            }
+            fresh = false;
+            let mut chunk = buf.get(..n).unwrap_or_default();
+            while !chunk.is_empty() {
+                let had_header = self.session.body_len().is_some();
+                if had_header && !self.session.charge(chunk.len(), deadline) {
+                    return End::Refused(Refusal::Busy("the bytes in flight are at their limit".into()));
+                }
+                let (used, arrived) = match self.session.feed(chunk) {
+                    Ok(r) => r,
+                    Err(refusal) => return End::Refused(refusal),
+                };
+                chunk = chunk.get(used..).unwrap_or_default();
+                if let (false, Some(len)) = (had_header, self.session.body_len()) {
+                    let by_size = len.saturating_mul(1000) / self.conf.body_rate_min.max(1);
+                    deadline = Instant::now() + ms(self.conf.body_timeout_ms.saturating_add(by_size));
+                }
+                if let Some(pack) = arrived {
+                    if let Err(end) = self.settle(pack) {
+                        return end;
+                    }
+                    deadline = Instant::now() + ms(self.conf.header_timeout_ms);
+                } else if used == 0 {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Decides about a pack and answers when it is durable.
+    fn settle(&mut self, pack: crate::receiver::Arrived) -> Result<(), End> {
+        if let Some(why) = lock(&self.s.paused).clone() {
+            return Err(End::Refused(Refusal::Busy(why)));
+        }
+        let label = pack.meta.label();
+        let now = self.s.clock.mono_ms();
+        let wall = self.s.zone.format_ms(self.s.clock.now_ms());
+        let (answer, alarms, known) = {
+            let mut gate = lock(&self.s.gate);
+            let before = gate.known;
+            let answer = gate.offer(pack, now, &wall);
+            (answer, std::mem::take(&mut gate.alarms), gate.known > before)
+        };
+        for a in alarms {
+            self.s.log.error(&a);
+        }
+        if known {
+            self.s.log.info(&format!("{label}: came again from {}; not stored twice", self.ip));
+        }
+        match answer {
+            Err(e) => {
+                super::disk_trouble(&self.s.disk, &self.s.log, &self.s.stop, &e);
+                return Err(End::Refused(Refusal::Busy(e.to_string())));
+            }
+            Ok(Answer::Refuse(r)) => return Err(End::Refused(r)),
+            Ok(Answer::Now) => {}
+            Ok(Answer::When(seq)) => {
+                self.s.dirty.notify_one();
+                let mut gate = lock(&self.s.gate);
+                while gate.spool.durable() <= seq {
+                    let wait = Duration::from_secs(1);
+                    gate = self.s.durable.wait_timeout(gate, wait).unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+        }
+        let mut stream = &*self.stream;
+        let _ = stream.set_write_timeout(Some(Duration::from_secs(10)));
+        stream.write_all(b"ok").map_err(|e| End::Broken(e.to_string()))
+    }
+}

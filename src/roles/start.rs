@@ -1,0 +1,592 @@
+//! From a configuration file to a running role, and back to an exit code.
+
+use super::collector::Collector;
+use super::follower::{Follower, Setup};
+use super::relay::Relay;
+use super::serve::{Server, Shared, fd_limit, spawn};
+use super::ship;
+use crate::clock::{Clock, Hour, Zone};
+use crate::config::{
+    Config, Errors, LogConfig, Peer, RelayConfig, Role, Start, StoreConfig, TailConfig, Warning,
+};
+use crate::disk::Disk;
+use crate::footprint::{self, Footprint};
+use crate::instance::{Instance, Refused};
+use crate::integrity::Store;
+use crate::log::Log;
+use crate::output::hours::{Hours, HoursConfig, Spooled};
+use crate::pack::{self, HourKey, Meta, split_frame};
+use crate::receiver::gate::{Gate, Memory};
+use crate::receiver::lock;
+use crate::shutdown::Shutdown;
+use crate::spool::{Loc, Shelf, Spool};
+use crate::tail::Identity;
+use crate::tail::pattern::Pattern;
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::net::{IpAddr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+/// How a role is run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunOptions {
+    /// Go to the background.
+    pub detach: bool,
+    /// A follower ships what is there and comes to an end.
+    pub once: bool,
+    /// How long `once` may take.
+    pub timeout_ms: Option<u64>,
+}
+
+/// Tells the child that it is the detached one.
+const DETACHED: &str = "LOGD_DETACHED";
+
+/// What a role needs of the world.
+struct World {
+    disk: Disk,
+    clock: Clock,
+    zone: Zone,
+    log: Log,
+    stop: Shutdown,
+    instance: Instance,
+}
+
+/// Runs `role` with the file `config`; the exit code.
+pub fn run(role: Role, config: &Path, options: RunOptions) -> u8 {
+    let result = match Config::load(config) {
+        Err(errors) => Err(errors.to_string()),
+        Ok(c) => match role {
+            Role::Tail => checked(c.tail(false)).and_then(|(conf, w)| run_tail(config, &conf, &w, options)),
+            Role::Collector => {
+                checked(c.relay(false)).and_then(|(conf, w)| run_relay(config, &conf, &w, options))
+            }
+            Role::Fcollector => {
+                checked(c.store(false)).and_then(|(conf, w)| run_store(config, &conf, &w, options))
+            }
+            other => Err(format!("logd: {}: this version does not have that role yet", other.command())),
+        },
+    };
+    match result {
+        Ok(code) => code,
+        Err(text) => {
+            crate::log::complain(&text);
+            2
+        }
+    }
+}
+
+fn checked<T>(r: Result<(T, Vec<Warning>), Errors>) -> Result<(T, Vec<Warning>), String> {
+    r.map_err(|e| e.to_string())
+}
+
+/// `Ok(Err(code))` = nothing more to do here.
+fn world(
+    role: Role,
+    config: &Path,
+    state_dir: Option<&Path>,
+    log: &LogConfig,
+    zone: Zone,
+    options: RunOptions,
+) -> Result<Result<World, u8>, String> {
+    let name = role.command();
+    let (disk, clock) = (Disk::real(), Clock::real());
+    let config = std::fs::canonicalize(config).unwrap_or_else(|_| config.to_owned());
+    if std::env::var_os(DETACHED).is_some() {
+        // Without a session of its own a closing terminal would take the daemon along.
+        let _ = rustix::process::setsid();
+    }
+    if let Some(dir) = &log.dir {
+        disk.create_dir_all(dir, 0o755).map_err(|e| format!("logd: {name}: local_dir: {e}"))?;
+    }
+    let dir = crate::state::resolve(&role, state_dir);
+    let instance = match Instance::open(&disk, &dir, name, &config) {
+        Ok(i) => i,
+        Err(Refused::Running) if options.once => {
+            return Err(format!(
+                "logd: {name}: state directory {}: in use by the running daemon",
+                dir.display()
+            ));
+        }
+        Err(Refused::Running) => {
+            if std::io::stderr().is_terminal() {
+                crate::log::complain(&format!("logd: {name}: already running with this configuration"));
+            }
+            return Ok(Err(0));
+        }
+        Err(Refused::Why(why)) => return Err(format!("logd: {name}: {why}")),
+    };
+    if options.detach && std::env::var_os(DETACHED).is_none() {
+        drop(instance);
+        return detach(name).map(Err);
+    }
+    let log = Log::new(name, log, &disk, &clock, &zone);
+    let stop = Shutdown::on_signals().map_err(|e| format!("logd: {name}: {e}"))?;
+    Ok(Ok(World { disk, clock, zone, log, stop, instance }))
+}
+
+/// Starts the same command in the background and sees it through its first moments.
+fn detach(name: &str) -> Result<u8, String> {
+    let exe =
+        std::env::current_exe().map_err(|e| format!("logd: {name}: cannot find its own binary: {e}"))?;
+    let child = Command::new(exe)
+        .args(std::env::args_os().skip(1))
+        .env(DETACHED, "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn();
+    let mut child = child.map_err(|e| format!("logd: {name}: cannot start in the background: {e}"))?;
+    for _ in 0..20 {
+        if let Ok(Some(status)) = child.try_wait() {
+            return match status.code() {
+                Some(0) => Ok(0),
+                _ => Err(format!("logd: {name}: stopped at once ({status}); run it without -d to see why")),
+            };
+        }
+        std::thread::sleep(Duration::from_millis(25));
+    }
+    Ok(0)
+}
+
+fn warn_all(log: &Log, warnings: &[Warning]) {
+    for w in warnings {
+        log.warn(&w.to_string());
+    }
+}
+
+fn zone_of(name: Option<&str>) -> Result<Zone, String> {
+    match name {
+        Some(n) => Zone::named(n),
+        None => Zone::local(),
+    }
+}
+
+fn seed() -> u64 {
+    u64::from(std::process::id()).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ Clock::real().now_ms().unsigned_abs()
+}
+
+// ---- follower ----
+
+fn run_tail(
+    config: &Path,
+    conf: &TailConfig,
+    warnings: &[Warning],
+    options: RunOptions,
+) -> Result<u8, String> {
+    let zone = zone_of(conf.timezone.as_deref()).map_err(|e| format!("logd: tail: timezone: {e}"))?;
+    let w = match world(Role::Tail, config, conf.state_dir.as_deref(), &conf.log, zone, options)? {
+        Ok(w) => w,
+        Err(code) => return Ok(code),
+    };
+    warn_all(&w.log, warnings);
+    let say = |e: String| format!("logd: tail: {e}");
+    let pattern =
+        Pattern::parse(&conf.log_file).map_err(|e| say(format!("log_file {}: {e}", conf.log_file)))?;
+    let addr = conf.sender.send_to.first().cloned().unwrap_or_default();
+    let (fresh, resume) = first_start(&w, conf, &pattern, &addr, options.once).map_err(say)?;
+    let setup = Setup {
+        disk: &w.disk,
+        clock: &w.clock,
+        zone: &w.zone,
+        state_dir: &w.instance.dir,
+        served: w.instance.served,
+        fresh,
+        resume,
+        once: options.once,
+        seed: seed(),
+    };
+    let mut f = Follower::open(&setup, conf, pattern).map_err(say)?;
+    for a in f.alarms.drain(..) {
+        w.log.error(&a);
+    }
+    let name = f.tail.identity().name.clone();
+    for (path, pos) in f.tail.following(&f.journal) {
+        w.log.info(&format!("following {} from byte {pos} as {name} to {addr}", path.display()));
+    }
+    if f.tail.following(&f.journal).is_empty() {
+        w.log.info(&format!("following {} as {name} to {addr}", conf.log_file));
+    }
+    if f.resumed > 0 {
+        w.log.info(&format!(
+            "{} packs were not acknowledged before the last stop; they are sent again",
+            f.resumed
+        ));
+    }
+    let deadline = options.timeout_ms.map(|t| Instant::now() + Duration::from_millis(t));
+    let all =
+        ship::follow(&mut f, conf, options.once, deadline, (&w.disk, &w.clock, &w.zone, &w.log, &w.stop));
+    let left = f.unacknowledged();
+    w.log.info(&format!("stopped: {} packs acknowledged by {addr}, {left} wait in the journal", f.sent));
+    if options.once && !all {
+        w.log.error(&format!("{left} packs were not acknowledged in time; run it again, nothing is lost"));
+        return Ok(1);
+    }
+    Ok(0)
+}
+
+type Resume = Option<(Hour, u64, u64)>;
+
+/// What a new state directory begins with.
+fn first_start(
+    w: &World,
+    conf: &TailConfig,
+    pattern: &Pattern,
+    addr: &str,
+    once: bool,
+) -> Result<(Identity, Resume), String> {
+    let now = w.clock.now_ms();
+    let current = if pattern.is_daily() { w.zone.day_at(now) } else { w.zone.hour_at(now) };
+    let existing = pattern.existing(&w.disk).unwrap_or_default();
+    let start = conf.start.unwrap_or(if once { Start::Oldest } else { Start::Beginning });
+    let mut first_hour = match start {
+        Start::Beginning | Start::End => current,
+        Start::Oldest => existing.first().copied().unwrap_or(current),
+        Start::Hour(h) => h,
+    };
+    let mut resume = None;
+    if let Some((hour, lines)) = read_record(conf, pattern) {
+        first_hour = hour;
+        if let (Peer::Original, Some(per_pack)) = (conf.sender.peer, conf.recv_buffer_size) {
+            let pos = offset_of_line(&w.disk, &pattern.path(hour), lines)?;
+            resume = Some((hour, lines / per_pack + 1, pos));
+        }
+    }
+    let identity = Identity {
+        format: 1,
+        name: conf.name.clone().unwrap_or_else(|| own_name(addr)),
+        zone: w.zone.name(),
+        first_hour,
+        copies_until: existing.last().copied().filter(|_| conf.sender.peer == Peer::Logd),
+        copies_generation: w.clock.now_secs().unsigned_abs(),
+        from_end: start == Start::End,
+    };
+    Ok((identity, resume))
+}
+
+/// The original's `line.rec`: path and lines that it had read.
+fn read_record(conf: &TailConfig, pattern: &Pattern) -> Option<(Hour, u64)> {
+    let text = std::fs::read_to_string(conf.record_file.as_ref()?).ok()?;
+    let (path, lines) = text.lines().next()?.trim().rsplit_once(' ')?;
+    Some((pattern.hour_of(Path::new(path))?, lines.parse().ok()?))
+}
+
+fn offset_of_line(disk: &Disk, path: &Path, lines: u64) -> Result<u64, String> {
+    let file = disk.open(path).map_err(|e| e.to_string())?;
+    let (mut at, mut left, mut buf) = (0u64, lines, vec![0; 64 << 10]);
+    while left > 0 {
+        let n = file.read_at(&mut buf, at).map_err(|e| e.to_string())?;
+        if n == 0 {
+            return Err(format!(
+                "{}: it has fewer than the {lines} lines that record_file tells",
+                path.display()
+            ));
+        }
+        for i in memchr::memchr_iter(b'\n', buf.get(..n).unwrap_or_default()) {
+            left -= 1;
+            if left == 0 {
+                return Ok(at + i as u64 + 1);
+            }
+        }
+        at += n as u64;
+    }
+    Ok(0)
+}
+
+/// The address that this host uses towards the receiver, or its host name when that says nothing.
+fn own_name(addr: &str) -> String {
+    let used = addr.to_socket_addrs().ok().and_then(|mut a| a.next()).and_then(|to| {
+        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = UdpSocket::bind(any).ok()?;
+        socket.connect(to).ok()?;
+        Some(socket.local_addr().ok()?.ip().to_canonical())
+    });
+    match used {
+        Some(ip @ IpAddr::V4(_)) if !ip.is_loopback() && !ip.is_unspecified() => ip.to_string(),
+        _ => host_name(),
+    }
+}
+
+fn host_name() -> String {
+    let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let clean: String = node
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || ".-".contains(c) { c } else { '-' })
+        .take(64)
+        .collect();
+    if crate::name::problem(&clean).is_none() { clean } else { "localhost".into() }
+}
+
+// ---- receivers ----
+
+fn spool_and_packs(
+    w: &World,
+    conf: &crate::config::SpoolConfig,
+    held: (u64, u64),
+    max_raw: u64,
+) -> Result<(Spool, Vec<(Loc, Meta, u64, u32)>), String> {
+    let say = |e: crate::disk::Error| e.to_string();
+    let mut quarantine =
+        Shelf::open(&w.disk, &w.instance.dir.join("quarantine"), held.0, held.1).map_err(say)?;
+    let (mut packs, mut raw) = (Vec::new(), Vec::new());
+    let spool = Spool::open(
+        &w.disk,
+        &w.instance.dir.join("spool"),
+        &mut quarantine,
+        conf,
+        &mut |t| w.log.error(&t),
+        &mut |loc, frame| {
+            let Some((header, body)) = split_frame(frame) else { return };
+            let Ok(meta) = header.meta("unknown") else { return };
+            let sums = match meta.seal {
+                Some(s) => Some((s.bytes, s.crc32)),
+                None => pack::inflate(body, &meta, &mut raw, max_raw).map(|c| (c.bytes, c.crc32)),
+            };
+            packs.extend(sums.map(|(bytes, crc32)| (loc, meta, bytes, crc32)));
+        },
+    );
+    Ok((spool.map_err(say)?, packs))
+}
+
+fn bind(listen: &str) -> Result<TcpListener, String> {
+    TcpListener::bind(listen).map_err(|e| format!("listen {listen}: {e}; is another program using the port?"))
+}
+
+fn share(w: World, gate: Gate) -> (Arc<Shared>, Instance) {
+    let shared = Shared {
+        gate: Mutex::new(gate),
+        dirty: Condvar::new(),
+        durable: Condvar::new(),
+        disk: w.disk,
+        clock: w.clock,
+        zone: w.zone,
+        log: w.log,
+        stop: w.stop,
+        paused: Mutex::new(None),
+    };
+    (Arc::new(shared), w.instance)
+}
+
+fn run_relay(
+    config: &Path,
+    conf: &RelayConfig,
+    warnings: &[Warning],
+    options: RunOptions,
+) -> Result<u8, String> {
+    let say = |e: String| format!("logd: collector: {e}");
+    let zone = Zone::local().map_err(say)?;
+    let w = match world(Role::Collector, config, conf.state_dir.as_deref(), &conf.log, zone, options)? {
+        Ok(w) => w,
+        Err(code) => return Ok(code),
+    };
+    warn_all(&w.log, warnings);
+    let held = (conf.sender.held_per_name, conf.sender.held_total);
+    let (spool, packs) = spool_and_packs(&w, &conf.spool, held, conf.receiver.max_raw as u64).map_err(say)?;
+    let mut gate = Gate::relay(spool, host_name());
+    let dir = w.instance.dir.clone();
+    let mut relay =
+        Relay::open(&w.disk, &dir, &conf.sender, &mut gate, seed()).map_err(|e| say(e.to_string()))?;
+    if !packs.is_empty() {
+        w.log.info(&format!(
+            "{} packs were not acknowledged before the last stop; they are sent again",
+            packs.len()
+        ));
+    }
+    drop(packs);
+    let listener = bind(&conf.receiver.listen).map_err(say)?;
+    let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
+    let to = conf.sender.send_to.first().cloned().unwrap_or_default();
+    w.log.info(&format!("listening on {addr}, passing on to {to}"));
+    let (shared, _instance) = share(w, gate);
+    let server = Server::start(listener, conf.receiver.clone(), &shared, false, conf.spool.group_commit_ms);
+    ship::pass_on(&mut relay, &conf.sender, server, conf.quit_timeout_ms, &shared);
+    let left = lock(&shared.gate).spool.waiting();
+    shared.log.info(&format!("stopped: {} packs passed on, {left} wait in the spool", relay.sent));
+    Ok(0)
+}
+
+fn run_store(
+    config: &Path,
+    conf: &StoreConfig,
+    warnings: &[Warning],
+    options: RunOptions,
+) -> Result<u8, String> {
+    let say = |e: String| format!("logd: fcollector: {e}");
+    let disk_say = |e: crate::disk::Error| format!("logd: fcollector: {e}");
+    let zone = Zone::local().map_err(say)?;
+    let w = match world(Role::Fcollector, config, conf.state_dir.as_deref(), &conf.log, zone, options)? {
+        Ok(w) => w,
+        Err(code) => return Ok(code),
+    };
+    warn_all(&w.log, warnings);
+    let limits = (conf.early_per_name, conf.early_total);
+    let (spool, packs) =
+        spool_and_packs(&w, &conf.spool, limits, conf.receiver.max_raw as u64).map_err(say)?;
+    let store = Store::new(&w.disk, &conf.save_dir, &w.instance.dir, conf.file_mode, conf.dir_mode);
+    let now = w.clock.mono_ms();
+    let mut spooled: BTreeMap<HourKey, Spooled> = BTreeMap::new();
+    for (_, meta, bytes, _) in &packs {
+        let copies = spooled.entry(meta.key.clone()).or_default();
+        copies.entry(meta.generation).or_default().insert(meta.id, *bytes);
+    }
+    let aside = store.path("aside");
+    let shelf = |name: &str| Shelf::open(&w.disk, &aside.join(name), limits.0, limits.1);
+    let hours_conf = HoursConfig {
+        max_raw: conf.receiver.max_raw as u64,
+        max_open: (fd_limit() / 4).clamp(8, 4096),
+        gap_wait_ms: conf.gap_wait_ms,
+    };
+    let early = shelf("early").map_err(disk_say)?;
+    let mut hours =
+        Hours::open(&store, hours_conf, early, spool.reader(), &spooled, now).map_err(disk_say)?;
+    for a in hours.alarms.drain(..) {
+        w.log.error(&a);
+    }
+    let reader = spool.reader();
+    let memory = Memory {
+        store: store.clone(),
+        footprint: Footprint::default(),
+        early: shelf("early").map_err(disk_say)?,
+        conflict: shelf("conflict").map_err(disk_say)?,
+        early_per_name: limits.0,
+        early_total: limits.1,
+    };
+    if !packs.is_empty() {
+        w.log.info(&format!("{} packs of the spool are applied", packs.len()));
+    }
+    let mut gate = Gate::collector(spool, memory, packs, now).map_err(disk_say)?;
+    compare_footprint(&w, &mut gate, now);
+    let listener = bind(&conf.receiver.listen).map_err(say)?;
+    let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
+    w.log.info(&format!("listening on {addr}, storing in {}", conf.save_dir.display()));
+    let (shared, instance) = share(w, gate);
+    let server = Server::start(listener, conf.receiver.clone(), &shared, true, conf.spool.group_commit_ms);
+    let mut collector = Collector::new(hours, store, reader, conf.hosts_file.clone(), conf.checkpoint_ms);
+    store_loop(&mut collector, conf, &shared, &instance.dir);
+    server.join(Instant::now() + Duration::from_millis(conf.quit_timeout_ms));
+    finish_store(&mut collector, &shared, &instance.dir);
+    Ok(0)
+}
+
+/// `footprint.json` is never believed, but what it knew and nobody knows any more is worth a message.
+fn compare_footprint(w: &World, gate: &mut Gate, now_ms: u64) {
+    let Some(told) = footprint::load_json(&w.disk, &w.instance.dir) else { return };
+    let Some(m) = &mut gate.memory else { return };
+    for (key, (generation, high, _)) in told {
+        let have = m.footprint.hour(&key, now_ms).and_then(|h| h.copies.get(&generation)).map(|c| c.high);
+        if let Some(have) = have.filter(|h| *h < high) {
+            w.log.error(&format!(
+                "{key}: {high} packs were acknowledged before the last stop, {have} are here; \
+                 send packs {}-{high} again from their source",
+                have + 1
+            ));
+        }
+    }
+}
+
+fn store_loop(c: &mut Collector, conf: &StoreConfig, s: &Arc<Shared>, state_dir: &Path) {
+    let (tx, results) = mpsc::channel();
+    let mut jobs = std::collections::VecDeque::new();
+    let (mut running, mut last_minute, mut last_second) = (0usize, s.clock.mono_ms(), 0);
+    while !s.stop.requested() {
+        let now = s.clock.mono_ms();
+        let turn = turn(c, s, now);
+        jobs.extend(c.hours.take_jobs());
+        while running < conf.max_verifying {
+            let Some(job) = jobs.pop_front() else { break };
+            let (tx, disk) = (tx.clone(), s.disk.clone());
+            running += 1;
+            drop(spawn("verify", move || {
+                let _ = tx.send(crate::output::hours::VerifyJob::run(job, &disk));
+            }));
+        }
+        let mut certified = 0;
+        while let Ok(result) = results.try_recv() {
+            running -= 1;
+            certified += 1;
+            let done = result.and_then(|d| c.certify(&d, &s.gate, now, s.clock.now_secs()));
+            if let Err(e) = done {
+                super::disk_trouble(&s.disk, &s.log, &s.stop, &e);
+            }
+        }
+        tell(c, s);
+        if now.saturating_sub(last_second) >= 1000 {
+            last_second = now;
+            watch_disk(s, &conf.save_dir, conf.spool.min_free);
+        }
+        if now.saturating_sub(last_minute) >= 60_000 {
+            last_minute = now;
+            let saved = c.hours.write_gaps(now).and_then(|()| save(s, state_dir));
+            if let Err(e) = saved {
+                super::disk_trouble(&s.disk, &s.log, &s.stop, &e);
+            }
+        }
+        match turn {
+            Ok(0) if certified == 0 => {
+                let wait = if running > 0 { 5 } else { 100 };
+                let gate = lock(&s.gate);
+                drop(s.durable.wait_timeout(gate, Duration::from_millis(wait)));
+            }
+            Ok(_) => {}
+            Err(e) => super::disk_trouble(&s.disk, &s.log, &s.stop, &e),
+        }
+    }
+}
+
+fn turn(c: &mut Collector, s: &Shared, now: u64) -> crate::disk::Result<usize> {
+    let n = c.step(&s.gate, now, 64)?;
+    if c.wants_checkpoint(&s.gate, now) {
+        c.checkpoint(&s.gate, now)?;
+    }
+    Ok(n)
+}
+
+fn tell(c: &mut Collector, s: &Shared) {
+    for a in c.hours.alarms.drain(..) {
+        s.log.error(&a);
+    }
+    for (good, text) in c.messages.drain(..) {
+        if good { s.log.info(&text) } else { s.log.error(&text) }
+    }
+}
+
+fn watch_disk(s: &Shared, save_dir: &Path, min_free: u64) {
+    let low = s.disk.free_bytes(save_dir).ok().filter(|free| *free < min_free);
+    let mut paused = lock(&s.paused);
+    *paused = low.map(|free| {
+        format!("paused: disk: {free} bytes free in {}, min_free is {min_free}", save_dir.display())
+    });
+}
+
+fn save(s: &Shared, state_dir: &Path) -> crate::disk::Result<()> {
+    let now = s.zone.format_ms(s.clock.now_ms());
+    let mut gate = lock(&s.gate);
+    gate.spool.save_marks()?;
+    match &gate.memory {
+        Some(m) => m.footprint.save(&s.disk, state_dir, &now),
+        None => Ok(()),
+    }
+}
+
+/// Everything durable is applied and made durable in its hour file; then the spool is empty.
+fn finish_store(c: &mut Collector, s: &Shared, state_dir: &PathBuf) {
+    let now = s.clock.mono_ms();
+    let work = |c: &mut Collector| -> crate::disk::Result<()> {
+        lock(&s.gate).spool.sync()?;
+        while c.step(&s.gate, now, 64)? > 0 {}
+        c.checkpoint(&s.gate, now)?;
+        save(s, state_dir)?;
+        lock(&s.gate).spool.close()
+    };
+    if let Err(e) = work(c) {
+        super::disk_trouble(&s.disk, &s.log, &Shutdown::default(), &e);
+    }
+    tell(c, s);
+    let left = lock(&s.gate).spool.waiting();
+    s.log.info(&format!("stopped: {} packs stored, {left} wait in the spool", c.hours.packs));
+}

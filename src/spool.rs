@@ -1,0 +1,632 @@
+//! The spool: packs that are durable here and not yet durable further on.
+//!
+//! Carries P1 at a receiver (`ok` is sent when [`Spool::durable`] has passed the pack) and P4 (size, free space).
+//! Files in its directory, each named by the first sequence number in it:
+//!
+//! - `<seq>.seg`: append-only [records](crate::record), payload = one frame as on the wire. It exists while one of
+//!   its packs is not done. Directory entries are durable before the first pack in a new segment counts as durable.
+//! - `<seq>.done`: one record holding a bitmap of the packs that are done. It may lag behind: what is then delivered
+//!   again is recognised by whoever takes it.
+//!
+//! At start everything is read and checked. A torn or damaged stretch is copied to the quarantine directory before
+//! anything is cut; what lies behind it is used. No index of packs is kept in memory, only one bit each.
+
+use crate::config::SpoolConfig;
+use crate::disk::{self, Disk, File};
+use crate::pack::HourKey;
+use crate::record::{self, Found};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Largest record that is believed: a body at its limit and its header.
+const RECORD_MAX: u32 = 80 << 20;
+const MODE: u32 = 0o640;
+const KIND_PACK: u8 = b'P';
+const KIND_DONE: u8 = b'D';
+/// Free space is asked for once per this many appended bytes.
+const FREE_CHECK: u64 = 4 << 20;
+
+/// Where a pack lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loc {
+    /// Sequence number in this spool.
+    pub seq: u64,
+    /// First sequence number of its segment.
+    pub base: u64,
+    /// Byte offset of its record.
+    pub offset: u64,
+    /// Bytes on disk.
+    pub len: u64,
+}
+
+/// Why a pack was not taken.
+#[derive(Debug)]
+pub enum AppendError {
+    /// The spool is at its size, or the disk at `min_free`; try again later.
+    Full(String),
+    /// The disk failed.
+    Disk(disk::Error),
+}
+
+struct Segment {
+    len: u64,
+    count: u64,
+    done: Vec<u64>,
+    done_count: u64,
+    marks_dirty: bool,
+}
+
+impl Segment {
+    fn is_done(&self, i: u64) -> bool {
+        self.done.get((i / 64) as usize).is_some_and(|w| w & (1 << (i % 64)) != 0)
+    }
+    fn mark(&mut self, i: u64) -> bool {
+        let word = (i / 64) as usize;
+        if self.done.len() <= word {
+            self.done.resize(word + 1, 0);
+        }
+        match self.done.get_mut(word) {
+            Some(w) if *w & (1 << (i % 64)) == 0 => {
+                *w |= 1 << (i % 64);
+                self.done_count += 1;
+                self.marks_dirty = true;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// See the module's header.
+pub struct Spool {
+    disk: Disk,
+    dir: PathBuf,
+    conf: SpoolConfig,
+    segments: BTreeMap<u64, Segment>,
+    active: Option<(u64, Arc<File>)>,
+    /// Files with bytes that no sync has covered yet.
+    dirty: Vec<Arc<File>>,
+    dir_dirty: bool,
+    next_seq: u64,
+    durable: u64,
+    bytes: u64,
+    until_free_check: u64,
+    buf: Vec<u8>,
+}
+
+/// What one group commit has to sync; run it without holding the spool.
+pub struct SyncJob {
+    files: Vec<Arc<File>>,
+    dir: Option<(Disk, PathBuf)>,
+    upto: u64,
+}
+
+impl SyncJob {
+    /// One fdatasync per file with new bytes, and the directory's when it has a new name.
+    pub fn run(&self) -> disk::Result<()> {
+        for f in &self.files {
+            f.sync()?;
+        }
+        match &self.dir {
+            Some((disk, dir)) => disk.sync_dir(dir),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Spool {
+    /// Opens or creates the spool in `dir`. `each` sees every pack that is not done, oldest first; `report` gets one
+    /// sentence for each thing that was set aside into `quarantine`.
+    pub fn open(
+        disk: &Disk,
+        dir: &Path,
+        quarantine: &mut Shelf,
+        conf: &SpoolConfig,
+        report: &mut dyn FnMut(String),
+        each: &mut dyn FnMut(Loc, &[u8]),
+    ) -> disk::Result<Self> {
+        disk.create_dir_all(dir, 0o750)?;
+        let mut spool = Self {
+            disk: disk.clone(),
+            dir: dir.to_owned(),
+            conf: conf.clone(),
+            segments: BTreeMap::new(),
+            active: None,
+            dirty: Vec::new(),
+            dir_dirty: false,
+            next_seq: 1,
+            durable: 1,
+            bytes: 0,
+            until_free_check: 0,
+            buf: Vec::new(),
+        };
+        let names = disk.list(dir)?;
+        let number = |n: &str, end: &str| n.strip_suffix(end).filter(|d| d.len() == 20)?.parse::<u64>().ok();
+        let mut bases: Vec<u64> = names.iter().filter_map(|e| number(&e.name, ".seg")).collect();
+        bases.sort_unstable();
+        for e in &names {
+            let orphan = number(&e.name, ".done").is_some_and(|b| bases.binary_search(&b).is_err());
+            if orphan || e.name.ends_with(".tmp") {
+                disk.remove(&dir.join(&e.name))?;
+            } else if number(&e.name, ".seg").or(number(&e.name, ".done")).is_none() {
+                report(format!("{}: not a spool file; left alone", dir.join(&e.name).display()));
+            }
+        }
+        for base in bases {
+            spool.load(base, quarantine, report, each)?;
+        }
+        // The names, too, may so far exist only in memory.
+        disk.sync_dir(dir)?;
+        Ok(spool)
+    }
+
+    fn path(&self, base: u64, end: &str) -> PathBuf {
+        self.dir.join(format!("{base:020}.{end}"))
+    }
+
+    fn load(
+        &mut self,
+        base: u64,
+        quarantine: &mut Shelf,
+        report: &mut dyn FnMut(String),
+        each: &mut dyn FnMut(Loc, &[u8]),
+    ) -> disk::Result<()> {
+        let path = self.path(base, "seg");
+        let file = self.disk.open_rw(&path)?;
+        let mut seg = Segment { len: 0, count: 0, done: Vec::new(), done_count: 0, marks_dirty: false };
+        let marks = self.load_marks(base, report)?;
+        let (mut offset, mut expect) = (0, base);
+        let mut cut = None;
+        let mut buf = std::mem::take(&mut self.buf);
+        loop {
+            match record::read(&file, offset, RECORD_MAX, &mut buf)? {
+                Found::End => break,
+                Found::Damage { next } => {
+                    self.set_aside(&file, base, offset, next, quarantine, report)?;
+                    let at_end = next >= file.stat()?.len;
+                    if at_end {
+                        cut = Some(offset);
+                        break;
+                    }
+                    offset = next;
+                }
+                Found::Record(head) => {
+                    offset = head.end();
+                    if head.kind != KIND_PACK || head.seq < expect {
+                        continue;
+                    }
+                    // What a damaged stretch held cannot be delivered: it must not pin the segment.
+                    for lost in expect..head.seq.min(expect + (1 << 20)) {
+                        seg.mark(lost - base);
+                    }
+                    let i = head.seq - base;
+                    seg.count = i + 1;
+                    expect = head.seq + 1;
+                    if marks.get((i / 64) as usize).is_some_and(|w| w & (1 << (i % 64)) != 0) {
+                        seg.mark(i);
+                    } else {
+                        let loc =
+                            Loc { seq: head.seq, base, offset: head.offset, len: head.end() - head.offset };
+                        each(loc, buf.get(record::HEADER..).unwrap_or_default());
+                    }
+                }
+            }
+        }
+        self.buf = buf;
+        if let Some(at) = cut {
+            file.set_len(at)?;
+            file.sync()?;
+        }
+        seg.len = file.stat()?.len;
+        self.bytes += seg.len;
+        self.next_seq = self.next_seq.max(expect);
+        self.durable = self.next_seq;
+        self.segments.insert(base, seg);
+        // What was read may still be only in the page cache of a process that was killed.
+        file.sync()?;
+        self.drop_if_done(base)
+    }
+
+    fn load_marks(&self, base: u64, report: &mut dyn FnMut(String)) -> disk::Result<Vec<u64>> {
+        let path = self.path(base, "done");
+        if self.disk.stat(&path)?.is_none() {
+            return Ok(Vec::new());
+        }
+        let mut buf = Vec::new();
+        match record::read(&self.disk.open_rw(&path)?, 0, 1 << 24, &mut buf)? {
+            Found::Record(h) if h.kind == KIND_DONE && h.seq == base => {
+                let bits = buf.get(record::HEADER..).unwrap_or_default();
+                Ok(bits.chunks_exact(8).filter_map(|c| Some(u64::from_le_bytes(*c.first_chunk()?))).collect())
+            }
+            _ => {
+                report(format!(
+                    "{}: damaged; its packs are delivered again, receivers recognise them",
+                    path.display()
+                ));
+                self.disk.remove(&path)?;
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// Nothing that was acknowledged is cut away before a copy of it is safe.
+    fn set_aside(
+        &self,
+        file: &File,
+        base: u64,
+        from: u64,
+        to: u64,
+        quarantine: &mut Shelf,
+        report: &mut dyn FnMut(String),
+    ) -> disk::Result<()> {
+        let mut bytes = vec![0; usize::try_from(to - from).unwrap_or(usize::MAX).min(RECORD_MAX as usize)];
+        let n = file.read_at(&mut bytes, from)?;
+        bytes.truncate(n);
+        let name = format!("{base:020}-{from}.bin");
+        let kept = quarantine.put_raw("spool", &name, &bytes)?;
+        let place = if kept {
+            quarantine.dir().join("spool").join(name)
+        } else {
+            "nowhere: quarantine is full".into()
+        };
+        report(format!(
+            "{}: bytes {from} to {to} are not a whole record (torn by a crash, or damaged); kept in {}; \
+             if a pack of it was acknowledged, `logd status --missing` names it",
+            self.path(base, "seg").display(),
+            place.display()
+        ));
+        Ok(())
+    }
+
+    /// Sequence number below which every pack is durable.
+    pub fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// Bytes on disk, done packs in segments that are not all done included.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Is it more than half full? Then whoever drains it should make progress durable.
+    pub fn half_full(&self) -> bool {
+        self.bytes > self.conf.size / 2
+    }
+
+    /// Packs that are not done.
+    pub fn waiting(&self) -> u64 {
+        self.segments.values().map(|s| s.count - s.done_count).sum()
+    }
+
+    /// Adds one frame, given in parts. It is not durable before a sync.
+    pub fn append(&mut self, frame: &[&[u8]]) -> Result<Loc, AppendError> {
+        let payload: u64 = frame.iter().map(|p| p.len() as u64).sum();
+        let len = payload + record::HEADER as u64;
+        if self.bytes + len > self.conf.size {
+            return Err(AppendError::Full(format!(
+                "spool {} holds {} of {} bytes",
+                self.dir.display(),
+                self.bytes,
+                self.conf.size
+            )));
+        }
+        if self.until_free_check < len {
+            let free = self.disk.free_bytes(&self.dir).map_err(AppendError::Disk)?;
+            if free < self.conf.min_free.saturating_add(len) {
+                return Err(AppendError::Full(format!(
+                    "paused: disk: {} bytes free below {}, min_free is {}",
+                    free,
+                    self.dir.display(),
+                    self.conf.min_free
+                )));
+            }
+            self.until_free_check = FREE_CHECK.max(len);
+        }
+        let (base, file) = self.active_for(len).map_err(Self::no_space)?;
+        let Some(seg) = self.segments.get_mut(&base) else {
+            return Err(AppendError::Full("the active segment is gone".into()));
+        };
+        let offset = seg.len;
+        self.buf.clear();
+        record::encode(KIND_PACK, self.next_seq, offset, frame, &mut self.buf);
+        file.write_at(&self.buf, offset).map_err(Self::no_space)?;
+        if self.buf.capacity() > 4 << 20 {
+            self.buf = Vec::new();
+        }
+        let loc = Loc { seq: self.next_seq, base, offset, len };
+        seg.len += len;
+        seg.count += 1;
+        self.bytes += len;
+        self.until_free_check = self.until_free_check.saturating_sub(len);
+        self.next_seq += 1;
+        if !self.dirty.iter().any(|f| Arc::ptr_eq(f, &file)) {
+            self.dirty.push(file);
+        }
+        Ok(loc)
+    }
+
+    fn no_space(e: disk::Error) -> AppendError {
+        if e.no_space() || e.too_many_files() {
+            AppendError::Full(e.to_string())
+        } else {
+            AppendError::Disk(e)
+        }
+    }
+
+    fn active_for(&mut self, len: u64) -> disk::Result<(u64, Arc<File>)> {
+        if let Some((base, file)) = &self.active {
+            let used = self.segments.get(base).map_or(u64::MAX, |s| s.len);
+            if used == 0 || used + len <= self.conf.segment_size {
+                return Ok((*base, Arc::clone(file)));
+            }
+        }
+        let base = self.next_seq;
+        let file = Arc::new(self.disk.create_new(&self.path(base, "seg"), MODE)?);
+        self.dir_dirty = true;
+        self.segments
+            .insert(base, Segment { len: 0, count: 0, done: Vec::new(), done_count: 0, marks_dirty: false });
+        let old = self.active.replace((base, Arc::clone(&file)));
+        if let Some((old, _)) = old {
+            self.drop_if_done(old)?;
+        }
+        Ok((base, file))
+    }
+
+    /// What must be synced for everything appended so far to be durable; `None` when nothing is new.
+    pub fn begin_sync(&mut self) -> Option<SyncJob> {
+        if self.durable == self.next_seq && !self.dir_dirty {
+            return None;
+        }
+        let dir = std::mem::take(&mut self.dir_dirty).then(|| (self.disk.clone(), self.dir.clone()));
+        Some(SyncJob { files: std::mem::take(&mut self.dirty), dir, upto: self.next_seq })
+    }
+
+    /// After [`SyncJob::run`] succeeded. A failed one ends the process, so there is no way back from it.
+    pub fn end_sync(&mut self, job: &SyncJob) {
+        self.durable = self.durable.max(job.upto);
+    }
+
+    /// Syncs in place, for callers that share the spool with nobody.
+    pub fn sync(&mut self) -> disk::Result<()> {
+        if let Some(job) = self.begin_sync() {
+            job.run()?;
+            self.end_sync(&job);
+        }
+        Ok(())
+    }
+
+    /// The oldest pack from `seq` on that is durable and not done: its number and its segment's.
+    pub fn next_waiting(&self, seq: u64) -> Option<(u64, u64)> {
+        let first = self.segments.range(..=seq).next_back().map_or(0, |(b, _)| *b);
+        for (base, seg) in self.segments.range(first..) {
+            let mut i = seq.saturating_sub(*base);
+            while i < seg.count {
+                if seg.done.get((i / 64) as usize) == Some(&u64::MAX) {
+                    i = (i / 64 + 1) * 64;
+                } else if seg.is_done(i) {
+                    i += 1;
+                } else {
+                    let found = base + i;
+                    return (found < self.durable).then_some((found, *base));
+                }
+            }
+        }
+        None
+    }
+
+    /// The pack is durable further on. Its segment goes when all of it is done.
+    pub fn mark_done(&mut self, seq: u64) -> disk::Result<()> {
+        let Some((&base, seg)) = self.segments.range_mut(..=seq).next_back() else { return Ok(()) };
+        if seq - base < seg.count {
+            seg.mark(seq - base);
+        }
+        self.drop_if_done(base)
+    }
+
+    fn drop_if_done(&mut self, base: u64) -> disk::Result<()> {
+        let idle = self.active.as_ref().is_none_or(|(a, _)| *a != base);
+        let all = self.segments.get(&base).is_some_and(|s| s.done_count >= s.count);
+        if idle && all {
+            self.disk.remove(&self.path(base, "seg"))?;
+            self.disk.remove(&self.path(base, "done"))?;
+            let gone = self.segments.remove(&base);
+            self.bytes -= gone.map_or(0, |s| s.len);
+        }
+        Ok(())
+    }
+
+    /// Writes the bitmaps that changed, so that a restart delivers little twice.
+    pub fn save_marks(&mut self) -> disk::Result<()> {
+        for (base, seg) in &mut self.segments {
+            if std::mem::take(&mut seg.marks_dirty) {
+                let bits: Vec<u8> = seg.done.iter().flat_map(|w| w.to_le_bytes()).collect();
+                let mut out = Vec::new();
+                record::encode(KIND_DONE, *base, 0, &[&bits], &mut out);
+                self.disk.replace(&self.dir.join(format!("{base:020}.done")), &out, MODE)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A clean stop: bitmaps are written, a segment that is all done is removed.
+    pub fn close(&mut self) -> disk::Result<()> {
+        self.sync()?;
+        if let Some((base, _)) = self.active.take() {
+            self.drop_if_done(base)?;
+        }
+        self.save_marks()
+    }
+
+    /// A reader of this spool's files that needs no lock.
+    pub fn reader(&self) -> Reader {
+        Reader { disk: self.disk.clone(), dir: self.dir.clone(), at: None }
+    }
+}
+
+/// Walks through the segments in order, outside any lock.
+pub struct Reader {
+    disk: Disk,
+    dir: PathBuf,
+    at: Option<(u64, File, u64)>,
+}
+
+impl Reader {
+    /// Reads pack `seq` of segment `base` into `buf`; `None` if it is no longer readable (damage since the start).
+    pub fn fetch(&mut self, seq: u64, base: u64, buf: &mut Vec<u8>) -> disk::Result<Option<Loc>> {
+        if self.at.as_ref().is_none_or(|(b, _, _)| *b != base) {
+            let file = self.disk.open(&self.dir.join(format!("{base:020}.seg")))?;
+            self.at = Some((base, file, 0));
+        }
+        let Some((_, file, offset)) = &mut self.at else { return Ok(None) };
+        // A second pass over the segment covers a call for an older pack than the last one.
+        for from in [*offset, 0] {
+            *offset = from;
+            loop {
+                match record::read(file, *offset, RECORD_MAX, buf)? {
+                    Found::Record(h) if h.seq == seq && h.kind == KIND_PACK => {
+                        let loc = Loc { seq, base, offset: h.offset, len: h.end() - h.offset };
+                        *offset = h.end();
+                        buf.drain(..record::HEADER);
+                        return Ok(Some(loc));
+                    }
+                    Found::Record(h) if h.seq < seq => *offset = h.end(),
+                    Found::Damage { next } if next > *offset => *offset = next,
+                    _ => break,
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads the pack at `loc` into `buf`.
+    pub fn fetch_at(&self, loc: &Loc, buf: &mut Vec<u8>) -> disk::Result<bool> {
+        let file = self.disk.open(&self.dir.join(format!("{:020}.seg", loc.base)))?;
+        let found = record::read(&file, loc.offset, RECORD_MAX, buf)?;
+        let good = matches!(found, Found::Record(h) if h.seq == loc.seq);
+        if good {
+            buf.drain(..record::HEADER);
+        }
+        Ok(good)
+    }
+}
+
+/// A directory of packs that are set aside, one file each, below one directory per sender: `held`, early packs,
+/// conflicts, quarantine. Bounded per sender and in total (P4), so that one bad host stops only itself.
+pub struct Shelf {
+    disk: Disk,
+    dir: PathBuf,
+    per_name: u64,
+    total: u64,
+    used: BTreeMap<String, u64>,
+    dir_mode: u32,
+    file_mode: u32,
+}
+
+impl Shelf {
+    /// Opens the directory (made when first needed) and counts what is in it. Limits in bytes.
+    pub fn open(disk: &Disk, dir: &Path, per_name: u64, total: u64) -> disk::Result<Self> {
+        let mut used = BTreeMap::new();
+        if disk.stat(dir)?.is_some() {
+            for sub in disk.list(dir)?.into_iter().filter(|e| e.is_dir) {
+                let mut sum = 0;
+                for f in disk.list(&dir.join(&sub.name))? {
+                    sum += disk.stat(&dir.join(&sub.name).join(&f.name))?.map_or(0, |s| s.len);
+                }
+                used.insert(sub.name, sum);
+            }
+        }
+        let disk = disk.clone();
+        Ok(Self { disk, dir: dir.to_owned(), per_name, total, used, dir_mode: 0o750, file_mode: MODE })
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Would `len` more bytes of this sender fit?
+    pub fn fits(&self, name: &str, len: u64) -> bool {
+        let all: u64 = self.used.values().sum();
+        self.used.get(name).copied().unwrap_or(0) + len <= self.per_name && all + len <= self.total
+    }
+
+    /// Bytes set aside in all.
+    pub fn bytes(&self) -> u64 {
+        self.used.values().sum()
+    }
+
+    /// Keeps a frame, durably; false when a limit is reached. The same name again is the same pack.
+    pub fn put(&mut self, name: &str, file: &str, frame: &[u8]) -> disk::Result<bool> {
+        let mut out = Vec::with_capacity(frame.len() + record::HEADER);
+        record::encode(KIND_PACK, 0, 0, &[frame], &mut out);
+        self.put_raw(name, file, &out)
+    }
+
+    fn put_raw(&mut self, name: &str, file: &str, bytes: &[u8]) -> disk::Result<bool> {
+        let dir = self.dir.join(name);
+        let path = dir.join(file);
+        if self.disk.stat(&path)?.is_some() {
+            return Ok(true);
+        }
+        if !self.fits(name, bytes.len() as u64) {
+            return Ok(false);
+        }
+        self.disk.create_dir_all(&dir, self.dir_mode)?;
+        self.disk.replace(&path, bytes, self.file_mode)?;
+        *self.used.entry(name.to_owned()).or_insert(0) += bytes.len() as u64;
+        Ok(true)
+    }
+
+    /// The frame in a file of [`Shelf::put`]; `None` if it is damaged.
+    pub fn get(&self, name: &str, file: &str) -> disk::Result<Option<Vec<u8>>> {
+        let path = self.dir.join(name).join(file);
+        let mut buf = Vec::new();
+        let found = record::read(&self.disk.open(&path)?, 0, RECORD_MAX, &mut buf)?;
+        let good = matches!(found, Found::Record(h) if h.kind == KIND_PACK);
+        Ok(good.then(|| buf.split_off(record::HEADER)))
+    }
+
+    /// Files of one sender.
+    pub fn list(&self, name: &str) -> disk::Result<Vec<String>> {
+        let dir = self.dir.join(name);
+        if self.disk.stat(&dir)?.is_none() {
+            return Ok(Vec::new());
+        }
+        Ok(self.disk.list(&dir)?.into_iter().filter(|e| !e.is_dir).map(|e| e.name).collect())
+    }
+
+    /// Packs of one hour, where files are named `<hour>.<copy>.<id>`: copy, number, file.
+    pub fn packs_of(&self, key: &HourKey) -> disk::Result<Vec<(u64, u64, String)>> {
+        let prefix = format!("{}.", key.hour);
+        let mut out = Vec::new();
+        for file in self.list(&key.name)? {
+            let numbers = file.strip_prefix(&prefix).and_then(|r| r.split_once('.'));
+            if let Some((Ok(copy), Ok(id))) = numbers.map(|(c, i)| (c.parse::<u64>(), i.parse::<u64>())) {
+                out.push((copy, id, file));
+            }
+        }
+        out.sort();
+        Ok(out)
+    }
+
+    /// Senders that have something here.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.used.keys().map(String::as_str)
+    }
+
+    /// Forgets a file whose content is durable elsewhere.
+    pub fn remove(&mut self, name: &str, file: &str) -> disk::Result<()> {
+        let path = self.dir.join(name).join(file);
+        let len = self.disk.stat(&path)?.map_or(0, |s| s.len);
+        self.disk.remove(&path)?;
+        if let Some(u) = self.used.get_mut(name) {
+            *u = u.saturating_sub(len);
+            if *u == 0 {
+                self.used.remove(name);
+                self.disk.remove_dir(&self.dir.join(name))?;
+            }
+        }
+        Ok(())
+    }
+}
