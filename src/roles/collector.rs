@@ -1,15 +1,68 @@
 //! The collector's core: from the spool to hour files and certificates, without threads.
 
-use crate::disk;
-use crate::integrity::Store;
-use crate::integrity::read_hosts;
-use crate::output::hours::{Filed, Hours, VerifyDone};
-use crate::pack::HourKey;
-use crate::receiver::gate::Gate;
+use crate::config::StoreConfig;
+use crate::disk::{self, Disk};
+use crate::footprint::Footprint;
+use crate::integrity::{Store, read_hosts};
+use crate::output::hours::{Filed, Hours, HoursConfig, Spooled, VerifyDone};
+use crate::pack::{self, HourKey, split_frame};
+use crate::receiver::gate::{Gate, Memory};
 use crate::receiver::lock;
-use crate::spool::Reader;
-use std::path::PathBuf;
+use crate::spool::{Loc, Reader, Shelf, Spool};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+
+/// Opens a collector's state directory and store: its gate, its storing half, and how many packs the spool held.
+pub fn open(
+    disk: &Disk,
+    state_dir: &Path,
+    conf: &StoreConfig,
+    max_open: usize,
+    now_ms: u64,
+    report: &mut dyn FnMut(String),
+) -> Result<(Gate, Collector, usize), String> {
+    let say = |e: disk::Error| e.to_string();
+    let (per_name, total) = (conf.early_per_name, conf.early_total);
+    let max_raw = conf.receiver.max_raw as u64;
+    let mut quarantine = Shelf::open(disk, &state_dir.join("quarantine"), per_name, total).map_err(say)?;
+    let (mut packs, mut raw) = (Vec::new(), Vec::new());
+    let mut see = |loc: Loc, frame: &[u8]| {
+        let Some((header, body)) = split_frame(frame) else { return };
+        let Ok(meta) = header.meta("unknown") else { return };
+        let sums = match meta.seal {
+            Some(s) => Some((s.bytes, s.crc32)),
+            None => pack::inflate(body, &meta, &mut raw, max_raw).map(|c| (c.bytes, c.crc32)),
+        };
+        packs.extend(sums.map(|(bytes, crc32)| (loc, meta, bytes, crc32)));
+    };
+    let spool = Spool::open(disk, &state_dir.join("spool"), &mut quarantine, &conf.spool, report, &mut see)
+        .map_err(say)?;
+    let mut spooled: BTreeMap<HourKey, Spooled> = BTreeMap::new();
+    for (_, meta, bytes, _) in &packs {
+        let copies = spooled.entry(meta.key.clone()).or_default();
+        copies.entry(meta.generation).or_default().insert(meta.id, *bytes);
+    }
+    let store = Store::new(disk, &conf.save_dir, state_dir, conf.file_mode, conf.dir_mode);
+    let aside = store.path("aside");
+    let shelf = |name: &str| Shelf::open(disk, &aside.join(name), per_name, total).map_err(say);
+    let hours_conf = HoursConfig { max_raw, max_open, gap_wait_ms: conf.gap_wait_ms };
+    let mut hours =
+        Hours::open(&store, hours_conf, shelf("early")?, spool.reader(), &spooled, now_ms).map_err(say)?;
+    hours.alarms.drain(..).for_each(report);
+    let (reader, waiting) = (spool.reader(), packs.len());
+    let memory = Memory {
+        store: store.clone(),
+        footprint: Footprint::default(),
+        early: shelf("early")?,
+        conflict: shelf("conflict")?,
+        early_per_name: per_name,
+        early_total: total,
+    };
+    let gate = Gate::collector(spool, memory, packs, now_ms).map_err(say)?;
+    let collector = Collector::new(hours, store, reader, conf.hosts_file.clone(), conf.checkpoint_ms);
+    Ok((gate, collector, waiting))
+}
 
 /// See the module's header.
 pub struct Collector {
@@ -27,8 +80,7 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Begins with everything that the spool holds.
-    pub fn new(
+    fn new(
         hours: Hours,
         store: Store,
         reader: Reader,

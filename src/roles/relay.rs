@@ -3,17 +3,37 @@
 //! Packs go in the spool's order, several at a time; one that is refused delays no other (its segment stays until it
 //! is done or held). What it certifies is nothing: it passes packs on as they came, with its own entry in the route.
 
-use crate::config::SenderConfig;
+use crate::config::{RelayConfig, SenderConfig};
 use crate::disk::{self, Disk};
 use crate::pack::split_frame;
 use crate::receiver::gate::Gate;
 use crate::sender::{Next, Outcome, Queue};
-use crate::spool::{AppendError, Reader, Shelf};
+use crate::spool::{AppendError, Reader, Shelf, Spool};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Packs that are looked at together.
 const WINDOW: usize = 256;
+
+/// Opens a relay's state directory: its gate, its sending half, and how many packs wait in the spool.
+pub fn open(
+    disk: &Disk,
+    state_dir: &Path,
+    conf: &RelayConfig,
+    name: String,
+    seed: u64,
+    report: &mut dyn FnMut(String),
+) -> Result<(Gate, Relay, u64), String> {
+    let say = |e: disk::Error| e.to_string();
+    let (per_name, total) = (conf.sender.held_per_name, conf.sender.held_total);
+    let mut quarantine = Shelf::open(disk, &state_dir.join("quarantine"), per_name, total).map_err(say)?;
+    let dir = state_dir.join("spool");
+    let spool = Spool::open(disk, &dir, &mut quarantine, &conf.spool, report, &mut |_, _| {}).map_err(say)?;
+    let waiting = spool.waiting();
+    let mut gate = Gate::relay(spool, name);
+    let relay = Relay::open(disk, state_dir, &conf.sender, &mut gate, seed).map_err(say)?;
+    Ok((gate, relay, waiting))
+}
 
 /// See the module's header.
 pub struct Relay {
@@ -31,7 +51,7 @@ pub struct Relay {
 
 impl Relay {
     /// Begins with everything that the spool holds; packs that were held aside get another chance.
-    pub fn open(
+    fn open(
         disk: &Disk,
         state_dir: &Path,
         conf: &SenderConfig,

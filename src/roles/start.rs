@@ -1,8 +1,8 @@
 //! From a configuration file to a running role, and back to an exit code.
 
-use super::collector::Collector;
+use super::collector::{self, Collector};
 use super::follower::{Follower, Setup};
-use super::relay::Relay;
+use super::relay;
 use super::serve::{Server, Shared, fd_limit, spawn};
 use super::ship;
 use crate::clock::{Clock, Hour, Zone};
@@ -10,19 +10,14 @@ use crate::config::{
     Config, Errors, LogConfig, Peer, RelayConfig, Role, Start, StoreConfig, TailConfig, Warning,
 };
 use crate::disk::Disk;
-use crate::footprint::{self, Footprint};
+use crate::footprint;
 use crate::instance::{Instance, Refused};
-use crate::integrity::Store;
 use crate::log::Log;
-use crate::output::hours::{Hours, HoursConfig, Spooled};
-use crate::pack::{self, HourKey, Meta, split_frame};
-use crate::receiver::gate::{Gate, Memory};
+use crate::receiver::gate::Gate;
 use crate::receiver::lock;
 use crate::shutdown::Shutdown;
-use crate::spool::{Loc, Shelf, Spool};
 use crate::tail::Identity;
 use crate::tail::pattern::Pattern;
-use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::net::{IpAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::os::unix::process::CommandExt;
@@ -324,35 +319,6 @@ fn host_name() -> String {
 
 // ---- receivers ----
 
-fn spool_and_packs(
-    w: &World,
-    conf: &crate::config::SpoolConfig,
-    held: (u64, u64),
-    max_raw: u64,
-) -> Result<(Spool, Vec<(Loc, Meta, u64, u32)>), String> {
-    let say = |e: crate::disk::Error| e.to_string();
-    let mut quarantine =
-        Shelf::open(&w.disk, &w.instance.dir.join("quarantine"), held.0, held.1).map_err(say)?;
-    let (mut packs, mut raw) = (Vec::new(), Vec::new());
-    let spool = Spool::open(
-        &w.disk,
-        &w.instance.dir.join("spool"),
-        &mut quarantine,
-        conf,
-        &mut |t| w.log.error(&t),
-        &mut |loc, frame| {
-            let Some((header, body)) = split_frame(frame) else { return };
-            let Ok(meta) = header.meta("unknown") else { return };
-            let sums = match meta.seal {
-                Some(s) => Some((s.bytes, s.crc32)),
-                None => pack::inflate(body, &meta, &mut raw, max_raw).map(|c| (c.bytes, c.crc32)),
-            };
-            packs.extend(sums.map(|(bytes, crc32)| (loc, meta, bytes, crc32)));
-        },
-    );
-    Ok((spool.map_err(say)?, packs))
-}
-
 fn bind(listen: &str) -> Result<TcpListener, String> {
     TcpListener::bind(listen).map_err(|e| format!("listen {listen}: {e}; is another program using the port?"))
 }
@@ -385,19 +351,14 @@ fn run_relay(
         Err(code) => return Ok(code),
     };
     warn_all(&w.log, warnings);
-    let held = (conf.sender.held_per_name, conf.sender.held_total);
-    let (spool, packs) = spool_and_packs(&w, &conf.spool, held, conf.receiver.max_raw as u64).map_err(say)?;
-    let mut gate = Gate::relay(spool, host_name());
-    let dir = w.instance.dir.clone();
-    let mut relay =
-        Relay::open(&w.disk, &dir, &conf.sender, &mut gate, seed()).map_err(|e| say(e.to_string()))?;
-    if !packs.is_empty() {
+    let report = &mut |t: String| w.log.error(&t);
+    let (gate, mut relay, waiting) =
+        relay::open(&w.disk, &w.instance.dir, conf, host_name(), seed(), report).map_err(say)?;
+    if waiting > 0 {
         w.log.info(&format!(
-            "{} packs were not acknowledged before the last stop; they are sent again",
-            packs.len()
+            "{waiting} packs were not acknowledged before the last stop; they are sent again"
         ));
     }
-    drop(packs);
     let listener = bind(&conf.receiver.listen).map_err(say)?;
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
     let to = conf.sender.send_to.first().cloned().unwrap_or_default();
@@ -417,56 +378,26 @@ fn run_store(
     options: RunOptions,
 ) -> Result<u8, String> {
     let say = |e: String| format!("logd: fcollector: {e}");
-    let disk_say = |e: crate::disk::Error| format!("logd: fcollector: {e}");
     let zone = Zone::local().map_err(say)?;
     let w = match world(Role::Fcollector, config, conf.state_dir.as_deref(), &conf.log, zone, options)? {
         Ok(w) => w,
         Err(code) => return Ok(code),
     };
     warn_all(&w.log, warnings);
-    let limits = (conf.early_per_name, conf.early_total);
-    let (spool, packs) =
-        spool_and_packs(&w, &conf.spool, limits, conf.receiver.max_raw as u64).map_err(say)?;
-    let store = Store::new(&w.disk, &conf.save_dir, &w.instance.dir, conf.file_mode, conf.dir_mode);
     let now = w.clock.mono_ms();
-    let mut spooled: BTreeMap<HourKey, Spooled> = BTreeMap::new();
-    for (_, meta, bytes, _) in &packs {
-        let copies = spooled.entry(meta.key.clone()).or_default();
-        copies.entry(meta.generation).or_default().insert(meta.id, *bytes);
+    let report = &mut |t: String| w.log.error(&t);
+    let max_open = (fd_limit() / 4).clamp(8, 4096);
+    let (mut gate, mut collector, waiting) =
+        collector::open(&w.disk, &w.instance.dir, conf, max_open, now, report).map_err(say)?;
+    if waiting > 0 {
+        w.log.info(&format!("{waiting} packs of the spool are applied"));
     }
-    let aside = store.path("aside");
-    let shelf = |name: &str| Shelf::open(&w.disk, &aside.join(name), limits.0, limits.1);
-    let hours_conf = HoursConfig {
-        max_raw: conf.receiver.max_raw as u64,
-        max_open: (fd_limit() / 4).clamp(8, 4096),
-        gap_wait_ms: conf.gap_wait_ms,
-    };
-    let early = shelf("early").map_err(disk_say)?;
-    let mut hours =
-        Hours::open(&store, hours_conf, early, spool.reader(), &spooled, now).map_err(disk_say)?;
-    for a in hours.alarms.drain(..) {
-        w.log.error(&a);
-    }
-    let reader = spool.reader();
-    let memory = Memory {
-        store: store.clone(),
-        footprint: Footprint::default(),
-        early: shelf("early").map_err(disk_say)?,
-        conflict: shelf("conflict").map_err(disk_say)?,
-        early_per_name: limits.0,
-        early_total: limits.1,
-    };
-    if !packs.is_empty() {
-        w.log.info(&format!("{} packs of the spool are applied", packs.len()));
-    }
-    let mut gate = Gate::collector(spool, memory, packs, now).map_err(disk_say)?;
     compare_footprint(&w, &mut gate, now);
     let listener = bind(&conf.receiver.listen).map_err(say)?;
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
     w.log.info(&format!("listening on {addr}, storing in {}", conf.save_dir.display()));
     let (shared, instance) = share(w, gate);
     let server = Server::start(listener, conf.receiver.clone(), &shared, true, conf.spool.group_commit_ms);
-    let mut collector = Collector::new(hours, store, reader, conf.hosts_file.clone(), conf.checkpoint_ms);
     store_loop(&mut collector, conf, &shared, &instance.dir);
     server.join(Instant::now() + Duration::from_millis(conf.quit_timeout_ms));
     finish_store(&mut collector, &shared, &instance.dir);
