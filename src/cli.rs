@@ -4,8 +4,8 @@
 //! Exit codes: 0 ok or yes, 1 a true no, 2 an error, 64 a command line that makes no sense (`EX_USAGE`).
 
 use crate::clock::Hour;
-use crate::config::Role;
 use crate::config::value::{Kind, Value};
+use crate::config::{Role, nearest};
 use crate::ops::out::Out;
 use crate::ops::{self, check, demo, ready, status, verify};
 use crate::roles::{self, RunOptions};
@@ -261,7 +261,7 @@ fn parse(command: &Command, args: &[String]) -> Result<Call, String> {
     let matches = options.parse(args).map_err(|fail| match fail {
         Fail::UnrecognizedOption(name) => {
             let names = command.options.iter().map(|o| o.long).chain([HELP.long]);
-            format!("no option `{name}`; the nearest is --{}", nearest(&name, names))
+            format!("no option `{name}`; the nearest is --{}", nearest(&name, names).0)
         }
         Fail::ArgumentMissing(name) => format!("option `{name}` needs a value"),
         Fail::OptionDuplicated(name) => format!("option `{name}` is given twice"),
@@ -302,32 +302,9 @@ fn unknown(name: &str, out: &mut Out) -> u8 {
     let names = COMMANDS.iter().flat_map(|c| [c.name, c.alias]).filter(|n| !n.is_empty());
     out.complain(format_args!(
         "logd: no command {name:?}; the nearest is `{}`; `logd help` lists all",
-        nearest(name, names)
+        nearest(name, names).0
     ));
     USAGE
-}
-
-fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> &'n str {
-    let start: Vec<char> = name.chars().take(64).collect();
-    known.min_by_key(|k| distance(&start, k)).unwrap_or("")
-}
-
-/// Levenshtein's distance: how many letters must be changed, added or removed.
-fn distance(a: &[char], b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, in_a) in a.iter().enumerate() {
-        let (mut diagonal, mut left) = (i, i + 1);
-        let mut cells = row.iter_mut();
-        if let Some(first) = cells.next() {
-            *first = left;
-        }
-        for (cell, in_b) in cells.zip(b.chars()) {
-            let above = *cell;
-            *cell = (diagonal + usize::from(*in_a != in_b)).min(above + 1).min(left + 1);
-            (diagonal, left) = (above, *cell);
-        }
-    }
-    row.last().copied().unwrap_or(0)
 }
 
 /// What `logd help` prints.

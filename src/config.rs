@@ -29,6 +29,7 @@ use crate::clock::Hour;
 use keys::SECTIONS;
 use raw::Raw;
 use read::Reader;
+pub use read::nearest;
 use value::Kind;
 
 /// Larger files are refused: somebody gave the wrong path, `/dev/zero` perhaps.

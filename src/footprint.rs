@@ -114,12 +114,13 @@ impl Footprint {
     /// Adds an hour as the disk has it.
     pub fn load(&mut self, key: &HourKey, mut hour: HourPrint, now_ms: u64) {
         hour.used_ms = now_ms;
+        let mut early = 0;
         for c in hour.copies.values_mut() {
             c.early_weight = c.pending.values().map(|p| p.weight).sum();
             c.advance();
-            self.early_total += c.early_weight;
-            *self.early_by_name.entry(key.name.clone()).or_insert(0) += c.early_weight;
+            early += c.early_weight;
         }
+        self.add_early(&key.name, early);
         self.hours.insert(key.clone(), hour);
     }
 
@@ -129,14 +130,15 @@ impl Footprint {
         if hour.certifying {
             return Verdict::Certifying;
         }
-        if let Some(ids) = &hour.foreign {
-            if generation == 0 {
-                return if ids.contains(&id) {
-                    Verdict::Known(self.foreign_seq(hour, id))
-                } else {
-                    Verdict::New
-                };
-            }
+        if let Some(ids) = &hour.foreign
+            && generation == 0
+        {
+            let pending = hour.copies.get(&0).and_then(|c| c.pending.get(&id));
+            return if ids.contains(&id) {
+                Verdict::Known(pending.map_or(0, |p| p.seq))
+            } else {
+                Verdict::New
+            };
         }
         if generation < hour.floor {
             return Verdict::Old(hour.floor);
@@ -151,11 +153,6 @@ impl Footprint {
             None if id == copy.high + 1 => Verdict::New,
             None => Verdict::Early,
         }
-    }
-
-    #[allow(clippy::unused_self)]
-    fn foreign_seq(&self, hour: &HourPrint, id: u64) -> u64 {
-        hour.copies.get(&0).and_then(|c| c.pending.get(&id)).map_or(0, |p| p.seq)
     }
 
     /// Would an early pack of this weight exceed its sender's share or the total?
@@ -173,20 +170,26 @@ impl Footprint {
         }
         let copy = hour.copies.entry(generation).or_default();
         copy.pending.insert(id, p);
-        let mut delta = 0i64;
         if id > copy.high {
             copy.early_weight += p.weight;
-            delta = p.weight as i64 - copy.advance() as i64;
+            let applied = copy.advance();
+            self.add_early(&key.name, p.weight);
+            self.drop_early(&key.name, applied);
         }
-        self.shift_early(&key.name, delta);
     }
 
-    fn shift_early(&mut self, name: &str, delta: i64) {
-        self.early_total = self.early_total.saturating_add_signed(delta);
-        let mine = self.early_by_name.entry(name.to_owned()).or_insert(0);
-        *mine = mine.saturating_add_signed(delta);
-        if *mine == 0 {
-            self.early_by_name.remove(name);
+    fn add_early(&mut self, name: &str, weight: u64) {
+        self.early_total += weight;
+        *self.early_by_name.entry(name.to_owned()).or_insert(0) += weight;
+    }
+
+    fn drop_early(&mut self, name: &str, weight: u64) {
+        self.early_total = self.early_total.saturating_sub(weight);
+        if let Some(mine) = self.early_by_name.get_mut(name) {
+            *mine = mine.saturating_sub(weight);
+            if *mine == 0 {
+                self.early_by_name.remove(name);
+            }
         }
     }
 
@@ -221,7 +224,7 @@ impl Footprint {
         if generation > 0 {
             hour.foreign = None;
         }
-        self.shift_early(&key.name, -(gone as i64));
+        self.drop_early(&key.name, gone);
     }
 
     /// Forgets hours that are at rest.
@@ -249,9 +252,12 @@ impl Footprint {
     }
 }
 
+/// Copy, high-water number, early numbers.
+pub type Told = (u64, u64, Vec<u64>);
+
 /// What `footprint.json` says: per hour the copy, the high-water number, and the early ones. `None` if it is missing
 /// or damaged.
-pub fn load_json(disk: &Disk, state_dir: &Path) -> Option<BTreeMap<HourKey, (u64, u64, Vec<u64>)>> {
+pub fn load_json(disk: &Disk, state_dir: &Path) -> Option<BTreeMap<HourKey, Told>> {
     let bytes = disk.read_opt(&state_dir.join("footprint.json"), 256 << 20).ok()??;
     let all: Map<String, Value> = record::from_json(&bytes).ok()?;
     let mut out = BTreeMap::new();

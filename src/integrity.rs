@@ -322,6 +322,26 @@ pub fn read_hosts(path: &Path) -> Result<Vec<String>, String> {
     Ok(out)
 }
 
+/// What is wrong with a stored copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The proof has a damaged line, or one that cannot follow.
+    Proof(String),
+    /// A pack's bytes are not what they were: which, where.
+    Data(String),
+    /// So many bytes follow the proven ones. While an hour is being stored that is the normal course.
+    Beyond(u64),
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Proof(why) | Self::Data(why) => f.write_str(why),
+            Self::Beyond(n) => write!(f, "{n} bytes follow the proven ones"),
+        }
+    }
+}
+
 /// What reading a stored hour again found.
 #[derive(Clone, Debug)]
 pub struct Reread {
@@ -329,8 +349,8 @@ pub struct Reread {
     pub summary: Summary,
     /// SHA-256 of the data file, hex.
     pub sha256: String,
-    /// First thing that is not as it must be: which pack, what.
-    pub fault: Option<String>,
+    /// First thing that is not as it must be.
+    pub fault: Option<Fault>,
 }
 
 /// Reads the data file of a copy again, pack by pack, against its proof. `None` = the original's proof has no offsets.
@@ -348,20 +368,19 @@ pub fn reread(disk: &Disk, place: &Place) -> disk::Result<Option<Reread>> {
             None => break None,
             Some((_, Line::Ours(s))) => s,
             Some((_, Line::Foreign(_))) => return Ok(None),
-            Some((at, Line::Bad)) => break Some(format!("the proof has a damaged line at byte {at}")),
+            Some((at, Line::Bad)) => {
+                break Some(Fault::Proof(format!("the proof has a damaged line at byte {at}")));
+            }
         };
         if let Err(why) = summary.add(&stored) {
-            break Some(why);
+            break Some(Fault::Proof(format!("the proof: {why}")));
         }
         if let Some(why) = reread_pack(data.as_ref(), &stored, &mut whole, &mut buf)? {
-            break Some(why);
+            break Some(Fault::Data(why));
         }
     };
     let len = disk.stat(&place.data)?.map_or(0, |s| s.len);
-    let fault = fault.or_else(|| {
-        (len > summary.bytes)
-            .then(|| format!("{} bytes follow the {} proven ones", len - summary.bytes, summary.bytes))
-    });
+    let fault = fault.or((len > summary.bytes).then(|| Fault::Beyond(len - summary.bytes)));
     Ok(Some(Reread { summary, sha256: hex(&whole.finalize()), fault }))
 }
 
@@ -450,16 +469,16 @@ impl Scan {
 /// Reads the proof of a copy from its first line to its last. Changes nothing.
 pub fn scan(disk: &Disk, place: &Place) -> disk::Result<Scan> {
     let mut out = Scan::empty(place.first_id);
-    out.data_len = disk.stat(&place.data)?.map_or(0, |s| s.len);
     out.headers_len = disk.stat(&place.headers)?.map_or(0, |s| s.len);
     let mut reader = Reader::open(disk, &place.headers)?;
+    let mut damage = None;
     while let Some((at, line)) = reader.next()? {
         match (line, &mut out.health) {
             (Line::Ours(s), Health::Good) => {
                 out.good_len = at;
                 if let Err(why) = out.summary.add(&s) {
-                    out.health = Health::Damaged(format!("{} at byte {at}: {why}", place.headers.display()));
-                    return Ok(out);
+                    damage = Some(format!("{} at byte {at}: {why}", place.headers.display()));
+                    break;
                 }
             }
             (Line::Foreign(f), Health::Good) if out.summary.high + 1 == place.first_id => {
@@ -482,12 +501,17 @@ pub fn scan(disk: &Disk, place: &Place) -> disk::Result<Scan> {
             // An original that was killed tears its last line: the pack's bytes may be there or not, we do not know.
             (_, Health::Foreign { barred, .. }) => *barred = true,
             _ => {
-                out.health =
-                    Health::Damaged(format!("{}: damaged line at byte {at}", place.headers.display()));
+                damage = Some(format!("{}: damaged line at byte {at}", place.headers.display()));
                 out.good_len = at;
-                return Ok(out);
+                break;
             }
         }
+    }
+    // Read after the proof: what is proven must be there by then, even while somebody stores.
+    out.data_len = disk.stat(&place.data)?.map_or(0, |s| s.len);
+    if let Some(why) = damage {
+        out.health = Health::Damaged(why);
+        return Ok(out);
     }
     out.good_len = out.headers_len;
     if matches!(out.health, Health::Good) && out.data_len < out.summary.bytes {

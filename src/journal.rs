@@ -288,7 +288,7 @@ impl Journal {
         }
         let file = disk.create(&path, MODE)?;
         let mut hours = BTreeMap::new();
-        let (len, bad) = replay(&file, &mut |e| apply(&mut hours, e))?;
+        let (len, bad) = replay(&file, &mut |e| apply(&mut hours, &e))?;
         if let Some(at) = bad {
             let aside = dir.join(format!("log.damaged-{at}"));
             let mut all = vec![0; usize::try_from(file.stat()?.len).unwrap_or(0)];
@@ -330,7 +330,7 @@ impl Journal {
 
     /// Notes an event; it is durable after [`Journal::commit`].
     pub fn append(&mut self, event: &Event) {
-        apply(&mut self.hours, event.clone());
+        apply(&mut self.hours, event);
         // Serialising strings and numbers cannot fail.
         let json = serde_json::to_vec(event).unwrap_or_default();
         let offset = self.len + self.pending.len() as u64;
@@ -408,7 +408,7 @@ impl Journal {
             return Ok(None);
         }
         let mut hours = BTreeMap::new();
-        let (_, bad) = replay(&self.disk.open_rw(&path)?, &mut |e| apply(&mut hours, e))?;
+        let (_, bad) = replay(&self.disk.open_rw(&path)?, &mut |e| apply(&mut hours, &e))?;
         Ok(hours.remove(key).filter(|_| bad.is_none()))
     }
 
@@ -438,7 +438,7 @@ pub fn peek(disk: &Disk, state_dir: &Path) -> disk::Result<BTreeMap<HourKey, Hou
     let mut hours = BTreeMap::new();
     let path = state_dir.join("journal").join("log");
     if disk.stat(&path)?.is_some() {
-        replay(&disk.open(&path)?, &mut |e| apply(&mut hours, e))?;
+        replay(&disk.open(&path)?, &mut |e| apply(&mut hours, &e))?;
     }
     Ok(hours)
 }
@@ -449,12 +449,12 @@ fn encode(event: &Event, seq: &mut u64, out: &mut Vec<u8>) {
     *seq += 1;
 }
 
-fn apply(hours: &mut BTreeMap<HourKey, HourLog>, event: Event) -> bool {
+fn apply(hours: &mut BTreeMap<HourKey, HourLog>, event: &Event) -> bool {
     let Some(key) = HourKey::parse(event.hour()) else { return false };
     match event {
         Event::Archived { .. } => hours.remove(&key).is_some(),
-        Event::Opened { .. } => hours.entry(key).or_default().apply(&event),
-        _ => hours.get_mut(&key).is_some_and(|h| h.apply(&event)),
+        Event::Opened { .. } => hours.entry(key).or_default().apply(event),
+        _ => hours.get_mut(&key).is_some_and(|h| h.apply(event)),
     }
 }
 

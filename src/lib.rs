@@ -1,4 +1,31 @@
-//! logd: hours of logs, moved and proven.
+//! logd moves hours of logs from many hosts to a collector and proves that each hour arrived whole and identical.
+//!
+//! This is the map. It names the modules in the order in which a log line meets them.
+//!
+//! **On the web server** (`logd tail`, joined in [`roles::follower`]). [`tail`] reads complete lines from
+//! `access.log.2026112205`; [`packer`] says where one pack ends. A pack is then *sealed*: its number, its byte range and
+//! its digests stand in the [`journal`], durably, before anybody sends it. [`sender`] decides which pack goes next and
+//! what an answer means; [`pack`] is the wire format. What cannot be sent waits in a [`spool`], or as a mere cut in the
+//! journal, from which the source is read again.
+//!
+//! **On a receiver** [`receiver`] cuts a connection's bytes into packs and verifies each while it streams in;
+//! [`receiver::gate`] decides under one lock whether it is new, known, early, of an old copy or in conflict, and makes
+//! it durable in the [`spool`] before `ok` is sent. A relay (`logd collector`, [`roles::relay`]) sends it on from there.
+//!
+//! **On the collector** (`logd fcollector`, [`roles::collector`]) [`output::hours`] applies packs in id order to the
+//! hour's file, with a proof beside it ([`integrity::lines`]). When the last pack is stored the file is read again, pack
+//! by pack, against the digests that the sender computed, and only then is the hour's tag written ([`integrity`]).
+//! [`footprint`] is what the gate remembers of each hour.
+//!
+//! **Everything** touches files only through [`disk`] and time only through [`clock`]; both have a simulated form, so
+//! that `tests/properties/crash.rs` can stop any machine at any disk call of a whole follower → relay → collector.
+//! Stages are plain structs that take bytes, packs and a clock and return decisions; only [`roles`] joins them, and only
+//! its `serve` and `ship` own threads. [`record`] is how spool and journal frame what they append. [`config`] reads the
+//! INI file, [`cli`] and [`ops`] are the command line and the operator's commands, [`instance`] and [`state`] the state
+//! directory, [`log`](crate::log) our own log, [`name`] the rule for senders' names, [`shutdown`] the way to stop.
+//!
+//! A module uses only modules of lower layers; `tests/layers.rs` holds the table.
+
 pub mod cli;
 pub mod clock;
 pub mod config;

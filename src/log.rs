@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// After this time a repeated message is written again.
-const REPEAT: Duration = Duration::from_secs(600);
+const REPEAT: Duration = Duration::from_mins(10);
 /// Different messages that are remembered.
 const REMEMBERED: usize = 256;
 

@@ -210,7 +210,7 @@ impl Session {
         let max = self.conf.max_raw as u64;
         let declared = meta.seal.map_or(max, |s| s.bytes);
         if declared > max {
-            return Err(Refusal::Wrong(format!("{} raw bytes; the limit is {max}", declared)));
+            return Err(Refusal::Wrong(format!("{declared} raw bytes; the limit is {max}")));
         }
         self.check.start(declared);
         let charge = self.budget.enter();

@@ -21,7 +21,7 @@ const BACKOFF_MIN_MS: u64 = 200;
 /// Tries after the first `wrong header`.
 const REFUSALS_MAX: u32 = 5;
 /// A connection that was idle longer is not trusted: the receiver may have closed it.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+const IDLE_MAX: Duration = Duration::from_mins(1);
 
 /// What became of one attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -147,7 +147,7 @@ impl Spool {
         bases.sort_unstable();
         for e in &names {
             let orphan = number(&e.name, ".done").is_some_and(|b| bases.binary_search(&b).is_err());
-            if orphan || e.name.ends_with(".tmp") {
+            if orphan || e.name.strip_suffix(".tmp").is_some() {
                 disk.remove(&dir.join(&e.name))?;
             } else if number(&e.name, ".seg").or(number(&e.name, ".done")).is_none() {
                 report(format!("{}: not a spool file; left alone", dir.join(&e.name).display()));

@@ -28,7 +28,6 @@ use std::path::{Path, PathBuf};
 /// Hours that are read at the same time.
 const ACTIVE_MAX: usize = 3;
 const LATE_WAIT_MAX_MS: u64 = 3_600_000;
-const DAY_MS: i64 = 86_400_000;
 
 /// What this stage needs of the configuration.
 #[derive(Clone, Debug)]
@@ -36,13 +35,13 @@ pub struct FollowConfig {
     /// Where packs are cut.
     pub packer: PackerConfig,
     /// How long the next hour's file is waited for, in ms.
-    pub close_wait_ms: u64,
+    pub close_wait_ms: i64,
     /// How long a file must be unchanged before its hour closes, in ms.
-    pub quiet_ms: u64,
+    pub quiet_ms: i64,
     /// How long closed files are watched, in ms.
-    pub late_watch_ms: u64,
-    /// How long archived hours are kept, and the longest gap that is declared empty, in days.
-    pub journal_days: u64,
+    pub late_watch_ms: i64,
+    /// How long archived hours are kept, and the longest gap that is declared empty, in ms.
+    pub journal_ms: i64,
     /// Ship what is there and come to an end.
     pub once: bool,
 }
@@ -223,10 +222,12 @@ impl Tail {
         }
         for key in journal.archive_list()? {
             let young = tail.zone.ends_ms(key.hour).is_some_and(|e| tail.is_watched(e));
-            if key.name == tail.identity.name && young && !tail.late.contains_key(&key.hour) {
-                if let Some(log) = journal.archived(&key)? {
-                    tail.watch(key.hour, log.pos);
-                }
+            if key.name == tail.identity.name
+                && young
+                && !tail.late.contains_key(&key.hour)
+                && let Some(log) = journal.archived(&key)?
+            {
+                tail.watch(key.hour, log.pos);
             }
         }
         tail.prune(journal)?;
@@ -238,11 +239,11 @@ impl Tail {
     }
 
     fn is_watched(&self, ends_ms: i64) -> bool {
-        self.clock.now_ms().saturating_sub(ends_ms) < self.conf.late_watch_ms as i64
+        self.clock.now_ms().saturating_sub(ends_ms) < self.conf.late_watch_ms
     }
 
     fn watch(&mut self, hour: Hour, pos: u64) {
-        let wait_ms = self.conf.quiet_ms.clamp(1000, LATE_WAIT_MAX_MS);
+        let wait_ms = self.conf.quiet_ms.unsigned_abs().clamp(1000, LATE_WAIT_MAX_MS);
         // The first look is at once: a file may have grown while nobody watched.
         let next_ms = self.clock.mono_ms();
         self.late.insert(hour, Late { pos, next_ms, wait_ms });
@@ -252,6 +253,11 @@ impl Tail {
     pub fn following(&self, journal: &Journal) -> Vec<(PathBuf, u64)> {
         let pos = |h: &Hour| journal.hour(&self.key(*h)).map_or(0, |l| l.pos);
         self.active.iter().map(|(h, f)| (f.path.clone(), pos(h))).collect()
+    }
+
+    /// Is this hour's file being read? Then its journal is not at rest, even if the hour was closed once.
+    pub fn is_reading(&self, hour: Hour) -> bool {
+        self.active.contains_key(&hour)
     }
 
     /// A buffer that a sent pack no longer needs.
@@ -308,8 +314,8 @@ impl Tail {
                 return Ok(());
             }
             let gap = now.saturating_sub(self.zone.ends_ms(hour).unwrap_or(now));
-            if !exists && gap > self.conf.journal_days as i64 * DAY_MS {
-                let first = self.zone.hour_at(now - self.conf.journal_days as i64 * DAY_MS);
+            if !exists && gap > self.conf.journal_ms {
+                let first = self.zone.hour_at(now - self.conf.journal_ms);
                 let first = if self.pattern.is_daily() { first.day_of() } else { first };
                 let existing = self.pattern.existing(&self.disk)?;
                 let to = existing.into_iter().find(|h| *h > hour).map_or(first, |h| h.min(first));
@@ -527,11 +533,11 @@ impl Tail {
         }
         let has_file = f.file.is_some();
         let over = now - ends;
-        let waited = over >= self.conf.close_wait_ms as i64;
-        let quiet = now.saturating_sub(f.mtime_ms) >= self.conf.quiet_ms as i64;
+        let waited = over >= self.conf.close_wait_ms;
+        let quiet = now.saturating_sub(f.mtime_ms) >= self.conf.quiet_ms;
         let next_exists = self.disk.stat(&self.pattern.path(self.zone.next(hour)))?.is_some();
         let ready = if has_file {
-            (quiet && (waited || next_exists)) || over >= 2 * self.conf.close_wait_ms as i64
+            (quiet && (waited || next_exists)) || over >= 2 * self.conf.close_wait_ms
         } else {
             // An absent file says nothing if the directory cannot be read, or if none was ever seen.
             waited && oldest && self.had_file && self.disk.list(&self.pattern.directory()).is_ok()
@@ -606,8 +612,7 @@ impl Tail {
         keys.sort();
         keys.pop();
         for key in keys {
-            let old =
-                self.zone.ends_ms(key.hour).is_some_and(|e| now - e > self.conf.journal_days as i64 * DAY_MS);
+            let old = self.zone.ends_ms(key.hour).is_some_and(|e| now - e > self.conf.journal_ms);
             if old && key.hour >= self.identity.first_hour {
                 self.identity.first_hour = self.zone.next(key.hour);
             }

@@ -220,7 +220,7 @@ fn value_of<'a>(section: &'a Section, name: &str) -> Option<&'a Entry> {
 }
 
 /// The known name with the smallest edit distance, and that distance.
-fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> (&'n str, usize) {
+pub fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> (&'n str, usize) {
     // Beyond this length nothing is near, and a key of a megabyte would cost seconds.
     let start: String = name.chars().take(64).collect();
     known.map(|k| (k, distance(&start, k))).min_by_key(|(_, d)| *d).unwrap_or(("", usize::MAX))

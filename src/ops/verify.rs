@@ -10,7 +10,7 @@ use super::out::{self, Out};
 use super::{ERROR, NO, YES};
 use crate::disk::{self, Disk};
 use crate::integrity::lines::Summary;
-use crate::integrity::{self, Certificate, Health, Reread};
+use crate::integrity::{self, Certificate, Fault, Health};
 use crate::pack::{HourKey, hex};
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
@@ -149,10 +149,10 @@ fn hour(inv: &Inventory, key: &HourKey, files: &Files, read: &mut u64) -> disk::
     let (data, headers) = (place.data.display(), place.headers.display());
     if let Some(why) = &found.fault {
         // Bytes are written before their line: until the hour is certified that is the normal course.
-        if certificate.is_none() && beyond_proof(&found) {
+        if certificate.is_none() && matches!(why, Fault::Beyond(_)) {
             return Ok(Verdict::Open);
         }
-        let file = if why.starts_with("the proof") { &headers } else { &data };
+        let file = if matches!(why, Fault::Proof(_)) { &headers } else { &data };
         return Ok(Verdict::Wrong(format!("{file}: {why}")));
     }
     if let Some(c) = certificate {
@@ -168,11 +168,6 @@ fn hour(inv: &Inventory, key: &HourKey, files: &Files, read: &mut u64) -> disk::
         )));
     }
     Ok(if found.summary.done.is_some() { whole(&found.summary) } else { Verdict::Open })
-}
-
-/// A proof that is right but for data beyond it.
-fn beyond_proof(found: &Reread) -> bool {
-    found.fault.as_deref().is_some_and(|why| why.ends_with("proven ones"))
 }
 
 /// An hour at its end that has no certificate (yet): its totals decide.

@@ -18,7 +18,7 @@ use crate::integrity::{Certificate, Health, Place, Scan, Store};
 use crate::pack::{self, Checked, Header, HourKey, Meta, split_frame};
 use crate::spool::{Loc, Reader, Shelf};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Hours at rest leave memory after this time.
 const FORGET_MS: u64 = 10 * 60 * 1000;
@@ -96,10 +96,10 @@ impl Copy {
             return Ok(());
         }
         let disk = store.disk();
-        if self.role == Role::Building {
-            if let Some(dir) = self.place.data.parent() {
-                disk.create_dir_all(dir, store.dir_mode)?;
-            }
+        if self.role == Role::Building
+            && let Some(dir) = self.place.data.parent()
+        {
+            disk.create_dir_all(dir, store.dir_mode)?;
         }
         self.new_names |= disk.stat(&self.place.data)?.is_none() || disk.stat(&self.place.headers)?.is_none();
         let data = disk.create(&self.place.data, store.file_mode)?;
@@ -134,7 +134,7 @@ pub struct Hours {
     conf: HoursConfig,
     reader: Reader,
     early: Shelf,
-    hours: BTreeMap<HourKey, HourState>,
+    states: BTreeMap<HourKey, HourState>,
     dirty: BTreeSet<(HourKey, u64)>,
     verify: Vec<VerifyJob>,
     raw: Vec<u8>,
@@ -165,14 +165,14 @@ impl Hours {
                 .push(format!("spool record {}: its header is refused now; left in the spool", loc.seq));
             return Ok(());
         };
-        if !self.hours.contains_key(&meta.key) {
+        if !self.states.contains_key(&meta.key) {
             self.load(&meta.key, &Spooled::default(), now_ms)?;
         }
-        let Some(generation) = self.choose(&meta)? else {
+        let Some(generation) = self.choose(&meta) else {
             self.done_now.push(loc.seq);
             return Ok(());
         };
-        let Some(state) = self.hours.get_mut(&meta.key) else { return Ok(()) };
+        let Some(state) = self.states.get_mut(&meta.key) else { return Ok(()) };
         state.used_ms = now_ms;
         // The gate took the tags back before it accepted more of a certified copy.
         if state.closed.as_ref().is_some_and(|c| c.generation == generation && meta.id > c.packs) {
@@ -210,15 +210,15 @@ impl Hours {
     }
 
     /// Which copy a pack belongs to; `None` = it is of no use any more.
-    fn choose(&mut self, meta: &Meta) -> disk::Result<Option<u64>> {
-        let Some(state) = self.hours.get_mut(&meta.key) else { return Ok(None) };
+    fn choose(&mut self, meta: &Meta) -> Option<u64> {
+        let state = self.states.get_mut(&meta.key)?;
         let generation = meta.generation;
         let floor = state.closed.as_ref().filter(|c| c.is_tag()).map_or(0, |c| c.generation);
         if generation < floor {
-            return Ok(None);
+            return None;
         }
         if state.copies.contains_key(&generation) {
-            return Ok(Some(generation));
+            return Some(generation);
         }
         let (place, role) = match (state.in_place, &state.closed) {
             (None, Some(c)) if c.generation == generation && c.bytes > 0 => {
@@ -233,7 +233,7 @@ impl Hours {
         };
         let found = Scan::empty(place.first_id);
         state.copies.insert(generation, Copy::new(place, role, found));
-        Ok(Some(generation))
+        Some(generation)
     }
 
     fn write(
@@ -250,19 +250,20 @@ impl Hours {
                 bytes: r.len() as u64,
                 crc32: meta.seal.map_or_else(|| crc32fast::hash(r), |s| s.crc32),
             },
-            None => match pack::inflate(body, meta, &mut self.raw, self.conf.max_raw) {
-                Some(c) => c,
-                None => {
+            None => {
+                if let Some(c) = pack::inflate(body, meta, &mut self.raw, self.conf.max_raw) {
+                    c
+                } else {
                     self.alarms.push(format!(
                         "{}: its body does not inflate any more; left in the spool",
                         meta.label()
                     ));
                     return Ok(());
                 }
-            },
+            }
         };
         let bytes = raw.unwrap_or(&self.raw);
-        let Some(copy) = self.hours.get_mut(&meta.key).and_then(|s| s.copies.get_mut(&generation)) else {
+        let Some(copy) = self.states.get_mut(&meta.key).and_then(|s| s.copies.get_mut(&generation)) else {
             return Ok(());
         };
         if copy.files.is_none() {
@@ -297,7 +298,7 @@ impl Hours {
     /// Applies the packs that waited behind a gap which is filled now.
     fn drain(&mut self, key: &HourKey, generation: u64) -> disk::Result<()> {
         loop {
-            let Some(copy) = self.hours.get_mut(key).and_then(|s| s.copies.get_mut(&generation)) else {
+            let Some(copy) = self.states.get_mut(key).and_then(|s| s.copies.get_mut(&generation)) else {
                 return Ok(());
             };
             let id = copy.summary.high + 1;
@@ -325,7 +326,7 @@ impl Hours {
             if let Ok(meta) = header.meta("unknown") {
                 self.write(&header, &meta, body, None, generation, seq)?;
             }
-            let copy = self.hours.get_mut(key).and_then(|s| s.copies.get_mut(&generation));
+            let copy = self.states.get_mut(key).and_then(|s| s.copies.get_mut(&generation));
             let Some(copy) = copy.filter(|c| c.summary.high >= id) else { return Ok(()) };
             copy.early.remove(&id);
             if file.is_some() {
@@ -347,21 +348,15 @@ impl Hours {
     /// Makes everything applied so far durable, in the order that the proof needs.
     pub fn checkpoint(&mut self, now_ms: u64) -> disk::Result<Progress> {
         let mut out = Progress { seqs: std::mem::take(&mut self.done_now), ..Progress::default() };
-        let mut dirs: BTreeSet<PathBuf> = BTreeSet::new();
         let dirty = std::mem::take(&mut self.dirty);
-        for (key, generation) in &dirty {
-            if let Err(e) = self.sync_copy(key, *generation, &mut dirs) {
-                // A full disk: everything stays noted and is tried again.
-                self.dirty.extend(dirty);
-                self.done_now = out.seqs;
-                return Err(e);
-            }
-        }
-        for dir in &dirs {
-            self.disk().sync_dir(dir)?;
+        if let Err(e) = self.sync_copies(&dirty) {
+            // A full disk: everything stays noted and is tried again.
+            self.dirty.extend(dirty);
+            self.done_now = out.seqs;
+            return Err(e);
         }
         for (key, generation) in dirty {
-            let Some(copy) = self.hours.get_mut(&key).and_then(|s| s.copies.get_mut(&generation)) else {
+            let Some(copy) = self.states.get_mut(&key).and_then(|s| s.copies.get_mut(&generation)) else {
                 continue;
             };
             let high = if matches!(copy.health, Health::Good) { copy.summary.high } else { 0 };
@@ -381,29 +376,42 @@ impl Hours {
         Ok(out)
     }
 
-    fn sync_copy(
-        &mut self,
-        key: &HourKey,
-        generation: u64,
-        dirs: &mut BTreeSet<PathBuf>,
-    ) -> disk::Result<()> {
-        let Some(copy) = self.hours.get_mut(key).and_then(|s| s.copies.get_mut(&generation)) else {
-            return Ok(());
-        };
-        if copy.lines.is_empty() {
-            return Ok(());
+    /// Data first, with its name; only then the lines that prove it, with theirs.
+    fn sync_copies(&mut self, dirty: &BTreeSet<(HourKey, u64)>) -> disk::Result<()> {
+        let mut data_dirs: BTreeSet<PathBuf> = BTreeSet::new();
+        let mut header_dirs: BTreeSet<PathBuf> = BTreeSet::new();
+        for (key, generation) in dirty {
+            let Some(copy) = self.states.get_mut(key).and_then(|s| s.copies.get_mut(generation)) else {
+                continue;
+            };
+            if copy.lines.is_empty() {
+                continue;
+            }
+            copy.open(&self.store)?;
+            if let Some((data, _)) = &copy.files {
+                data.sync()?;
+            }
+            if copy.new_names {
+                data_dirs.extend(copy.place.data.parent().map(Path::to_owned));
+                header_dirs.extend(copy.place.headers.parent().map(Path::to_owned));
+            }
         }
-        copy.open(&self.store)?;
-        let Some((data, headers)) = &copy.files else { return Ok(()) };
-        data.sync()?;
-        headers.write_at(&copy.lines, copy.headers_len)?;
-        headers.sync()?;
-        copy.headers_len += copy.lines.len() as u64;
-        copy.lines.clear();
-        if std::mem::take(&mut copy.new_names) {
-            dirs.extend(
-                [&copy.place.data, &copy.place.headers].iter().filter_map(|p| Some(p.parent()?.to_owned())),
-            );
+        for dir in &data_dirs {
+            self.disk().sync_dir(dir)?;
+        }
+        for (key, generation) in dirty {
+            let Some(copy) = self.states.get_mut(key).and_then(|s| s.copies.get_mut(generation)) else {
+                continue;
+            };
+            let (false, Some((_, headers))) = (copy.lines.is_empty(), &copy.files) else { continue };
+            headers.write_at(&copy.lines, copy.headers_len)?;
+            headers.sync()?;
+            copy.headers_len += copy.lines.len() as u64;
+            copy.lines.clear();
+            copy.new_names = false;
+        }
+        for dir in &header_dirs {
+            self.disk().sync_dir(dir)?;
         }
         Ok(())
     }
@@ -416,7 +424,7 @@ impl Hours {
         now_ms: u64,
         out: &mut Progress,
     ) -> disk::Result<()> {
-        let Some(copy) = self.hours.get(key).and_then(|s| s.copies.get(&generation)) else { return Ok(()) };
+        let Some(copy) = self.states.get(key).and_then(|s| s.copies.get(&generation)) else { return Ok(()) };
         let waiting: Vec<(u64, Loc)> = copy
             .early
             .iter()
@@ -440,7 +448,7 @@ impl Hours {
             }
             out.seqs.push(loc.seq);
             out.shelved.push((key.clone(), generation, id));
-            if let Some(copy) = self.hours.get_mut(key).and_then(|s| s.copies.get_mut(&generation)) {
+            if let Some(copy) = self.states.get_mut(key).and_then(|s| s.copies.get_mut(&generation)) {
                 copy.early.insert(id, Early::Shelf(file));
             }
         }
@@ -453,7 +461,7 @@ impl Hours {
     pub fn write_gaps(&mut self, now_ms: u64) -> disk::Result<()> {
         let wait = self.conf.gap_wait_ms;
         let mut due = Vec::new();
-        for (key, state) in &self.hours {
+        for (key, state) in &self.states {
             for (generation, c) in &state.copies {
                 let late = now_ms.saturating_sub(c.early_since_ms) >= wait;
                 if !c.early.is_empty() && late && !c.gaps_written && matches!(c.health, Health::Good) {
@@ -462,7 +470,7 @@ impl Hours {
             }
         }
         for (key, generation) in due {
-            let Some(copy) = self.hours.get_mut(&key).and_then(|s| s.copies.get_mut(&generation)) else {
+            let Some(copy) = self.states.get_mut(&key).and_then(|s| s.copies.get_mut(&generation)) else {
                 continue;
             };
             copy.gaps_written = true;
@@ -507,24 +515,24 @@ impl Hours {
     /// Is an hour complete and only waiting for a checkpoint? Then it is worth one now.
     pub fn has_complete(&self) -> bool {
         self.dirty.iter().any(|(key, generation)| {
-            let copy = self.hours.get(key).and_then(|s| s.copies.get(generation));
+            let copy = self.states.get(key).and_then(|s| s.copies.get(generation));
             copy.is_some_and(|c| !c.lines.is_empty() && c.is_complete())
         })
     }
 
     fn close_files(&mut self) {
-        for copy in self.hours.values_mut().flat_map(|s| s.copies.values_mut()) {
+        for copy in self.states.values_mut().flat_map(|s| s.copies.values_mut()) {
             if copy.lines.is_empty() {
                 copy.files = None;
             }
         }
         self.open_copies =
-            self.hours.values().flat_map(|s| s.copies.values()).filter(|c| c.files.is_some()).count();
+            self.states.values().flat_map(|s| s.copies.values()).filter(|c| c.files.is_some()).count();
     }
 
     fn forget_idle(&mut self, now_ms: u64) {
         let dirty = &self.dirty;
-        self.hours.retain(|key, s| {
+        self.states.retain(|key, s| {
             let busy = s.copies.iter().any(|(g, c)| {
                 !c.lines.is_empty()
                     || !c.seqs.is_empty()
@@ -534,7 +542,7 @@ impl Hours {
             busy || now_ms.saturating_sub(s.used_ms) < FORGET_MS
         });
         self.open_copies =
-            self.hours.values().flat_map(|s| s.copies.values()).filter(|c| c.files.is_some()).count();
+            self.states.values().flat_map(|s| s.copies.values()).filter(|c| c.files.is_some()).count();
     }
 }
 

@@ -144,10 +144,10 @@ impl Gate {
             let identity = (key, generation, id, a.checked.bytes, a.checked.crc32);
             self.recent.insert(identity.clone(), loc.seq);
             self.recent_order.push_back(identity);
-            if self.recent_order.len() > RECENT {
-                if let Some(old) = self.recent_order.pop_front() {
-                    self.recent.remove(&old);
-                }
+            if self.recent_order.len() > RECENT
+                && let Some(old) = self.recent_order.pop_front()
+            {
+                self.recent.remove(&old);
             }
         }
         drop(a.charge.take());
@@ -225,11 +225,11 @@ impl Gate {
                     );
                     return Ok(Some(Answer::Refuse(Refusal::Busy(why))));
                 }
-                if let Some(h) = m.footprint.hour(key, now_ms) {
-                    if h.certified == Some(meta.generation) {
-                        m.store.revoke(key)?;
-                        h.certified = None;
-                    }
+                if let Some(h) = m.footprint.hour(key, now_ms)
+                    && h.certified == Some(meta.generation)
+                {
+                    m.store.revoke(key)?;
+                    h.certified = None;
                 }
                 Ok(None)
             }

@@ -224,7 +224,7 @@ impl Collector {
                 }
             }
             Err(why) => {
-                self.messages.push((false, format!("{why}; no all_<hour> tags until it is corrected")))
+                self.messages.push((false, format!("{why}; no all_<hour> tags until it is corrected")));
             }
         }
         Ok(())

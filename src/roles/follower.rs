@@ -191,10 +191,10 @@ impl Follower {
                 lines_per_pack: conf.recv_buffer_size,
                 flush_ms: conf.flush_interval_ms,
             },
-            close_wait_ms: conf.close_wait_ms,
-            quiet_ms: conf.quiet_ms,
-            late_watch_ms: conf.late_watch_ms,
-            journal_days: conf.journal_days,
+            close_wait_ms: conf.close_wait_ms.cast_signed(),
+            quiet_ms: conf.quiet_ms.cast_signed(),
+            late_watch_ms: conf.late_watch_ms.cast_signed(),
+            journal_ms: conf.journal_days.cast_signed().saturating_mul(86_400_000),
             once: s.once,
         };
         let tail = Tail::open(disk, s.clock, s.zone, follow, pattern, identity.clone(), &mut journal)
@@ -235,7 +235,7 @@ impl Follower {
         for (key, log) in self.journal.hours() {
             all.extend(log.unacked.iter().map(|id| (key.clone(), log.generation, *id)));
         }
-        all.sort_by(|a, b| (a.0.hour, a.2).cmp(&(b.0.hour, b.2)));
+        all.sort_by_key(|a| (a.0.hour, a.2));
         self.resumed = all.len();
         for (key, generation, id) in all {
             self.add(key, generation, id, Bytes::Source, 0);
@@ -271,7 +271,7 @@ impl Follower {
             &self.conf.spool,
             &mut |t| alarms.push(t),
             &mut |loc, frame| {
-                found.extend(split_frame(frame).and_then(|(h, _)| h.meta("none").ok()).map(|m| (loc, m)))
+                found.extend(split_frame(frame).and_then(|(h, _)| h.meta("none").ok()).map(|m| (loc, m)));
             },
         )?;
         for (loc, meta) in found {
@@ -320,9 +320,10 @@ impl Follower {
         for ((key, generation), ids) in std::mem::take(&mut self.acked) {
             self.journal.append(&Event::Acked { hour: key.to_string(), generation, ids });
         }
-        let whole = |l: &HourLog| l.is_done() && l.unacked.is_empty();
+        let whole =
+            |k: &HourKey, l: &HourLog| l.is_done() && l.unacked.is_empty() && !self.tail.is_reading(k.hour);
         let done: Vec<HourKey> =
-            self.journal.hours().iter().filter(|(_, l)| whole(l)).map(|(k, _)| k.clone()).collect();
+            self.journal.hours().iter().filter(|(k, l)| whole(k, l)).map(|(k, _)| k.clone()).collect();
         for key in done {
             self.journal.archive(&key)?;
         }
@@ -431,18 +432,18 @@ impl Follower {
                         return Ok(Some(Job { number, load: Load::Frame(frame) }));
                     }
                     w.bytes = Bytes::Source;
-                    return self.from_source(number, meta).map(Some);
+                    return self.read_again(number, meta).map(Some);
                 }
                 Bytes::Source | Bytes::Away => {
                     w.bytes = Bytes::Source;
-                    return self.from_source(number, meta).map(Some);
+                    return self.read_again(number, meta).map(Some);
                 }
             }
         }
     }
 
     /// Reads a cut from its source again. What the source does not have any more is named as lost.
-    fn from_source(&mut self, number: u64, mut meta: Meta) -> disk::Result<Job> {
+    fn read_again(&mut self, number: u64, mut meta: Meta) -> disk::Result<Job> {
         let mut raw = Vec::new();
         let log = self.journal.hour(&meta.key);
         let found = match log.and_then(|l| l.cut(meta.id).map(|c| (l.path.clone(), c.clone()))) {

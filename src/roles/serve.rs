@@ -251,7 +251,7 @@ impl Connection {
                 let what = format!("pack from {}: refused: {}", self.ip, refusal.reason());
                 match refusal {
                     Refusal::Busy(_) => {
-                        self.s.log.warn(&format!("{what}; its sender keeps it and tries again"))
+                        self.s.log.warn(&format!("{what}; its sender keeps it and tries again"));
                     }
                     _ => self
                         .s

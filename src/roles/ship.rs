@@ -164,10 +164,10 @@ pub fn follow(
     // What is under way may still be acknowledged.
     let until = Instant::now() + Duration::from_millis(conf.quit_timeout_ms);
     while !senders.all_idle() && Instant::now() < until {
-        if let Some(r) = senders.take(Duration::from_millis(50)) {
-            if let Err(e) = f.report(r.job, &r.frame, &r.outcome) {
-                super::disk_trouble(disk, log, stop, &e);
-            }
+        if let Some(r) = senders.take(Duration::from_millis(50))
+            && let Err(e) = f.report(r.job, &r.frame, &r.outcome)
+        {
+            super::disk_trouble(disk, log, stop, &e);
         }
     }
     senders.join();

@@ -21,7 +21,7 @@ use crate::tail::pattern::Pattern;
 use std::io::IsTerminal;
 use std::net::{IpAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex};
@@ -505,7 +505,7 @@ fn save(s: &Shared, state_dir: &Path) -> crate::disk::Result<()> {
 }
 
 /// Everything durable is applied and made durable in its hour file; then the spool is empty.
-fn finish_store(c: &mut Collector, s: &Shared, state_dir: &PathBuf) {
+fn finish_store(c: &mut Collector, s: &Shared, state_dir: &Path) {
     let now = s.clock.mono_ms();
     let work = |c: &mut Collector| -> crate::disk::Result<()> {
         lock(&s.gate).spool.sync()?;

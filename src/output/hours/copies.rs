@@ -96,7 +96,7 @@ impl Copy {
 impl Hours {
     /// Hands out a verification if the copy is complete and everything of it is durable.
     pub(super) fn note_complete(&mut self, key: &HourKey, generation: u64) {
-        let Some(state) = self.hours.get_mut(key) else { return };
+        let Some(state) = self.states.get_mut(key) else { return };
         let closed = state.closed.as_ref().is_some_and(|c| c.generation >= generation);
         let Some(copy) = state.copies.get_mut(&generation) else { return };
         let high = copy.high();
@@ -119,7 +119,7 @@ impl Hours {
         let job = &done.job;
         let key = &job.key;
         let conflict = self.store.has_conflict(key, job.generation)?;
-        let Some(state) = self.hours.get(key) else { return Ok(Filed::Void) };
+        let Some(state) = self.states.get(key) else { return Ok(Filed::Void) };
         let Some(copy) = state.copies.get(&job.generation) else { return Ok(Filed::Void) };
         if copy.high() != job.high || copy.place != job.place || !copy.lines.is_empty() || !copy.is_complete()
         {
@@ -132,7 +132,7 @@ impl Hours {
         }
         let role = copy.role;
         let (cert, refused) = match &done.result {
-            None => (self.foreign_certificate(key, copy, now_secs), None),
+            None => (foreign_certificate(key, copy, now_secs), None),
             Some(r) => self.certificate(key, copy, r, now_secs)?,
         };
         if role == Role::Building {
@@ -155,7 +155,7 @@ impl Hours {
         }
         self.store.certify(&cert)?;
         let tag = cert.is_tag();
-        if let Some(state) = self.hours.get_mut(key) {
+        if let Some(state) = self.states.get_mut(key) {
             state.closed = Some(cert.clone());
             if tag {
                 // Lower copies are history now, those under construction too.
@@ -164,6 +164,8 @@ impl Hours {
         }
         if tag {
             self.drop_lower(key, job.generation)?;
+            // A gap that was given out is filled now.
+            self.disk().remove(&self.store.path("aside").join(format!("{key}.gaps")))?;
             self.store.day_tag(key)?;
         }
         match refused {
@@ -185,7 +187,7 @@ impl Hours {
         let lost = s.notes.contains("loss");
         let mut refused = None;
         let mismatch = match (&r.fault, totals) {
-            (Some(why), _) => Some(why.clone()),
+            (Some(why), _) => Some(why.to_string()),
             _ if s.high != copy.summary.high => Some("the proof changed while it was read".into()),
             // Where the source lost bytes, the sender's totals still count them: the reason is known.
             (None, Some(t)) if !lost && (t.lines, t.bytes, t.sha256) != (s.lines, s.bytes, s.digest()) => {
@@ -235,32 +237,6 @@ impl Hours {
         Ok((cert, refused))
     }
 
-    /// What can be said of an hour that the original began: how many lines its headers tell.
-    fn foreign_certificate(&self, key: &HourKey, copy: &Copy, now_secs: i64) -> Certificate {
-        let lines = match &copy.health {
-            Health::Foreign { lines, .. } => *lines,
-            _ => 0,
-        };
-        Certificate {
-            format: 1,
-            name: key.name.clone(),
-            hour: key.hour,
-            generation: 0,
-            revision: 1,
-            packs: copy.high(),
-            lines,
-            bytes: copy.data_end,
-            digest: String::new(),
-            sha256: String::new(),
-            verified: false,
-            empty: copy.data_end == 0,
-            state: String::new(),
-            loss: String::new(),
-            day_hours: 0,
-            certified: now_secs,
-        }
-    }
-
     /// How many copies of this hour were replaced.
     fn replaced(&self, key: &HourKey) -> disk::Result<u64> {
         let prefix = format!("{key}.");
@@ -298,16 +274,16 @@ impl Hours {
     }
 
     fn install(&mut self, key: &HourKey, to: u64) -> disk::Result<()> {
-        let state = self.hours.get(key);
+        let state = self.states.get(key);
         let closed = state.and_then(|s| s.closed.as_ref()).map(|c| c.generation);
         let from = state.and_then(|s| s.in_place).or(closed).unwrap_or(0);
         let intent = Intent { name: key.name.clone(), hour: key.hour.to_string(), from, to };
         self.disk().replace(&self.intent_path(key), &record::to_json(&intent), 0o640)?;
         self.finish_install(key, from, to)?;
         // From now on it is an hour like any other.
-        let now = self.hours.get(key).map_or(0, |s| s.used_ms);
+        let now = self.states.get(key).map_or(0, |s| s.used_ms);
         let mut kept = Vec::new();
-        if let Some(state) = self.hours.remove(key) {
+        if let Some(state) = self.states.remove(key) {
             for (g, mut c) in state.copies {
                 if g != to {
                     kept.append(&mut c.seqs);
@@ -387,5 +363,31 @@ impl Hours {
             }
         }
         Ok(())
+    }
+}
+
+/// What can be said of an hour that the original began: how many lines its headers tell.
+fn foreign_certificate(key: &HourKey, copy: &Copy, now_secs: i64) -> Certificate {
+    let lines = match &copy.health {
+        Health::Foreign { lines, .. } => *lines,
+        _ => 0,
+    };
+    Certificate {
+        format: 1,
+        name: key.name.clone(),
+        hour: key.hour,
+        generation: 0,
+        revision: 1,
+        packs: copy.high(),
+        lines,
+        bytes: copy.data_end,
+        digest: String::new(),
+        sha256: String::new(),
+        verified: false,
+        empty: copy.data_end == 0,
+        state: String::new(),
+        loss: String::new(),
+        day_hours: 0,
+        certified: now_secs,
     }
 }

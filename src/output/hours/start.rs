@@ -35,7 +35,7 @@ impl Hours {
             conf,
             reader,
             early,
-            hours: BTreeMap::new(),
+            states: BTreeMap::new(),
             dirty: BTreeSet::new(),
             verify: Vec::new(),
             raw: Vec::new(),
@@ -121,7 +121,7 @@ impl Hours {
             }
         }
         let generations: Vec<u64> = state.copies.keys().copied().collect();
-        self.hours.insert(key.clone(), state);
+        self.states.insert(key.clone(), state);
         for generation in generations {
             self.drain(key, generation)?;
             self.note_complete(key, generation);

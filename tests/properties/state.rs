@@ -1,0 +1,102 @@
+//! P5: one byte of any state file changed or cut off, on any machine, in the middle of an hour.
+//!
+//! The machine is stopped, the byte is changed, the machine starts again. It must start; no certificate may be false;
+//! and where the pack or its proof still exists elsewhere the hour must become whole by itself. Only what a receiver
+//! had acknowledged and then lost on its own disk may stay missing: its source has it still, and the hour stays open.
+
+use super::sim::World;
+use logd::disk::Outcome;
+use std::path::{Path, PathBuf};
+
+const HOUR: &str = "2026112205";
+
+fn begin() -> World {
+    let mut w = World::new(3);
+    w.loss = |_| Outcome::KeepAll;
+    // A first hour that is closed, so that archives, tags and closed files exist, and one in the middle.
+    for i in 0..3 {
+        w.write("2026112204", &format!("early hour, line {i}, {:032x}\n", i * 7_919_u64));
+    }
+    for i in 0..6 {
+        w.write(HOUR, &format!("line {i}, {:032x}\n", i * 7_919_u64));
+        w.round(1_500);
+    }
+    w
+}
+
+fn finish(mut w: World, must_be_whole: bool) -> bool {
+    for i in 0..3 {
+        w.write(HOUR, &format!("line {i} after the damage, {:032x}\n", i * 7_919_u64));
+        w.round(1_500);
+    }
+    w.clock.advance(3_600_000);
+    if must_be_whole {
+        w.settle(&["2026112204", HOUR]);
+        return true;
+    }
+    (0..100).for_each(|_| w.round(2_000));
+    w.is_whole(&["2026112204", HOUR])
+}
+
+/// State files of a machine that are not the logs themselves.
+fn files(w: &World, node: usize) -> Vec<(PathBuf, u64)> {
+    let all = w.machines[node].sim.paths();
+    all.into_iter().filter(|(p, n)| !p.starts_with("/log") && *n > 0).collect()
+}
+
+/// Does the change concern the only copy of something that was acknowledged?
+fn only_copy(path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    text.ends_with(".seg") || text.contains("/log_data/")
+}
+
+fn damage_everywhere(node: usize, step: u64) {
+    let (mut runs, mut whole) = (0, 0);
+    for (path, len) in files(&begin(), node) {
+        for at in (0..len).step_by(usize::try_from(step).unwrap()) {
+            for cut in [false, true] {
+                if cut && at % (step * 8) != 0 {
+                    continue;
+                }
+                let mut w = begin();
+                w.crash(node);
+                let sim = &w.machines[node].sim;
+                let mask = 1 << (at % 8);
+                assert!(
+                    if cut { sim.truncate(&path, at) } else { sim.flip(&path, at, mask) },
+                    "{}",
+                    path.display()
+                );
+                // A data file that a batch job would read is not state: nobody can tell it from its proof alone.
+                w.judged = !path.starts_with("/store/log_data") && !path.starts_with("/store/received");
+                let must = !only_copy(&path) && !path.starts_with("/store/received") && !(cut && node == 2);
+                let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| finish(w, must)));
+                match result {
+                    Ok(w) => whole += u32::from(w),
+                    Err(e) => {
+                        eprintln!("machine {node}, {}, byte {at}, cut: {cut}", path.display());
+                        std::panic::resume_unwind(e);
+                    }
+                }
+                runs += 1;
+            }
+        }
+    }
+    println!("machine {node}: {runs} damaged bytes, every {step}th; whole by themselves: {whole}");
+    assert!(runs > 50, "{runs}");
+}
+
+#[test]
+fn follower() {
+    damage_everywhere(0, 3);
+}
+
+#[test]
+fn relay() {
+    damage_everywhere(1, 3);
+}
+
+#[test]
+fn collector() {
+    damage_everywhere(2, 5);
+}
