@@ -22,7 +22,7 @@
 //! Stages are plain structs that take bytes, packs and a clock and return decisions; only [`roles`] joins them, and only
 //! its `serve` and `ship` own threads. [`record`] is how spool and journal frame what they append. [`config`] reads the
 //! INI file, [`cli`] and [`ops`] are the command line and the operator's commands, [`instance`] and [`state`] the state
-//! directory, [`log`](crate::log) our own log, [`name`] the rule for senders' names, [`shutdown`] the way to stop.
+//! directory, [`mod@log`] our own log, [`name`] the rule for senders' names, [`shutdown`] the way to stop.
 //!
 //! A module uses only modules of lower layers; `tests/layers.rs` holds the table.
 

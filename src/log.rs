@@ -1,7 +1,7 @@
 //! The program's own log: stderr, or one file per day in `local_dir`.
 //!
 //! A line is `logd: ROLE: what failed: object: reason; next step`. The same text is written once; its repetitions are
-//! counted and told when it comes again after [`REPEAT`]. Control bytes, which a peer may have sent, are escaped.
+//! counted and told when it comes again after ten minutes. Control bytes, which a peer may have sent, are escaped.
 
 use crate::clock::{Clock, Zone};
 use crate::config::{Level, LogConfig};

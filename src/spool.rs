@@ -567,6 +567,8 @@ impl Shelf {
         let dir = self.dir.join(name);
         let path = dir.join(file);
         if self.disk.stat(&path)?.is_some() {
+            // Its name may so far exist only in the memory of a machine whose process was killed.
+            self.disk.sync_dir(&dir)?;
             return Ok(true);
         }
         if !self.fits(name, bytes.len() as u64) {

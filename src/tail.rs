@@ -217,7 +217,7 @@ impl Tail {
         for key in open {
             match journal.hour(&key) {
                 Some(log) if log.is_done() => tail.watch(key.hour, log.pos),
-                _ => tail.activate(key.hour, journal),
+                _ => tail.activate(key.hour),
             }
         }
         for key in journal.archive_list()? {
@@ -304,7 +304,7 @@ impl Tail {
     }
 
     /// Takes up the hours whose turn has come.
-    fn advance(&mut self, journal: &mut Journal) -> disk::Result<()> {
+    fn advance(&mut self, journal: &Journal) -> disk::Result<()> {
         let now = self.clock.now_ms();
         let current = if self.pattern.is_daily() { self.zone.day_at(now) } else { self.zone.hour_at(now) };
         while self.active.len() < ACTIVE_MAX && self.last.is_none_or(|l| self.next <= l) {
@@ -329,7 +329,7 @@ impl Tail {
             let key = self.key(hour);
             let taken_up = self.late.contains_key(&hour) || self.active.contains_key(&hour);
             if !taken_up && !journal.is_archived(&key)? {
-                self.activate(hour, journal);
+                self.activate(hour);
             }
             self.next = self.zone.next(hour);
             if self.next == hour {
@@ -339,26 +339,28 @@ impl Tail {
         Ok(())
     }
 
-    fn activate(&mut self, hour: Hour, journal: &mut Journal) {
-        let key = self.key(hour);
-        let path = self.pattern.path(hour);
-        if journal.hour(&key).is_none() {
-            let copy = self.identity.copies_until.is_some_and(|u| hour <= u);
-            let generation = if copy { self.identity.copies_generation } else { 0 };
-            let (mut pos, mut partial) = (0, false);
-            if self.identity.from_end && hour == self.identity.first_hour {
-                pos = self.last_line_end(&path).unwrap_or(0);
-                partial = pos > 0;
-            }
-            let hour = key.to_string();
-            let path = path.clone();
-            journal.append(&Event::Opened { hour: hour.clone(), generation, path, first_id: 1, pos });
-            if partial {
-                journal.append(&Event::Note { hour, what: "partial".into(), range: None, pos: None });
-            }
-        }
+    fn activate(&mut self, hour: Hour) {
         let packer = Packer::new(self.conf.packer.clone());
+        let path = self.pattern.path(hour);
         self.active.insert(hour, Follow { path, file: None, packer, mtime_ms: 0 });
+    }
+
+    /// The journal knows an hour from the moment when there is something to say of it.
+    fn ensure_opened(&self, hour: Hour, journal: &mut Journal) {
+        let key = self.key(hour);
+        if journal.hour(&key).is_some() {
+            return;
+        }
+        let path = self.pattern.path(hour);
+        let copy = self.identity.copies_until.is_some_and(|u| hour <= u);
+        let generation = if copy { self.identity.copies_generation } else { 0 };
+        let from_end = copy && self.identity.from_end && hour == self.identity.first_hour;
+        let pos = if from_end { self.last_line_end(&path).unwrap_or(0) } else { 0 };
+        let hour = key.to_string();
+        journal.append(&Event::Opened { hour: hour.clone(), generation, path, first_id: 1, pos });
+        if pos > 0 {
+            journal.append(&Event::Note { hour, what: "partial".into(), range: None, pos: None });
+        }
     }
 
     fn last_line_end(&self, path: &Path) -> Option<u64> {
@@ -381,7 +383,6 @@ impl Tail {
         let lines = filled.lines + u64::from(unterminated);
         let cut = Cut::new(id, start, lines, &filled.seal, done);
         journal.append(&Event::Cut { hour: key.to_string(), cut });
-        self.had_file |= !filled.raw.is_empty();
         out.push(Sealed { key, generation, id, raw: filled.raw });
     }
 
@@ -431,6 +432,7 @@ impl Tail {
                 Err(e) if e.not_found() => return Ok(()),
                 Err(e) => return Err(e),
             };
+            self.ensure_opened(hour, journal);
             let known = journal.hour(&self.key(hour)).cloned().unwrap_or_default();
             match compare(&file, &known)? {
                 Content::Same => {}
@@ -450,6 +452,7 @@ impl Tail {
                     ));
                 }
             }
+            self.had_file = true;
             if let Some(f) = self.active.get_mut(&hour) {
                 f.file = Some((file, stat.dev, stat.ino));
             }
@@ -535,6 +538,11 @@ impl Tail {
         let over = now - ends;
         let waited = over >= self.conf.close_wait_ms;
         let quiet = now.saturating_sub(f.mtime_ms) >= self.conf.quiet_ms;
+        if !has_file && !self.had_file && waited {
+            // No file was ever seen: there is nothing to declare, and younger hours need the place.
+            self.active.remove(&hour);
+            return Ok(());
+        }
         let next_exists = self.disk.stat(&self.pattern.path(self.zone.next(hour)))?.is_some();
         let ready = if has_file {
             (quiet && (waited || next_exists)) || over >= 2 * self.conf.close_wait_ms
@@ -545,6 +553,7 @@ impl Tail {
         if !ready && !(self.conf.once && (has_file || (oldest && self.had_file))) {
             return Ok(());
         }
+        self.ensure_opened(hour, journal);
         let key = self.key(hour);
         let (pos, was_done, begun, copy) = journal
             .hour(&key)
@@ -599,7 +608,7 @@ impl Tail {
                 continue;
             }
             self.late.remove(&hour);
-            self.activate(hour, journal);
+            self.activate(hour);
         }
         Ok(())
     }

@@ -65,6 +65,8 @@ struct Copy {
     new_names: bool,
     /// Number up to which a verification was handed out.
     verified_to: u64,
+    /// Its result is not in yet.
+    verifying: bool,
 }
 
 impl Copy {
@@ -85,8 +87,10 @@ impl Copy {
             early: BTreeMap::new(),
             early_since_ms: 0,
             gaps_written: false,
-            new_names: false,
+            // Names that a killed process made may exist in memory only.
+            new_names: true,
             verified_to: 0,
+            verifying: false,
             place,
         }
     }
@@ -101,7 +105,6 @@ impl Copy {
         {
             disk.create_dir_all(dir, store.dir_mode)?;
         }
-        self.new_names |= disk.stat(&self.place.data)?.is_none() || disk.stat(&self.place.headers)?.is_none();
         let data = disk.create(&self.place.data, store.file_mode)?;
         let headers = disk.create(&self.place.headers, store.file_mode)?;
         self.files = Some((data, headers));
@@ -534,7 +537,8 @@ impl Hours {
         let dirty = &self.dirty;
         self.states.retain(|key, s| {
             let busy = s.copies.iter().any(|(g, c)| {
-                !c.lines.is_empty()
+                c.verifying
+                    || !c.lines.is_empty()
                     || !c.seqs.is_empty()
                     || !c.early.is_empty()
                     || dirty.contains(&(key.clone(), *g))

@@ -164,6 +164,7 @@ impl Collector {
     ) -> disk::Result<()> {
         let key = done.job().key.clone();
         if !lock(gate).hold(&key, done.job().generation, now_ms)? {
+            self.hours.abandon(done.job());
             return Ok(());
         }
         let filed = self.hours.finish(done, now_secs);

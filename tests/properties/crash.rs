@@ -31,6 +31,7 @@ fn scenario(w: &mut World) {
 /// installed over the incomplete first one. Answers get lost on the way, so packs come again and out of order.
 fn copy_scenario(w: &mut World) {
     w.lost_answers = 30;
+    w.lost_packs = 30;
     for i in 0..5 {
         w.write(HOURS[0], &format!("line {i} before the loss, {:032x}\n", i * 7_919_u64));
         w.round(1_500);

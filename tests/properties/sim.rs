@@ -69,6 +69,8 @@ pub struct World {
     pub messages: Vec<String>,
     /// Percent of packs whose answer is lost on its way, although they were taken.
     pub lost_answers: u64,
+    /// Percent of packs that never arrive, so that others overtake them.
+    pub lost_packs: u64,
     /// Nobody can reach the relay.
     pub cut_off: bool,
     rng: Rng,
@@ -120,6 +122,7 @@ impl World {
             source: BTreeMap::new(),
             messages: Vec::new(),
             lost_answers: 0,
+            lost_packs: 0,
             cut_off: false,
             rng: Rng::new(seed),
             judged: true,
@@ -132,6 +135,11 @@ impl World {
         self.machines[0].sim.set_mtime_ms(self.now.now_ms());
         self.machines[0].sim.append(&path, text.as_bytes());
         self.source.entry(hour.to_owned()).or_default().extend_from_slice(text.as_bytes());
+    }
+
+    /// Wall time.
+    pub fn now_ms(&self) -> i64 {
+        self.now.now_ms()
     }
 
     /// Kills a node with its machine.
@@ -312,6 +320,9 @@ impl World {
 
     /// Carries one frame to a receiver over a connection of its own, and its answer back.
     fn deliver(&mut self, to: usize, frame: &[u8]) -> Outcome {
+        if self.rng.below(100) < self.lost_packs {
+            return Outcome::TempFail { reason: "no answer".into(), link: false };
+        }
         let outcome = self.hand_over(to, frame);
         if outcome == Outcome::Sent && self.rng.below(100) < self.lost_answers {
             return Outcome::TempFail { reason: "no answer".into(), link: false };

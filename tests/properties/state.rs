@@ -69,8 +69,10 @@ fn damage_everywhere(node: usize, step: u64) {
                 );
                 // A data file that a batch job would read is not state: nobody can tell it from its proof alone.
                 w.judged = !path.starts_with("/store/log_data") && !path.starts_with("/store/received");
-                let must = !only_copy(&path) && !path.starts_with("/store/received") && !(cut && node == 2);
-                let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| finish(w, must)));
+                let may_stay_open =
+                    only_copy(&path) || path.starts_with("/store/received") || (cut && node == 2);
+                let result =
+                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| finish(w, !may_stay_open)));
                 match result {
                     Ok(w) => whole += u32::from(w),
                     Err(e) => {

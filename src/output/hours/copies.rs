@@ -105,6 +105,7 @@ impl Hours {
         }
         if copy.lines.is_empty() && copy.is_complete() && copy.verified_to < high {
             copy.verified_to = high;
+            copy.verifying = true;
             self.verify.push(VerifyJob { key: key.clone(), generation, high, place: copy.place.clone() });
         }
     }
@@ -114,11 +115,22 @@ impl Hours {
         std::mem::take(&mut self.verify)
     }
 
+    /// The result is of no use: packs came meanwhile. When they are stored the copy is verified again.
+    pub fn abandon(&mut self, job: &VerifyJob) {
+        if let Some(copy) = self.states.get_mut(&job.key).and_then(|s| s.copies.get_mut(&job.generation)) {
+            copy.verifying = false;
+            copy.verified_to = 0;
+        }
+    }
+
     /// Files the result. Until it returns, the gate must take no pack of this hour.
     pub fn finish(&mut self, done: &VerifyDone, now_secs: i64) -> disk::Result<Filed> {
         let job = &done.job;
         let key = &job.key;
         let conflict = self.store.has_conflict(key, job.generation)?;
+        if let Some(copy) = self.states.get_mut(key).and_then(|s| s.copies.get_mut(&job.generation)) {
+            copy.verifying = false;
+        }
         let Some(state) = self.states.get(key) else { return Ok(Filed::Void) };
         let Some(copy) = state.copies.get(&job.generation) else { return Ok(Filed::Void) };
         if copy.high() != job.high || copy.place != job.place || !copy.lines.is_empty() || !copy.is_complete()

@@ -140,6 +140,9 @@ impl Hours {
     ) -> disk::Result<Scan> {
         let disk = self.disk().clone();
         let mut found = scan(&disk, place)?;
+        if found.headers_len > 0 {
+            settle(&disk, place)?;
+        }
         for _ in 0..REPAIRS_MAX {
             let bad_line = matches!(found.health, Health::Damaged(_)) && found.good_len < found.headers_len;
             if !bad_line {
@@ -234,6 +237,19 @@ impl Hours {
             id += 1;
         }
     }
+}
+
+/// What a killed process wrote and did not sync can be read, and be lost later. It is trusted only when it is durable.
+fn settle(disk: &disk::Disk, place: &Place) -> disk::Result<()> {
+    for path in [&place.data, &place.headers] {
+        if disk.stat(path)?.is_some() {
+            disk.open_rw(path)?.sync()?;
+        }
+        if let Some(dir) = path.parent() {
+            disk.sync_dir(dir)?;
+        }
+    }
+    Ok(())
 }
 
 /// Does a good line of ours begin after byte `at`? Then what is bad there is no torn end.
