@@ -157,13 +157,14 @@ impl Collector {
     /// Files what a verification found, unless something arrived meanwhile.
     pub fn certify(
         &mut self,
-        done: &VerifyDone,
+        done: VerifyDone,
         gate: &Mutex<Gate>,
         now_ms: u64,
         now_secs: i64,
     ) -> disk::Result<()> {
         let key = done.job().key.clone();
-        if !lock(gate).hold(&key, done.job().generation, now_ms)? {
+        let generation = done.job().generation;
+        if !lock(gate).hold(&key, generation, now_ms)? {
             self.hours.abandon(done.job());
             return Ok(());
         }
@@ -186,11 +187,10 @@ impl Collector {
             Filed::Installed => {
                 if let Some(h) = footprint.hour(&key, now_ms) {
                     h.certified = None;
-                    h.floor = h.floor.max(done.job().generation);
+                    h.floor = h.floor.max(generation);
                 }
                 drop(g);
-                let text =
-                    format!("{key}: copy {} took its place; the old one is in aside/", done.job().generation);
+                let text = format!("{key}: copy {generation} took its place; the old one is in aside/");
                 self.messages.push((true, text));
             }
             Filed::Certified(c) => {

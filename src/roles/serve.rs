@@ -284,17 +284,14 @@ impl Connection {
     fn serve(&mut self) -> End {
         let ms = Duration::from_millis;
         let mut buf = vec![0u8; CHUNK];
-        let mut deadline = Instant::now() + ms(self.conf.header_timeout_ms);
-        let mut fresh = true;
+        let mut deadline = Instant::now();
         loop {
             if self.session.idle() {
                 if self.s.stop.requested() {
                     return End::Closed;
                 }
                 self.idle_since.store(self.s.clock.mono_ms(), Ordering::Relaxed);
-                if !fresh {
-                    deadline = Instant::now() + ms(self.conf.idle_timeout_ms);
-                }
+                deadline = Instant::now() + ms(self.conf.idle_timeout_ms);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || self.stream.set_read_timeout(Some(left)).is_err() {
@@ -316,7 +313,6 @@ impl Connection {
                 deadline = Instant::now() + ms(self.conf.header_timeout_ms);
                 self.idle_since.store(u64::MAX, Ordering::Relaxed);
             }
-            fresh = false;
             let mut chunk = buf.get(..n).unwrap_or_default();
             while !chunk.is_empty() {
                 let had_header = self.session.body_len().is_some();

@@ -237,7 +237,10 @@ fn first_start(
 ) -> Result<(Identity, Resume), String> {
     let now = w.clock.now_ms();
     let current = if pattern.is_daily() { w.zone.day_at(now) } else { w.zone.hour_at(now) };
-    let existing = pattern.existing(&w.disk).unwrap_or_default();
+    let existing = pattern.existing(&w.disk).unwrap_or_else(|e| {
+        w.log.warn(&format!("log_file: {e}; waiting until it can be read"));
+        Vec::new()
+    });
     let start = conf.start.unwrap_or(if once { Start::Oldest } else { Start::Beginning });
     let mut first_hour = match start {
         Start::Beginning | Start::End => current,
@@ -440,8 +443,7 @@ fn store_loop(c: &mut Collector, conf: &StoreConfig, s: &Arc<Shared>, state_dir:
         while let Ok(result) = results.try_recv() {
             running -= 1;
             certified += 1;
-            let done = result.and_then(|d| c.certify(&d, &s.gate, now, s.clock.now_secs()));
-            if let Err(e) = done {
+            if let Err(e) = c.certify(result, &s.gate, now, s.clock.now_secs()) {
                 super::disk_trouble(&s.disk, &s.log, &s.stop, &e);
             }
         }

@@ -305,8 +305,8 @@ impl World {
                 c.checkpoint(&gate, now)?;
             }
             for job in c.hours.take_jobs() {
-                let done = job.run(&self.machines[2].disk)?;
-                c.certify(&done, &gate, now, self.now.now_secs())?;
+                let done = job.run(&self.machines[2].disk);
+                c.certify(done, &gate, now, self.now.now_secs())?;
             }
             lock(&gate).spool.save_marks()
         })();

@@ -34,7 +34,7 @@ pub struct VerifyJob {
 /// A job's result.
 pub struct VerifyDone {
     job: VerifyJob,
-    result: Option<Reread>,
+    result: disk::Result<Option<Reread>>,
 }
 
 impl VerifyDone {
@@ -46,9 +46,9 @@ impl VerifyDone {
 
 impl VerifyJob {
     /// Reads the copy again. Needs no lock.
-    pub fn run(self, disk: &disk::Disk) -> disk::Result<VerifyDone> {
-        let result = reread(disk, &self.place)?;
-        Ok(VerifyDone { job: self, result })
+    pub fn run(self, disk: &disk::Disk) -> VerifyDone {
+        let result = reread(disk, &self.place);
+        VerifyDone { job: self, result }
     }
 }
 
@@ -115,17 +115,26 @@ impl Hours {
         std::mem::take(&mut self.verify)
     }
 
-    /// The result is of no use: packs came meanwhile. When they are stored the copy is verified again.
+    /// The result is of no use: packs came meanwhile, or the disk failed. The copy is verified again after the next
+    /// checkpoint.
     pub fn abandon(&mut self, job: &VerifyJob) {
         if let Some(copy) = self.states.get_mut(&job.key).and_then(|s| s.copies.get_mut(&job.generation)) {
             copy.verifying = false;
             copy.verified_to = 0;
+            self.dirty.insert((job.key.clone(), job.generation));
         }
     }
 
     /// Files the result. Until it returns, the gate must take no pack of this hour.
-    pub fn finish(&mut self, done: &VerifyDone, now_secs: i64) -> disk::Result<Filed> {
+    pub fn finish(&mut self, done: VerifyDone, now_secs: i64) -> disk::Result<Filed> {
         let job = &done.job;
+        let result = match done.result {
+            Ok(r) => r,
+            Err(e) => {
+                self.abandon(job);
+                return Err(e);
+            }
+        };
         let key = &job.key;
         let conflict = self.store.has_conflict(key, job.generation)?;
         if let Some(copy) = self.states.get_mut(key).and_then(|s| s.copies.get_mut(&job.generation)) {
@@ -143,7 +152,7 @@ impl Hours {
             )));
         }
         let role = copy.role;
-        let (cert, refused) = match &done.result {
+        let (cert, refused) = match &result {
             None => (foreign_certificate(key, copy, now_secs), None),
             Some(r) => self.certificate(key, copy, r, now_secs)?,
         };
