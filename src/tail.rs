@@ -13,6 +13,8 @@
 //! is read as new content and bars the certificate (`changed`): never a silent restart at the beginning or the end.
 
 pub mod pattern;
+#[cfg(test)]
+mod tests;
 
 use crate::clock::{Clock, Hour, Zone};
 use crate::disk::{self, Disk, File};
@@ -27,6 +29,8 @@ use std::path::{Path, PathBuf};
 
 /// Hours that are read at the same time.
 const ACTIVE_MAX: usize = 3;
+/// Bytes read at a time: few enough to stay in the processor's cache. Only a longer line needs more.
+const BLOCK: usize = 128 << 10;
 const LATE_WAIT_MAX_MS: u64 = 3_600_000;
 
 /// What this stage needs of the configuration.
@@ -488,9 +492,11 @@ impl Tail {
     ) -> disk::Result<bool> {
         let now = self.clock.mono_ms();
         let first = out.len();
+        let mut most = BLOCK;
         loop {
             let used: usize = out.iter().skip(first).map(|s| s.raw.len()).sum();
-            if *left == 0 || used >= room_bytes {
+            // A pack is begun only if a whole one fits.
+            if *left == 0 || used.saturating_add(self.conf.packer.pack_bytes) > room_bytes {
                 return Ok(false);
             }
             let sealed = journal.hour(&self.key(hour)).map_or(0, |l| l.pos);
@@ -499,13 +505,20 @@ impl Tail {
             let stat = file.stat()?;
             f.mtime_ms = stat.mtime_ms;
             let at = sealed + f.packer.len() as u64;
-            let want =
+            let useful =
                 usize::try_from(stat.len.saturating_sub(at)).unwrap_or(usize::MAX).min(f.packer.wants());
+            let want = useful.min(most);
             self.block.resize(want, 0);
             let n = file.read_at(&mut self.block, at)?;
             let block = self.block.get(..n).unwrap_or_default();
             let whole = at + n as u64 >= stat.len;
             let taken = f.packer.push(block, last && whole, now);
+            if taken == 0 && n == want && want < useful {
+                // A line that is longer than the block.
+                most = useful;
+                continue;
+            }
+            most = BLOCK;
             let end = taken == 0 || (whole && taken == n);
             if f.packer.is_due(end, now) {
                 self.seal(journal, hour, false, out);
