@@ -5,8 +5,8 @@
 //! process must end is dropped, its machine restarted with the chosen outcome, and the node opened again from its
 //! disk. After every round [`World::judge`] checks P2 and P3 against the source.
 
-use logd::clock::{Clock, SimClock, Zone};
-use logd::config::{Config, RelayConfig, StoreConfig, TailConfig};
+use logd::clock::{Clock, Hour, SimClock, Zone};
+use logd::config::{Config, Peer, RelayConfig, StoreConfig, TailConfig};
 use logd::disk::sim::Rng;
 use logd::disk::{self, Disk, Outcome as Loss, SimDisk};
 use logd::integrity::Certificate;
@@ -74,6 +74,12 @@ pub struct World {
     /// Nobody can reach the relay.
     pub cut_off: bool,
     rng: Rng,
+    /// The follower begins at the end of the first hour's file.
+    pub from_end: bool,
+    /// The follower takes over from an original: hour, first pack number, byte.
+    pub resume: Option<(Hour, u64, u64)>,
+    /// The next receiver is an original.
+    pub peer: Peer,
     /// May the source be replaced or truncated by the scenario? Then P2 is judged by the scenario itself.
     pub judged: bool,
 }
@@ -125,6 +131,9 @@ impl World {
             lost_packs: 0,
             cut_off: false,
             rng: Rng::new(seed),
+            from_end: false,
+            resume: None,
+            peer: Peer::Logd,
             judged: true,
         }
     }
@@ -221,13 +230,15 @@ impl World {
                 first_hour,
                 copies_until: existing.last().copied(),
                 copies_generation: self.now.now_secs().unsigned_abs(),
-                from_end: false,
+                from_end: self.from_end,
             },
-            resume: None,
+            resume: self.resume,
             once: false,
             seed: 7,
         };
-        let mut f = Follower::open(&setup, &self.confs.tail, pattern)?;
+        let mut conf = self.confs.tail.clone();
+        conf.sender.peer = self.peer;
+        let mut f = Follower::open(&setup, &conf, pattern)?;
         self.messages.append(&mut f.alarms);
         self.follower = Some(f);
         Ok(())
@@ -366,8 +377,28 @@ impl World {
         }
     }
 
+    /// A follower's log file is replaced, cut or deleted by somebody.
+    pub fn replace(&mut self, hour: &str, text: Option<&str>) {
+        let path = PathBuf::from(format!("/log/access.log.{hour}"));
+        self.machines[0].sim.remove_tree(&path);
+        if let Some(text) = text {
+            self.machines[0].sim.set_mtime_ms(self.now.now_ms());
+            self.machines[0].sim.put(&path, text.as_bytes());
+        }
+    }
+
+    /// The certificate that is no proof, of an hour.
+    pub fn doubtful(&self, hour: &str) -> Option<Certificate> {
+        record::from_json(&self.file(&format!("/store/doubtful/{NAME}_{hour}"))?).ok()
+    }
+
+    /// What is stored of an hour.
+    pub fn stored(&self, hour: &str) -> String {
+        String::from_utf8(self.file(&format!("/store/log_data/{NAME}_{hour}")).unwrap_or_default()).unwrap()
+    }
+
     /// The collector's live files.
-    fn file(&self, path: &str) -> Option<Vec<u8>> {
+    pub fn file(&self, path: &str) -> Option<Vec<u8>> {
         self.machines[2].disk.read_opt(Path::new(path), 1 << 20).ok().flatten()
     }
 

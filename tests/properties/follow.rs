@@ -1,0 +1,163 @@
+//! What a follower makes of the ways in which a date-named file lives: half lines, late bytes, shrinking, replacing,
+//! vanishing, hours without a file, and the positions of an original that it takes over.
+
+use super::sim::World;
+use logd::clock::Hour;
+use logd::config::Peer;
+
+const HOUR: &str = "2026112205";
+const NEXT: &str = "2026112206";
+
+fn rounds(w: &mut World, n: u32) {
+    (0..n).for_each(|_| w.round(1_500));
+}
+
+/// To the end of the hour and past everything that an hour waits for.
+fn over(w: &mut World) {
+    w.clock.advance(3_600_000);
+    rounds(w, 20);
+}
+
+#[test]
+fn a_half_line_waits_and_goes_with_the_end_of_the_hour() {
+    let mut w = World::new(1);
+    w.write(HOUR, "one\ntwo\nhal");
+    rounds(&mut w, 5);
+    assert_eq!(w.stored(HOUR), "one\ntwo\n", "complete lines only");
+    w.write(HOUR, "f\nlast without newline");
+    over(&mut w);
+    w.settle(&[HOUR]);
+    assert_eq!(w.tags()[HOUR].lines, 4, "an unterminated last line is a line");
+}
+
+#[test]
+fn a_line_beyond_the_limit_arrives_in_parts_and_identical() {
+    let mut w = World::new(1);
+    let long = "x".repeat(1_000);
+    w.write(HOUR, &format!("before\n{long}\n\0\u{ff}\r\nafter\n"));
+    over(&mut w);
+    w.settle(&[HOUR]);
+    assert!(w.tags()[HOUR].packs > 8);
+}
+
+#[test]
+fn an_hour_without_a_file_is_declared_empty_by_the_clock() {
+    let mut w = World::new(1);
+    w.write(HOUR, "line\n");
+    over(&mut w);
+    over(&mut w);
+    w.write("2026112207", "line\n");
+    over(&mut w);
+    over(&mut w);
+    w.settle(&[HOUR, NEXT, "2026112207"]);
+    assert!(w.tags()[NEXT].empty && !w.tags()[HOUR].empty);
+}
+
+#[test]
+fn nothing_is_declared_before_there_ever_was_a_file() {
+    let mut w = World::new(1);
+    over(&mut w);
+    over(&mut w);
+    assert!(w.tags().is_empty());
+    w.write("2026112207", "first line ever\n");
+    over(&mut w);
+    w.settle(&["2026112207"]);
+}
+
+#[test]
+fn a_file_that_lost_its_end_goes_on_there_and_is_not_certified() {
+    let mut w = World::new(1);
+    w.judged = false;
+    let first = format!("{}\n", "a".repeat(100));
+    w.write(HOUR, &first);
+    rounds(&mut w, 3);
+    w.write(HOUR, "these bytes are lost by a power cut\n");
+    rounds(&mut w, 3);
+    w.replace(HOUR, Some(&format!("{first}written after it\n")));
+    rounds(&mut w, 3);
+    over(&mut w);
+    let cert = w.doubtful(HOUR).unwrap();
+    assert_eq!((cert.state.as_str(), cert.verified), ("changed", false));
+    assert!(w.stored(HOUR).ends_with("power cut\nwritten after it\n"), "{}", w.stored(HOUR));
+    assert!(w.tags().is_empty());
+}
+
+#[test]
+fn a_replaced_file_is_read_from_its_beginning_and_is_not_certified() {
+    let mut w = World::new(1);
+    w.judged = false;
+    w.write(HOUR, "old line one\nold line two\n");
+    rounds(&mut w, 3);
+    w.replace(HOUR, Some("new content that is a good deal longer than the old one was\n"));
+    rounds(&mut w, 3);
+    over(&mut w);
+    assert_eq!(w.doubtful(HOUR).unwrap().state, "changed");
+    assert_eq!(
+        w.stored(HOUR),
+        "old line one\nold line two\nnew content that is a good deal longer than the old one was\n"
+    );
+}
+
+#[test]
+fn a_copy_of_the_file_with_another_inode_is_the_same_file() {
+    let mut w = World::new(1);
+    w.write(HOUR, "line one\n");
+    rounds(&mut w, 3);
+    w.replace(HOUR, Some("line one\n"));
+    w.write(HOUR, "line two\n");
+    over(&mut w);
+    w.settle(&[HOUR]);
+    assert_eq!(w.stored(HOUR), "line one\nline two\n");
+}
+
+#[test]
+fn a_file_that_vanished_while_nobody_looked_is_a_loss_and_not_certified() {
+    let mut w = World::new(1);
+    w.write(HOUR, "line one\n");
+    rounds(&mut w, 3);
+    w.crash(0);
+    w.replace(HOUR, None);
+    rounds(&mut w, 3);
+    over(&mut w);
+    let cert = w.doubtful(HOUR).unwrap();
+    assert_eq!((cert.state.as_str(), cert.loss.as_str()), ("loss", "9-"));
+    assert_eq!(w.stored(HOUR), "line one\n");
+}
+
+#[test]
+fn an_open_file_that_vanished_is_read_to_its_end() {
+    let mut w = World::new(1);
+    w.write(HOUR, "line one\n");
+    rounds(&mut w, 1);
+    w.write(HOUR, "line two\n");
+    w.replace(HOUR, None);
+    over(&mut w);
+    w.settle(&[HOUR]);
+    assert_eq!(w.stored(HOUR), "line one\nline two\n");
+}
+
+#[test]
+fn start_at_the_end_is_partial() {
+    let mut w = World::new(1);
+    w.from_end = true;
+    w.judged = false;
+    w.write(HOUR, "before the start\nhalf");
+    rounds(&mut w, 2);
+    w.write(HOUR, " a line\nafter the start\n");
+    over(&mut w);
+    assert_eq!(w.doubtful(HOUR).unwrap().state, "partial");
+    assert_eq!(w.stored(HOUR), "half a line\nafter the start\n");
+}
+
+#[test]
+fn an_original_position_is_taken_over_with_its_pack_numbers() {
+    let mut w = World::new(1);
+    w.judged = false;
+    w.peer = Peer::Original;
+    let hour = Hour::parse(HOUR).unwrap();
+    w.write(HOUR, "line 1\nline 2\nline 3\nline 4\n");
+    w.resume = Some((hour, 3, 14));
+    rounds(&mut w, 12);
+    let early = w.machines[2].sim.paths();
+    assert!(early.iter().any(|(p, _)| p.ends_with("aside/early/web1/2026112205.0.3")), "{early:?}");
+}
