@@ -169,12 +169,14 @@ impl Footprint {
             ids.insert(id);
         }
         let copy = hour.copies.entry(generation).or_default();
-        copy.pending.insert(id, p);
-        if id > copy.high {
-            copy.early_weight += p.weight;
+        let again = copy.pending.insert(id, p).map_or(0, |old| old.weight);
+        // What the original began is taken in any order: nothing of it waits for a gap.
+        let in_order = hour.foreign.is_none() || generation > 0;
+        if in_order && id > copy.high {
+            copy.early_weight = copy.early_weight.saturating_sub(again) + p.weight;
             let applied = copy.advance();
             self.add_early(&key.name, p.weight);
-            self.drop_early(&key.name, applied);
+            self.drop_early(&key.name, again + applied);
         }
     }
 

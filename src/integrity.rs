@@ -527,12 +527,23 @@ pub fn scan(disk: &Disk, place: &Place) -> disk::Result<Scan> {
 
 /// Repairs a damaged line of a proof in place, if one changed byte or the line's neighbours explain it. Says what
 /// it did; `None` = nothing could be done.
-pub fn repair(disk: &Disk, key: &HourKey, place: &Place, found: &Scan) -> disk::Result<Option<String>> {
+pub fn repair(
+    disk: &Disk,
+    key: &HourKey,
+    place: &Place,
+    found: &Scan,
+    aside: &Path,
+) -> disk::Result<Option<String>> {
     let file = disk.open_rw(&place.headers)?;
     let at = found.good_len;
     let mut region = vec![0; 8 << 10];
     let n = file.read_at(&mut region, at)?;
     region.truncate(n);
+    if at + n as u64 == found.headers_len && matches!(lines::parse(&region), Line::Ours(_)) {
+        file.write_at(b"\n", found.headers_len)?;
+        file.sync()?;
+        return Ok(Some(format!("{}: its last newline was missing", place.headers.display())));
+    }
     if let Some((i, value)) = lines::mend(&region) {
         file.write_at(&[value], at + i as u64)?;
         file.sync()?;
@@ -564,9 +575,10 @@ pub fn repair(disk: &Disk, key: &HourKey, place: &Place, found: &Scan) -> disk::
             return Ok(None);
         }
         let old: Vec<u8> = all.splice(start..stop, line).collect();
-        let aside = place.headers.with_extension(format!("line-{id}.damaged"));
+        let aside = aside.join(format!("{key}.{}.line-{id}", next.generation));
+        let mode = disk.stat(&place.headers)?.map_or(0o640, |s| s.mode);
         disk.replace(&aside, &old, 0o640)?;
-        disk.replace(&place.headers, &all, 0o644)?;
+        disk.replace(&place.headers, &all, mode)?;
         return Ok(Some(format!(
             "{}: the line of pack {id} was damaged; rebuilt from its neighbours and the data; the old one is kept \
              as {}; the hour is certified only if its digest is the sender's",

@@ -1,9 +1,9 @@
 //! The operator's commands. Each is a function from its arguments to an exit code, and prints through [`out::Out`].
-//! None of them writes a file: they can run at any time, beside a running role or on a copy of a store.
+//! None of them but the demo writes a file: they can run at any time, beside a running role or on a copy of a store.
 //!
 //! * [`check`]: is the config right             * [`ready`]: has every expected host's hour arrived
 //! * [`status`]: what is there, what is wrong   * [`verify`]: are the stored bytes what the sources sent
-//! * [`demo`]: a whole pipeline in one process
+//! * [`demo`]: a whole pipeline on this machine, a process for each role, its files in a directory of its own
 //!
 //! They share [`inventory`], the names below a `save_dir`, and [`hour`], the judgement on one hour.
 

@@ -102,7 +102,8 @@ impl Packer {
         }
         if self.raw.is_empty() && !taken.is_empty() {
             self.first_ms = now_ms;
-            self.raw.reserve(self.conf.pack_bytes.min(taken.len().next_power_of_two()));
+            // A full block says that more follows: growing step by step would leave holes of half a pack.
+            self.raw.reserve(self.conf.pack_bytes.min(taken.len().saturating_mul(8)));
         }
         self.raw.extend_from_slice(taken);
         self.lines += newlines;

@@ -73,14 +73,21 @@ impl Charge {
         true
     }
 
-    /// A further charge, only if there is room now.
-    pub fn try_more(&self, n: usize) -> Option<Charge> {
+    /// A further charge on the same budget, of nothing yet.
+    #[must_use]
+    pub fn another(&self) -> Charge {
+        Charge { budget: Arc::clone(&self.budget), ticket: 0, bytes: 0 }
+    }
+
+    /// Charges `n` bytes more, only if there is room now.
+    pub fn grow(&mut self, n: usize) -> bool {
         let mut u = lock(&self.budget.used);
-        if u.bytes + n > self.budget.cap {
-            return None;
+        let fits = u.bytes + n <= self.budget.cap;
+        if fits {
+            u.bytes += n;
+            self.bytes += n;
         }
-        u.bytes += n;
-        Some(Charge { budget: Arc::clone(&self.budget), ticket: 0, bytes: n })
+        fits
     }
 }
 
@@ -137,7 +144,8 @@ impl Session {
             peer: peer_name(peer),
             keep_raw,
             budget: Arc::clone(budget),
-            decoder: Decoder::new(conf.max_header, conf.max_body as u64),
+            // The body's limit is kept by `begin`, which knows how to refuse.
+            decoder: Decoder::new(conf.max_header, u64::MAX),
             check: BodyCheck::new(),
             frame: None,
             ours: false,
@@ -182,9 +190,10 @@ impl Session {
                     let Some(f) = &mut self.frame else { return Ok((used, None)) };
                     f.body.extend_from_slice(part);
                     let raw = &mut f.raw;
+                    let most = f.meta.seal.map_or(0, |s| s.bytes);
                     self.check.feed(part, |b| {
-                        if let Some((r, _)) = raw {
-                            r.extend_from_slice(b);
+                        if !raw.as_mut().is_none_or(|(r, charge)| keep(r, charge, b, most)) {
+                            *raw = None;
                         }
                     })?;
                 }
@@ -203,6 +212,10 @@ impl Session {
 
     fn begin(&mut self, mut header: Header) -> Result<(), Refusal> {
         self.ours = header.peer_is_ours();
+        let (len, max) = (header.pack_len, self.conf.max_body as u64);
+        if len > max {
+            return Err(Refusal::Wrong(format!("PackLen {len}; the limit is {max}")));
+        }
         let meta = header.meta(&self.peer)?;
         if let Some(e) = header.route.first_mut() {
             e.insert("ip".into(), meta.key.name.clone());
@@ -214,13 +227,28 @@ impl Session {
         }
         self.check.start(declared);
         let charge = self.budget.enter();
-        let raw = match meta.seal {
-            Some(s) if self.keep_raw => charge.try_more(s.bytes as usize).map(|c| (Vec::new(), c)),
-            _ => None,
-        };
+        // Charged as they appear: what a header promises must take nothing from others. A few large packs would use
+        // up what spares many small ones a second inflating.
+        let fits = meta.seal.is_some_and(|s| s.bytes <= self.budget.cap as u64 / 4);
+        let raw = (self.keep_raw && fits).then(|| (Vec::new(), charge.another()));
         self.frame = Some(Frame { header, meta, body: Vec::new(), raw, charge });
         Ok(())
     }
+}
+
+/// Keeps raw bytes of a pack that will have `most` of them. False = there is no room; they are inflated again when they
+/// are stored. The vector's capacity is what is charged, not its length.
+fn keep(raw: &mut Vec<u8>, charge: &mut Charge, more: &[u8], most: u64) -> bool {
+    let need = raw.len() + more.len();
+    if need > raw.capacity() {
+        let want = need.max(raw.capacity() * 2).min(usize::try_from(most).unwrap_or(need)).max(need);
+        if !charge.grow(want - raw.capacity()) {
+            return false;
+        }
+        raw.reserve_exact(want - raw.len());
+    }
+    raw.extend_from_slice(more);
+    true
 }
 
 /// The name that an original sender gets, which sent none: its address.

@@ -304,6 +304,9 @@ impl Spool {
         let payload: u64 = frame.iter().map(|p| p.len() as u64).sum();
         let len = payload + record::HEADER as u64;
         if self.bytes + len > self.conf.size {
+            self.retire().map_err(AppendError::Disk)?;
+        }
+        if self.bytes + len > self.conf.size {
             return Err(AppendError::Full(format!(
                 "spool {} holds {} of {} bytes",
                 self.dir.display(),
@@ -344,6 +347,15 @@ impl Spool {
             self.dirty.push(file);
         }
         Ok(loc)
+    }
+
+    /// The active segment goes too when all of it is done: it may be all that the spool holds.
+    fn retire(&mut self) -> disk::Result<()> {
+        let done = |b: &u64| self.segments.get(b).is_some_and(|s| s.count > 0 && s.done_count >= s.count);
+        match self.active.take_if(|(base, _)| done(base)) {
+            Some((base, _)) => self.drop_if_done(base),
+            None => Ok(()),
+        }
     }
 
     fn no_space(e: disk::Error) -> AppendError {
@@ -531,6 +543,11 @@ impl Shelf {
             for sub in disk.list(dir)?.into_iter().filter(|e| e.is_dir) {
                 let mut sum = 0;
                 for f in disk.list(&dir.join(&sub.name))? {
+                    if f.name.starts_with('.') && f.name.strip_suffix(".tmp").is_some() {
+                        // Left by a crash; what it was to become is still where it came from.
+                        disk.remove(&dir.join(&sub.name).join(&f.name))?;
+                        continue;
+                    }
                     sum += disk.stat(&dir.join(&sub.name).join(&f.name))?.map_or(0, |s| s.len);
                 }
                 used.insert(sub.name, sum);

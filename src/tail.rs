@@ -266,7 +266,7 @@ impl Tail {
 
     /// A buffer that a sent pack no longer needs.
     pub fn recycle(&mut self, mut raw: Vec<u8>) {
-        if self.spare.len() < 4 && raw.capacity() <= self.conf.packer.pack_bytes * 2 {
+        if self.spare.len() < 8 && raw.capacity() <= self.conf.packer.pack_bytes * 2 {
             raw.clear();
             self.spare.push(raw);
         }

@@ -28,7 +28,7 @@ const FORGET_MS: u64 = 10 * 60 * 1000;
 pub struct HoursConfig {
     /// Largest raw pack, in bytes.
     pub max_raw: u64,
-    /// Open copies (two files each) beyond which a checkpoint closes all.
+    /// Copies (two files each) that are open at once.
     pub max_open: usize,
     /// How long a gap is waited for before `….gaps` is written, in ms.
     pub gap_wait_ms: u64,
@@ -95,6 +95,15 @@ impl Copy {
         }
     }
 
+    /// Spool numbers of what nobody needs once the copy is dropped.
+    fn let_go(self) -> Vec<u64> {
+        let waiting = self.early.into_values().filter_map(|e| match e {
+            Early::Spool(loc) => Some(loc.seq),
+            Early::Shelf(_) => None,
+        });
+        self.seqs.into_iter().chain(waiting).collect()
+    }
+
     fn open(&mut self, store: &Store) -> disk::Result<()> {
         if self.files.is_some() {
             return Ok(());
@@ -107,6 +116,12 @@ impl Copy {
         }
         let data = disk.create(&self.place.data, store.file_mode)?;
         let headers = disk.create(&self.place.headers, store.file_mode)?;
+        if matches!(self.health, Health::Foreign { .. }) && self.headers_len > 0 && self.lines.is_empty() {
+            // An original that was killed tore its last line: ours must not become part of it.
+            let mut last = [0];
+            headers.read_at(&mut last, self.headers_len - 1)?;
+            self.lines.extend((last != *b"\n").then_some(b'\n'));
+        }
         self.files = Some((data, headers));
         Ok(())
     }
@@ -184,8 +199,11 @@ impl Hours {
         let Some(copy) = state.copies.get_mut(&generation) else { return Ok(()) };
         match &copy.health {
             Health::Damaged(_) => {
-                self.shelve(&meta.key, generation, meta.id, frame)?;
-                self.done_now.push(loc.seq);
+                if self.shelve(&meta.key, generation, meta.id, frame)? {
+                    self.done_now.push(loc.seq);
+                } else if let Some(c) = self.copy(&meta.key, generation) {
+                    c.early.insert(meta.id, Early::Spool(loc));
+                }
                 return Ok(());
             }
             Health::Foreign { ids, .. } if ids.contains(&meta.id) => {
@@ -202,7 +220,12 @@ impl Hours {
                 if copy.early.is_empty() {
                     copy.early_since_ms = now_ms;
                 }
-                copy.early.insert(meta.id, Early::Spool(loc));
+                if matches!(copy.early.get(&meta.id), Some(Early::Shelf(_))) {
+                    // It moved to the shelf before a crash; the spool did not know yet.
+                    copy.seqs.push(loc.seq);
+                } else {
+                    copy.early.insert(meta.id, Early::Spool(loc));
+                }
                 self.dirty.insert((meta.key.clone(), generation));
                 return Ok(());
             }
@@ -265,19 +288,16 @@ impl Hours {
                 }
             }
         };
+        self.open_files(&meta.key, generation)?;
         let bytes = raw.unwrap_or(&self.raw);
         let Some(copy) = self.states.get_mut(&meta.key).and_then(|s| s.copies.get_mut(&generation)) else {
             return Ok(());
         };
-        if copy.files.is_none() {
-            self.open_copies += 1;
-        }
-        copy.open(&self.store)?;
         let Some((data, _)) = &copy.files else { return Ok(()) };
         data.write_at(bytes, copy.data_end)?;
         if let Health::Foreign { ids, done, barred, lines } = &mut copy.health {
             ids.insert(meta.id);
-            *barred |= done.is_some();
+            *barred |= meta.done && done.is_some_and(|d| d != meta.id);
             *lines += meta.lines;
             if meta.done {
                 *done = Some(meta.id);
@@ -295,6 +315,40 @@ impl Hours {
         copy.seqs.extend(seq);
         self.dirty.insert((meta.key.clone(), generation));
         self.packs += 1;
+        Ok(())
+    }
+
+    /// Opens the files of a copy; when there are too many open ones, the others are closed first.
+    fn open_files(&mut self, key: &HourKey, generation: u64) -> disk::Result<()> {
+        let closed = |s: &HourState| s.copies.get(&generation).is_some_and(|c| c.files.is_none());
+        if !self.states.get(key).is_some_and(closed) {
+            return Ok(());
+        }
+        if self.open_copies >= self.conf.max_open {
+            self.make_room()?;
+        }
+        let open = |me: &mut Self| match me.states.get_mut(key).and_then(|s| s.copies.get_mut(&generation)) {
+            Some(copy) => copy.open(&me.store),
+            None => Ok(()),
+        };
+        match open(self) {
+            // Others have taken more than was planned for; they need some, too.
+            Err(e) if e.too_many_files() => {
+                self.conf.max_open = (self.open_copies / 2).max(1);
+                self.make_room()?;
+                open(self)?;
+            }
+            other => other?,
+        }
+        self.open_copies += 1;
+        Ok(())
+    }
+
+    /// Closes all files. Only synced ones may be closed, since the kernel may forget a write error with the file.
+    fn make_room(&mut self) -> disk::Result<()> {
+        self.close_files();
+        self.sync_copies(&self.dirty.clone())?;
+        self.close_files();
         Ok(())
     }
 
@@ -340,12 +394,16 @@ impl Hours {
         }
     }
 
-    fn shelve(&mut self, key: &HourKey, generation: u64, id: u64, frame: &[u8]) -> disk::Result<()> {
-        let file = Store::shelf_name(key, generation, id);
-        if !self.early.put(&key.name, &file, frame)? {
+    fn copy(&mut self, key: &HourKey, generation: u64) -> Option<&mut Copy> {
+        self.states.get_mut(key)?.copies.get_mut(&generation)
+    }
+
+    fn shelve(&mut self, key: &HourKey, generation: u64, id: u64, frame: &[u8]) -> disk::Result<bool> {
+        let kept = self.early.put(&key.name, &Store::shelf_name(key, generation, id), frame)?;
+        if !kept {
             self.alarms.push(format!("{key} pack {id}: no room in aside/early; it stays in the spool"));
         }
-        Ok(())
+        Ok(kept)
     }
 
     /// Makes everything applied so far durable, in the order that the proof needs.

@@ -11,7 +11,7 @@ use crate::shutdown::Shutdown;
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown as Half, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -54,6 +54,9 @@ pub struct Server {
     accept: JoinHandle<()>,
     commit: JoinHandle<()>,
     peers: Peers,
+    shared: Arc<Shared>,
+    /// Nobody will append any more.
+    ended: Arc<AtomicBool>,
 }
 
 impl Server {
@@ -66,11 +69,12 @@ impl Server {
         commit_ms: u64,
     ) -> Self {
         let peers: Peers = Arc::default();
-        let s = Arc::clone(shared);
-        let commit = spawn("commit", move || commit_loop(&s, commit_ms));
+        let ended = Arc::new(AtomicBool::new(false));
+        let (s, e) = (Arc::clone(shared), Arc::clone(&ended));
+        let commit = spawn("commit", move || commit_loop(&s, &e, commit_ms));
         let (s, p) = (Arc::clone(shared), Arc::clone(&peers));
         let accept = spawn("accept", move || accept_loop(&listener, &Arc::new(conf), &s, &p, keep_raw));
-        Self { accept, commit, peers }
+        Self { accept, commit, peers, shared: Arc::clone(shared), ended }
     }
 
     /// Stops: no new connections, those that are idle are closed, packs in hand are finished until `deadline`.
@@ -89,6 +93,9 @@ impl Server {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+        // Packs in hand were answered: only now nobody waits for a sync.
+        self.ended.store(true, Ordering::Relaxed);
+        self.shared.dirty.notify_all();
         let _ = self.commit.join();
     }
 }
@@ -100,7 +107,7 @@ pub fn spawn(name: &str, f: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
 }
 
 /// Group commit: one fdatasync for all packs that were appended meanwhile.
-fn commit_loop(s: &Shared, gather_ms: u64) {
+fn commit_loop(s: &Shared, ended: &AtomicBool, gather_ms: u64) {
     let mut last = 0;
     loop {
         let mut gate = lock(&s.gate);
@@ -108,7 +115,7 @@ fn commit_loop(s: &Shared, gather_ms: u64) {
             if let Some(job) = gate.spool.begin_sync() {
                 break job;
             }
-            if s.stop.requested() {
+            if ended.load(Ordering::Relaxed) {
                 return;
             }
             gate = s
@@ -118,10 +125,13 @@ fn commit_loop(s: &Shared, gather_ms: u64) {
                 .0;
         };
         drop(gate);
-        if let Err(e) = job.run() {
+        while let Err(e) = job.run() {
             super::disk_trouble(&s.disk, &s.log, &s.stop, &e);
-            // Not reached for a failed sync; anything else would break the promise that `ok` means durable.
-            std::process::exit(2);
+            // Not reached for a failed sync. A directory that cannot be opened for lack of descriptors is tried again;
+            // anything else would break the promise that `ok` means durable.
+            if !e.too_many_files() || s.stop.requested() {
+                std::process::exit(2);
+            }
         }
         let mut gate = lock(&s.gate);
         gate.spool.end_sync(&job);
@@ -149,7 +159,7 @@ fn accept_loop(
         return;
     }
     let budget = Budget::new(conf.inflight_bytes);
-    let max = conf.max_connections.min(fd_limit().saturating_sub(RESERVED_FDS).max(16));
+    let max = max_connections(conf);
     let mut next_id = 0u64;
     while !s.stop.requested() {
         let (stream, addr) = match listener.accept() {
@@ -211,9 +221,18 @@ fn close_idle(peers: &Peers, _how_many: usize) -> bool {
     let peers = lock(peers);
     let idle = peers.values().filter(|p| p.idle_since.load(Ordering::Relaxed) != u64::MAX);
     match idle.min_by_key(|p| p.idle_since.load(Ordering::Relaxed)) {
-        Some(p) => p.stream.shutdown(Half::Both).is_ok(),
+        Some(p) => {
+            // It will not be chosen again before its thread has ended.
+            p.idle_since.store(u64::MAX, Ordering::Relaxed);
+            p.stream.shutdown(Half::Both).is_ok()
+        }
         None => false,
     }
+}
+
+/// Connections that are served at once: so many that descriptors are left for files.
+pub fn max_connections(conf: &ReceiverConfig) -> usize {
+    conf.max_connections.min(fd_limit().saturating_sub(RESERVED_FDS).max(16))
 }
 
 /// The process's limit of open files.
@@ -293,19 +312,17 @@ impl Connection {
                 self.idle_since.store(self.s.clock.mono_ms(), Ordering::Relaxed);
                 deadline = Instant::now() + ms(self.conf.idle_timeout_ms);
             }
+            let late = if self.session.idle() { "idle; closed" } else { "too slow; closed" };
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || self.stream.set_read_timeout(Some(left)).is_err() {
-                return End::Broken(if self.session.idle() {
-                    "idle".into()
-                } else {
-                    "too slow; closed".into()
-                });
+                return End::Broken(late.into());
             }
             let n = match (&*self.stream).read(&mut buf) {
                 Ok(0) if self.session.idle() => return End::Closed,
                 Ok(0) => return End::Broken("closed in the middle of a frame".into()),
                 Ok(n) => n,
-                Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => continue,
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return End::Broken(late.into()),
                 Err(e) => return End::Broken(e.to_string()),
             };
             if self.session.idle() {

@@ -3,7 +3,7 @@
 use super::collector::{self, Collector};
 use super::follower::{Follower, Setup};
 use super::relay;
-use super::serve::{Server, Shared, fd_limit, spawn};
+use super::serve::{Server, Shared, fd_limit, max_connections, spawn};
 use super::ship;
 use crate::clock::{Clock, Hour, Zone};
 use crate::config::{
@@ -389,7 +389,8 @@ fn run_store(
     warn_all(&w.log, warnings);
     let now = w.clock.mono_ms();
     let report = &mut |t: String| w.log.error(&t);
-    let max_open = (fd_limit() / 4).clamp(8, 4096);
+    // Two files each, beside the connections, the spool and the hours that are read again.
+    let max_open = (fd_limit().saturating_sub(max_connections(&conf.receiver) + 64) / 2).clamp(2, 4096);
     let (mut gate, mut collector, waiting) =
         collector::open(&w.disk, &w.instance.dir, conf, max_open, now, report).map_err(say)?;
     if waiting > 0 {

@@ -171,6 +171,15 @@ impl Hours {
             if state.in_place.is_some_and(|g| g > job.generation) {
                 return Ok(Filed::Void);
             }
+            // The copy in place may be about to prove more than this one does: it is heard first.
+            let first = state.in_place.filter(|_| !cert.verified && state.closed.is_none());
+            let first = first.filter(|g| state.copies.get(g).is_some_and(Copy::is_complete));
+            if let Some(g) = first
+                && !self.store.has_conflict(key, g)?
+            {
+                self.abandon(job);
+                return Ok(Filed::Void);
+            }
             self.install(key, job.generation)?;
             return Ok(Filed::Installed);
         }
@@ -180,7 +189,9 @@ impl Hours {
             state.closed = Some(cert.clone());
             if tag {
                 // Lower copies are history now, those under construction too.
-                state.copies.retain(|g, _| *g >= job.generation);
+                let kept = state.copies.split_off(&job.generation);
+                let gone = std::mem::replace(&mut state.copies, kept);
+                self.done_now.extend(gone.into_values().flat_map(Copy::let_go));
             }
         }
         if tag {
@@ -301,18 +312,20 @@ impl Hours {
         let intent = Intent { name: key.name.clone(), hour: key.hour.to_string(), from, to };
         self.disk().replace(&self.intent_path(key), &record::to_json(&intent), 0o640)?;
         self.finish_install(key, from, to)?;
-        // From now on it is an hour like any other.
-        let now = self.states.get(key).map_or(0, |s| s.used_ms);
-        let mut kept = Vec::new();
-        if let Some(state) = self.states.remove(key) {
-            for (g, mut c) in state.copies {
-                if g != to {
-                    kept.append(&mut c.seqs);
-                }
+        // From now on it is an hour like any other. Further copies under construction stay as they are: not all of
+        // what they hold is on disk yet.
+        let place = self.store.place(key);
+        if let Some(state) = self.states.get_mut(key) {
+            let old = state.in_place.replace(to).and_then(|g| state.copies.remove(&g));
+            let late = state.copies.extract_if(.., |_, c| c.role == Role::Late).map(|(_, c)| c);
+            self.done_now.extend(old.into_iter().chain(late).flat_map(Copy::let_go));
+            state.closed = None;
+            if let Some(copy) = state.copies.get_mut(&to) {
+                (copy.place, copy.role, copy.files, copy.verified_to) = (place, Role::InPlace, None, 0);
             }
         }
-        self.done_now.extend(kept);
-        self.load(key, &super::Spooled::default(), now)
+        self.note_complete(key, to);
+        Ok(())
     }
 
     /// Steps 2 to 5. Each may have been done before.

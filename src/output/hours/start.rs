@@ -138,7 +138,7 @@ impl Hours {
         spooled: &Spooled,
         shelf: &[(u64, u64, String)],
     ) -> disk::Result<Scan> {
-        let disk = self.disk().clone();
+        let (disk, aside) = (self.disk().clone(), self.store.path("aside"));
         let mut found = scan(&disk, place)?;
         if found.headers_len > 0 {
             settle(&disk, place)?;
@@ -148,7 +148,7 @@ impl Hours {
             if !bad_line {
                 break;
             }
-            let Some(what) = repair(&disk, key, place, &found)? else { break };
+            let Some(what) = repair(&disk, key, place, &found, &aside)? else { break };
             self.alarms.push(what);
             found = scan(&disk, place)?;
         }
@@ -172,14 +172,17 @@ impl Hours {
         } else {
             vec![generation]
         };
-        let mut covered = 0;
+        let mut covered = None;
         for g in candidates {
             covered = covered.max(self.covered(key, g, found.summary.high + 1, spooled, shelf)?);
         }
-        if covered < beyond {
+        // A line may be lost whose pack has no bytes: the last of an hour.
+        if covered.is_none_or(|bytes| bytes < beyond) {
             found.health = Health::Damaged(format!(
-                "{}: {beyond} bytes lie beyond the proof and the spool does not hold them",
-                place.data.display()
+                "{}: no good line after pack {}; {beyond} bytes of data follow, and the spool does not hold what \
+                 comes next",
+                place.headers.display(),
+                found.summary.high
             ));
             self.report_damage(key, &found);
             return Ok(found);
@@ -194,8 +197,7 @@ impl Hours {
             let mut torn =
                 vec![0; usize::try_from(found.headers_len - found.good_len).unwrap_or(0).min(1 << 20)];
             proof.read_at(&mut torn, found.good_len)?;
-            let aside = self.store.path("aside").join(format!("{key}.torn-{}", found.good_len));
-            disk.replace(&aside, &torn, 0o640)?;
+            disk.replace(&aside.join(format!("{key}.torn-{}", found.good_len)), &torn, 0o640)?;
             proof.set_len(found.good_len)?;
             proof.sync()?;
         }
@@ -214,7 +216,8 @@ impl Hours {
         }
     }
 
-    /// Raw bytes of the packs from `first` on, without a gap, that the spool or the shelf still holds.
+    /// Raw bytes of the packs from `first` on, without a gap, that the spool or the shelf still holds; `None` = not
+    /// even the first.
     fn covered(
         &self,
         key: &HourKey,
@@ -222,7 +225,7 @@ impl Hours {
         first: u64,
         spooled: &Spooled,
         shelf: &[(u64, u64, String)],
-    ) -> disk::Result<u64> {
+    ) -> disk::Result<Option<u64>> {
         let (mut sum, mut id) = (0u64, first);
         loop {
             if let Some(bytes) = spooled.get(&generation).and_then(|p| p.get(&id)) {
@@ -232,7 +235,7 @@ impl Hours {
                 let meta = split_frame(&frame).and_then(|(h, _)| h.meta("unknown").ok());
                 sum = sum.saturating_add(meta.and_then(|m| m.seal).map_or(0, |s| s.bytes));
             } else {
-                return Ok(sum);
+                return Ok((id > first).then_some(sum));
             }
             id += 1;
         }
