@@ -12,6 +12,8 @@
     reason = "a failing test is meant to panic"
 )]
 
+#[path = "properties/adopt.rs"]
+mod adopt;
 #[path = "properties/crash.rs"]
 mod crash;
 #[path = "properties/descriptors.rs"]
@@ -20,13 +22,27 @@ mod descriptors;
 mod e2e;
 #[path = "properties/follow.rs"]
 mod follow;
+#[path = "properties/hostile.rs"]
+mod hostile;
 #[path = "properties/kill.rs"]
 mod kill;
+#[path = "properties/limits.rs"]
+mod limits;
+#[path = "properties/original.rs"]
+mod original;
+#[path = "properties/peer.rs"]
+mod peer;
+#[path = "properties/proof.rs"]
+mod proof;
 #[path = "properties/random.rs"]
 mod random;
 #[path = "properties/sim.rs"]
 mod sim;
 #[path = "properties/state.rs"]
 mod state;
+#[path = "properties/store.rs"]
+mod store;
 #[path = "properties/support.rs"]
 mod support;
+#[path = "properties/wire.rs"]
+mod wire;
