@@ -21,6 +21,16 @@
 mod image;
 mod real;
 pub mod sim;
+/// Does a process hold the lock of [`Disk::lock`] on this real file? `None` = nobody can tell. Makes no file.
+pub fn is_locked(path: &Path) -> Option<bool> {
+    let file = std::fs::File::open(path).ok()?;
+    match file.try_lock_shared() {
+        Ok(()) => Some(false),
+        Err(std::fs::TryLockError::WouldBlock) => Some(true),
+        Err(std::fs::TryLockError::Error(_)) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests;
 

@@ -92,6 +92,11 @@ impl Instance {
     }
 }
 
+/// Does a role run in this state directory? `None` = nobody can tell. Takes the lock for an instant and changes nothing.
+pub fn is_running(dir: &Path) -> Option<bool> {
+    disk::is_locked(&dir.join("lock"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

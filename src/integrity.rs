@@ -187,6 +187,11 @@ impl Store {
         Ok(found.filter(|c| c.name == key.name && c.hour == key.hour))
     }
 
+    /// Hours that have a `closed` file.
+    pub fn closed_list(&self) -> disk::Result<Vec<HourKey>> {
+        Ok(self.disk.list(&self.closed)?.iter().filter_map(|e| HourKey::parse(&e.name)).collect())
+    }
+
     /// The tag of an hour, whatever its line count: its file name and, unless the original wrote it, its content.
     pub fn tag(&self, key: &HourKey) -> disk::Result<Option<(String, Option<Certificate>)>> {
         let dir = self.path("received");
@@ -214,8 +219,9 @@ impl Store {
         let json = record::to_json(cert);
         let key = HourKey { name: cert.name.clone(), hour: cert.hour };
         let doubtful = self.path("doubtful").join(key.to_string());
+        let received = self.path("received");
         if cert.is_tag() {
-            self.disk.replace(&self.path("received").join(cert.tag_name()), &json, self.file_mode)?;
+            self.disk.replace(&received.join(cert.tag_name()), &json, self.file_mode)?;
             self.disk.remove(&doubtful)?;
         } else {
             self.disk.replace(&doubtful, &json, self.file_mode)?;
@@ -224,10 +230,12 @@ impl Store {
     }
 
     /// Takes back everything that says the hour is whole: its tag, its day's, the fleet's. Durable when it returns;
-    /// only then may bytes that change the hour be acknowledged.
+    /// only then may bytes that change the hour be acknowledged. Where a batch job took the data file away, the
+    /// closed file stays, as `late`: it tells where the bytes that come now begin.
     pub fn revoke(&self, key: &HourKey) -> disk::Result<()> {
         let dir = self.path("received");
-        if let Some(c) = self.closed(key)? {
+        let closed = self.closed(key)?;
+        if let Some(c) = &closed {
             self.disk.remove(&dir.join(c.tag_name()))?;
         }
         while let Some((name, _)) = self.tag(key)? {
@@ -238,7 +246,13 @@ impl Store {
         self.disk.sync_dir(&dir)?;
         self.disk.remove(&self.path("doubtful").join(key.to_string()))?;
         self.disk.sync_dir(&self.path("doubtful"))?;
-        self.disk.remove(&self.closed.join(key.to_string()))?;
+        let path = self.closed.join(key.to_string());
+        let gone = self.disk.stat(&self.place(key).data)?.is_none();
+        if let Some(mut late) = closed.filter(|c| gone && c.bytes > 0) {
+            "late".clone_into(&mut late.state);
+            return self.disk.replace(&path, &record::to_json(&late), 0o640);
+        }
+        self.disk.remove(&path)?;
         self.disk.sync_dir(&self.closed)
     }
 

@@ -289,7 +289,7 @@ impl Header {
     pub fn encode(&self) -> Vec<u8> {
         let mut json = self.json();
         let mut short = self.clone();
-        while json.len() + 4 > HEADER_OUT_MAX && short.route.len() > 2 {
+        while (json.len() + 4 > HEADER_OUT_MAX || short.route.len() > ROUTE_MAX) && short.route.len() > 2 {
             short.route.remove(1);
             json = short.json();
         }
@@ -674,6 +674,12 @@ impl Decoder {
         self.body_left = Some(header.pack_len);
         Ok((used, Some(Event::Header(header))))
     }
+}
+
+/// What a damaged frame was, if its header is still whole.
+pub fn peek(frame: &[u8]) -> Option<Meta> {
+    let len = unvarint4(*frame.first_chunk::<4>()?)?;
+    Header::parse(frame.get(4..len.checked_add(4)?)?).ok()?.meta("unknown").ok()
 }
 
 /// Splits one whole frame that we stored ourselves into its header and body.

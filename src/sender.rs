@@ -66,6 +66,7 @@ pub struct Queue {
     held_after_ms: u64,
     link_ready_ms: u64,
     link_fails: u32,
+    turn: bool,
     rng: Rng,
 }
 
@@ -78,6 +79,7 @@ impl Queue {
             held_after_ms: conf.held_after_ms,
             link_ready_ms: 0,
             link_fails: 0,
+            turn: false,
             rng: Rng::new(seed),
         }
     }
@@ -90,6 +92,11 @@ impl Queue {
     /// Packs in the queue, those under way included.
     pub fn len(&self) -> usize {
         self.items.len()
+    }
+
+    /// Packs that were not tried yet.
+    pub fn fresh(&self) -> usize {
+        self.items.values().filter(|i| i.attempts == 0).count()
     }
 
     /// Is the queue empty?
@@ -107,7 +114,12 @@ impl Queue {
         if now_ms < self.link_ready_ms {
             return None;
         }
-        let (number, item) = self.items.iter_mut().find(|(_, i)| !i.busy && i.ready_ms <= now_ms)?;
+        // In turn the oldest pack and the one that has been ready longest (an untried one first): packs that are
+        // refused again and again must not take up every sender.
+        self.turn = !self.turn;
+        let mut ready = self.items.iter_mut().filter(|(_, i)| !i.busy && i.ready_ms <= now_ms);
+        let (number, item) =
+            if self.turn { ready.next()? } else { ready.min_by_key(|(n, i)| (i.ready_ms, **n))? };
         item.busy = true;
         Some(*number)
     }

@@ -13,7 +13,7 @@
 
 use crate::config::SpoolConfig;
 use crate::disk::{self, Disk, File};
-use crate::pack::HourKey;
+use crate::pack::{self, HourKey};
 use crate::record::{self, Found};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -272,9 +272,12 @@ impl Spool {
         };
         report(format!(
             "{}: bytes {from} to {to} are not a whole record (torn by a crash, or damaged); kept in {}; \
-             if a pack of it was acknowledged, `logd status --missing` names it",
+             {}if it was acknowledged, the collector's `logd status` names the hour (a host of which nothing came, only \
+             if hosts_file lists it); send it again from its source",
             self.path(base, "seg").display(),
-            place.display()
+            place.display(),
+            pack::peek(bytes.get(record::HEADER..).unwrap_or_default())
+                .map_or(String::new(), |m| format!("it was {}; ", m.label()))
         ));
         Ok(())
     }
@@ -458,7 +461,9 @@ impl Spool {
                 self.disk.replace(&self.dir.join(format!("{base:020}.done")), &out, MODE)?;
             }
         }
-        Ok(())
+        // Those that could not be removed when their last pack was done.
+        let bases: Vec<u64> = self.segments.keys().copied().collect();
+        bases.into_iter().try_for_each(|base| self.drop_if_done(base))
     }
 
     /// A clean stop: bitmaps are written, a segment that is all done is removed.
@@ -577,6 +582,11 @@ impl Shelf {
     pub fn put(&mut self, name: &str, file: &str, frame: &[u8]) -> disk::Result<bool> {
         let mut out = Vec::with_capacity(frame.len() + record::HEADER);
         record::encode(KIND_PACK, 0, 0, &[frame], &mut out);
+        let path = self.dir.join(name).join(file);
+        if self.disk.stat(&path)?.is_some() && self.get(name, file)?.is_none() {
+            // What stands there is damaged; this is whole.
+            self.disk.replace(&path, &out, self.file_mode)?;
+        }
         self.put_raw(name, file, &out)
     }
 

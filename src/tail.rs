@@ -226,12 +226,14 @@ impl Tail {
         }
         for key in journal.archive_list()? {
             let young = tail.zone.ends_ms(key.hour).is_some_and(|e| tail.is_watched(e));
-            if key.name == tail.identity.name
-                && young
-                && !tail.late.contains_key(&key.hour)
-                && let Some(log) = journal.archived(&key)?
-            {
-                tail.watch(key.hour, log.pos);
+            if key.name == tail.identity.name && young && !tail.late.contains_key(&key.hour) {
+                match journal.archived(&key)? {
+                    Some(log) => tail.watch(key.hour, log.pos),
+                    None => tail.alarms.push(format!(
+                        "{key}: the journal's file of this closed hour is damaged; lines that come late to it are \
+                         not sent; if its log file grew, send the hour again"
+                    )),
+                }
             }
         }
         tail.prune(journal)?;
@@ -294,9 +296,13 @@ impl Tail {
     ) -> disk::Result<()> {
         self.advance(journal)?;
         let hours: Vec<Hour> = self.active.keys().copied().collect();
+        let mut failed = None;
         for (i, hour) in hours.iter().enumerate() {
             let before = out.len();
-            self.poll(journal, *hour, i == 0, room_bytes, room_packs, out)?;
+            // A file that cannot be read must not hold up the others.
+            if let Err(e) = self.poll(journal, *hour, i == 0, room_bytes, room_packs, out) {
+                failed = failed.or(Some(e));
+            }
             room_packs = room_packs.saturating_sub(out.len() - before);
             room_bytes =
                 room_bytes.saturating_sub(out.iter().skip(before).map(|s: &Sealed| s.raw.len()).sum());
@@ -304,7 +310,12 @@ impl Tail {
                 break;
             }
         }
-        self.look_at_closed(journal)
+        if out.is_empty() {
+            // No catch-up: what it needed goes back to the system.
+            self.spare.truncate(1);
+        }
+        self.look_at_closed(journal)?;
+        failed.map_or(Ok(()), Err)
     }
 
     /// Takes up the hours whose turn has come.
@@ -358,7 +369,7 @@ impl Tail {
         let path = self.pattern.path(hour);
         let copy = self.identity.copies_until.is_some_and(|u| hour <= u);
         let generation = if copy { self.identity.copies_generation } else { 0 };
-        let from_end = copy && self.identity.from_end && hour == self.identity.first_hour;
+        let from_end = self.identity.from_end && hour == self.identity.first_hour;
         let pos = if from_end { self.last_line_end(&path).unwrap_or(0) } else { 0 };
         let hour = key.to_string();
         journal.append(&Event::Opened { hour: hour.clone(), generation, path, first_id: 1, pos });

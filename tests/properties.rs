@@ -22,6 +22,8 @@ mod descriptors;
 mod e2e;
 #[path = "properties/follow.rs"]
 mod follow;
+#[path = "properties/full.rs"]
+mod full;
 #[path = "properties/hostile.rs"]
 mod hostile;
 #[path = "properties/kill.rs"]

@@ -203,10 +203,12 @@ fn mode(text: &str, owner: u32) -> Result<Value, String> {
 fn hourly(text: &str) -> Result<Value, String> {
     let inside = text.split_once('<').and_then(|(_, rest)| rest.rsplit_once('>')).map(|(inside, _)| inside);
     match inside {
-        Some(inside) if ["%Y", "%m", "%d"].iter().all(|part| inside.contains(part)) => {
+        Some(inside)
+            if inside.contains("%F") || ["%Y", "%m", "%d"].iter().all(|part| inside.contains(part)) =>
+        {
             Ok(Value::Text(text.into()))
         }
-        Some(inside) => Err(format!("`<{inside}>` must hold %Y, %m and %d, and %H for hourly files")),
+        Some(inside) => Err(format!("`<{inside}>` must hold %Y, %m and %d (or %F), and %H for hourly files")),
         None => {
             Err("the path has no `<%Y%m%d%H>`; files without a date in their name need a later version"
                 .into())

@@ -1,6 +1,6 @@
 //! `logd demo [PATTERN]`: a newcomer's one command. A store, a relay and one follower per host run as processes of
 //! their own on this machine, as they would on a fleet; hours travel, are certified, and are then compared with their
-//! sources by code that shares nothing with the program's own proof ([`judge`]).
+//! sources by code that shares nothing with the program's own proof (`judge`).
 //!
 //! Everything lies below one directory, which is removed at the end unless `--dir` names one: `tail-HOST.ini`,
 //! `relay.ini`, `store.ini` and a `.log` for each, `state/` of each role, `store/` with the hour files, and `logs/` with

@@ -86,8 +86,8 @@ impl Status<'_, '_> {
                         let dir = state::resolve(role, c.state_dir.as_deref());
                         match Follower::read(&self.disk, &c, &dir, self.filter, self.now_ms) {
                             Ok(f) => self.show(
-                                "tail",
-                                &format!("{} to {}", c.log_file, c.sender.send_to.join(",")),
+                                ("tail", &format!("{} to {}", c.log_file, c.sender.send_to.join(","))),
+                                Some(&dir),
                                 &f.text(),
                                 &f.wrong(),
                                 || f.json(),
@@ -102,8 +102,11 @@ impl Status<'_, '_> {
                         let dir = state::resolve(role, c.state_dir.as_deref());
                         match Queue::read(&self.disk, &dir, "spool", c.spool.size) {
                             Ok(q) => self.show(
-                                "collector",
-                                &format!("{} to {}", c.receiver.listen, c.sender.send_to.join(",")),
+                                (
+                                    "collector",
+                                    &format!("{} to {}", c.receiver.listen, c.sender.send_to.join(",")),
+                                ),
+                                Some(&dir),
                                 &format!("  {}\n", q.summary("spool")),
                                 &q.wrong(),
                                 || json!({"role": "collector", "queue": q.json()}),
@@ -167,15 +170,28 @@ impl Status<'_, '_> {
         if self.view == View::All {
             text += &report.table();
         }
-        self.show("store", title, &text, &report.wrong(), || report.json());
+        let state_dir = place.state.as_ref().map(|(dir, _)| dir.as_path());
+        self.show(("store", title), state_dir, &text, &report.wrong(), || report.json());
     }
 
-    fn show(&mut self, role: &str, title: &str, text: &str, wrong: &[String], json: impl FnOnce() -> Value) {
+    fn show(
+        &mut self,
+        (role, title): (&str, &str),
+        state_dir: Option<&Path>,
+        text: &str,
+        wrong: &[String],
+        json: impl FnOnce() -> Value,
+    ) {
         match self.view {
             View::Json => self.json.push(json()),
             View::Missing => {}
             View::Summary | View::All => {
-                self.out.line(format_args!("{role} {title}"));
+                let running = match state_dir.map(crate::instance::is_running) {
+                    Some(Some(true)) => ", running",
+                    Some(Some(false)) => ", NOT RUNNING",
+                    _ => "",
+                };
+                self.out.line(format_args!("{role} {title}{running}"));
                 self.out.text(text);
                 match wrong {
                     [] => self.out.line("  nothing is wrong"),

@@ -132,6 +132,8 @@ struct HourState {
     copies: BTreeMap<u64, Copy>,
     in_place: Option<u64>,
     closed: Option<Certificate>,
+    /// A copy is being installed in another's place; a full disk stopped it between two steps.
+    installing: Option<(u64, u64)>,
     used_ms: u64,
 }
 
@@ -186,6 +188,7 @@ impl Hours {
         if !self.states.contains_key(&meta.key) {
             self.load(&meta.key, &Spooled::default(), now_ms)?;
         }
+        self.continue_install(&meta.key)?;
         let Some(generation) = self.choose(&meta) else {
             self.done_now.push(loc.seq);
             return Ok(());
@@ -193,9 +196,14 @@ impl Hours {
         let Some(state) = self.states.get_mut(&meta.key) else { return Ok(()) };
         state.used_ms = now_ms;
         // The gate took the tags back before it accepted more of a certified copy.
-        if state.closed.as_ref().is_some_and(|c| c.generation == generation && meta.id > c.packs) {
-            state.closed = None;
+        let later = state.closed.take_if(|c| c.generation == generation && meta.id > c.packs);
+        if let Some(c) = later.filter(|c| c.bytes > 0) {
+            let place = self.store.place(&meta.key);
+            if self.store.disk().stat(&place.data)?.is_none() {
+                self.keep_late(&meta.key, &c);
+            }
         }
+        let Some(state) = self.states.get_mut(&meta.key) else { return Ok(()) };
         let Some(copy) = state.copies.get_mut(&generation) else { return Ok(()) };
         match &copy.health {
             Health::Damaged(_) => {
@@ -214,7 +222,8 @@ impl Hours {
             Health::Good if meta.id <= copy.summary.high => {
                 copy.seqs.push(loc.seq);
                 self.dirty.insert((meta.key.clone(), generation));
-                return Ok(());
+                // Called again after an error: what waited behind this pack may wait still.
+                return self.drain(&meta.key, generation);
             }
             Health::Good if meta.id > copy.summary.high + 1 => {
                 if copy.early.is_empty() {
@@ -233,6 +242,24 @@ impl Hours {
         }
         self.write(&header, &meta, body, raw, generation, Some(loc.seq))?;
         self.drain(&meta.key, generation)
+    }
+
+    /// A batch job took the data file of a closed hour away: what comes now is kept in a file of its own.
+    fn keep_late(&mut self, key: &HourKey, closed: &Certificate) {
+        let late = self.store.late(key, closed.packs + 1);
+        let Some(state) = self.states.get_mut(key) else { return };
+        state.closed = Some(closed.clone());
+        if state.copies.get(&closed.generation).is_some_and(|c| c.role == Role::Late) {
+            return;
+        }
+        let found = Scan::empty(late.first_id);
+        let old = state.copies.insert(closed.generation, Copy::new(late, Role::Late, found));
+        state.in_place = None;
+        self.done_now.extend(old.into_iter().flat_map(Copy::let_go));
+        self.alarms.push(format!(
+            "{key}: lines came after its data file was taken away; they are in aside/{key}.late, its tag is revoked; \
+             give them to the job that took the file, or send the hour again"
+        ));
     }
 
     /// Which copy a pack belongs to; `None` = it is of no use any more.
@@ -344,11 +371,22 @@ impl Hours {
         Ok(())
     }
 
+    /// Somebody else in this process lacks descriptors: half of ours are given up for good.
+    pub fn relieve(&mut self) -> disk::Result<()> {
+        self.conf.max_open = (self.open_copies / 2).max(1);
+        self.make_room()
+    }
+
     /// Closes all files. Only synced ones may be closed, since the kernel may forget a write error with the file.
     fn make_room(&mut self) -> disk::Result<()> {
-        self.close_files();
-        self.sync_copies(&self.dirty.clone())?;
-        self.close_files();
+        for copy in self.states.values_mut().flat_map(|s| s.copies.values_mut()) {
+            // The proof's new lines are still in memory: only the data has to be safe.
+            if let (false, Some((data, _))) = (copy.lines.is_empty(), &copy.files) {
+                data.sync()?;
+            }
+            copy.files = None;
+        }
+        self.open_copies = 0;
         Ok(())
     }
 
@@ -410,7 +448,7 @@ impl Hours {
     pub fn checkpoint(&mut self, now_ms: u64) -> disk::Result<Progress> {
         let mut out = Progress { seqs: std::mem::take(&mut self.done_now), ..Progress::default() };
         let dirty = std::mem::take(&mut self.dirty);
-        if let Err(e) = self.sync_copies(&dirty) {
+        if let Err(e) = self.sync_in_turn(&dirty) {
             // A full disk: everything stays noted and is tried again.
             self.dirty.extend(dirty);
             self.done_now = out.seqs;
@@ -423,18 +461,36 @@ impl Hours {
             let high = if matches!(copy.health, Health::Good) { copy.summary.high } else { 0 };
             out.seqs.extend_from_slice(&copy.seqs);
             out.stored.push((key.clone(), generation, high, std::mem::take(&mut copy.seqs)));
-            self.shelve_early(&key, generation, now_ms, &mut out)?;
+            if let Err(e) = self.shelve_early(&key, generation, now_ms, &mut out) {
+                self.put_off(e)?;
+                self.dirty.insert((key.clone(), generation));
+            }
             self.note_complete(&key, generation);
         }
         // Now that they are in the data files, the shelf's copies are not needed.
         for (key, generation, id) in std::mem::take(&mut self.shelved) {
-            self.early.remove(&key.name, &Store::shelf_name(&key, generation, id))?;
+            if let Err(e) = self.early.remove(&key.name, &Store::shelf_name(&key, generation, id)) {
+                self.put_off(e)?;
+                self.shelved.push((key, generation, id));
+            }
         }
         if self.open_copies > self.conf.max_open {
             self.close_files();
         }
         self.forget_idle(now_ms);
         Ok(out)
+    }
+
+    /// Makes copies durable, no more at once than may be open.
+    fn sync_in_turn(&mut self, dirty: &BTreeSet<(HourKey, u64)>) -> disk::Result<()> {
+        let all: Vec<&(HourKey, u64)> = dirty.iter().collect();
+        for some in all.chunks(self.conf.max_open.max(1)) {
+            if all.len() > some.len() {
+                self.make_room()?;
+            }
+            self.sync_copies(&some.iter().map(|c| (*c).clone()).collect())?;
+        }
+        Ok(())
     }
 
     /// Data first, with its name; only then the lines that prove it, with theirs.
@@ -474,6 +530,16 @@ impl Hours {
         for dir in &header_dirs {
             self.disk().sync_dir(dir)?;
         }
+        Ok(())
+    }
+
+    /// Housekeeping that failed is tried again at the next checkpoint: what was made durable before it must be told to
+    /// the spool and the gate all the same.
+    fn put_off(&mut self, e: disk::Error) -> disk::Result<()> {
+        if e.fatal() {
+            return Err(e);
+        }
+        self.alarms.push(format!("{e}; nothing is lost, trying again"));
         Ok(())
     }
 
@@ -570,7 +636,7 @@ impl Hours {
 
     /// Does anything wait for a checkpoint?
     pub fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty() || !self.done_now.is_empty()
+        !self.dirty.is_empty() || !self.done_now.is_empty() || !self.shelved.is_empty()
     }
 
     /// Is an hour complete and only waiting for a checkpoint? Then it is worth one now.

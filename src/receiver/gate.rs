@@ -295,7 +295,13 @@ fn load(m: &mut Memory, key: &HourKey, now_ms: u64) -> disk::Result<()> {
                 hour.foreign = Some(ids);
             }
         }
-        None => add(&mut hour, &place, None)?,
+        None => {
+            add(&mut hour, &place, None)?;
+            // The tag may stand although the `closed` file is lost: later bytes must take it away all the same.
+            if let Some(generation) = hour.copies.last_key_value().map(|(g, _)| *g) {
+                hour.certified = store.tag(key)?.map(|_| generation);
+            }
+        }
     }
     if let Some(c) = &closed {
         hour.certified = Some(c.generation);

@@ -60,7 +60,8 @@ pub fn open(
         early_total: total,
     };
     let gate = Gate::collector(spool, memory, packs, now_ms).map_err(say)?;
-    let collector = Collector::new(hours, store, reader, conf.hosts_file.clone(), conf.checkpoint_ms);
+    let mut collector = Collector::new(hours, store, reader, conf.hosts_file.clone(), conf.checkpoint_ms);
+    collector.settle_tags().map_err(say)?;
     Ok((gate, collector, waiting))
 }
 
@@ -148,10 +149,8 @@ impl Collector {
             }
             m.footprint.forget_idle(now_ms);
         }
-        for seq in progress.seqs {
-            g.spool.mark_done(seq)?;
-        }
-        Ok(())
+        // Each is marked, even if the file of one cannot be removed now.
+        progress.seqs.into_iter().map(|seq| g.spool.mark_done(seq)).fold(Ok(()), Result::and)
     }
 
     /// Files what a verification found, unless something arrived meanwhile.
@@ -174,6 +173,10 @@ impl Collector {
         let Some(footprint) = footprint else { return Ok(()) };
         if let Some(h) = footprint.hour(&key, now_ms) {
             h.certifying = false;
+            if filed.is_err() {
+                // Its tag may be written already: whatever comes must revoke it first.
+                h.certified = Some(generation);
+            }
         }
         match filed? {
             Filed::Void => {}
@@ -208,20 +211,44 @@ impl Collector {
                     (false, format!("{key}: complete, but not certified: {}; see doubtful/", c.state))
                 });
                 if c.is_tag() {
-                    self.fleet(&key)?;
+                    // Under the lock: a revocation of another host's hour must not fall in between.
+                    let _g = lock(gate);
+                    self.fleet(key.hour)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn fleet(&mut self, key: &HourKey) -> disk::Result<()> {
+    /// Tags of days and of the fleet that a crash or an error has left out.
+    fn settle_tags(&mut self) -> disk::Result<()> {
+        let closed = self.store.closed_list()?;
+        let received = self.store.path("received");
+        let disk = self.store.disk().clone();
+        let mut hours = std::collections::BTreeSet::new();
+        for key in &closed {
+            let day = received.join(format!("{}_{}", key.name, key.hour.day_of()));
+            if key.hour.to_string().ends_with("23") && !key.hour.is_daily() && disk.stat(&day)?.is_none() {
+                self.store.day_tag(key)?;
+            }
+            hours.insert(key.hour);
+        }
+        if self.hosts_file.is_some() {
+            for hour in hours {
+                if disk.stat(&received.join(format!("all_{hour}")))?.is_none() {
+                    self.fleet(hour)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fleet(&mut self, hour: crate::clock::Hour) -> disk::Result<()> {
         let Some(path) = &self.hosts_file else { return Ok(()) };
         match read_hosts(path) {
             Ok(hosts) => {
-                if self.store.fleet_tag(key.hour, &hosts)? {
-                    self.messages
-                        .push((true, format!("hour {}: all {} hosts are whole", key.hour, hosts.len())));
+                if self.store.fleet_tag(hour, &hosts)? {
+                    self.messages.push((true, format!("hour {}: all {} hosts are whole", hour, hosts.len())));
                 }
             }
             Err(why) => {

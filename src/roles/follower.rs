@@ -168,6 +168,14 @@ impl Follower {
             let highest = journal.hours().values().map(|h| h.generation).max().unwrap_or(0);
             identity.copies_generation =
                 s.fresh.copies_generation.max(highest + 1).max(identity.copies_generation + 1);
+            if known.is_none() {
+                // Where this state directory began is told by what it has: no hour in between may be skipped.
+                let archived = journal.archive_list().map_err(text)?;
+                let mine = journal.hours().keys().chain(&archived).filter(|k| k.name == identity.name);
+                if let Some(oldest) = mine.map(|k| k.hour).min() {
+                    identity.first_hour = identity.first_hour.min(oldest);
+                }
+            }
             identity.save(disk, s.state_dir).map_err(text)?;
             if damaged {
                 restart_hours(&mut journal, &identity);
@@ -281,8 +289,31 @@ impl Follower {
                 None => spool.mark_done(loc.seq)?,
             }
         }
+        self.put_back(&mut spool)?;
         self.retry_reader = Some(spool.reader());
         self.retry = Some(spool);
+        Ok(())
+    }
+
+    /// Packs that a receiver refused for good get another chance; their source may be gone by now.
+    fn put_back(&mut self, spool: &mut Spool) -> disk::Result<()> {
+        let names: Vec<String> = self.held.names().map(str::to_owned).collect();
+        for name in names {
+            for file in self.held.list(&name)? {
+                let Some(frame) = self.held.get(&name, &file)? else { continue };
+                let Some(meta) = split_frame(&frame).and_then(|(h, _)| h.meta("none").ok()) else { continue };
+                let number = self.numbers.get(&(meta.key.clone(), meta.id)).copied();
+                let waiting = number.and_then(|n| self.waiting.get_mut(&n));
+                let Some(w) = waiting.filter(|w| w.generation == meta.generation) else { continue };
+                match spool.append(&[&frame]) {
+                    Ok(loc) => w.bytes = Bytes::Spool(loc),
+                    Err(AppendError::Full(_)) => continue,
+                    Err(AppendError::Disk(e)) => return Err(e),
+                }
+                spool.sync()?;
+                self.held.remove(&name, &file)?;
+            }
+        }
         Ok(())
     }
 
@@ -293,11 +324,13 @@ impl Follower {
             self.spill()?;
         }
         // In catch-up the journal is synced once per half of the memory, not once per pack.
+        let mut looked = Ok(());
         if self.in_memory <= self.conf.tail_memory / 2 {
             let room = self.conf.tail_memory.saturating_sub(self.in_memory);
             let packs = self.conf.window_packs.saturating_sub(self.waiting.len() + self.unreleased.len());
             if packs > 0 {
-                self.tail.step(&mut self.journal, room, packs, &mut self.unreleased)?;
+                // What was sealed before an error is released all the same.
+                looked = self.tail.step(&mut self.journal, room, packs, &mut self.unreleased);
             }
         }
         self.journal.commit()?;
@@ -311,7 +344,7 @@ impl Follower {
             self.saved_identity = self.tail.identity().clone();
             self.saved_identity.save(&self.disk, &self.state_dir)?;
         }
-        Ok(())
+        looked
     }
 
     /// Notes what was acknowledged and archives hours that are whole. None of it has to be durable now.
@@ -319,6 +352,7 @@ impl Follower {
         for ((key, generation), ids) in std::mem::take(&mut self.acked) {
             self.journal.append(&Event::Acked { hour: key.to_string(), generation, ids });
         }
+        self.keep_record()?;
         let whole =
             |k: &HourKey, l: &HourLog| l.is_done() && l.unacked.is_empty() && !self.tail.is_reading(k.hour);
         let done: Vec<HourKey> =
@@ -326,8 +360,7 @@ impl Follower {
         for key in done {
             self.journal.archive(&key)?;
         }
-        self.journal.flush()?;
-        self.keep_record()
+        self.journal.flush()
     }
 
     /// Keeps `record_file` as the original would, for a way back.

@@ -14,6 +14,8 @@ use std::path::Path;
 
 /// Packs that are looked at together.
 const WINDOW: usize = 256;
+/// The same with those that were put off.
+const WINDOW_ALL: usize = 1 << 16;
 
 /// Opens a relay's state directory: its gate, its sending half, and how many packs wait in the spool.
 pub fn open(
@@ -84,7 +86,10 @@ impl Relay {
 
     /// Takes up packs that have become durable.
     pub fn fill(&mut self, gate: &Gate) {
-        while self.queue.len() < WINDOW {
+        // Packs that the next receiver puts off must not keep others from being looked at.
+        let mut fresh = self.queue.fresh();
+        while fresh < WINDOW && self.queue.len() < WINDOW_ALL {
+            fresh += 1;
             let Some((seq, base)) = gate.spool.next_waiting(self.cursor) else { return };
             self.queue.push(seq);
             self.bases.insert(seq, base);

@@ -36,6 +36,8 @@ pub struct Shared {
     pub zone: Zone,
     pub log: Log,
     pub stop: Shutdown,
+    /// A connection could not open a file for lack of descriptors: whoever holds many gives some up.
+    pub no_descriptors: AtomicBool,
     /// Why nothing is taken at the moment.
     pub paused: Mutex<Option<String>>,
 }
@@ -140,7 +142,7 @@ fn commit_loop(s: &Shared, ended: &AtomicBool, gather_ms: u64) {
         s.durable.notify_all();
         // When several senders are busy, a short wait lets their packs share the next sync.
         if now - last > 2 && gather_ms > 0 {
-            std::thread::sleep(Duration::from_millis(gather_ms.min(2)));
+            std::thread::sleep(Duration::from_millis(gather_ms));
         }
         last = now;
     }
@@ -172,7 +174,7 @@ fn accept_loop(
                 // EMFILE and its like pass; a connection that died while it waited concerns nobody.
                 if !matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) {
                     s.log.warn(&format!("accept: {e}; connections wait, nothing is lost"));
-                    close_idle(peers, 1);
+                    close_idle(peers);
                     s.stop.wait(Duration::from_millis(100));
                 }
                 continue;
@@ -190,7 +192,7 @@ fn accept_loop(
             s.log.warn(&format!("connection from {ip}: it has {mine} already, the limit; closed"));
             continue;
         }
-        if lock(peers).len() >= max && !close_idle(peers, 1) {
+        if lock(peers).len() >= max && !close_idle(peers) {
             s.log.warn(&format!("connection from {ip}: all {max} connections are busy; closed"));
             continue;
         }
@@ -217,7 +219,7 @@ fn accept_loop(
 }
 
 /// Makes room: the connection that has been idle longest goes.
-fn close_idle(peers: &Peers, _how_many: usize) -> bool {
+fn close_idle(peers: &Peers) -> bool {
     let peers = lock(peers);
     let idle = peers.values().filter(|p| p.idle_since.load(Ordering::Relaxed) != u64::MAX);
     match idle.min_by_key(|p| p.idle_since.load(Ordering::Relaxed)) {
@@ -379,6 +381,9 @@ impl Connection {
         }
         match answer {
             Err(e) => {
+                if e.too_many_files() {
+                    self.s.no_descriptors.store(true, Ordering::Relaxed);
+                }
                 super::disk_trouble(&self.s.disk, &self.s.log, &self.s.stop, &e);
                 return Err(End::Refused(Refusal::Busy(e.to_string())));
             }

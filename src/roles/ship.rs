@@ -5,7 +5,7 @@ use super::relay::Relay;
 use super::serve::{Server, Shared, spawn};
 use crate::clock::{Clock, Zone};
 use crate::config::SenderConfig;
-use crate::disk::Disk;
+use crate::disk::{self, Disk};
 use crate::log::Log;
 use crate::pack::Encoder;
 use crate::receiver::lock;
@@ -15,6 +15,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+/// How often a relay writes down what it may forget: a killed one sends so much again.
+const MARKS_MS: u64 = 5_000;
 
 struct Report {
     sender: usize,
@@ -102,7 +105,12 @@ impl Senders {
     }
 }
 
-fn tell(log: &Log, addr: &str, outcome: &Outcome) {
+fn tell(log: &Log, addr: &str, outcome: &Outcome, failing: &mut bool) {
+    let failed = *outcome != Outcome::Sent;
+    if *failing && !failed {
+        log.info(&format!("sending to {addr}: packs are taken again"));
+    }
+    *failing = failed;
     match outcome {
         Outcome::Sent => {}
         Outcome::TempFail { reason, .. } => {
@@ -121,8 +129,9 @@ pub fn follow(
     once: bool,
     deadline: Option<Instant>,
     world: (&Disk, &Clock, &Zone, &Log, &Shutdown),
-) -> bool {
+) -> disk::Result<bool> {
     let (disk, clock, zone, log, stop) = world;
+    let (mut unreadable, mut failing) = (None, false);
     let addr = conf.sender.send_to.first().cloned().unwrap_or_default();
     let mut senders = Senders::start(&conf.sender, clock, zone);
     let tick = Duration::from_millis(conf.scan_interval_ms.clamp(10, 5000));
@@ -130,6 +139,11 @@ pub fn follow(
     while !stop.requested() {
         if let Err(e) = f.step() {
             super::disk_trouble(disk, log, stop, &e);
+            if once && !e.no_space() {
+                // What cannot be read now would never come; whoever called is told.
+                unreadable = Some(e);
+                break;
+            }
         }
         while !senders.idle.is_empty() {
             match f.next_job() {
@@ -153,7 +167,7 @@ pub fn follow(
         }
         let mut wait = tick;
         while let Some(r) = senders.take(wait) {
-            tell(log, &addr, &r.outcome);
+            tell(log, &addr, &r.outcome, &mut failing);
             if let Err(e) = f.report(r.job, &r.frame, &r.outcome) {
                 super::disk_trouble(disk, log, stop, &e);
             }
@@ -174,14 +188,14 @@ pub fn follow(
     if let Err(e) = f.close() {
         super::disk_trouble(disk, log, stop, &e);
     }
-    finished
+    unreadable.map_or(Ok(finished), Err)
 }
 
 /// Runs a relay's sending half until it is told to stop.
 pub fn pass_on(relay: &mut Relay, conf: &SenderConfig, server: Server, quit_ms: u64, s: &Arc<Shared>) {
     let addr = conf.send_to.first().cloned().unwrap_or_default();
     let mut senders = Senders::start(conf, &s.clock, &s.zone);
-    let mut marks_saved = s.clock.mono_ms();
+    let (mut marks_saved, mut failing) = (s.clock.mono_ms(), false);
     let report = |relay: &mut Relay, r: &Report| {
         let mut gate = lock(&s.gate);
         let done = relay.report(r.job.number, &r.frame, &r.outcome, s.clock.mono_ms(), &mut gate);
@@ -211,7 +225,7 @@ pub fn pass_on(relay: &mut Relay, conf: &SenderConfig, server: Server, quit_ms: 
         for a in relay.alarms.drain(..) {
             s.log.error(&a);
         }
-        let saved = if now.saturating_sub(marks_saved) >= 30_000 {
+        let saved = if now.saturating_sub(marks_saved) >= MARKS_MS {
             marks_saved = now;
             lock(&s.gate).spool.save_marks()
         } else {
@@ -228,7 +242,7 @@ pub fn pass_on(relay: &mut Relay, conf: &SenderConfig, server: Server, quit_ms: 
         }
         let mut wait = Duration::from_millis(20);
         while let Some(r) = senders.take(wait) {
-            tell(&s.log, &addr, &r.outcome);
+            tell(&s.log, &addr, &r.outcome, &mut failing);
             report(relay, &r);
             senders.recycle(r.frame);
             wait = Duration::ZERO;

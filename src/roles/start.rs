@@ -23,6 +23,7 @@ use std::net::{IpAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -115,6 +116,11 @@ fn world(
         }
         Err(Refused::Why(why)) => return Err(format!("logd: {name}: {why}")),
     };
+    if options.detach && log.dir.is_none() && std::env::var_os(DETACHED).is_none() {
+        crate::log::complain(&format!(
+            "logd: {name}: local_dir is not set: in the background its messages go nowhere"
+        ));
+    }
     if options.detach && std::env::var_os(DETACHED).is_none() {
         drop(instance);
         return detach(name).map(Err);
@@ -214,8 +220,8 @@ fn run_tail(
         ));
     }
     let deadline = options.timeout_ms.map(|t| Instant::now() + Duration::from_millis(t));
-    let all =
-        ship::follow(&mut f, conf, options.once, deadline, (&w.disk, &w.clock, &w.zone, &w.log, &w.stop));
+    let world = (&w.disk, &w.clock, &w.zone, &w.log, &w.stop);
+    let all = ship::follow(&mut f, conf, options.once, deadline, world).map_err(|e| say(e.to_string()))?;
     let left = f.unacknowledged();
     w.log.info(&format!("stopped: {} packs acknowledged by {addr}, {left} wait in the journal", f.sent));
     if options.once && !all {
@@ -237,7 +243,11 @@ fn first_start(
 ) -> Result<(Identity, Resume), String> {
     let now = w.clock.now_ms();
     let current = if pattern.is_daily() { w.zone.day_at(now) } else { w.zone.hour_at(now) };
-    let existing = pattern.existing(&w.disk).unwrap_or_else(|e| {
+    let listed = pattern.existing(&w.disk);
+    if let (true, Err(e)) = (once, &listed) {
+        return Err(format!("log_file: {e}"));
+    }
+    let existing = listed.unwrap_or_else(|e| {
         w.log.warn(&format!("log_file: {e}; waiting until it can be read"));
         Vec::new()
     });
@@ -262,7 +272,8 @@ fn first_start(
         first_hour,
         copies_until: existing.last().copied().filter(|_| conf.sender.peer == Peer::Logd),
         copies_generation: w.clock.now_secs().unsigned_abs(),
-        from_end: start == Start::End,
+        // A file that appears later is read whole.
+        from_end: start == Start::End && existing.contains(&first_hour),
     };
     Ok((identity, resume))
 }
@@ -323,7 +334,14 @@ fn host_name() -> String {
 // ---- receivers ----
 
 fn bind(listen: &str) -> Result<TcpListener, String> {
-    TcpListener::bind(listen).map_err(|e| format!("listen {listen}: {e}; is another program using the port?"))
+    TcpListener::bind(listen).map_err(|e| {
+        let hint = match e.kind() {
+            std::io::ErrorKind::AddrInUse => "; another program uses the port",
+            std::io::ErrorKind::PermissionDenied => "; ports below 1024 need the right to use them",
+            _ => "; it must be an address of this host",
+        };
+        format!("listen {listen}: {e}{hint}")
+    })
 }
 
 fn share(w: World, gate: Gate) -> (Arc<Shared>, Instance) {
@@ -336,6 +354,7 @@ fn share(w: World, gate: Gate) -> (Arc<Shared>, Instance) {
         zone: w.zone,
         log: w.log,
         stop: w.stop,
+        no_descriptors: AtomicBool::new(false),
         paused: Mutex::new(None),
     };
     (Arc::new(shared), w.instance)
@@ -388,6 +407,12 @@ fn run_store(
     };
     warn_all(&w.log, warnings);
     let now = w.clock.mono_ms();
+    w.disk.create_dir_all(&conf.save_dir, conf.dir_mode).map_err(|e| say(format!("save_dir: {e}")))?;
+    let Some(_save_lock) =
+        w.disk.lock(&conf.save_dir.join(".lock")).map_err(|e| say(format!("save_dir: {e}")))?
+    else {
+        return Err(say(format!("save_dir {}: another logd stores there", conf.save_dir.display())));
+    };
     let report = &mut |t: String| w.log.error(&t);
     // Two files each, beside the connections, the spool and the hours that are read again.
     let max_open = (fd_limit().saturating_sub(max_connections(&conf.receiver) + 64) / 2).clamp(2, 4096);
@@ -473,6 +498,9 @@ fn store_loop(c: &mut Collector, conf: &StoreConfig, s: &Arc<Shared>, state_dir:
 }
 
 fn turn(c: &mut Collector, s: &Shared, now: u64) -> crate::disk::Result<usize> {
+    if s.no_descriptors.swap(false, Ordering::Relaxed) {
+        c.hours.relieve()?;
+    }
     let n = c.step(&s.gate, now, 64)?;
     if c.wants_checkpoint(&s.gate, now) {
         c.checkpoint(&s.gate, now)?;

@@ -64,15 +64,15 @@ impl Client {
 
     fn send(&mut self, frame: &[u8]) {
         until(SOON, "ok", || {
-            self.stream.write_all(frame).unwrap();
             let mut answer = [0; 2];
-            self.stream.read_exact(&mut answer).unwrap();
-            if &answer != b"ok" {
+            // A store without descriptors may close an idle connection, to have one for a new client.
+            let talked = self.stream.write_all(frame).and_then(|()| self.stream.read_exact(&mut answer));
+            if talked.is_err() || &answer != b"ok" {
                 // A refused connection is used no more.
                 self.busy += 1;
                 self.stream = Self::dial(self.to);
             }
-            (&answer == b"ok").then_some(())
+            (talked.is_ok() && &answer == b"ok").then_some(())
         });
     }
 }

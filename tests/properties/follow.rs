@@ -161,3 +161,24 @@ fn an_original_position_is_taken_over_with_its_pack_numbers() {
     let early = w.machines[2].sim.paths();
     assert!(early.iter().any(|(p, _)| p.ends_with("aside/early/web1/2026112205.0.3")), "{early:?}");
 }
+
+#[test]
+fn lines_after_a_job_took_the_data_file_are_kept_beside_and_revoke_the_tag() {
+    let mut w = World::new(1);
+    w.write(HOUR, "line one\n");
+    over(&mut w);
+    w.settle(&[HOUR]);
+    w.judged = false;
+    w.machines[2].sim.remove_tree(std::path::Path::new("/store/log_data/web1_2026112205"));
+    w.write(HOUR, "late line\n");
+    // Closed files are looked at with doubling waits, an hour at most.
+    rounds(&mut w, 2_500);
+    assert!(!w.tags().contains_key(HOUR), "the hour is not what the tag said\n{}", w.explain());
+    let late = |w: &World| String::from_utf8(w.file("/store/aside/web1_2026112205.late").unwrap()).unwrap();
+    assert_eq!(late(&w), "late line\n");
+    w.crash(2);
+    w.write(HOUR, "later line\n");
+    rounds(&mut w, 4000);
+    assert_eq!(late(&w), "late line\nlater line\n");
+    assert!(!w.tags().contains_key(HOUR));
+}

@@ -125,17 +125,21 @@ impl Hours {
         }
     }
 
-    /// Files the result. Until it returns, the gate must take no pack of this hour.
+    /// Files the result. Until it returns, the gate must take no pack of this hour. After an error it is verified again.
     pub fn finish(&mut self, done: VerifyDone, now_secs: i64) -> disk::Result<Filed> {
-        let job = &done.job;
-        let result = match done.result {
-            Ok(r) => r,
-            Err(e) => {
-                self.abandon(job);
-                return Err(e);
-            }
-        };
+        let VerifyDone { job, result } = done;
+        let filed = result.and_then(|r| self.file(&job, r.as_ref(), now_secs));
+        if filed.is_err() {
+            self.abandon(&job);
+        }
+        filed
+    }
+
+    fn file(&mut self, job: &VerifyJob, result: Option<&Reread>, now_secs: i64) -> disk::Result<Filed> {
         let key = &job.key;
+        if self.continue_install(key)? {
+            return Ok(Filed::Installed);
+        }
         let conflict = self.store.has_conflict(key, job.generation)?;
         if let Some(copy) = self.states.get_mut(key).and_then(|s| s.copies.get_mut(&job.generation)) {
             copy.verifying = false;
@@ -152,7 +156,7 @@ impl Hours {
             )));
         }
         let role = copy.role;
-        let (cert, refused) = match &result {
+        let (cert, refused) = match result {
             None => (foreign_certificate(key, copy, now_secs), None),
             Some(r) => self.certificate(key, copy, r, now_secs)?,
         };
@@ -183,7 +187,10 @@ impl Hours {
             self.install(key, job.generation)?;
             return Ok(Filed::Installed);
         }
-        self.store.certify(&cert)?;
+        if let Err(e) = self.store.certify(&cert) {
+            self.abandon(job);
+            return Err(e);
+        }
         let tag = cert.is_tag();
         if let Some(state) = self.states.get_mut(key) {
             state.closed = Some(cert.clone());
@@ -311,6 +318,16 @@ impl Hours {
         let from = state.and_then(|s| s.in_place).or(closed).unwrap_or(0);
         let intent = Intent { name: key.name.clone(), hour: key.hour.to_string(), from, to };
         self.disk().replace(&self.intent_path(key), &record::to_json(&intent), 0o640)?;
+        if let Some(state) = self.states.get_mut(key) {
+            state.installing = Some((from, to));
+        }
+        self.continue_install(key).map(|_| ())
+    }
+
+    /// Goes on with an installation that has begun; true = it is finished now. Nothing is stored meanwhile: the files of
+    /// two copies are between their places.
+    pub(super) fn continue_install(&mut self, key: &HourKey) -> disk::Result<bool> {
+        let Some((from, to)) = self.states.get(key).and_then(|s| s.installing) else { return Ok(false) };
         self.finish_install(key, from, to)?;
         // From now on it is an hour like any other. Further copies under construction stay as they are: not all of
         // what they hold is on disk yet.
@@ -319,13 +336,13 @@ impl Hours {
             let old = state.in_place.replace(to).and_then(|g| state.copies.remove(&g));
             let late = state.copies.extract_if(.., |_, c| c.role == Role::Late).map(|(_, c)| c);
             self.done_now.extend(old.into_iter().chain(late).flat_map(Copy::let_go));
-            state.closed = None;
+            (state.closed, state.installing) = (None, None);
             if let Some(copy) = state.copies.get_mut(&to) {
                 (copy.place, copy.role, copy.files, copy.verified_to) = (place, Role::InPlace, None, 0);
             }
         }
         self.note_complete(key, to);
-        Ok(())
+        Ok(true)
     }
 
     /// Steps 2 to 5. Each may have been done before.

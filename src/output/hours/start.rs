@@ -58,6 +58,12 @@ impl Hours {
             let name = e.name.rsplit_once('.').map_or(e.name.as_str(), |(n, _)| n);
             keys.extend(HourKey::parse(name).filter(|_| e.is_dir));
         }
+        for name in hours.early.names() {
+            for file in hours.early.list(name)? {
+                let hour = file.split('.').next().unwrap_or_default();
+                keys.extend(HourKey::parse(&format!("{name}_{hour}")));
+            }
+        }
         let none = Spooled::default();
         for key in keys {
             hours.load(&key, spooled.get(&key).unwrap_or(&none), now_ms)?;
@@ -102,6 +108,11 @@ impl Hours {
             state.copies.entry(generation).or_insert_with(|| Copy::new(place, Role::Building, found));
         }
         for (generation, id, file) in shelf {
+            if self.early.get(&key.name, &file)?.is_none() {
+                self.alarms
+                    .push(format!("{key} pack {id}: its file in aside/early is damaged; send it again"));
+                continue;
+            }
             if !state.copies.contains_key(&generation) {
                 let (place, role) = if state.in_place.is_none() && state.closed.is_none() {
                     state.in_place = Some(generation);

@@ -1,0 +1,194 @@
+//! A disk that is full at the wrong moment only delays: whatever one call of a collector fails with "no space", the
+//! next turns make good, without a restart, and at no time does a tag say more than the bytes do.
+//!
+//! The story: an error in the middle of a turn left what the turn had taken in hand with nobody. An hour was then not
+//! certified before the next restart, or certified without anybody knowing, so that later bytes left its tag in place.
+
+use super::peer::{Hour, Pack, lines};
+use logd::config::{Config, StoreConfig};
+use logd::disk::{Disk, Fault, SimDisk};
+use logd::receiver::gate::{Answer, Gate};
+use logd::receiver::{Budget, Session, lock};
+use logd::roles::collector::{self, Collector};
+use serde_json::Value;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+const HOUR: &str = "2026112205";
+const ENOSPC: i32 = 28;
+
+struct World {
+    disk: Disk,
+    sim: SimDisk,
+    conf: StoreConfig,
+    gate: Mutex<Gate>,
+    collector: Collector,
+    now_ms: u64,
+    errors: u32,
+}
+
+/// The process ends when a sync fails; what follows a restart is another test.
+struct Ended;
+
+impl World {
+    fn new() -> Self {
+        let (disk, sim) = Disk::sim(1);
+        sim.set_free_bytes(1 << 40);
+        let text = b"[fcollector]\nlisten = 127.0.0.1:1\nsave_dir = /store\nallow = any\ncheckpoint = 3s\n";
+        let conf = Config::parse("full", text).store(true).unwrap().0;
+        let (gate, collector, _) =
+            collector::open(&disk, Path::new("/state"), &conf, 64, 1, &mut |why| panic!("{why}")).unwrap();
+        Self { disk, sim, conf, gate: Mutex::new(gate), collector, now_ms: 1, errors: 0 }
+    }
+
+    fn note<T>(&mut self, result: logd::disk::Result<T>) -> Result<Option<T>, Ended> {
+        match result {
+            Ok(v) => Ok(Some(v)),
+            Err(e) if e.fatal() || self.disk.failure().is_some() => Err(Ended),
+            Err(_) => {
+                self.errors += 1;
+                Ok(None)
+            }
+        }
+    }
+
+    /// What the collector's loop does once a second.
+    fn turn(&mut self) -> Result<(), Ended> {
+        self.now_ms += 1000;
+        let (c, gate, now) = (&mut self.collector, &self.gate, self.now_ms);
+        let mut stored = c.step(gate, now, 64).map(|_| ());
+        if stored.is_ok() && c.wants_checkpoint(gate, now) {
+            stored = c.checkpoint(gate, now);
+        }
+        self.note(stored)?;
+        for job in self.collector.hours.take_jobs() {
+            let done = job.run(&self.disk);
+            let filed = self.collector.certify(done, &self.gate, now, 1_795_327_200);
+            self.note(filed)?;
+        }
+        Ok(())
+    }
+
+    fn offer(&mut self, pack: &Pack) -> Result<(), Ended> {
+        let conf = Arc::new(self.conf.receiver.clone());
+        for _ in 0..100 {
+            let budget = Budget::new(conf.inflight_bytes);
+            let mut session = Session::new(&conf, &budget, "192.0.2.7".parse().unwrap(), true);
+            let (frame, mut at) = (pack.frame(), 0);
+            let arrived = loop {
+                let (used, arrived) = session.feed(&frame[at..]).unwrap();
+                at += used;
+                if let Some(a) = arrived {
+                    break a;
+                }
+            };
+            let answer = lock(&self.gate).offer(arrived, self.now_ms, "now");
+            if let Some(Answer::When(_) | Answer::Now) = self.note(answer)? {
+                let synced = lock(&self.gate).spool.sync();
+                return self.note(synced).map(|_| ());
+            }
+            // Told to wait, its sender comes again.
+            self.turn()?;
+        }
+        panic!("{} is refused for ever", pack.json());
+    }
+
+    fn names(&self, dir: &str) -> Vec<String> {
+        self.disk.list(Path::new(dir)).unwrap().into_iter().map(|e| e.name).collect()
+    }
+
+    fn tag(&self, name: &str) -> Option<Value> {
+        let file =
+            self.names("/store/received").into_iter().find(|n| n.starts_with(&format!("{name}_{HOUR}_")))?;
+        let text = self.disk.read(&Path::new("/store/received").join(file), 1 << 20).unwrap();
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Takes turns until the hour has the tag that it must come to have.
+    fn whole(&mut self, hour: &Hour, revision: u64) -> Result<(), Ended> {
+        let fits = |c: &Value| {
+            c["gen"].as_u64() == Some(hour.generation) && c["revision"].as_u64() == Some(revision)
+        };
+        for _ in 0..40 {
+            if self.tag(&hour.name).as_ref().is_some_and(fits) {
+                let tags: Vec<String> = self.names("/store/received");
+                assert_eq!(tags.iter().filter(|n| n.starts_with(&hour.name)).count(), 1, "{tags:?}");
+                let path = format!("/store/log_data/{}_{HOUR}", hour.name);
+                assert!(self.disk.read(Path::new(&path), 1 << 20).unwrap() == hour.bytes(), "{path}");
+                return Ok(());
+            }
+            self.turn()?;
+        }
+        panic!("{}: no tag: {:?}; aside: {:?}", hour.name, self.tag(&hour.name), self.names("/store/aside"));
+    }
+}
+
+fn life(w: &mut World) -> Result<(), Ended> {
+    let gap = Hour::new("web1", HOUR, 4, 3);
+    let mut short = Hour::new("web2", HOUR, 2, 3);
+    let copied = Hour::new("web3", HOUR, 2, 3);
+    // A gap that outlives its stay in the spool, beside an hour that becomes whole meanwhile.
+    let packs = gap.packs();
+    for p in [&packs[0], &packs[2], &packs[3]] {
+        w.offer(p)?;
+    }
+    for _ in 0..5 {
+        w.turn()?;
+    }
+    for p in short.packs().iter().chain(&copied.packs()) {
+        w.offer(p)?;
+    }
+    for _ in 0..8 {
+        w.turn()?;
+    }
+    w.whole(&short, 1)?;
+    w.whole(&copied, 1)?;
+    w.offer(&packs[1])?;
+    w.whole(&gap, 1)?;
+    // Later bytes: once they are taken there is no tag.
+    short.raws.extend([lines("later", 0, 3), lines("later", 3, 3)]);
+    let packs = short.packs();
+    w.offer(&packs[2])?;
+    assert!(w.tag("web2").is_none(), "{:?}", w.tag("web2"));
+    w.turn()?;
+    w.offer(&packs[3])?;
+    w.whole(&short, 2)?;
+    // A copy takes the place of a certified hour.
+    let copy = copied.copy(5);
+    for p in copy.packs() {
+        w.offer(&p)?;
+    }
+    w.whole(&copy, 2)?;
+    for _ in 0..10 {
+        w.turn()?;
+    }
+    assert_eq!(lock(&w.gate).spool.waiting(), 0, "packs that nobody will take out of the spool");
+    for name in w.names("/store/aside/early") {
+        let left = w.names(&format!("/store/aside/early/{name}"));
+        assert!(left.is_empty(), "{left:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn no_space_for_any_one_call_is_only_a_delay() {
+    let mut w = World::new();
+    let first = w.sim.calls();
+    assert!(life(&mut w).is_ok());
+    let last = w.sim.calls();
+    let (mut noticed, mut ended, mut wrong) = (0, 0, Vec::new());
+    for at in first + 1..=last {
+        let mut w = World::new();
+        w.sim.plan(at, Fault::Error(ENOSPC));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| life(&mut w).is_err()));
+        let call = w.sim.log().into_iter().find(|line| line.contains("Error"));
+        match result {
+            Ok(true) => ended += 1,
+            Ok(false) => noticed += w.errors,
+            Err(_) => wrong.push(call.unwrap_or_default()),
+        }
+    }
+    println!("{} calls: {noticed} errors noticed, {ended} failed syncs", last - first);
+    assert!(wrong.is_empty(), "what followed these calls was wrong: {wrong:#?}");
+    assert!(noticed > 50, "{noticed}");
+}
