@@ -267,7 +267,8 @@ impl Store {
             let Some(hour) = Hour::new(day.year(), day.month(), day.day(), Some(h)) else { continue };
             let Some(c) = self.closed(&HourKey { name: key.name.clone(), hour })? else { continue };
             have += u32::from(c.is_tag());
-            if h == 23 && c.day_hours > 0 {
+            // No zone has ever dropped more than two hours: a smaller number is a mistake or a lie.
+            if h == 23 && c.day_hours >= 22 {
                 want = c.day_hours;
             }
         }

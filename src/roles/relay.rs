@@ -136,7 +136,9 @@ impl Relay {
             Next::Hold => {
                 let meta = split_frame(frame).and_then(|(h, _)| h.meta("unknown").ok());
                 let Some(m) = meta else { return self.finish(seq, gate) };
-                let file = format!("{}.{}.{}", m.key.hour, m.generation, m.id);
+                // Two packs under one number may both be refused: the CRC tells them apart.
+                let crc = m.seal.map_or(0, |s| s.crc32);
+                let file = format!("{}.{}.{}.{crc:08x}", m.key.hour, m.generation, m.id);
                 if self.held.put(&m.key.name, &file, frame)? {
                     self.alarms.push(format!(
                         "{}: the next receiver refuses it for good; kept in {}; it is tried again after a restart",
