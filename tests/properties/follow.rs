@@ -1,7 +1,7 @@
 //! What a follower makes of the ways in which a date-named file lives: half lines, late bytes, shrinking, replacing,
 //! vanishing, hours without a file, and the positions of an original that it takes over.
 
-use super::sim::World;
+use super::sim::{Begin, World};
 use logd::clock::Hour;
 use logd::config::Peer;
 
@@ -139,7 +139,7 @@ fn an_open_file_that_vanished_is_read_to_its_end() {
 #[test]
 fn start_at_the_end_is_partial() {
     let mut w = World::new(1);
-    w.from_end = true;
+    w.begin = Begin::End;
     w.judged = false;
     w.write(HOUR, "before the start\nhalf");
     rounds(&mut w, 2);
@@ -181,4 +181,20 @@ fn lines_after_a_job_took_the_data_file_are_kept_beside_and_revoke_the_tag() {
     rounds(&mut w, 4000);
     assert_eq!(late(&w), "late line\nlater line\n");
     assert!(!w.tags().contains_key(HOUR));
+}
+
+/// A damaged `follower.json` once made the follower begin anew with the current hour.
+#[test]
+fn a_damaged_identity_skips_no_hour_that_waits() {
+    let hours = ["2026112200", "2026112201", "2026112202", "2026112203", "2026112204", HOUR];
+    let mut w = World::new(1);
+    for hour in hours {
+        w.write(hour, &format!("line of {hour}\n"));
+    }
+    w.round(500);
+    w.crash(0);
+    w.begin = Begin::Now;
+    assert!(w.machines[0].sim.flip(std::path::Path::new("/state/follower.json"), 20, 1));
+    over(&mut w);
+    w.settle(&hours);
 }

@@ -29,6 +29,17 @@ use std::sync::{Arc, Mutex};
 pub const START_MS: i64 = 1_795_323_600_000;
 const NAME: &str = "web1";
 
+/// `start` of the follower's configuration.
+#[derive(PartialEq, Eq)]
+pub enum Begin {
+    /// With the oldest file.
+    Oldest,
+    /// With the current hour.
+    Now,
+    /// At the end of the first hour's file.
+    End,
+}
+
 /// One simulated machine.
 pub struct Machine {
     pub disk: Disk,
@@ -74,8 +85,8 @@ pub struct World {
     /// Nobody can reach the relay.
     pub cut_off: bool,
     rng: Rng,
-    /// The follower begins at the end of the first hour's file.
-    pub from_end: bool,
+    /// Where a new state directory begins.
+    pub begin: Begin,
     /// The follower takes over from an original: hour, first pack number, byte.
     pub resume: Option<(Hour, u64, u64)>,
     /// The next receiver is an original.
@@ -131,7 +142,7 @@ impl World {
             lost_packs: 0,
             cut_off: false,
             rng: Rng::new(seed),
-            from_end: false,
+            begin: Begin::Oldest,
             resume: None,
             peer: Peer::Logd,
             judged: true,
@@ -216,7 +227,8 @@ impl World {
         let pattern = Pattern::parse(&self.confs.tail.log_file)?;
         let existing = pattern.existing(&disk).map_err(|e| e.to_string())?;
         let now = self.now.now_ms();
-        let first_hour = existing.first().copied().unwrap_or(self.zone.hour_at(now));
+        let oldest = existing.first().copied().filter(|_| self.begin != Begin::Now);
+        let first_hour = oldest.unwrap_or(self.zone.hour_at(now));
         let setup = Setup {
             disk: &disk,
             clock: &self.now,
@@ -230,7 +242,7 @@ impl World {
                 first_hour,
                 copies_until: existing.last().copied(),
                 copies_generation: self.now.now_secs().unsigned_abs(),
-                from_end: self.from_end,
+                from_end: self.begin == Begin::End,
             },
             resume: self.resume,
             once: false,
