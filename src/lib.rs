@@ -18,7 +18,7 @@
 //! [`footprint`] is what the gate remembers of each hour.
 //!
 //! **Everything** touches files only through [`disk`] and time only through [`clock`]; both have a simulated form, so
-//! that `tests/properties/crash.rs` can stop any machine at any disk call of a whole follower → relay → collector.
+//! that `tests/proof/crash.rs` can stop any machine at any disk call of a whole follower → relay → collector.
 //! Stages are plain structs that take bytes, packs and a clock and return decisions; only [`roles`] joins them, and only
 //! its `serve` and `ship` own threads. [`record`] is how spool and journal frame what they append. [`config`] reads the
 //! INI file, [`cli`] and [`ops`] are the command line and the operator's commands, [`instance`] and [`state`] the state

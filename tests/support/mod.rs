@@ -6,7 +6,10 @@
 
 #![allow(dead_code, reason = "each module uses its part")]
 
-mod lines;
+pub mod lines;
+pub mod peer;
+pub mod sim;
+pub mod store;
 
 pub use lines::*;
 use logd::clock::{Clock, Hour, Zone};
@@ -41,7 +44,12 @@ pub fn shared(test: &str) -> Option<PathBuf> {
     dir.map(|d| d.canonicalize().unwrap_or_else(|e| panic!("LOGD_SHARED {}: {e}", d.display())))
 }
 
-/// Are long runs wanted?
+/// A row of the table that `tests/prove` prints: what was done, how often, and what came of it.
+pub fn proved(what: &str, how_many: impl std::fmt::Display, result: &str) {
+    println!("proved | {what} | {how_many} | {result}");
+}
+
+/// Is the full profile wanted?
 pub fn soak() -> bool {
     std::env::var_os("LOGD_SOAK").is_some_and(|v| v == "1")
 }

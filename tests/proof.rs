@@ -1,0 +1,29 @@
+//! The proof: P1–P5 under crashes, cuts, full disks, damage and lies. One module per row of the table that
+//! `tests/prove` prints; each module's header says what it does and what it cannot show. What more than one of them
+//! needs is in `support`.
+//!
+//! `tests/prove` runs it; `cargo test` alone does not, since it takes minutes and parts of it need root.
+//!
+//! Environment: `LOGD_SOAK=1` the full profile, `LOGD_SEED` the seed of random tests, `LOGD_BIN` the program to test.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a failing test is meant to panic"
+)]
+
+#[path = "proof/crash.rs"]
+mod crash;
+#[path = "proof/full.rs"]
+mod full;
+#[path = "proof/kill.rs"]
+mod kill;
+#[path = "proof/random.rs"]
+mod random;
+#[path = "proof/state.rs"]
+mod state;
+mod support;
+
+use support::{peer, sim};
