@@ -232,9 +232,21 @@ impl Store {
     /// Takes back everything that says the hour is whole: its tag, its day's, the fleet's. Durable when it returns;
     /// only then may bytes that change the hour be acknowledged. Where a batch job took the data file away, the
     /// closed file stays, as `late`: it tells where the bytes that come now begin.
+    ///
+    /// The closed file goes first: an hour that a crash leaves with a tag and no closed file is verified again at
+    /// start, while one with a closed file and no tag would never get its tag back.
     pub fn revoke(&self, key: &HourKey) -> disk::Result<()> {
-        let dir = self.path("received");
         let closed = self.closed(key)?;
+        let path = self.closed.join(key.to_string());
+        let gone = self.disk.stat(&self.place(key).data)?.is_none();
+        if let Some(mut late) = closed.clone().filter(|c| gone && c.bytes > 0) {
+            "late".clone_into(&mut late.state);
+            self.disk.replace(&path, &record::to_json(&late), 0o640)?;
+        } else {
+            self.disk.remove(&path)?;
+            self.disk.sync_dir(&self.closed)?;
+        }
+        let dir = self.path("received");
         if let Some(c) = &closed {
             self.disk.remove(&dir.join(c.tag_name()))?;
         }
@@ -245,15 +257,7 @@ impl Store {
         self.disk.remove(&dir.join(format!("all_{}", key.hour)))?;
         self.disk.sync_dir(&dir)?;
         self.disk.remove(&self.path("doubtful").join(key.to_string()))?;
-        self.disk.sync_dir(&self.path("doubtful"))?;
-        let path = self.closed.join(key.to_string());
-        let gone = self.disk.stat(&self.place(key).data)?.is_none();
-        if let Some(mut late) = closed.filter(|c| gone && c.bytes > 0) {
-            "late".clone_into(&mut late.state);
-            return self.disk.replace(&path, &record::to_json(&late), 0o640);
-        }
-        self.disk.remove(&path)?;
-        self.disk.sync_dir(&self.closed)
+        self.disk.sync_dir(&self.path("doubtful"))
     }
 
     /// Writes the day's tag when every hour of it has one. The last hour's sender says how many names the day has.

@@ -39,6 +39,14 @@ pub enum Outcome {
     PermFail(String),
 }
 
+impl Outcome {
+    /// May the connection carry another pack? After anything but an `ok` an answer may still be on its way, and would
+    /// be taken for the next pack's.
+    pub fn keeps_connection(&self) -> bool {
+        *self == Self::Sent
+    }
+}
+
 /// What to do with a pack after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -213,14 +221,14 @@ impl Link {
                 _ => fail(format!("sending to {} failed: {e}", self.addr), false),
             };
         }
-        match answer(&mut stream, Instant::now() + self.ack) {
-            Ok(Outcome::Sent) => {
-                self.stream = Some((stream, Instant::now()));
-                Outcome::Sent
-            }
-            Ok(other) => other,
+        let outcome = match answer(&mut stream, Instant::now() + self.ack) {
+            Ok(outcome) => outcome,
             Err(why) => fail(format!("{}: {why}", self.addr), false),
+        };
+        if outcome.keeps_connection() {
+            self.stream = Some((stream, Instant::now()));
         }
+        outcome
     }
 
     fn dial(&self) -> std::io::Result<TcpStream> {

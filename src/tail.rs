@@ -151,6 +151,8 @@ struct Follow {
     file: Option<(File, u64, u64)>,
     packer: Packer,
     mtime_ms: i64,
+    /// It could not be read at the last look, and takes no other hour's place.
+    failed: bool,
 }
 
 struct Late {
@@ -297,12 +299,16 @@ impl Tail {
         self.advance(journal)?;
         let hours: Vec<Hour> = self.active.keys().copied().collect();
         let mut failed = None;
-        for (i, hour) in hours.iter().enumerate() {
+        let mut oldest = true;
+        for hour in &hours {
             let before = out.len();
             // A file that cannot be read must not hold up the others.
-            if let Err(e) = self.poll(journal, *hour, i == 0, room_bytes, room_packs, out) {
-                failed = failed.or(Some(e));
+            let looked = self.poll(journal, *hour, oldest, room_bytes, room_packs, out);
+            if let Some(f) = self.active.get_mut(hour) {
+                f.failed = looked.is_err();
+                oldest &= f.failed;
             }
+            failed = failed.or(looked.err());
             room_packs = room_packs.saturating_sub(out.len() - before);
             room_bytes =
                 room_bytes.saturating_sub(out.iter().skip(before).map(|s: &Sealed| s.raw.len()).sum());
@@ -322,7 +328,9 @@ impl Tail {
     fn advance(&mut self, journal: &Journal) -> disk::Result<()> {
         let now = self.clock.now_ms();
         let current = if self.pattern.is_daily() { self.zone.day_at(now) } else { self.zone.hour_at(now) };
-        while self.active.len() < ACTIVE_MAX && self.last.is_none_or(|l| self.next <= l) {
+        while self.active.values().filter(|f| !f.failed).count() < ACTIVE_MAX
+            && self.last.is_none_or(|l| self.next <= l)
+        {
             let hour = self.next;
             let exists = self.disk.stat(&self.pattern.path(hour))?.is_some();
             if !exists && hour > current {
@@ -357,7 +365,7 @@ impl Tail {
     fn activate(&mut self, hour: Hour) {
         let packer = Packer::new(self.conf.packer.clone());
         let path = self.pattern.path(hour);
-        self.active.insert(hour, Follow { path, file: None, packer, mtime_ms: 0 });
+        self.active.insert(hour, Follow { path, file: None, packer, mtime_ms: 0, failed: false });
     }
 
     /// The journal knows an hour from the moment when there is something to say of it.

@@ -484,6 +484,11 @@ impl SimDisk {
         self.0.state().plan.insert(at_call, fault);
     }
 
+    /// Planned faults that are still to come do not.
+    pub fn forget_plan(&self) {
+        self.0.state().plan.clear();
+    }
+
     /// The machine has stopped.
     pub fn crashed(&self) -> bool {
         self.0.state().crashed

@@ -163,9 +163,10 @@ impl Collector {
     ) -> disk::Result<()> {
         let key = done.job().key.clone();
         let generation = done.job().generation;
-        if !lock(gate).hold(&key, generation, now_ms)? {
+        let held = lock(gate).hold(&key, generation, now_ms);
+        if !matches!(held, Ok(true)) {
             self.hours.abandon(done.job());
-            return Ok(());
+            return held.map(|_| ());
         }
         let filed = self.hours.finish(done, now_secs);
         let mut g = lock(gate);

@@ -30,8 +30,8 @@ fn scenario(w: &mut World) {
 /// The follower's state directory is deleted in the middle of an hour: the hour is sent as a new copy, which is
 /// installed over the incomplete first one. Answers get lost on the way, so packs come again and out of order.
 fn copy_scenario(w: &mut World) {
-    w.lost_answers = 30;
-    w.lost_packs = 30;
+    w.wire.lost_answers = 30;
+    w.wire.lost_packs = 30;
     for i in 0..5 {
         w.write(HOURS[0], &format!("line {i} before the loss, {:032x}\n", i * 7_919_u64));
         w.round(1_500);
@@ -49,12 +49,12 @@ fn copy_scenario(w: &mut World) {
 fn outage_scenario(w: &mut World) {
     w.write(HOURS[0], "line before the outage\n");
     w.round(2_000);
-    w.cut_off = true;
+    w.wire.cut_off = true;
     for i in 0..8 {
         w.write(HOURS[0], &format!("line {i} in the outage, {:048x}\n", i * 104_729_u64));
         w.round(2_000);
     }
-    w.cut_off = false;
+    w.wire.cut_off = false;
     w.clock.advance(3_600_000);
     w.settle(&HOURS[..1]);
 }

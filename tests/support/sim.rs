@@ -1,33 +1,41 @@
-//! The simulator: follower, relay and collector on three simulated machines, driven by one thread.
+//! The simulator: followers, a relay and a collector on simulated machines, driven by one thread.
 //!
-//! Nothing here knows how a node works inside. A round appends to the log file, turns every node once and carries
-//! bytes between them. Any disk call of any machine can be made to crash or fail; a node whose disk says that the
-//! process must end is dropped, its machine restarted with the chosen outcome, and the node opened again from its
-//! disk. After every round [`World::judge`] checks P2 and P3 against the source.
+//! Nothing here knows how a node works inside. A round appends to log files, turns every node once and carries
+//! frames and answers between them ([`wire`]). Any disk call of any machine can be made to crash or fail; a node whose
+//! disk says that the process must end is dropped, its machine restarted with the chosen outcome, and the node opened
+//! again from its disk. After every round [`World::judge`] ([`oracle`]) checks P2 and P3 against the source.
+
+mod oracle;
+mod wire;
 
 use logd::clock::{Clock, Hour, SimClock, Zone};
 use logd::config::{Config, Peer, RelayConfig, StoreConfig, TailConfig};
 use logd::disk::sim::Rng;
 use logd::disk::{self, Disk, Outcome as Loss, SimDisk};
-use logd::integrity::Certificate;
+use logd::output::hours::VerifyDone;
 use logd::pack::Encoder;
-use logd::receiver::gate::{Answer, Gate};
-use logd::receiver::{Budget, Session, lock};
-use logd::record;
+use logd::receiver::gate::Gate;
+use logd::receiver::lock;
 use logd::roles::collector::{self, Collector};
 use logd::roles::follower::{Follower, Setup};
 use logd::roles::relay::{self, Relay};
-use logd::sender::Outcome;
 use logd::tail::Identity;
 use logd::tail::pattern::Pattern;
+use oracle::Seen;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Mutex, OnceLock};
+use wire::Wire;
 
 /// 2026-11-22 05:00:00 UTC.
 pub const START_MS: i64 = 1_795_323_600_000;
 const NAME: &str = "web1";
+/// Index of the relay's machine.
+pub const RELAY: usize = 1;
+/// Index of the collector's machine.
+pub const STORE: usize = 2;
+/// A node whose disk works starts after at most this many failed attempts.
+const START_ATTEMPTS: u32 = 40;
 
 /// `start` of the follower's configuration.
 #[derive(PartialEq, Eq)]
@@ -46,13 +54,36 @@ pub struct Machine {
     pub sim: SimDisk,
     /// How often it was restarted.
     pub restarts: u32,
+    failed_starts: u32,
 }
 
 impl Machine {
     fn new(seed: u64) -> Self {
         let (disk, sim) = Disk::sim(seed);
         sim.set_free_bytes(1 << 40);
-        Self { disk, sim, restarts: 0 }
+        Self { disk, sim, restarts: 0, failed_starts: 0 }
+    }
+}
+
+/// One followed log: a follower with a name, a state directory and a pattern of its own.
+pub struct Stream {
+    /// Its name on the wire.
+    pub name: &'static str,
+    /// Index of its machine.
+    pub machine: usize,
+    state: PathBuf,
+    prefix: &'static str,
+    node: Option<Follower>,
+}
+
+impl Stream {
+    fn new(name: &'static str, machine: usize, state: &str, prefix: &'static str) -> Self {
+        Self { name, machine, state: state.into(), prefix, node: None }
+    }
+
+    /// The file of an hour.
+    pub fn path(&self, hour: &str) -> PathBuf {
+        PathBuf::from(format!("{}{hour}", self.prefix))
     }
 }
 
@@ -66,24 +97,24 @@ struct Confs {
 pub struct World {
     pub clock: SimClock,
     now: Clock,
-    zone: Zone,
+    pub zone: Zone,
     confs: Confs,
-    pub machines: [Machine; 3],
-    follower: Option<Follower>,
+    pub machines: Vec<Machine>,
+    pub streams: Vec<Stream>,
     relay: Option<(Mutex<Gate>, Relay)>,
     collector: Option<(Mutex<Gate>, Collector)>,
+    /// Hours that were read again and wait for their certificate.
+    verified: Vec<VerifyDone>,
     encoder: Encoder,
     /// What becomes of unsynced data when a machine crashes.
     pub loss: fn(u32) -> Loss,
-    /// Everything that was ever written to each hour's file.
+    /// Everything that was ever written, by `NAME_HOUR`.
     pub source: BTreeMap<String, Vec<u8>>,
     pub messages: Vec<String>,
-    /// Percent of packs whose answer is lost on its way, although they were taken.
-    pub lost_answers: u64,
-    /// Percent of packs that never arrive, so that others overtake them.
-    pub lost_packs: u64,
-    /// Nobody can reach the relay.
-    pub cut_off: bool,
+    /// Connections and what may happen to them.
+    pub wire: Wire,
+    /// Percent of the turns in which a finished verification is left lying, so that packs come meanwhile.
+    pub slow_verify: u64,
     rng: Rng,
     /// Where a new state directory begins.
     pub begin: Begin,
@@ -93,6 +124,7 @@ pub struct World {
     pub peer: Peer,
     /// May the source be replaced or truncated by the scenario? Then P2 is judged by the scenario itself.
     pub judged: bool,
+    seen: Mutex<Seen>,
 }
 
 fn confs() -> Confs {
@@ -114,47 +146,92 @@ fn confs() -> Confs {
     Confs { tail, relay, store }
 }
 
+/// A list of hosts is read from the real disk, once per process.
+fn hosts_file(names: &[&str]) -> PathBuf {
+    static FILE: OnceLock<PathBuf> = OnceLock::new();
+    FILE.get_or_init(|| {
+        let path = std::env::temp_dir().join(format!("logd-sim-hosts-{}", std::process::id()));
+        std::fs::write(&path, names.join("\n")).unwrap();
+        path
+    })
+    .clone()
+}
+
 /// A fatal error means that the process has ended; anything else is a pause.
 fn dead(m: &Machine, e: &disk::Error) -> bool {
     e.fatal() || m.sim.crashed() || m.disk.failure().is_some()
 }
 
 impl World {
+    /// One follower, a relay and a collector.
     pub fn new(seed: u64) -> Self {
-        let (now, clock) = Clock::sim(START_MS);
-        let machines = [Machine::new(seed), Machine::new(seed + 1), Machine::new(seed + 2)];
-        machines[0].sim.put(Path::new("/log/.keep"), b"");
-        machines[0].sim.set_mtime_ms(START_MS);
+        let one = vec![Stream::new(NAME, 0, "/state", "/log/access.log.")];
+        Self::with(seed, one, Zone::named("UTC").unwrap(), START_MS)
+    }
+
+    /// Three hosts, the first with two streams, in a zone whose clock is put back or forward this day.
+    pub fn fleet(seed: u64, start_ms: i64) -> Self {
+        let streams = vec![
+            Stream::new(NAME, 0, "/state", "/log/access.log."),
+            Stream::new("web1+error", 0, "/state.error", "/log/error.log."),
+            Stream::new("web2", 3, "/state", "/log/access.log."),
+            Stream::new("web3", 4, "/state", "/log/access.log."),
+        ];
+        let names: Vec<&str> = streams.iter().map(|s| s.name).collect();
+        let hosts = hosts_file(&names);
+        let mut w = Self::with(seed, streams, Zone::named("CET-1CEST,M3.5.0,M10.5.0/3").unwrap(), start_ms);
+        w.confs.store.hosts_file = Some(hosts);
+        w.slow_verify = 30;
+        w
+    }
+
+    fn with(seed: u64, streams: Vec<Stream>, zone: Zone, start_ms: i64) -> Self {
+        let (now, clock) = Clock::sim(start_ms);
+        let machines = streams.iter().map(|s| s.machine).max().unwrap_or(0).max(STORE) + 1;
+        let machines: Vec<Machine> = (0..machines as u64).map(|i| Machine::new(seed + i)).collect();
+        for s in &streams {
+            machines[s.machine].sim.put(Path::new("/log/.keep"), b"");
+            machines[s.machine].sim.set_mtime_ms(start_ms);
+        }
+        let confs = confs();
+        let wire = Wire::new(seed, streams.len(), &confs.relay.receiver, &confs.store.receiver);
         Self {
             clock,
             now,
-            zone: Zone::named("UTC").unwrap(),
-            confs: confs(),
+            zone,
+            confs,
             machines,
-            follower: None,
+            streams,
             relay: None,
             collector: None,
+            verified: Vec::new(),
             encoder: Encoder::new(6),
             loss: |_| Loss::LoseUnsynced,
             source: BTreeMap::new(),
             messages: Vec::new(),
-            lost_answers: 0,
-            lost_packs: 0,
-            cut_off: false,
+            wire,
+            slow_verify: 0,
             rng: Rng::new(seed),
             begin: Begin::Oldest,
             resume: None,
             peer: Peer::Logd,
             judged: true,
+            seen: Mutex::default(),
         }
     }
 
-    /// Another program writes to the current hour's log file (or to `hour`'s).
+    /// Another program writes to the first stream's file of an hour.
     pub fn write(&mut self, hour: &str, text: &str) {
-        let path = PathBuf::from(format!("/log/access.log.{hour}"));
-        self.machines[0].sim.set_mtime_ms(self.now.now_ms());
-        self.machines[0].sim.append(&path, text.as_bytes());
-        self.source.entry(hour.to_owned()).or_default().extend_from_slice(text.as_bytes());
+        self.write_to(0, hour, text);
+    }
+
+    /// Another program writes to a stream's file of an hour.
+    pub fn write_to(&mut self, stream: usize, hour: &str, text: &str) {
+        let s = &self.streams[stream];
+        let sim = &self.machines[s.machine].sim;
+        sim.set_mtime_ms(self.now.now_ms());
+        sim.append(&s.path(hour), text.as_bytes());
+        self.source.entry(format!("{}_{hour}", s.name)).or_default().extend_from_slice(text.as_bytes());
     }
 
     /// Wall time.
@@ -162,69 +239,98 @@ impl World {
         self.now.now_ms()
     }
 
-    /// Kills a node with its machine.
-    pub fn crash(&mut self, node: usize) {
-        self.machines[node].sim.crash();
+    /// The hour by the wall clock.
+    pub fn hour(&self) -> Hour {
+        self.zone.hour_at(self.now_ms())
+    }
+
+    /// Kills the nodes of a machine, with the machine.
+    pub fn crash(&mut self, machine: usize) {
+        self.machines[machine].sim.crash();
     }
 
     /// Somebody deletes a node's state directory and kills it.
-    pub fn lose_state(&mut self, node: usize) {
-        self.machines[node].sim.remove_tree(Path::new("/state"));
-        self.crash(node);
+    pub fn lose_state(&mut self, machine: usize) {
+        self.machines[machine].sim.remove_tree(Path::new("/state"));
+        self.crash(machine);
+    }
+
+    /// Somebody deletes the state directory of a stream, so that all of it is sent again.
+    pub fn resend(&mut self, stream: usize) {
+        let s = &self.streams[stream];
+        self.machines[s.machine].sim.remove_tree(&s.state);
+        self.crash(s.machine);
     }
 
     /// One turn of everything; the clock goes on by `ms`.
     pub fn round(&mut self, ms: u64) {
         self.clock.advance(ms);
-        for node in 0..3 {
-            self.revive(node);
+        for machine in 0..self.machines.len() {
+            self.revive(machine);
         }
-        self.turn_follower();
+        self.drift();
+        self.turn_streams();
         self.turn_relay();
         self.turn_collector();
         self.judge();
     }
 
-    /// Restarts a machine that is down, and opens its node if it is not running. A fault during the start is a crash
-    /// like any other.
-    fn revive(&mut self, node: usize) {
-        let m = &mut self.machines[node];
+    /// Restarts a machine that is down, and opens its nodes if they are not running. A fault during the start is a
+    /// crash like any other.
+    fn revive(&mut self, machine: usize) {
+        let m = &mut self.machines[machine];
         if m.sim.crashed() || m.disk.failure().is_some() {
-            match node {
-                0 => self.follower = None,
-                1 => self.relay = None,
-                _ => self.collector = None,
+            match machine {
+                RELAY => self.relay = None,
+                STORE => {
+                    self.collector = None;
+                    self.verified.clear();
+                }
+                _ => {}
+            }
+            for s in self.streams.iter_mut().filter(|s| s.machine == machine) {
+                s.node = None;
             }
             if !m.sim.crashed() {
                 m.sim.crash();
             }
             m.sim.restart((self.loss)(m.restarts));
             m.restarts += 1;
+            self.wire.restarted(machine, &self.streams);
         }
-        let result = match node {
-            0 if self.follower.is_none() => self.open_follower(),
-            1 if self.relay.is_none() => self.open_relay(),
-            2 if self.collector.is_none() => self.open_collector(),
-            _ => Ok(()),
+        let result = match machine {
+            RELAY if self.relay.is_none() => self.open_relay(),
+            STORE if self.collector.is_none() => self.open_collector(),
+            _ => (0..self.streams.len()).try_for_each(|i| {
+                let s = &self.streams[i];
+                if s.machine == machine && s.node.is_none() { self.open_follower(i) } else { Ok(()) }
+            }),
         };
-        if let Err(e) = result {
-            self.messages.push(format!("node {node} did not start: {e}"));
-            assert!(
-                self.machines[node].sim.crashed() || self.machines[node].disk.failure().is_some(),
-                "node {node} does not start although its disk works: {e}\n{}",
-                self.explain()
-            );
-        }
+        let m = &mut self.machines[machine];
+        let Err(e) = result else {
+            m.failed_starts = 0;
+            return;
+        };
+        m.failed_starts += 1;
+        self.messages.push(format!("machine {machine}: a node did not start: {e}"));
+        assert!(
+            m.sim.crashed() || m.disk.failure().is_some() || m.failed_starts < START_ATTEMPTS,
+            "machine {machine}: its node does not start although its disk works: {e}\n{}",
+            self.explain()
+        );
     }
 
-    fn open_follower(&mut self) -> Result<(), String> {
-        let disk = self.machines[0].disk.clone();
-        let state_dir = Path::new("/state");
-        let served = disk.stat(&state_dir.join("role.json")).map_err(|e| e.to_string())?.is_some();
-        logd::instance::Instance::open(&disk, state_dir, "tail", Path::new("/t.ini"))
+    fn open_follower(&mut self, stream: usize) -> Result<(), String> {
+        let s = &self.streams[stream];
+        let disk = self.machines[s.machine].disk.clone();
+        let served = disk.stat(&s.state.join("role.json")).map_err(|e| e.to_string())?.is_some();
+        logd::instance::Instance::open(&disk, &s.state, "tail", Path::new("/t.ini"))
             .map_err(|e| format!("{e:?}"))
             .map(drop)?;
-        let pattern = Pattern::parse(&self.confs.tail.log_file)?;
+        let mut conf = self.confs.tail.clone();
+        conf.sender.peer = self.peer;
+        conf.log_file = format!("{}<%Y%m%d%H>", s.prefix);
+        let pattern = Pattern::parse(&conf.log_file)?;
         let existing = pattern.existing(&disk).map_err(|e| e.to_string())?;
         let now = self.now.now_ms();
         let oldest = existing.first().copied().filter(|_| self.begin != Begin::Now);
@@ -233,11 +339,11 @@ impl World {
             disk: &disk,
             clock: &self.now,
             zone: &self.zone,
-            state_dir,
+            state_dir: &s.state,
             served,
             fresh: Identity {
                 format: 1,
-                name: NAME.into(),
+                name: s.name.into(),
                 zone: self.zone.name(),
                 first_hour,
                 copies_until: existing.last().copied(),
@@ -248,16 +354,15 @@ impl World {
             once: false,
             seed: 7,
         };
-        let mut conf = self.confs.tail.clone();
-        conf.sender.peer = self.peer;
+        conf.name = Some(s.name.into());
         let mut f = Follower::open(&setup, &conf, pattern)?;
         self.messages.append(&mut f.alarms);
-        self.follower = Some(f);
+        self.streams[stream].node = Some(f);
         Ok(())
     }
 
     fn open_relay(&mut self) -> Result<(), String> {
-        let disk = &self.machines[1].disk;
+        let disk = &self.machines[RELAY].disk;
         let messages = &mut self.messages;
         let (gate, relay, _) =
             relay::open(disk, Path::new("/state"), &self.confs.relay, "relay1".into(), 8, &mut |t| {
@@ -268,7 +373,7 @@ impl World {
     }
 
     fn open_collector(&mut self) -> Result<(), String> {
-        let disk = &self.machines[2].disk;
+        let disk = &self.machines[STORE].disk;
         let messages = &mut self.messages;
         let now = self.now.mono_ms();
         let (gate, collector, _) =
@@ -279,119 +384,134 @@ impl World {
         Ok(())
     }
 
-    fn turn_follower(&mut self) {
-        let Some(mut f) = self.follower.take() else { return };
-        let result = (|| {
-            f.step()?;
-            while let Some(job) = f.next_job()? {
+    /// Each follower looks at its files and hands frames to its connections, until nothing moves any more.
+    fn turn_streams(&mut self) {
+        for i in 0..self.streams.len() {
+            self.with_follower(i, |f, _| f.step());
+        }
+        while self.send_of_streams() {
+            self.commit(RELAY);
+            self.answer(RELAY);
+        }
+        self.commit(RELAY);
+        self.answer(RELAY);
+    }
+
+    fn send_of_streams(&mut self) -> bool {
+        let mut sent = false;
+        // What comes in while a sync runs is not covered by it.
+        let cover = self.rng.below(self.streams.len() as u64) as usize;
+        for i in 0..self.streams.len() {
+            while self.wire.is_idle(i) {
+                let mut job = None;
+                self.with_follower(i, |f, _| {
+                    job = f.next_job()?.map(|j| (j, f.wall()));
+                    Ok(())
+                });
+                let Some((job, wall)) = job else { break };
                 let mut frame = Vec::new();
-                job.frame(&mut self.encoder, &f.wall(), &mut frame);
-                let outcome = self.deliver(1, &frame);
-                f.report(job, &frame, &outcome)?;
+                job.frame(&mut self.encoder, &wall, &mut frame);
+                self.send(i, wire::Cargo::Job(job), frame);
+                sent = true;
             }
-            Ok(())
-        })();
-        self.messages.append(&mut f.alarms);
+            if i == cover && self.streams.len() > 1 {
+                self.begin_commit(RELAY);
+            }
+        }
+        sent
+    }
+
+    fn with_follower(&mut self, stream: usize, f: impl FnOnce(&mut Follower, &mut Self) -> disk::Result<()>) {
+        let Some(mut node) = self.streams[stream].node.take() else { return };
+        let result = f(&mut node, self);
+        self.messages.append(&mut node.alarms);
         match result {
-            Err(e) if dead(&self.machines[0], &e) => {}
-            _ => self.follower = Some(f),
+            Err(e) if dead(&self.machines[self.streams[stream].machine], &e) => {}
+            _ => self.streams[stream].node = Some(node),
         }
     }
 
     fn turn_relay(&mut self) {
-        let Some((gate, mut relay)) = self.relay.take() else { return };
-        let result = (|| {
-            relay.fill(&lock(&gate));
-            let mut frame = Vec::new();
-            loop {
+        let sender = self.streams.len();
+        loop {
+            let mut sent = false;
+            while self.wire.is_idle(sender) {
+                let Some((gate, mut relay)) = self.relay.take() else { return };
+                let mut frame = Vec::new();
                 let now = self.now.mono_ms();
-                let Some(seq) = relay.next_job(now, &mut lock(&gate), &mut frame)? else { break };
-                let outcome = self.deliver(2, &frame);
-                relay.report(seq, &frame, &outcome, now, &mut lock(&gate))?;
                 relay.fill(&lock(&gate));
+                let result = relay.next_job(now, &mut lock(&gate), &mut frame);
+                self.messages.append(&mut relay.alarms);
+                match result {
+                    Err(e) if dead(&self.machines[RELAY], &e) => return,
+                    Ok(Some(seq)) => {
+                        self.relay = Some((gate, relay));
+                        self.send(sender, wire::Cargo::Seq(seq), frame);
+                        sent = true;
+                        if self.rng.chance(20) {
+                            self.begin_commit(STORE);
+                        }
+                    }
+                    _ => {
+                        self.relay = Some((gate, relay));
+                        break;
+                    }
+                }
             }
-            lock(&gate).spool.save_marks()
-        })();
-        self.messages.append(&mut relay.alarms);
-        match result {
-            Err(e) if dead(&self.machines[1], &e) => {}
-            _ => self.relay = Some((gate, relay)),
+            self.commit(STORE);
+            self.answer(STORE);
+            if !sent {
+                break;
+            }
+        }
+        if let Some((gate, relay)) = self.relay.take() {
+            let saved = lock(&gate).spool.save_marks();
+            match saved {
+                Err(e) if dead(&self.machines[RELAY], &e) => {}
+                _ => self.relay = Some((gate, relay)),
+            }
         }
     }
 
     fn turn_collector(&mut self) {
         let Some((gate, mut c)) = self.collector.take() else { return };
         let now = self.now.mono_ms();
+        let slow = self.rng.below(100) < self.slow_verify;
+        let footprint = self.streams.len() > 1 && self.rng.chance(10);
         let result = (|| {
             while c.step(&gate, now, 64)? > 0 {}
             if c.wants_checkpoint(&gate, now) {
                 c.checkpoint(&gate, now)?;
             }
             for job in c.hours.take_jobs() {
-                let done = job.run(&self.machines[2].disk);
-                c.certify(done, &gate, now, self.now.now_secs())?;
+                self.verified.push(job.run(&self.machines[STORE].disk));
             }
-            lock(&gate).spool.save_marks()
+            if !slow {
+                let secs = self.now.now_secs();
+                let filed = self.verified.drain(..).map(|done| c.certify(done, &gate, now, secs));
+                filed.fold(Ok(()), Result::and)?;
+            }
+            c.hours.write_gaps(now)?;
+            let mut g = lock(&gate);
+            g.spool.save_marks()?;
+            match &g.memory {
+                Some(m) if footprint => {
+                    m.footprint.save(&self.machines[STORE].disk, Path::new("/state"), "now")
+                }
+                _ => Ok(()),
+            }
         })();
         self.messages.append(&mut c.hours.alarms);
         self.messages.extend(c.messages.drain(..).map(|(_, t)| t));
         match result {
-            Err(e) if dead(&self.machines[2], &e) => {}
+            Err(e) if dead(&self.machines[STORE], &e) => {}
             _ => self.collector = Some((gate, c)),
-        }
-    }
-
-    /// Carries one frame to a receiver over a connection of its own, and its answer back.
-    fn deliver(&mut self, to: usize, frame: &[u8]) -> Outcome {
-        if self.rng.below(100) < self.lost_packs {
-            return Outcome::TempFail { reason: "no answer".into(), link: false };
-        }
-        let outcome = self.hand_over(to, frame);
-        if outcome == Outcome::Sent && self.rng.below(100) < self.lost_answers {
-            return Outcome::TempFail { reason: "no answer".into(), link: false };
-        }
-        outcome
-    }
-
-    fn hand_over(&mut self, to: usize, frame: &[u8]) -> Outcome {
-        let down = || Outcome::TempFail { reason: "down".into(), link: true };
-        let conf = match to {
-            1 => self.confs.relay.receiver.clone(),
-            _ => self.confs.store.receiver.clone(),
-        };
-        let gate = match to {
-            1 => self.relay.as_ref().map(|(g, _)| g),
-            _ => self.collector.as_ref().map(|(g, _)| g),
-        };
-        let Some(gate) = gate.filter(|_| to != 1 || !self.cut_off) else { return down() };
-        let budget = Budget::new(1 << 20);
-        let mut session = Session::new(&Arc::new(conf), &budget, [127, 0, 0, 1].into(), to == 2);
-        let mut rest = frame;
-        let arrived = loop {
-            match session.feed(rest) {
-                Ok((_, Some(a))) => break a,
-                Ok((0, None)) => panic!("a whole frame is not taken\n{}", self.explain()),
-                Ok((n, None)) => rest = &rest[n..],
-                Err(r) => return Outcome::PermFail(r.reason().to_owned()),
-            }
-        };
-        let mut gate = lock(gate);
-        let answer = gate.offer(arrived, self.now.mono_ms(), "2026-11-22 05:00:00.000");
-        self.messages.append(&mut gate.alarms);
-        match answer {
-            Ok(Answer::Now) => Outcome::Sent,
-            Ok(Answer::When(seq)) => match gate.spool.sync() {
-                Ok(()) if gate.spool.durable() > seq => Outcome::Sent,
-                _ => down(),
-            },
-            Ok(Answer::Refuse(r)) => Outcome::TempFail { reason: r.reason().to_owned(), link: false },
-            Err(_) => down(),
         }
     }
 
     /// A follower's log file is replaced, cut or deleted by somebody.
     pub fn replace(&mut self, hour: &str, text: Option<&str>) {
-        let path = PathBuf::from(format!("/log/access.log.{hour}"));
+        let path = self.streams[0].path(hour);
         self.machines[0].sim.remove_tree(&path);
         if let Some(text) = text {
             self.machines[0].sim.set_mtime_ms(self.now.now_ms());
@@ -399,105 +519,12 @@ impl World {
         }
     }
 
-    /// The certificate that is no proof, of an hour.
-    pub fn doubtful(&self, hour: &str) -> Option<Certificate> {
-        record::from_json(&self.file(&format!("/store/doubtful/{NAME}_{hour}"))?).ok()
-    }
-
-    /// What is stored of an hour.
-    pub fn stored(&self, hour: &str) -> String {
-        String::from_utf8(self.file(&format!("/store/log_data/{NAME}_{hour}")).unwrap_or_default()).unwrap()
-    }
-
-    /// The collector's live files.
-    pub fn file(&self, path: &str) -> Option<Vec<u8>> {
-        self.machines[2].disk.read_opt(Path::new(path), 1 << 20).ok().flatten()
-    }
-
-    /// Verified tags: hour and certificate.
-    pub fn tags(&self) -> BTreeMap<String, Certificate> {
-        let disk = &self.machines[2].disk;
-        let mut out = BTreeMap::new();
-        let Ok(names) = disk.list(Path::new("/store/received")) else { return out };
-        for e in names {
-            if e.name.matches('_').count() != 2 {
-                continue;
-            }
-            let bytes = self.file(&format!("/store/received/{}", e.name)).unwrap_or_default();
-            let cert: Certificate = match record::from_json(&bytes) {
-                Ok(c) => c,
-                Err(_) if !self.judged => continue,
-                Err(w) => panic!("{}: {w}", e.name),
-            };
-            assert_eq!(cert.tag_name(), e.name);
-            out.insert(cert.hour.to_string(), cert);
+    /// No further fault comes.
+    pub fn heal(&mut self) {
+        self.wire.heal();
+        self.slow_verify = 0;
+        for m in &self.machines {
+            m.sim.forget_plan();
         }
-        out
-    }
-
-    /// P2 and P3 at this moment.
-    pub fn judge(&self) {
-        if !self.judged || self.machines[2].sim.crashed() {
-            return;
-        }
-        for (hour, source) in &self.source {
-            let stored = self.file(&format!("/store/log_data/{NAME}_{hour}")).unwrap_or_default();
-            // What the process wrote and has not synced may be anything after a crash, but never after a start.
-            let running = self.collector.is_some();
-            assert!(
-                !running || source.starts_with(&stored),
-                "P2: {hour}: stored bytes are no prefix of the source\n{}",
-                self.explain()
-            );
-        }
-        for (hour, cert) in self.tags() {
-            let source = self.source.get(&hour).cloned().unwrap_or_default();
-            let stored = self.file(&format!("/store/log_data/{NAME}_{hour}")).unwrap_or_default();
-            assert!(cert.verified, "{hour}");
-            let same = source.starts_with(&stored) && stored.len() as u64 == cert.bytes;
-            assert!(
-                same,
-                "P3: {hour}: a tag for {} bytes, {} are stored\n{}",
-                cert.bytes,
-                stored.len(),
-                self.explain()
-            );
-        }
-    }
-
-    /// All hours so far are certified and identical.
-    pub fn is_whole(&self, hours: &[&str]) -> bool {
-        let tags = self.tags();
-        hours.iter().all(|h| {
-            let source = self.source.get(*h).cloned().unwrap_or_default();
-            let stored = self.file(&format!("/store/log_data/{NAME}_{h}")).unwrap_or_default();
-            tags.contains_key(*h) && stored == source
-        })
-    }
-
-    /// Turns until all `hours` are whole; fails when that takes more than ten simulated minutes.
-    pub fn settle(&mut self, hours: &[&str]) {
-        for _ in 0..1200 {
-            if self.is_whole(hours) {
-                return;
-            }
-            self.round(500);
-        }
-        panic!("no progress in ten minutes: {hours:?} are not whole\n{}", self.explain());
-    }
-
-    /// What happened, for a failing test.
-    pub fn explain(&self) -> String {
-        let mut out = String::new();
-        for (i, m) in self.machines.iter().enumerate() {
-            let log = m.sim.log();
-            let tail = log.len().saturating_sub(30);
-            let _ = writeln!(out, "machine {i} ({} restarts):\n  {}", m.restarts, log[tail..].join("\n  "));
-            for (p, n) in m.sim.paths() {
-                let _ = writeln!(out, "  {} {n}", p.display());
-            }
-        }
-        let tail = self.messages.len().saturating_sub(20);
-        out + &self.messages[tail..].join("\n")
     }
 }

@@ -1,0 +1,211 @@
+//! What must be true: P2 and P3 after every round, P1 when everything has settled.
+
+use super::{STORE, World};
+use logd::clock::Hour;
+use logd::integrity::Certificate;
+use logd::pack::HourKey;
+use logd::record;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// What earlier rounds have seen, so that nothing good is ever taken back.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// Disk calls of the collector's machine and its restarts at the last look.
+    at: (u64, u32),
+    /// Bytes that a tag has vouched for, by `NAME_HOUR`.
+    certified: BTreeMap<String, u64>,
+    /// Inode and content of the data file.
+    data: BTreeMap<String, (u64, Vec<u8>)>,
+    /// Tags by file name: reading JSON is what a round costs most.
+    tags: BTreeMap<String, (Vec<u8>, Certificate)>,
+}
+
+impl World {
+    /// The certificate that is no proof, of an hour of the first stream.
+    pub fn doubtful(&self, hour: &str) -> Option<Certificate> {
+        let name = self.streams[0].name;
+        record::from_json(&self.file(&format!("/store/doubtful/{name}_{hour}"))?).ok()
+    }
+
+    /// What is stored of an hour of the first stream.
+    pub fn stored(&self, hour: &str) -> String {
+        let key = format!("{}_{hour}", self.streams[0].name);
+        String::from_utf8(self.data(&key)).unwrap()
+    }
+
+    fn data(&self, key: &str) -> Vec<u8> {
+        self.file(&format!("/store/log_data/{key}")).unwrap_or_default()
+    }
+
+    /// The collector's live files.
+    pub fn file(&self, path: &str) -> Option<Vec<u8>> {
+        self.machines[STORE].disk.read_opt(Path::new(path), 1 << 20).ok().flatten()
+    }
+
+    /// Verified tags of the first stream: hour and certificate.
+    pub fn tags(&self) -> BTreeMap<String, Certificate> {
+        let name = self.streams[0].name;
+        let tags = self.all_tags(&mut self.seen.lock().unwrap()).into_iter().filter(|(_, c)| c.name == name);
+        tags.map(|(_, c)| (c.hour.to_string(), c)).collect()
+    }
+
+    /// All verified tags, by `NAME_HOUR`. Any other file there than tags of what was really sent is a false claim.
+    fn all_tags(&self, seen: &mut Seen) -> BTreeMap<String, Certificate> {
+        let disk = &self.machines[STORE].disk;
+        let mut out = BTreeMap::new();
+        let Ok(names) = disk.list(Path::new("/store/received")) else { return out };
+        for e in names.iter().filter(|e| !e.name.starts_with('.')) {
+            if e.name.matches('_').count() == 1 {
+                let (name, hour) = e.name.split_once('_').unwrap();
+                let known = name == "all" || self.streams.iter().any(|s| s.name == name);
+                assert!(known && Hour::parse(hour).is_some(), "P3: a tag for nobody: {}", e.name);
+                continue;
+            }
+            let bytes = self.file(&format!("/store/received/{}", e.name)).unwrap_or_default();
+            let known = seen.tags.get(&e.name).filter(|(b, _)| *b == bytes).map(|(_, c)| c.clone());
+            let cert: Certificate = match known.ok_or_else(|| record::from_json(&bytes)) {
+                Ok(c) | Err(Ok(c)) => c,
+                Err(Err(_)) if !self.judged => continue,
+                Err(Err(w)) => panic!("{}: {w}\n{}", e.name, self.explain()),
+            };
+            assert_eq!(cert.tag_name(), e.name);
+            seen.tags.insert(e.name.clone(), (bytes, cert.clone()));
+            let key = HourKey { name: cert.name.clone(), hour: cert.hour }.to_string();
+            out.insert(key, cert);
+        }
+        out
+    }
+
+    /// P2 and P3 at this moment.
+    pub fn judge(&self) {
+        let m = &self.machines[STORE];
+        let seen = &mut *self.seen.lock().unwrap();
+        let at = (m.sim.calls(), m.restarts);
+        if !self.judged || m.sim.crashed() || seen.at == at {
+            return;
+        }
+        if seen.at.1 != at.1 {
+            // A crash may undo the creation of a file that was not durable.
+            seen.data.clear();
+        }
+        seen.at = at;
+        let tags = self.all_tags(seen);
+        // What the process wrote and has not synced may be anything after a crash, but never after a start.
+        let running = self.collector.is_some();
+        for (key, source) in &self.source {
+            let stored = self.data(key);
+            assert!(
+                !running || source.starts_with(&stored),
+                "P2: {key}: stored bytes are no prefix of the source: {:?}\n{}",
+                String::from_utf8_lossy(&stored),
+                self.explain_hours(std::slice::from_ref(key))
+            );
+            if running {
+                self.nothing_is_taken_back(key, &stored, seen);
+            }
+        }
+        for (key, cert) in tags {
+            let source = self.source.get(&key).cloned().unwrap_or_default();
+            let stored = self.data(&key);
+            assert!(cert.verified, "P3: {key}: a tag without a verification");
+            let same = source.starts_with(&stored) && stored.len() as u64 == cert.bytes;
+            assert!(
+                same,
+                "P3: {key}: a tag for {} bytes, {} are stored\n{}",
+                cert.bytes,
+                stored.len(),
+                self.explain()
+            );
+            let best = seen.certified.entry(key).or_default();
+            *best = cert.bytes.max(*best);
+        }
+    }
+
+    /// Bytes once certified stay, and a file that gives way to another copy is kept.
+    fn nothing_is_taken_back(&self, key: &str, stored: &[u8], seen: &mut Seen) {
+        let disk = &self.machines[STORE].disk;
+        let path = format!("/store/log_data/{key}");
+        let Ok(Some(stat)) = disk.stat(Path::new(&path)) else { return };
+        let best = seen.certified.get(key).copied().unwrap_or(0);
+        assert!(
+            stored.len() as u64 >= best,
+            "P2: {key}: {best} bytes were certified, {} are left\n{}",
+            stored.len(),
+            self.explain()
+        );
+        let (ino, old) = seen.data.insert(key.to_owned(), (stat.ino, stored.to_vec())).unwrap_or_default();
+        if ino != 0 && ino != stat.ino && !old.is_empty() {
+            let aside = disk.list(Path::new("/store/aside")).unwrap_or_default();
+            let kept = aside.iter().any(|e| {
+                e.name.starts_with(&format!("{key}."))
+                    && e.name.ends_with(".replaced")
+                    && self.file(&format!("/store/aside/{}/data", e.name)).is_some_and(|d| !d.is_empty())
+            });
+            assert!(kept, "{key}: a copy was replaced and is not kept\n{}", self.explain());
+        }
+    }
+
+    /// All hours so far of the first stream are certified and identical.
+    pub fn is_whole(&self, hours: &[&str]) -> bool {
+        let name = self.streams[0].name;
+        let tags = self.all_tags(&mut self.seen.lock().unwrap());
+        hours.iter().all(|h| self.is_hour_whole(&format!("{name}_{h}"), &tags))
+    }
+
+    fn is_hour_whole(&self, key: &str, tags: &BTreeMap<String, Certificate>) -> bool {
+        let source = self.source.get(key).cloned().unwrap_or_default();
+        tags.contains_key(key) && self.data(key) == source
+    }
+
+    /// Of these hours (`NAME_HOUR`) those that are not certified and identical.
+    pub fn missing(&self, keys: &[String]) -> Vec<String> {
+        let tags = self.all_tags(&mut self.seen.lock().unwrap());
+        keys.iter().filter(|k| !self.is_hour_whole(k, &tags)).cloned().collect()
+    }
+
+    /// Tags of days and of the fleet that should be there and are not.
+    pub fn missing_tags(&self, names: &[String]) -> Vec<String> {
+        let missing = |n: &&String| self.file(&format!("/store/received/{n}")).is_none();
+        names.iter().filter(missing).cloned().collect()
+    }
+
+    /// Turns until all `hours` are whole; fails when that takes more than ten simulated minutes.
+    pub fn settle(&mut self, hours: &[&str]) {
+        for _ in 0..1200 {
+            if self.is_whole(hours) {
+                return;
+            }
+            self.round(500);
+        }
+        panic!("no progress in ten minutes: {hours:?} are not whole\n{}", self.explain());
+    }
+
+    /// What was said of these hours (`NAME_HOUR`), for a failing test.
+    pub fn explain_hours(&self, keys: &[String]) -> String {
+        let about = |m: &&String| {
+            keys.iter().any(|k| {
+                let (name, hour) = k.split_once('_').unwrap();
+                m.contains(name) && m.contains(hour)
+            })
+        };
+        let said: Vec<&str> = self.messages.iter().filter(about).map(String::as_str).collect();
+        format!("{}\nof these hours:\n{}", self.explain(), said.join("\n"))
+    }
+
+    /// What happened, for a failing test.
+    pub fn explain(&self) -> String {
+        let mut out = String::new();
+        for (i, m) in self.machines.iter().enumerate() {
+            let log = m.sim.log();
+            let tail = log.len().saturating_sub(30);
+            let _ = writeln!(out, "machine {i} ({} restarts):\n  {}", m.restarts, log[tail..].join("\n  "));
+            for (p, n) in m.sim.paths() {
+                let _ = writeln!(out, "  {} {n}", p.display());
+            }
+        }
+        let tail = self.messages.len().saturating_sub(20);
+        out + &self.messages[tail..].join("\n")
+    }
+}
