@@ -13,6 +13,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+/// After an error, tags of days and of the fleet are looked for again so much later.
+const SETTLE_MS: u64 = 60_000;
+
 /// Opens a collector's state directory and store: its gate, its storing half, and how many packs the spool held.
 pub fn open(
     disk: &Disk,
@@ -76,6 +79,8 @@ pub struct Collector {
     frame: Vec<u8>,
     checkpoint_ms: u64,
     last_checkpoint_ms: u64,
+    /// When tags of days and of the fleet are looked for that an error has left out.
+    settle_ms: Option<u64>,
     /// Sentences for the log, with `true` for those that tell of success.
     pub messages: Vec<(bool, String)>,
 }
@@ -97,12 +102,19 @@ impl Collector {
             frame: Vec::new(),
             checkpoint_ms,
             last_checkpoint_ms: 0,
+            settle_ms: None,
             messages: Vec::new(),
         }
     }
 
     /// Applies up to `most` durable packs; how many it were.
     pub fn step(&mut self, gate: &Mutex<Gate>, now_ms: u64, most: usize) -> disk::Result<usize> {
+        if self.settle_ms.is_some_and(|at| now_ms >= at) {
+            self.settle_ms = Some(now_ms + SETTLE_MS);
+            let _g = lock(gate);
+            self.settle_tags()?;
+            self.settle_ms = None;
+        }
         for n in 0..most {
             let Some((seq, base, raw)) = ({
                 let mut g = lock(gate);
@@ -169,6 +181,10 @@ impl Collector {
             return held.map(|_| ());
         }
         let filed = self.hours.finish(done, now_secs);
+        if filed.is_err() {
+            // The hour's own tag may stand already, and only its day's be missing.
+            self.settle_ms = Some(now_ms + SETTLE_MS);
+        }
         let mut g = lock(gate);
         let footprint = g.memory.as_mut().map(|m| &mut m.footprint);
         let Some(footprint) = footprint else { return Ok(()) };
@@ -214,7 +230,7 @@ impl Collector {
                 if c.is_tag() {
                     // Under the lock: a revocation of another host's hour must not fall in between.
                     let _g = lock(gate);
-                    self.fleet(key.hour)?;
+                    self.fleet(key.hour).inspect_err(|_| self.settle_ms = Some(now_ms + SETTLE_MS))?;
                 }
             }
         }

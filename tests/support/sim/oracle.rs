@@ -187,7 +187,7 @@ impl World {
         let about = |m: &&String| {
             keys.iter().any(|k| {
                 let (name, hour) = k.split_once('_').unwrap();
-                m.contains(name) && m.contains(hour)
+                (name == "all" || m.contains(name)) && m.contains(hour)
             })
         };
         let said: Vec<&str> = self.messages.iter().filter(about).map(String::as_str).collect();
