@@ -22,6 +22,8 @@ mod full;
 mod kill;
 #[path = "proof/random.rs"]
 mod random;
+#[path = "proof/spool.rs"]
+mod spool;
 #[path = "proof/state.rs"]
 mod state;
 mod support;
