@@ -16,6 +16,8 @@
 
 #[path = "proof/crash.rs"]
 mod crash;
+#[path = "proof/flips.rs"]
+mod flips;
 #[path = "proof/full.rs"]
 mod full;
 #[path = "proof/kill.rs"]
