@@ -16,7 +16,8 @@ use logd::disk::Disk;
 use logd::spool::Shelf;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -26,6 +27,8 @@ use std::time::{Duration, Instant};
 const SAMPLES: u64 = 300;
 /// Worlds that work side by side: they wait more than they compute.
 const WORKERS: usize = 4;
+/// The same in the full profile.
+const WORKERS_SOAK: usize = 8;
 /// What is kept of a world, and laid out again.
 const DIRS: [&str; 4] = ["web1.state", "relay.state", "store.state", "save"];
 
@@ -88,7 +91,8 @@ fn walk(root: &Path, dir: &Path, found: &mut Vec<(PathBuf, u64)>) {
 impl World {
     fn new() -> Self {
         let temp = Temp::new("flips");
-        let past = past_hours(2);
+        // Over for more than an hour: `status` gives an hour that has just ended some time.
+        let past = past_hours(3);
         let [first, second] = [past[0].to_string(), past[1].to_string()];
         let mut lines = Lines::new("web1", 7);
         let mut hours = BTreeMap::new();
@@ -110,9 +114,8 @@ impl World {
         let one = temp.file(&format!("logs/access.log.{first}"), lines.block(60));
         let two = temp.file(&format!("logs/access.log.{second}"), lines.block(20));
         let more = |lines: &mut Lines| {
-            let mut all = fs::read_to_string(&two).unwrap();
-            all += &lines.block(20);
-            fs::write(&two, all).unwrap();
+            let mut file = OpenOptions::new().append(true).open(&two).unwrap();
+            file.write_all(lines.block(20).as_bytes()).unwrap();
         };
         let mut tail = tail(&temp, "web1", &pattern, &relay_addr, &keys, &[]);
         certified(&temp.path("save"), "web1", &first);
@@ -127,16 +130,24 @@ impl World {
         // What it has stored lies in its spool, too, for it was not synced.
         store.kill();
         more(&mut lines);
-        let waiting = |dir: &str| {
+        // Marks lag: a pack that has just been delivered may still be shown. So each is asked for by its number.
+        let waiting = |dir: &str, name: &str, id: u64| {
             let ls = logd(&["spool".as_ref(), "ls".as_ref(), temp.path(dir).as_os_str(), "--json".as_ref()]);
             let rows: Value = serde_json::from_str(&ls.out).unwrap_or_default();
-            rows["packs"].as_array().map_or(0, Vec::len)
+            let packs = rows["packs"].as_array().cloned().unwrap_or_default();
+            let is_it = |p: &Value| p["name"] == name && p["hour"] == second && p["id"] == id;
+            packs.iter().any(|p| is_it(p) && p["state"] == "waiting").then_some(())
         };
-        until(SOON, "a pack to wait in the relay", || (waiting("relay.state") > 0).then_some(()));
+        until(SOON, "a pack to wait in the relay", || waiting("relay.state", "web1", 2));
         assert_eq!(Peer::to(relay_addr.parse().unwrap()).send(&packs[1]), Answer::Ok);
         assert_eq!(relay.terminate(), 0);
+        for (dir, name, id) in
+            [("relay.state", "web1", 2), ("relay.state", "web2", 2), ("store.state", "web2", 1)]
+        {
+            assert!(waiting(dir, name, id).is_some(), "{name} pack {id} does not wait in {dir}");
+        }
         more(&mut lines);
-        until(SOON, "a pack to wait in the retry spool", || (waiting("web1.state") > 0).then_some(()));
+        until(SOON, "a pack to wait in the retry spool", || waiting("web1.state", "web1", 3));
         assert_eq!(tail.terminate(), 0);
         let held = temp.path("relay.state/held");
         let mut held = Shelf::open(&Disk::real(), &held, 1 << 20, 1 << 20).unwrap();
@@ -145,7 +156,7 @@ impl World {
         for (hour, file) in [(&first, &one), (&second, &two)] {
             hours.insert(("web1".to_owned(), hour.clone()), fs::read(file).unwrap());
         }
-        hours.insert(("web2".to_owned(), second), host.bytes());
+        hours.insert(("web2".to_owned(), second.clone()), host.bytes());
         for dir in DIRS {
             copy_tree(&temp.path(dir), &temp.path("kept").join(dir));
         }
@@ -219,10 +230,7 @@ impl World {
     fn told(&self, name: &str, hour: &str) -> Option<String> {
         let config = self.nodes[2].config().as_os_str();
         let status = logd(&["status".as_ref(), config]);
-        let save = self.temp.path("save");
-        let verify = logd(&["verify".as_ref(), save.as_os_str()]);
-        let lines = status.out.lines().skip_while(|l| !l.contains("wrong:")).chain(verify.out.lines());
-        let mut lines = lines.filter(|l| !l.contains("not verifiable"));
+        let mut lines = status.out.lines().skip_while(|l| !l.contains("wrong:"));
         lines.find(|l| l.contains(name) && l.contains(hour)).map(str::to_owned)
     }
 
@@ -297,12 +305,14 @@ impl World {
         }
         self.judge_at_rest(&what);
         if let (false, Some(p)) = (whole, place.filter(|p| !p.cut)) {
-            // A flip is no crash: the role that found it says so, too.
+            // One byte hits one record of one hour, and the role that read it says so, too; tags are read by `status`.
             let log = self.nodes[p.role()].log();
             let name = p.file.file_name().unwrap().to_str().unwrap();
-            let save = self.temp.path("save");
-            let said = log.contains(name) || logd(&["verify".as_ref(), save.as_os_str()]).out.contains(name);
-            assert!(said, "{what}: nobody named the file: {log}");
+            assert!(
+                log.contains(name) || p.file.starts_with("save/received"),
+                "{what}: the role does not name the file: {log}"
+            );
+            assert!(told.len() == 1, "{what}: more than one hour is not whole: {told:?}");
         }
         (whole, start)
     }
@@ -337,7 +347,8 @@ fn one_damaged_byte_anywhere_is_mended_or_told() {
     let seed = seed();
     let begun = Instant::now();
     let mut worlds: Vec<World> = thread::scope(|s| {
-        let all: Vec<_> = (0..WORKERS).map(|_| s.spawn(World::new)).collect();
+        let all: Vec<_> =
+            (0..if soak() { WORKERS_SOAK } else { WORKERS }).map(|_| s.spawn(World::new)).collect();
         all.into_iter().map(|w| w.join().unwrap()).collect()
     });
     let files = worlds[0].files();

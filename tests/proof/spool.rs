@@ -12,6 +12,7 @@ use super::peer::{Answer, Hour, Peer};
 use super::support::*;
 use logd::disk::Disk;
 use logd::record::{self, Found};
+use logd::spool::Shelf;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -175,7 +176,7 @@ fn every_damaged_byte_is_named_and_every_other_pack_saved() {
     );
 }
 
-/// The end of a spool that is just being written is no damage.
+/// The end of a spool that is just being written is no damage; and held packs stay where they are while the relay runs.
 #[test]
 fn a_running_relay_is_not_called_damaged() {
     let temp = Temp::new("spool-live");
@@ -209,13 +210,21 @@ fn a_running_relay_is_not_called_damaged() {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    let retry = logd(&["spool".as_ref(), "retry".as_ref(), state.as_os_str()]);
-    assert_eq!(retry.code, 0, "nothing is held: {retry:?}");
+    let retry = || logd(&["spool".as_ref(), "retry".as_ref(), state.as_os_str()]);
+    let mut held = Shelf::open(&Disk::real(), &state.join("held"), 1 << 20, 1 << 20).unwrap();
+    let pack = &Hour::new("held", "2026112205", 1, 9).packs()[0];
+    assert!(held.put("held", "2026112205.0.1.00000000", &pack.frame()).unwrap());
+    let refused = retry();
+    assert!(refused.code == 2 && refused.err.contains("a role runs on it"), "{refused:?}");
     assert_eq!(node.terminate(), 0);
+    let done = retry();
+    assert!(done.code == 0 && done.out.contains("1 pack queued again, 0 files left"), "{done:?}");
     let ls = logd(&["spool".as_ref(), "ls".as_ref(), state.as_os_str(), "--json".as_ref()]);
     let rows: serde_json::Value = serde_json::from_str(&ls.out).unwrap();
     assert!(rows["packs"].as_array().unwrap().len() as u64 >= least, "{}", ls.err);
     assert_eq!(rows["not_whole"], 0);
+    let mut packs = rows["packs"].as_array().unwrap().iter();
+    assert!(packs.any(|p| p["name"] == "held" && p["state"] == "waiting"), "{}", ls.out);
     proved("spool check beside a running relay", format!("{looks} looks"), "0 false alarms");
 }
 
