@@ -318,6 +318,26 @@ impl World {
     }
 }
 
+/// A stored byte that is not the source's, and a certificate that says more than is stored: an oracle that finds nothing must be
+/// able to find something.
+fn the_judge_sees_planted_faults(w: &World) {
+    let sees =
+        || std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| w.judge_at_rest("planted"))).is_err();
+    let (name, hour) = w.hours.keys().next().unwrap();
+    let data = w.temp.path(&format!("save/log_data/{name}_{hour}"));
+    assert!(!sees());
+    flip(&data, 40);
+    assert!(sees(), "a changed byte");
+    flip(&data, 40);
+    let stored = fs::read(&data).unwrap();
+    fs::write(&data, &stored[..stored.len() - 9]).unwrap();
+    assert!(sees(), "a certificate of more than is stored");
+    fs::write(&data, [&stored[..], b"again\n"].concat()).unwrap();
+    assert!(sees(), "bytes behind the end");
+    fs::write(&data, stored).unwrap();
+    assert!(!sees());
+}
+
 /// The places: each file's first by seed, then every so many bytes over all files.
 fn places(files: &[(PathBuf, u64)], seed: u64) -> Vec<Place> {
     let total: u64 = files.iter().map(|(_, len)| len).sum();
@@ -326,7 +346,7 @@ fn places(files: &[(PathBuf, u64)], seed: u64) -> Vec<Place> {
     for (file, len) in files {
         let mut put = |at: u64, cut: bool| all.push(Place { file: file.clone(), at, cut });
         if next >= *len {
-            put(seed % len, seed % 2 == 0);
+            put(seed % len, seed.is_multiple_of(2));
         }
         let mut n = 0;
         while next < *len {
@@ -372,6 +392,7 @@ fn one_damaged_byte_anywhere_is_mended_or_told() {
     }
     // Without damage all becomes whole, or everything below would say nothing.
     assert!(worlds[0].run(None).0);
+    the_judge_sees_planted_faults(&worlds[0]);
     let built = begun.elapsed();
 
     let total: u64 = files.iter().map(|(_, len)| len).sum();

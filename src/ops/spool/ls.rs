@@ -19,7 +19,11 @@ pub fn run(place: &Place, all: bool, for_programs: bool, out: &mut Out) -> disk:
     let mut see = |piece: Piece<'_>, held: bool| {
         match piece {
             Piece::Pack(p) if all || !p.done => {
-                let state = if held { "held" } else { ["waiting", "done"][usize::from(p.done)] };
+                let state = match (held, p.done) {
+                    (true, _) => "held",
+                    (false, true) => "done",
+                    (false, false) => "waiting",
+                };
                 if for_programs {
                     rows.push(row(&p, state));
                 } else {
