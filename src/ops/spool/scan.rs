@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-/// How often the end of a running role's last segment is looked at.
+/// How often a place in a running role's last segment is looked at before it counts.
 const LOOKS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(40);
 const BLOCK: usize = 64 << 10;
@@ -150,12 +150,14 @@ fn segment(place: &Place, base: u64, live: bool, see: &mut See) -> disk::Result<
         match record::read(&file, at, RECORD_MAX, &mut buf)? {
             Found::End => break,
             Found::Damage { next } => {
-                let at_end = next >= file.stat()?.len;
-                if live && at_end && looks < LOOKS {
+                // While this was found the writer may have finished this record, and begun the next one behind it.
+                if live && looks < LOOKS {
                     looks += 1;
                     thread::sleep(PAUSE);
                     continue;
                 }
+                looks = 0;
+                let at_end = next >= file.stat()?.len;
                 // The record behind it tells how many it took along.
                 let after = record::header(&file, next, RECORD_MAX)?.filter(|_| !at_end);
                 let lost = after.filter(|h| h.seq > expect).map(|h| (expect, h.seq - 1));
@@ -164,6 +166,7 @@ fn segment(place: &Place, base: u64, live: bool, see: &mut See) -> disk::Result<
                 at = next;
             }
             Found::Record(head) => {
+                looks = 0;
                 let odd = match pack::split_frame(buf.get(record::HEADER..).unwrap_or_default()) {
                     _ if head.kind != KIND_PACK => Err("a record of another kind".to_owned()),
                     _ if head.seq < expect => Err(format!("record {}, but {expect} is its turn", head.seq)),
