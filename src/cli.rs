@@ -7,7 +7,7 @@ use crate::clock::Hour;
 use crate::config::value::{Kind, Value};
 use crate::config::{Role, nearest};
 use crate::ops::out::Out;
-use crate::ops::{self, check, demo, ready, status, verify};
+use crate::ops::{self, check, demo, ready, spool, status, verify};
 use crate::roles::{self, RunOptions};
 use getopts::{Fail, Matches, Options};
 use std::ffi::OsString;
@@ -132,6 +132,18 @@ pub static COMMANDS: &[Command] = &[
         help: "read stored hours again and compare them with what their sources sent",
         options: &[HOST, SINCE],
         run: |call, out| Ok(verify::run(call.path(0), &call.filter()?, out)),
+    },
+    Command {
+        name: "spool",
+        alias: "",
+        args: "check|ls|retry|salvage DIR",
+        help: "look into the spool of a role: is it whole, what waits, and what can be saved",
+        options: &[
+            flag("all", "with ls and salvage: packs that are done, too"),
+            flag("json", "with ls: all rows for programs"),
+            option("to", "NEW", "with salvage: the directory to write, missing or empty"),
+        ],
+        run: spool_of,
     },
     Command {
         name: "demo",
@@ -378,6 +390,27 @@ fn status_of(call: &Call, out: &mut Out) -> Result<u8, String> {
         _ => return Err("--missing goes neither with --json nor with --all".into()),
     };
     Ok(status::run(call.path(0), &call.filter()?, view, out))
+}
+
+fn spool_of(call: &Call, out: &mut Out) -> Result<u8, String> {
+    let word = call.arg(0).unwrap_or_default();
+    let (all, json, to) = (call.has("all"), call.has("json"), call.value("to"));
+    let action = match (word, to) {
+        ("check", None) => spool::Action::Check,
+        ("ls", None) => spool::Action::Ls { all, json },
+        ("retry", None) => spool::Action::Retry,
+        ("salvage", Some(to)) => spool::Action::Salvage { to: to.into(), all },
+        ("salvage", None) => return Err("salvage needs --to NEW, the directory to write".into()),
+        ("check" | "ls" | "retry", Some(_)) => return Err("--to goes with salvage".into()),
+        _ => {
+            let near = nearest(word, ["check", "ls", "retry", "salvage"].into_iter()).0;
+            return Err(format!("no {word:?}; the nearest is `spool {near}`"));
+        }
+    };
+    if all && !matches!(word, "ls" | "salvage") || json && word != "ls" {
+        return Err(format!("--{} does not go with {word}", if json { "json" } else { "all" }));
+    }
+    Ok(spool::run(call.path(1), &action, out))
 }
 
 fn ready_for(call: &Call, out: &mut Out) -> Result<u8, String> {

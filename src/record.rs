@@ -125,6 +125,13 @@ pub fn read(file: &File, offset: u64, max: u32, buf: &mut Vec<u8>) -> disk::Resu
     Ok(Found::Damage { next: len })
 }
 
+/// The header at `offset`, whether or not its payload is whole: what a damaged or torn record was to be.
+pub fn header(file: &File, offset: u64, max: u32) -> disk::Result<Option<Head>> {
+    let mut bytes = [0; HEADER];
+    let n = file.read_at(&mut bytes, offset)?;
+    Ok(bytes.get(..n).and_then(|b| Head::parse(b, offset, max)))
+}
+
 fn try_read(file: &File, offset: u64, max: u32, buf: &mut Vec<u8>) -> disk::Result<Option<Head>> {
     buf.clear();
     buf.resize(HEADER, 0);

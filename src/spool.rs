@@ -20,10 +20,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Largest record that is believed: a body at its limit and its header.
-const RECORD_MAX: u32 = 80 << 20;
+pub const RECORD_MAX: u32 = 80 << 20;
+/// Largest record of marks that is believed.
+pub const MARKS_MAX: u32 = 1 << 24;
+/// Kind of a record that holds a pack.
+pub const KIND_PACK: u8 = b'P';
+/// Kind of the record that holds a segment's marks.
+pub const KIND_DONE: u8 = b'D';
 const MODE: u32 = 0o640;
-const KIND_PACK: u8 = b'P';
-const KIND_DONE: u8 = b'D';
 /// Free space is asked for once per this many appended bytes.
 const FREE_CHECK: u64 = 4 << 20;
 
@@ -95,6 +99,11 @@ pub struct Spool {
     buf: Vec<u8>,
 }
 
+/// First sequence number in the file of this name, if the name ends in `end` (`.seg`, `.done`).
+pub fn base_of(name: &str, end: &str) -> Option<u64> {
+    name.strip_suffix(end).filter(|d| d.len() == 20)?.parse().ok()
+}
+
 /// What one group commit has to sync; run it without holding the spool.
 pub struct SyncJob {
     files: Vec<Arc<File>>,
@@ -142,14 +151,13 @@ impl Spool {
             buf: Vec::new(),
         };
         let names = disk.list(dir)?;
-        let number = |n: &str, end: &str| n.strip_suffix(end).filter(|d| d.len() == 20)?.parse::<u64>().ok();
-        let mut bases: Vec<u64> = names.iter().filter_map(|e| number(&e.name, ".seg")).collect();
+        let mut bases: Vec<u64> = names.iter().filter_map(|e| base_of(&e.name, ".seg")).collect();
         bases.sort_unstable();
         for e in &names {
-            let orphan = number(&e.name, ".done").is_some_and(|b| bases.binary_search(&b).is_err());
+            let orphan = base_of(&e.name, ".done").is_some_and(|b| bases.binary_search(&b).is_err());
             if orphan || e.name.strip_suffix(".tmp").is_some() {
                 disk.remove(&dir.join(&e.name))?;
-            } else if number(&e.name, ".seg").or(number(&e.name, ".done")).is_none() {
+            } else if base_of(&e.name, ".seg").or(base_of(&e.name, ".done")).is_none() {
                 report(format!("{}: not a spool file; left alone", dir.join(&e.name).display()));
             }
         }
@@ -234,7 +242,7 @@ impl Spool {
             return Ok(Vec::new());
         }
         let mut buf = Vec::new();
-        match record::read(&self.disk.open_rw(&path)?, 0, 1 << 24, &mut buf)? {
+        match record::read(&self.disk.open_rw(&path)?, 0, MARKS_MAX, &mut buf)? {
             Found::Record(h) if h.kind == KIND_DONE && h.seq == base => {
                 let bits = buf.get(record::HEADER..).unwrap_or_default();
                 Ok(bits.chunks_exact(8).filter_map(|c| Some(u64::from_le_bytes(*c.first_chunk()?))).collect())

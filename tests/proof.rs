@@ -16,12 +16,16 @@
 
 #[path = "proof/crash.rs"]
 mod crash;
+#[path = "proof/flips.rs"]
+mod flips;
 #[path = "proof/full.rs"]
 mod full;
 #[path = "proof/kill.rs"]
 mod kill;
 #[path = "proof/random.rs"]
 mod random;
+#[path = "proof/spool.rs"]
+mod spool;
 #[path = "proof/state.rs"]
 mod state;
 mod support;

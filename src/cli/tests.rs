@@ -70,6 +70,13 @@ fn what_makes_no_sense_is_refused_with_a_hint() {
         (&["status", "x", "--since", "yesterday"], "yesterday"),
         (&["status", "x", "--missing", "--json"], "--missing"),
         (&["ready", "x", "2026112299"], "2026112299"),
+        (&["spool"], "check|ls|retry|salvage is missing"),
+        (&["spool", "ls"], "DIR is missing"),
+        (&["spool", "chek", "x"], "`spool check`"),
+        (&["spool", "salvage", "x"], "--to"),
+        (&["spool", "ls", "x", "--to", "y"], "--to"),
+        (&["spool", "check", "x", "--json"], "--json"),
+        (&["spool", "retry", "x", "--all"], "--all"),
     ] {
         let err = refused(args);
         assert!(err.contains(hint) && err.contains("logd help"), "{args:?}: {err}");

@@ -300,7 +300,14 @@ impl Follower {
         let names: Vec<String> = self.held.names().map(str::to_owned).collect();
         for name in names {
             for file in self.held.list(&name)? {
-                let Some(frame) = self.held.get(&name, &file)? else { continue };
+                let Some(frame) = self.held.get(&name, &file)? else {
+                    let path = self.held.dir().join(&name).join(&file);
+                    self.alarms.push(format!(
+                        "{}: damaged; its pack is read again from the log file; remove this file",
+                        path.display()
+                    ));
+                    continue;
+                };
                 let Some(meta) = split_frame(&frame).and_then(|(h, _)| h.meta("none").ok()) else { continue };
                 let number = self.numbers.get(&(meta.key.clone(), meta.id)).copied();
                 let waiting = number.and_then(|n| self.waiting.get_mut(&n));

@@ -61,10 +61,19 @@ impl Relay {
         seed: u64,
     ) -> disk::Result<Self> {
         let mut held = Shelf::open(disk, &state_dir.join("held"), conf.held_per_name, conf.held_total)?;
+        let mut alarms = Vec::new();
         let names: Vec<String> = held.names().map(str::to_owned).collect();
         for name in names {
             for file in held.list(&name)? {
-                let Some(frame) = held.get(&name, &file)? else { continue };
+                let Some(frame) = held.get(&name, &file)? else {
+                    let path = held.dir().join(&name).join(&file);
+                    alarms.push(format!(
+                        "{}: damaged, it cannot be sent; the collector's `logd status --missing` names its pack; send it \
+                         again from its source, then remove this file",
+                        path.display()
+                    ));
+                    continue;
+                };
                 match gate.spool.append(&[&frame]) {
                     Ok(_) => gate.spool.sync()?,
                     Err(AppendError::Full(_)) => continue,
@@ -80,7 +89,7 @@ impl Relay {
             bases: BTreeMap::new(),
             cursor: 0,
             sent: 0,
-            alarms: Vec::new(),
+            alarms,
         })
     }
 
@@ -158,5 +167,32 @@ impl Relay {
         self.queue.report(seq, &Outcome::Sent, 0);
         self.bases.remove(&seq);
         gate.spool.mark_done(seq)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn a_held_pack_that_is_damaged_is_named_at_each_start() {
+        let (disk, sim) = Disk::sim(1);
+        sim.set_free_bytes(1 << 40);
+        let text = b"[collector]\nlisten = 127.0.0.1:1\nsend_to = 127.0.0.1:2\nallow = any\n";
+        let conf = Config::parse("test", text).relay(true).unwrap().0;
+        let held = Path::new("/state/held");
+        let mut shelf = Shelf::open(&disk, held, 1 << 20, 1 << 20).unwrap();
+        for id in [3, 4] {
+            assert!(shelf.put("web1", &format!("2026112205.0.{id}"), b"frame").unwrap());
+        }
+        assert!(sim.flip(&held.join("web1/2026112205.0.3"), 33, 1));
+        for waiting in [1, 1] {
+            let open = open(&disk, Path::new("/state"), &conf, "relay".into(), 1, &mut |why| panic!("{why}"));
+            let (mut gate, relay, _) = open.unwrap();
+            assert_eq!((gate.spool.waiting(), relay.alarms.len()), (waiting, 1));
+            assert!(relay.alarms[0].contains("held/web1/2026112205.0.3: damaged"), "{:?}", relay.alarms);
+            gate.spool.close().unwrap();
+        }
     }
 }

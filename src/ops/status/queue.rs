@@ -106,7 +106,8 @@ impl Queue {
             .iter()
             .map(|a| {
                 let step = if a.shelf == "held" {
-                    "the receiver refused them for long: its log says why; a restart of this role sends them again"
+                    "the receiver refused them for long: its log says why; a restart of this role sends them again, if \
+                     they are whole (`logd spool check`)"
                 } else {
                     "damaged or contradictory bytes that were set aside: the log of that time says what they are"
                 };

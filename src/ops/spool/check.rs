@@ -1,0 +1,82 @@
+//! `logd spool check DIR`: is all of it whole?
+
+use super::Place;
+use super::scan::{self, Kind, Piece};
+use crate::disk;
+use crate::ops::out::{self, Out};
+use crate::ops::{NO, YES};
+
+#[derive(Default)]
+struct Counts {
+    files: usize,
+    packs: usize,
+    waiting: usize,
+    held: usize,
+    bad: usize,
+    bad_bytes: u64,
+    bytes: u64,
+}
+
+/// The exit code: 0 all whole, 1 something is not.
+pub fn run(place: &Place, out: &mut Out) -> disk::Result<u8> {
+    let mut n = Counts::default();
+    scan::spool(place, &mut |piece| {
+        look(piece, false, &mut n, out);
+        Ok(())
+    })?;
+    scan::held(place, &mut |piece| {
+        look(piece, true, &mut n, out);
+        Ok(())
+    })?;
+    out.line(format_args!(
+        "{}: {} ({}): {} whole: {} waiting, {} done, {} held; {}{}",
+        place.spool.display(),
+        out::count(n.files, "file"),
+        out::bytes(n.bytes),
+        out::count(n.packs, "pack"),
+        n.waiting,
+        n.packs - n.waiting - n.held,
+        n.held,
+        match n.bad {
+            0 => "nothing is damaged".to_owned(),
+            bad => format!(
+                "{} NOT WHOLE, {} bytes",
+                out::count(bad, "stretch").replace("hs", "hes"),
+                n.bad_bytes
+            ),
+        },
+        if place.running { "; a role runs on it" } else { "" }
+    ));
+    if n.bad == 0 {
+        return Ok(YES);
+    }
+    out.line(
+        "what is not whole is copied to quarantine/ when the role starts; `logd status --missing` on the store names \
+         the packs that it lacks, to be sent again from their source; `logd spool salvage` saves the rest elsewhere",
+    );
+    Ok(NO)
+}
+
+fn look(piece: Piece<'_>, held: bool, n: &mut Counts, out: &mut Out) {
+    match piece {
+        Piece::Pack(pack) => {
+            n.packs += 1;
+            n.waiting += usize::from(!pack.done && !held);
+            n.held += usize::from(held);
+            let read = out::bytes(n.bytes + pack.head.end());
+            out.progress(&|| format!("spool check: {read} read"));
+        }
+        Piece::Stretch(s) => {
+            if s.kind != Kind::Live {
+                n.bad += 1;
+                n.bad_bytes += s.to - s.from;
+            }
+            out.line(s);
+        }
+        Piece::Read(len) => {
+            n.files += 1;
+            n.bytes += len;
+        }
+        Piece::Note(path, why) => out.line(format_args!("{}: {why}", path.display())),
+    }
+}

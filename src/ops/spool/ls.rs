@@ -1,0 +1,64 @@
+//! `logd spool ls DIR`: a line for each pack that is not done.
+
+use super::Place;
+use super::scan::{self, Kind, Pack, Piece};
+use crate::disk;
+use crate::ops::YES;
+use crate::ops::out::{self, Out};
+use serde_json::{Value, json};
+
+/// Why a pack lies in `held/`.
+const REFUSED: &str = "the receiver refused it for good; its log says why";
+
+/// Prints the packs; damage is for [`check`](super::check) and only counted here.
+pub fn run(place: &Place, all: bool, for_programs: bool, out: &mut Out) -> disk::Result<u8> {
+    let (mut rows, mut damaged) = (Vec::new(), 0);
+    if !for_programs {
+        out.line(format_args!("{:<9} {:<40} {:>12} {:>12}  FILE", "STATE", "PACK", "BYTES", "OFFSET"));
+    }
+    let mut see = |piece: Piece<'_>, held: bool| {
+        match piece {
+            Piece::Pack(p) if all || !p.done => {
+                let state = match (held, p.done) {
+                    (true, _) => "held",
+                    (false, true) => "done",
+                    (false, false) => "waiting",
+                };
+                if for_programs {
+                    rows.push(row(&p, state));
+                } else {
+                    let reason = if held { format!(": {REFUSED}") } else { String::new() };
+                    let (label, bytes, offset) = (p.meta.label(), p.frame.len(), p.head.offset);
+                    let file = p.file.display();
+                    out.line(format_args!("{state:<9} {label:<40} {bytes:>12} {offset:>12}  {file}{reason}"));
+                }
+            }
+            Piece::Stretch(s) => damaged += usize::from(s.kind != Kind::Live),
+            _ => {}
+        }
+        Ok(())
+    };
+    scan::spool(place, &mut |piece| see(piece, false))?;
+    scan::held(place, &mut |piece| see(piece, true))?;
+    if for_programs {
+        let all = json!({"format": 1, "running": place.running, "not_whole": damaged, "packs": rows});
+        out.line(format_args!("{all:#}"));
+    }
+    if damaged > 0 {
+        let places = out::count(damaged, "place");
+        out.complain(format_args!(
+            "logd: spool ls: {places} not whole; `logd spool check` names what was there"
+        ));
+    }
+    Ok(YES)
+}
+
+fn row(p: &Pack, state: &str) -> Value {
+    let m = &p.meta;
+    json!({
+        "name": m.key.name, "hour": m.key.hour.to_string(), "gen": m.generation, "id": m.id,
+        "bytes": p.frame.len(), "raw_bytes": m.seal.map(|s| s.bytes), "file": p.file.display().to_string(),
+        "offset": p.head.offset, "record": p.head.seq, "state": state,
+        "reason": (state == "held").then_some(REFUSED),
+    })
+}
