@@ -25,5 +25,7 @@ mod random;
 #[path = "proof/state.rs"]
 mod state;
 mod support;
+#[path = "proof/syscalls.rs"]
+mod syscalls;
 
 use support::{peer, sim};
