@@ -5,17 +5,13 @@
 //! collector was killed after 80 acknowledged packs, and 1,921 acknowledged lines were gone, the last pack torn.
 //!
 //! Every kill happens while packs are sealed and not acknowledged, or it proves nothing. Some are followed by another one
-//! within 50 ms of the new start, so that recovery is interrupted too. A part of the files is still
-//! being written meanwhile, in pieces that end in the middle of a line, and one hour grows again after it was certified.
+//! within 50 ms of the new start, so that recovery is interrupted too. A part of the files is still being
+//! written meanwhile, in pieces that end in the middle of a line, and one hour grows again after it was certified.
 
 use super::support::load::*;
 use super::support::*;
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::path::Path;
-
-use std::sync::atomic::Ordering;
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -75,18 +71,6 @@ fn start(temp: &Temp, rng: &mut Rng) -> [Node; 3] {
     let mut tail = tail(temp, "web1", &pattern, &relay_addr, &keys, &[]);
     tail.ready();
     [tail, relay, store]
-}
-
-/// Lines for an hour that may be certified by now.
-fn append_late_lines(save: &Path, source: &Source, seed: u64) {
-    // They number on where the file ended.
-    let mut lines = Lines::new(&source.stream, seed);
-    lines.block(LINES);
-    let more = lines.block(LATE_LINES);
-    let was = if tag(save, "web1", &source.hour).is_some() { "was certified" } else { "is on its way" };
-    println!("{} {was} and gets {LATE_LINES} late lines", source.hour);
-    OpenOptions::new().append(true).open(&source.path).unwrap().write_all(more.as_bytes()).unwrap();
-    source.lines.store(lines.count(), Ordering::Relaxed);
 }
 
 fn run_with_kills(plan: &Plan) {
@@ -149,7 +133,7 @@ fn run_with_kills(plan: &Plan) {
         }
         if !late && part > LATE_AT {
             late = true;
-            append_late_lines(&save, &sources[0], seed);
+            append_late_lines(&save, &sources[0], (seed, LINES), LATE_LINES);
         }
     }
     appender.finish();

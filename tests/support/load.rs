@@ -90,6 +90,18 @@ pub fn sources(temp: &Temp, hours: usize, lines: u64, seed: u64) -> Vec<Source> 
     out
 }
 
+/// Appends lines to an hour that may be certified by now; it was made with this seed and had so many.
+pub fn append_late_lines(save: &Path, source: &Source, (seed, had): (u64, u64), late: u64) {
+    // They number on where the file ended.
+    let mut lines = Lines::new(&source.stream, seed);
+    lines.block(had);
+    let more = lines.block(late);
+    let was = if tag(save, "web1", &source.hour).is_some() { "was certified" } else { "is on its way" };
+    println!("{} {was} and gets {late} late lines", source.hour);
+    OpenOptions::new().append(true).open(&source.path).unwrap().write_all(more.as_bytes()).unwrap();
+    source.lines.store(lines.count(), Ordering::Relaxed);
+}
+
 /// Where the store keeps an hour of [`sources`].
 pub fn stored(save: &Path, source: &Source) -> PathBuf {
     save.join(format!("log_data/web1_{}", source.hour))
