@@ -61,6 +61,11 @@ fn tool(command: &mut Command) -> Result<(), String> {
     if ran.status.success() { Ok(()) } else { Err(format!("{command:?}: {}", why.trim())) }
 }
 
+fn mount(image: &Path, dir: &Path, options: &str) -> Result<(), String> {
+    let options = format!("loop,{options}");
+    tool(Command::new("mount").args(["-t", "ext4", "-o", &options]).args([image, dir]))
+}
+
 /// It is often not in the `PATH` of a user.
 fn mkfs() -> PathBuf {
     let places = ["/usr/sbin", "/sbin"].map(|dir| Path::new(dir).join("mkfs.ext4"));
@@ -79,14 +84,8 @@ impl Disk {
                 .args(["-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
                 .arg(&image),
         )?;
-        let disk = Self { dir, image, copies: 0 };
-        disk.mount(OPTIONS[0])?;
-        Ok(disk)
-    }
-
-    fn mount(&self, options: &str) -> Result<(), String> {
-        let options = format!("loop,{options}");
-        tool(Command::new("mount").args(["-t", "ext4", "-o", &options]).args([&self.image, &self.dir]))
+        mount(&image, &dir, OPTIONS[0])?;
+        Ok(Self { dir, image, copies: 0 })
     }
 
     /// Unmounts the file system, which also detaches its loop device.
@@ -123,7 +122,7 @@ impl Disk {
         self.unmount();
         fs::remove_file(&self.image).unwrap();
         self.image = copy;
-        self.mount(options).unwrap();
+        mount(&self.image, &self.dir, options).unwrap();
     }
 
     /// Syncs some files, as the kernel might do by itself.
@@ -273,9 +272,13 @@ fn power_cuts_lose_nothing_that_was_acknowledged() {
         }
         let victims = if last { vec![0, 1, 2] } else { victims(&mut rng) };
         if rng.chance(50) {
-            victims.iter().for_each(|v| disks[*v].write_back_some(&mut rng));
+            for v in &victims {
+                disks[*v].write_back_some(&mut rng);
+            }
         }
-        victims.iter().for_each(|v| stop(&nodes[*v]));
+        for v in &victims {
+            stop(&nodes[*v]);
+        }
         let copies: Vec<PathBuf> = victims.iter().map(|v| disks[*v].copy()).collect();
         for (v, copy) in victims.iter().zip(copies) {
             nodes[*v].kill();
@@ -289,7 +292,9 @@ fn power_cuts_lose_nothing_that_was_acknowledged() {
             nodes[*v].restart();
             nodes[*v].ready();
         }
-        sources.iter().for_each(|s| check_prefix(&save, s));
+        for s in &sources {
+            check_prefix(&save, s);
+        }
         if n == wanted * 6 / 10 {
             append_late_lines(&save, &sources[0], (seed, LINES), LATE_LINES);
         }
