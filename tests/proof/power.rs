@@ -9,19 +9,20 @@
 //! web server's, which syncs nothing, and what a cut takes from them no shipper can bring back.
 //!
 //! **Why a copy is what a power cut leaves.** A disk holds what the kernel has submitted to it and nothing of its page
-//! cache. Here the submitted blocks are in the image file, which we copy. First the role is stopped (SIGSTOP), and every
-//! thread of it waited for: it has said nothing since, so whatever it ever acknowledged was acknowledged before. What the
-//! kernel writes back between then and the copy only adds what a real disk might hold as well. The copy must be of one
-//! instant, not of the seconds that `cp` takes: it counts only if the loop device has completed no write meanwhile and
-//! had none under way before or after, else it is made again. The file system is not frozen nor synced, which would save what a
-//! cut destroys. Then the role is killed, its disk unmounted and the copy mounted instead, which replays the journal.
+//! cache. Here the submitted blocks are in the image file, so a copy of that file is what a cut leaves, if it is of one
+//! instant and not of the time that `cp` takes. Freezing the file system of the role would sync it first and save what
+//! a cut destroys. So the image lies on a file system of its own, the *shelf*, and that one is frozen (`fsfreeze`): from
+//! then on no block gets into the image, in the middle of whatever `fdatasync` or journal commit was under way, while the
+//! role and its own file system know nothing. A sync that needs a block cannot end any more, so nothing is acknowledged
+//! that is not in the copy. When it is made the role is killed, its disk unmounted and the copy mounted instead, which
+//! replays the journal.
 //!
 //! The kernel writes back when it likes, and in half a second it would hardly ever; so before some cuts a few files,
 //! picked at random, are synced from outside: data without its proof, a proof without its directory. Mount options change
 //! with each cut, `data=writeback,nodelalloc,commit=1` among them, which leaves files of full length with nothing in them.
 //!
-//! What it cannot show: a disk that lies about its cache or tears a sector, and a cut inside one `fdatasync`, which is
-//! over before a stopped thread stops. `crash` has both.
+//! What it cannot show: a disk that lies about its cache, tears a sector, or writes in another order than it was told
+//! to. `crash` has these.
 
 use super::support::load::*;
 use super::support::*;
@@ -48,11 +49,64 @@ const OPTIONS: [&str; 5] = [
     "data=writeback,nodelalloc,commit=1",
 ];
 
-/// A disk that can lose its power. Its file system is unmounted when it is dropped.
+/// A file system in a file; unmounted when it is dropped, which also detaches its loop device.
+struct Mount(PathBuf);
+
+impl Mount {
+    fn new(image: &Path, dir: &Path, options: &str) -> Result<Self, String> {
+        let options = format!("loop,{options}");
+        tool(Command::new("mount").args(["-t", "ext4", "-o", &options]).args([image, dir]))?;
+        Ok(Self(dir.to_owned()))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Whoever was killed may not have let go of it yet.
+        let gone = (0..60).any(|n| {
+            thread::sleep(Duration::from_millis(n));
+            tool(Command::new("umount").arg(&self.0)).is_ok()
+        });
+        if !gone {
+            let _ = tool(Command::new("umount").arg("-l").arg(&self.0));
+        }
+    }
+}
+
+/// The file system on which images lie.
+struct Shelf(Mount);
+
+impl Shelf {
+    /// A new one below `temp`, or why there can be none here.
+    fn new(temp: &Temp) -> Result<Self, String> {
+        let (dir, image) = (temp.path("shelf"), temp.path("shelf.img"));
+        fs::create_dir_all(&dir).unwrap();
+        make_file_system(&image, 1 << 30)?;
+        let shelf = Self(Mount::new(&image, &dir, "data=ordered")?);
+        shelf.freeze().map(drop)?;
+        Ok(shelf)
+    }
+
+    /// No block gets into any image while this is kept.
+    fn freeze(&self) -> Result<Frozen<'_>, String> {
+        tool(Command::new("fsfreeze").arg("-f").arg(&self.0.0))?;
+        Ok(Frozen(self))
+    }
+}
+
+struct Frozen<'a>(&'a Shelf);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let _ = tool(Command::new("fsfreeze").arg("-u").arg(&self.0.0.0));
+    }
+}
+
+/// A disk that can lose its power.
 struct Disk {
+    mount: Option<Mount>,
     dir: PathBuf,
     image: PathBuf,
-    copies: u32,
 }
 
 fn tool(command: &mut Command) -> Result<(), String> {
@@ -61,68 +115,40 @@ fn tool(command: &mut Command) -> Result<(), String> {
     if ran.status.success() { Ok(()) } else { Err(format!("{command:?}: {}", why.trim())) }
 }
 
-fn mount(image: &Path, dir: &Path, options: &str) -> Result<(), String> {
-    let options = format!("loop,{options}");
-    tool(Command::new("mount").args(["-t", "ext4", "-o", &options]).args([image, dir]))
-}
-
 /// It is often not in the `PATH` of a user.
 fn mkfs() -> PathBuf {
     let places = ["/usr/sbin", "/sbin"].map(|dir| Path::new(dir).join("mkfs.ext4"));
     places.into_iter().find(|p| p.exists()).unwrap_or_else(|| "mkfs.ext4".into())
 }
 
+/// Nothing is left to be initialised in the background: that would be writes that are not ours.
+fn make_file_system(image: &Path, bytes: u64) -> Result<(), String> {
+    fs::File::create(image).unwrap().set_len(bytes).unwrap();
+    let options = ["-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0"];
+    tool(Command::new(mkfs()).args(options).arg(image))
+}
+
 impl Disk {
-    /// A new file system below `temp`, or why there can be none here.
-    fn new(temp: &Temp, name: &str) -> Result<Self, String> {
-        let (dir, image) = (temp.path(name), temp.path(&format!("{name}.0.img")));
+    /// A new one that is mounted as `name` below `temp`, or why there can be none here.
+    fn new(temp: &Temp, shelf: &Shelf, name: &str) -> Result<Self, String> {
+        let (dir, image) = (temp.path(name), shelf.0.0.join(format!("{name}.img")));
         fs::create_dir_all(&dir).unwrap();
-        fs::File::create(&image).unwrap().set_len(192 << 20).unwrap();
-        // Nothing is left to be initialised in the background: that would be writes that are not ours.
-        tool(
-            Command::new(mkfs())
-                .args(["-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
-                .arg(&image),
-        )?;
-        mount(&image, &dir, OPTIONS[0])?;
-        Ok(Self { dir, image, copies: 0 })
+        make_file_system(&image, 128 << 20)?;
+        let mount = Some(Mount::new(&image, &dir, OPTIONS[0])?);
+        Ok(Self { mount, dir, image })
     }
 
-    /// Unmounts the file system, which also detaches its loop device.
-    fn unmount(&self) {
-        // Whoever was killed may not have let go of it yet.
-        until(SOON, "the disk to be free", || tool(Command::new("umount").arg(&self.dir)).ok());
+    /// Where the copy of it goes: off the shelf.
+    fn copy(&self) -> PathBuf {
+        self.dir.with_extension("cut")
     }
 
-    /// Writes that the device has completed, and requests that it has in hand.
-    fn writes(&self) -> (u64, u64) {
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        let dir = self.dir.to_str().unwrap();
-        let line = mounts.lines().find(|l| l.split(' ').nth(1) == Some(dir)).unwrap();
-        let device = line.split(' ').next().unwrap().strip_prefix("/dev/").unwrap();
-        let stat = fs::read_to_string(format!("/sys/block/{device}/stat")).unwrap();
-        let fields: Vec<u64> = stat.split_ascii_whitespace().map(|n| n.parse().unwrap()).collect();
-        (fields[4], fields[8])
-    }
-
-    /// Copies what the disk holds in this instant. The role that writes to it must be stopped.
-    fn copy(&mut self) -> PathBuf {
-        self.copies += 1;
-        let copy = self.dir.with_extension(format!("{}.img", self.copies));
-        until(SOON, "an instant without a write", || {
-            let before = self.writes();
-            tool(Command::new("cp").args(["--sparse=always"]).args([&self.image, &copy])).unwrap();
-            (before.1 == 0 && before == self.writes()).then_some(())
-        });
-        copy
-    }
-
-    /// Puts a copy in the place of the disk.
-    fn replace(&mut self, copy: PathBuf, options: &str) {
-        self.unmount();
+    /// Puts the copy in the place of the disk.
+    fn replace(&mut self, options: &str) {
+        self.mount = None;
         fs::remove_file(&self.image).unwrap();
-        self.image = copy;
-        mount(&self.image, &self.dir, options).unwrap();
+        copy(&self.copy(), &self.image);
+        self.mount = Some(Mount::new(&self.image, &self.dir, options).unwrap());
     }
 
     /// Syncs some files, as the kernel might do by itself.
@@ -141,48 +167,39 @@ impl Disk {
     }
 }
 
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let gone = (0..50).any(|n| {
-            thread::sleep(Duration::from_millis(n));
-            tool(Command::new("umount").arg(&self.dir)).is_ok()
-        });
-        if !gone {
-            let _ = tool(Command::new("umount").arg("-l").arg(&self.dir));
-        }
-        // A kept directory is for its messages and the last image.
-        if !thread::panicking() {
-            let _ = fs::remove_file(&self.image);
-        }
+fn copy(from: &Path, to: &Path) {
+    tool(Command::new("cp").arg("--sparse=always").args([from, to])).unwrap();
+}
+
+/// Cuts the power of some roles at one instant; they have their disks back, and do not run.
+fn cut(shelf: &Shelf, victims: &mut [(&mut Node, &mut Disk)], rng: &mut Rng) {
+    let frozen = shelf.freeze().unwrap();
+    for (_, disk) in victims.iter() {
+        copy(&disk.image, &disk.copy());
+        // Nothing came while we copied: the premise of it all.
+        tool(Command::new("cmp").args([&disk.image, &disk.copy()])).unwrap();
+    }
+    // Those that wait for their disk die when they get it; what they still write goes to the old image.
+    for (node, _) in victims.iter() {
+        let _ = kill_process(node.pid().unwrap(), Signal::KILL);
+    }
+    drop(frozen);
+    for (node, disk) in victims {
+        node.kill();
+        disk.replace(OPTIONS[rng.below(OPTIONS.len() as u64) as usize]);
     }
 }
 
-/// Stops a process; when this returns none of its threads runs.
-fn stop(node: &Node) {
-    let pid = node.pid().unwrap();
-    kill_process(pid, Signal::STOP).unwrap();
-    let tasks = format!("/proc/{}/task", pid.as_raw_nonzero());
-    until(SOON, "all threads to stop", || {
-        fs::read_dir(&tasks)
-            .unwrap()
-            .flatten()
-            .all(|task| {
-                let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-                // "1234 (name) T …"; a thread that has ended meanwhile has none.
-                stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['T', 't', 'Z', 'X']))
-            })
-            .then_some(())
+/// A shelf with disks of these names; none if this machine cannot mount them, having said why.
+fn disks<const N: usize>(temp: &Temp, names: [&str; N], test: &str) -> Option<(Shelf, [Disk; N])> {
+    let made = Shelf::new(temp).and_then(|shelf| {
+        let disks: Vec<Disk> = names.iter().map(|n| Disk::new(temp, &shelf, n)).collect::<Result<_, _>>()?;
+        Ok((shelf, disks))
     });
-}
-
-/// The disks of follower, relay and store; none if this machine cannot mount them, having said why.
-fn disks(temp: &Temp, test: &str) -> Option<[Disk; 3]> {
-    let made: Result<Vec<Disk>, String> =
-        ["web1", "relay", "store"].iter().map(|n| Disk::new(temp, n)).collect();
     match made {
-        Ok(disks) => disks.try_into().ok(),
+        Ok((shelf, disks)) => Some((shelf, disks.try_into().ok()?)),
         Err(why) => {
-            println!("skipped: {test}: root, mkfs.ext4 and loop devices are needed: {why}");
+            println!("skipped: {test}: root, mkfs.ext4, loop devices and fsfreeze are needed: {why}");
             None
         }
     }
@@ -243,7 +260,7 @@ fn victims(rng: &mut Rng) -> Vec<usize> {
 #[test]
 fn power_cuts_lose_nothing_that_was_acknowledged() {
     let temp = Temp::new("power");
-    let Some(mut disks) = disks(&temp, "power cuts") else { return };
+    let Some((shelf, mut disks)) = disks(&temp, ["web1", "relay", "store"], "power cuts") else { return };
     let (seed, started, wanted) = (seed(), Instant::now(), if soak() { 100 } else { 20 });
     let mut rng = Rng::new(seed);
     let sources = sources(&temp, HOURS, LINES, seed);
@@ -276,13 +293,10 @@ fn power_cuts_lose_nothing_that_was_acknowledged() {
                 disks[*v].write_back_some(&mut rng);
             }
         }
+        let pairs = nodes.iter_mut().zip(&mut disks).enumerate();
+        let mut cut_off: Vec<_> = pairs.filter(|(v, _)| victims.contains(v)).map(|(_, pair)| pair).collect();
+        cut(&shelf, &mut cut_off, &mut rng);
         for v in &victims {
-            stop(&nodes[*v]);
-        }
-        let copies: Vec<PathBuf> = victims.iter().map(|v| disks[*v].copy()).collect();
-        for (v, copy) in victims.iter().zip(copies) {
-            nodes[*v].kill();
-            disks[*v].replace(copy, OPTIONS[rng.below(OPTIONS.len() as u64) as usize]);
             cuts[*v] += 1;
         }
         if victims.contains(&2) {
@@ -316,7 +330,7 @@ fn power_cuts_lose_nothing_that_was_acknowledged() {
         cutting.as_secs_f64(),
         started.elapsed().as_secs_f64()
     );
-    drop((nodes, disks));
+    drop((nodes, disks, shelf));
     proved(
         "power cut, ext4",
         format!("{wanted} cuts, {disks_cut} disks; {tags} tags found after cuts; {lines} lines"),
@@ -326,7 +340,7 @@ fn power_cuts_lose_nothing_that_was_acknowledged() {
 
 /// What a follower handed to a relay, all of it acknowledged, before the relay's power is cut; the packs that are left.
 /// Syncs do nothing if `lying`.
-fn acknowledged_and_left(temp: &Temp, disk: &mut Disk, lying: bool) -> (u64, u64) {
+fn acknowledged_and_left(temp: &Temp, shelf: &Shelf, disk: &mut Disk, lying: bool) -> (u64, u64) {
     let log = temp.path("logs/access.log.<%Y%m%d%H>");
     let [hour] = &past_hours(1)[..] else { panic!() };
     temp.file(&format!("logs/access.log.{hour}"), Lines::new("s", 1).block(2_000));
@@ -349,10 +363,7 @@ fn acknowledged_and_left(temp: &Temp, disk: &mut Disk, lying: bool) -> (u64, u64
         word.unwrap().parse().unwrap_or_else(|e| panic!("{e}: {log}"))
     };
     let acknowledged = packs(&tail.log(), " packs acknowledged");
-    stop(&relay);
-    let copy = disk.copy();
-    relay.kill();
-    disk.replace(copy, OPTIONS[0]);
+    cut(shelf, &mut [(&mut relay, disk)], &mut Rng::new(1));
     relay.run_under(&[]);
     relay.restart();
     relay.ready();
@@ -370,14 +381,10 @@ fn a_cut_takes_what_was_acknowledged_without_a_sync() {
     }
     for lying in [false, true] {
         let temp = Temp::new("power-planted");
-        let mut disk = match Disk::new(&temp, "relay") {
-            Ok(disk) => disk,
-            Err(why) => {
-                println!("skipped: a planted fault under power cuts: {why}");
-                return;
-            }
+        let Some((shelf, [mut disk])) = disks(&temp, ["relay"], "a planted fault under power cuts") else {
+            return;
         };
-        let (acknowledged, left) = acknowledged_and_left(&temp, &mut disk, lying);
+        let (acknowledged, left) = acknowledged_and_left(&temp, &shelf, &mut disk, lying);
         println!("lying: {lying}; {acknowledged} packs acknowledged, {left} left after the cut");
         assert!(acknowledged > 20);
         assert_eq!(left == acknowledged, !lying);

@@ -194,7 +194,9 @@ impl World {
         let (started, mut done) = (Instant::now(), false);
         while self.nodes[role].runs() && !done {
             assert!(started.elapsed() < SOON, "the hours do not become whole");
-            done = self.is_done();
+            // Asked to stop before it serves it would die of the signal.
+            let log = self.nodes[role].log();
+            done = (log.contains("following ") || log.contains("listening on ")) && self.is_done();
             thread::sleep(Duration::from_millis(2));
         }
         let code = if done && self.nodes[role].runs() {
