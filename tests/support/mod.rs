@@ -21,6 +21,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -321,13 +322,13 @@ impl Node {
         self.wait(SOON)
     }
 
-    /// Waits for its end; the exit code, -1 for a signal.
+    /// Waits for its end; the exit code, or the signal's number below zero.
     pub fn wait(&mut self, limit: Duration) -> i32 {
         let what = format!("the end of {}", self.name);
         let child = self.child.as_mut().unwrap();
         let status: ExitStatus = until(limit, &what, || child.0.try_wait().unwrap());
         self.child = None;
-        status.code().unwrap_or(-1)
+        status.code().unwrap_or_else(|| -status.signal().unwrap())
     }
 }
 
