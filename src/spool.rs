@@ -280,8 +280,8 @@ impl Spool {
         };
         report(format!(
             "{}: bytes {from} to {to} are not a whole record (torn by a crash, or damaged); kept in {}; \
-             {}if it was acknowledged, the collector's `logd status` names the hour (a host of which nothing came, only \
-             if hosts_file lists it); send it again from its source",
+             {}a follower sends it from its source; at a receiver, if it was acknowledged, the collector's `logd status` \
+             names the hour (a host of which nothing came, only if hosts_file lists it), which must be sent again",
             self.path(base, "seg").display(),
             place.display(),
             pack::peek(bytes.get(record::HEADER..).unwrap_or_default())

@@ -22,6 +22,8 @@ mod flips;
 mod full;
 #[path = "proof/kill.rs"]
 mod kill;
+#[path = "proof/power.rs"]
+mod power;
 #[path = "proof/random.rs"]
 mod random;
 #[path = "proof/spool.rs"]
@@ -29,5 +31,7 @@ mod spool;
 #[path = "proof/state.rs"]
 mod state;
 mod support;
+#[path = "proof/syscalls.rs"]
+mod syscalls;
 
 use support::{peer, sim};

@@ -4,19 +4,15 @@
 //! The story: the original was killed ten times while it caught up on 300,000 lines, and 99 % of them never arrived. Its
 //! collector was killed after 80 acknowledged packs, and 1,921 acknowledged lines were gone, the last pack torn.
 //!
-//! Every kill happens while packs are sealed and not acknowledged, or it proves nothing. A part of the files is still
-//! being written meanwhile, in pieces that end in the middle of a line, and one hour grows again after it was certified.
+//! Every kill happens while packs are sealed and not acknowledged, or it proves nothing. Some are followed by another one
+//! within 50 ms of the new start, so that recovery is interrupted too. A part of the files is still being
+//! written meanwhile, in pieces that end in the middle of a line, and one hour grows again after it was certified.
 
+use super::support::load::*;
 use super::support::*;
-use logd::disk::Disk;
-use logd::journal;
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
+use std::fs;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// Hours that are complete at the start, and their lines.
@@ -25,88 +21,6 @@ const LINES: u64 = 50_000;
 /// After this many kills of the whole, an hour that is over gets more lines.
 const LATE_AT: f64 = 0.6;
 const LATE_LINES: u64 = 700;
-
-/// One hour file, and how many lines of its stream are in it.
-struct Source {
-    hour: String,
-    path: PathBuf,
-    stream: String,
-    lines: Arc<AtomicU64>,
-}
-
-/// Appends lines to a file until it is told to stop, in pieces that do not care where lines end.
-struct Appender {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Appender {
-    fn start(source: &Source, seed: u64) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, written) = (Arc::clone(&stop), Arc::clone(&source.lines));
-        let (mut lines, mut rng) = (Lines::new(&source.stream, seed), Rng::new(seed));
-        let mut file = OpenOptions::new().append(true).create(true).open(&source.path).unwrap();
-        let thread = thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                let block = lines.block(1 + rng.below(40)).into_bytes();
-                let (a, b) = block.split_at(rng.below(block.len() as u64) as usize);
-                file.write_all(a).unwrap();
-                thread::sleep(Duration::from_millis(rng.below(10)));
-                file.write_all(b).unwrap();
-                written.store(lines.count(), Ordering::Relaxed);
-                thread::sleep(Duration::from_millis(rng.below(20)));
-            }
-        });
-        Self { stop, thread: Some(thread) }
-    }
-
-    fn finish(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(t) = self.thread.take() {
-            t.join().unwrap();
-        }
-    }
-}
-
-impl Drop for Appender {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Packs that the follower has sealed and nobody has acknowledged.
-fn unacknowledged(temp: &Temp) -> usize {
-    let hours = journal::peek(&Disk::real(), &temp.path("web1.state")).unwrap_or_default();
-    hours.values().map(|h| h.unacked.len()).sum()
-}
-
-fn bytes_of(paths: impl Iterator<Item = PathBuf>) -> u64 {
-    paths.map(|p| fs::metadata(p).map_or(0, |m| m.len())).sum()
-}
-
-/// What must be true of a store at every moment. The store must not run meanwhile.
-fn check_store_at_rest(save: &Path, sources: &[Source]) {
-    for s in sources {
-        let path = save.join(format!("log_data/web1_{}", s.hour));
-        // In the middle of an installation, or before the first pack, there is none.
-        let Ok(stored) = fs::read(&path) else { continue };
-        let source = fs::read(&s.path).unwrap();
-        let same = stored.len() <= source.len() && stored == source[..stored.len()];
-        if !same {
-            assert_same(&path, &s.path);
-        }
-        if let Some(tag) = tag(save, "web1", &s.hour) {
-            assert_eq!(
-                tag["bytes"],
-                stored.len(),
-                "{}: the tag does not belong to the stored bytes: {tag}",
-                s.hour
-            );
-            let lines = memchr::memchr_iter(b'\n', &stored).count();
-            assert_eq!((&tag["verified"], &tag["lines"]), (&true.into(), &lines.into()), "{tag}");
-        }
-    }
-}
 
 /// The sum of the numbers before `word` in messages.
 fn sum_before(log: &str, word: &str) -> u64 {
@@ -117,6 +31,9 @@ fn sum_before(log: &str, word: &str) -> u64 {
 
 /// How one run goes.
 struct Plan {
+    /// The row's name.
+    what: &'static str,
+    /// Kills that are not kills of a start.
     kills: u32,
     /// After this part of the kills the follower's state directory is deleted: everything goes again, as new copies.
     forget_at: Option<f64>,
@@ -156,46 +73,19 @@ fn start(temp: &Temp, rng: &mut Rng) -> [Node; 3] {
     [tail, relay, store]
 }
 
-fn sources(temp: &Temp, seed: u64) -> Vec<Source> {
-    let mut out = Vec::new();
-    for (hour, n) in past_hours(HOURS + 1).iter().zip(0..) {
-        let stream = format!("s{n}");
-        let path = temp.path(&format!("logs/access.log.{hour}"));
-        let mut lines = Lines::new(&stream, seed + n);
-        if (n as usize) < HOURS {
-            temp.file(&format!("logs/access.log.{hour}"), lines.block(LINES));
-        }
-        let lines = Arc::new(AtomicU64::new(lines.count()));
-        out.push(Source { hour: hour.to_string(), path, stream, lines });
-    }
-    out
-}
-
-/// Lines for an hour that may be certified by now.
-fn append_late_lines(save: &Path, source: &Source, seed: u64) {
-    // They number on where the file ended.
-    let mut lines = Lines::new(&source.stream, seed);
-    lines.block(LINES);
-    let more = lines.block(LATE_LINES);
-    let was = if tag(save, "web1", &source.hour).is_some() { "was certified" } else { "is on its way" };
-    println!("{} {was} and gets {LATE_LINES} late lines", source.hour);
-    OpenOptions::new().append(true).open(&source.path).unwrap().write_all(more.as_bytes()).unwrap();
-    source.lines.store(lines.count(), Ordering::Relaxed);
-}
-
 fn run_with_kills(plan: &Plan) {
     let (seed, started) = (seed(), Instant::now());
     let temp = Temp::new("kill");
     let mut rng = Rng::new(seed);
-    let sources = sources(&temp, seed);
+    let sources = sources(&temp, HOURS, LINES, seed);
     let mut appender = Appender::start(&sources[HOURS], seed + HOURS as u64);
     let save = temp.path("save");
     let mut nodes = start(&temp, &mut rng);
 
-    let stored = || bytes_of(sources.iter().map(|s| save.join(format!("log_data/web1_{}", s.hour))));
+    let arrived = || bytes_of(sources.iter().map(|s| stored(&save, s)));
     let written = || bytes_of(sources.iter().map(|s| s.path.clone()));
     let mut killed = [0u32; 3];
-    let (mut least, mut late, mut forgotten) = (usize::MAX, false, false);
+    let (mut least, mut late, mut forgotten, mut starting) = (usize::MAX, false, false, 0);
     loop {
         let n = killed.iter().sum::<u32>();
         if n >= plan.kills {
@@ -208,8 +98,8 @@ fn run_with_kills(plan: &Plan) {
         let first = rng.below(3) as usize;
         let second = rng.chance(15).then(|| (first + 1 + rng.below(2) as usize) % 3);
         let pending = until(SOON, "something to be under way", || {
-            let n = unacknowledged(&temp);
-            (n > 0 && (forgotten || stored() < written())).then_some(n)
+            let n = unacknowledged(&temp.path("web1.state"));
+            (n > 0 && (forgotten || arrived() < written())).then_some(n)
         });
         least = least.min(pending);
         for (node, role) in nodes.iter_mut().zip(ROLES) {
@@ -229,39 +119,30 @@ fn run_with_kills(plan: &Plan) {
         }
         for v in &victims {
             nodes[*v].restart();
+            // While it reads its state again, or has just begun to serve.
+            while rng.chance(30) {
+                thread::sleep(Duration::from_micros(rng.below(50_000)));
+                assert!(nodes[*v].runs(), "the {} ended by itself", ROLES[*v]);
+                nodes[*v].kill();
+                if *v == 2 {
+                    check_store_at_rest(&save, &sources);
+                }
+                starting += 1;
+                nodes[*v].restart();
+            }
         }
         if !late && part > LATE_AT {
             late = true;
-            append_late_lines(&save, &sources[0], seed);
+            append_late_lines(&save, &sources[0], (seed, LINES), LATE_LINES);
         }
     }
     appender.finish();
     let killing = started.elapsed();
 
     // Now the last hour may close, too.
-    let [tail, relay, store] = &mut nodes;
-    tail.ready();
-    assert_eq!(tail.terminate(), 0);
-    tail.restart_with(&["--once", "--timeout", "120s"]);
-    assert_eq!(tail.wait(Duration::from_secs(130)), 0);
-    for s in &sources {
-        let lines = s.lines.load(Ordering::Relaxed);
-        until(SOON, &format!("the tag of {} with {lines} lines", s.hour), || {
-            tag(&save, "web1", &s.hour).filter(|t| t["lines"] == lines && t["verified"] == true)
-        });
-    }
-    assert_eq!((relay.terminate(), store.terminate()), (0, 0));
-    let (mut faults, mut lines) = (Faults::default(), 0);
-    for s in &sources {
-        let path = save.join(format!("log_data/web1_{}", s.hour));
-        let n = s.lines.load(Ordering::Relaxed);
-        faults.add(&check_lines(&fs::read(&path).unwrap(), &s.stream, n));
-        lines += n;
-        assert_same(&path, &s.path);
-    }
-    check_store_at_rest(&save, &sources);
-    let verify = logd(&["verify".as_ref(), save.as_os_str()]);
-    assert_eq!(verify.code, 0, "{verify:?}");
+    nodes[0].ready();
+    assert_eq!(nodes[0].terminate(), 0);
+    let (lines, faults) = settle(&mut nodes, &save, &sources);
 
     let logs = nodes.each_ref().map(Node::log_of_all_starts);
     let resumed = logs.each_ref().map(|l| sum_before(l, " packs were not acknowledged before the last stop"));
@@ -270,7 +151,8 @@ fn run_with_kills(plan: &Plan) {
     let rare: BTreeMap<&str, usize> =
         words.map(|w| (w, logs.iter().map(|l| l.matches(w).count()).sum())).into();
     println!(
-        "kills: {} ({}), each with at least {least} packs unacknowledged; {:.1} s, {:.1} s in all",
+        "kills: {} ({}), each with at least {least} packs unacknowledged, and {starting} within 50 ms of a start; {:.1} s, \
+         {:.1} s in all",
         killed.iter().sum::<u32>(),
         ROLES.iter().zip(killed).map(|(r, n)| format!("{r} {n}")).collect::<Vec<_>>().join(", "),
         killing.as_secs_f64(),
@@ -282,7 +164,6 @@ fn run_with_kills(plan: &Plan) {
         resumed[0], resumed[1], again[1], again[2]
     );
     println!("lines: {lines}, lost {}, doubled {}, torn {}", faults.lost, faults.again, faults.torn);
-    assert_eq!(faults, Faults { good: lines, ..Faults::default() });
     assert!(lines >= 300_000);
     assert!(
         resumed[0] + resumed[1] > 0 && again[1] + again[2] > 0,
@@ -291,18 +172,33 @@ fn run_with_kills(plan: &Plan) {
     let replaced = fs::read_dir(save.join("aside")).unwrap().map(|e| e.unwrap().file_name());
     let replaced = replaced.filter(|n| n.to_str().is_some_and(|n| n.ends_with(".replaced"))).count();
     assert_eq!(replaced > 0, forgotten, "{replaced} replaced copies in aside/");
+    assert!(starting > 0, "no start was killed");
+    let kills = killed.iter().sum::<u32>() + starting;
+    proved(
+        plan.what,
+        format!("{kills} kills, {starting} of them of a start; {lines} lines"),
+        "0 lost, 0 doubled, 0 torn, 0 false certificates",
+    );
 }
 
 #[test]
 fn killed_at_random_nothing_is_lost_doubled_or_torn() {
-    run_with_kills(&Plan { kills: if soak() { 300 } else { 60 }, forget_at: None });
+    run_with_kills(&Plan {
+        what: "kill -9 of any role",
+        kills: if soak() { 300 } else { 60 },
+        forget_at: None,
+    });
 }
 
 /// The follower loses its state on the way and sends every hour again as a new copy, which takes the place of the old one,
 /// half of it or whole; kills fall into the installations.
 #[test]
 fn killed_while_new_copies_take_the_place_of_old_ones() {
-    run_with_kills(&Plan { kills: if soak() { 200 } else { 40 }, forget_at: Some(0.3) });
+    run_with_kills(&Plan {
+        what: "kill -9 while copies are installed",
+        kills: if soak() { 200 } else { 40 },
+        forget_at: Some(0.3),
+    });
 }
 
 /// Planted faults: an oracle that finds nothing must be able to find something.

@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "each module uses its part")]
 
 pub mod lines;
+pub mod load;
 pub mod peer;
 pub mod sim;
 pub mod store;
@@ -20,6 +21,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -167,6 +169,7 @@ pub struct Node {
     config: PathBuf,
     log: PathBuf,
     files: Option<u64>,
+    under: Vec<String>,
     child: Option<Reaped>,
     /// Where in the log the running process began.
     began: u64,
@@ -177,6 +180,13 @@ impl Node {
     /// defaults: a state directory below `temp`, little free space needed, and for a receiver a port of the kernel's
     /// choice.
     pub fn spawn(temp: &Temp, name: &str, role: &str, keys: &[(&str, &str)], args: &[&str]) -> Self {
+        let mut node = Self::prepare(temp, name, role, keys, args);
+        node.restart();
+        node
+    }
+
+    /// As [`Node::spawn`], but only writes the config.
+    pub fn prepare(temp: &Temp, name: &str, role: &str, keys: &[(&str, &str)], args: &[&str]) -> Self {
         let state = temp.path(&format!("{name}.state")).display().to_string();
         let mut all = vec![("state_dir", state.as_str()), ("min_free", "1M")];
         if role != "tail" {
@@ -190,18 +200,17 @@ impl Node {
         for (key, value) in all {
             writeln!(ini, "{key} = {value}").unwrap();
         }
-        let mut node = Self {
+        Self {
             name: name.into(),
             role: role.into(),
             args: args.iter().map(|&a| a.to_owned()).collect(),
             config: temp.file(&format!("{name}.ini"), ini),
             log: temp.path(&format!("{name}.log")),
             files: None,
+            under: Vec::new(),
             child: None,
             began: 0,
-        };
-        node.restart();
-        node
+        }
     }
 
     /// As [`Node::spawn`], and waits until the role serves.
@@ -222,11 +231,13 @@ impl Node {
         self.child = None;
         let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
         self.began = log.metadata().unwrap().len();
-        let mut command = Command::new(bin());
+        let mut words = self.under.clone();
         if let Some(n) = self.files {
-            command = Command::new("sh");
-            command.args(["-c", &format!("ulimit -n {n} && exec \"$@\""), "sh"]).arg(bin());
+            words.extend(["sh", "-c", &format!("ulimit -n {n} && exec \"$@\""), "sh"].map(str::to_owned));
         }
+        words.push(bin().display().to_string());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         command.arg(&self.role).args(&self.args).arg(&self.config);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.child = Some(Reaped(command.spawn().unwrap()));
@@ -235,6 +246,11 @@ impl Node {
     /// From the next start on it may have only so many files and connections open.
     pub fn limit_files(&mut self, n: u64) {
         self.files = Some(n);
+    }
+
+    /// From the next start on it runs under this command, which must end by becoming the program; none if empty.
+    pub fn run_under(&mut self, command: &[String]) {
+        self.under = command.to_vec();
     }
 
     /// Waits until the role says that it serves.
@@ -306,13 +322,13 @@ impl Node {
         self.wait(SOON)
     }
 
-    /// Waits for its end; the exit code, -1 for a signal.
+    /// Waits for its end; the exit code, or the signal's number below zero.
     pub fn wait(&mut self, limit: Duration) -> i32 {
         let what = format!("the end of {}", self.name);
         let child = self.child.as_mut().unwrap();
         let status: ExitStatus = until(limit, &what, || child.0.try_wait().unwrap());
         self.child = None;
-        status.code().unwrap_or(-1)
+        status.code().unwrap_or_else(|| -status.signal().unwrap())
     }
 }
 
