@@ -20,6 +20,8 @@ mod crash;
 mod full;
 #[path = "proof/kill.rs"]
 mod kill;
+#[path = "proof/network.rs"]
+mod network;
 #[path = "proof/random.rs"]
 mod random;
 #[path = "proof/state.rs"]

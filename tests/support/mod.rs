@@ -8,6 +8,7 @@
 
 pub mod lines;
 pub mod peer;
+pub mod proxy;
 pub mod sim;
 pub mod store;
 
