@@ -27,5 +27,7 @@ mod random;
 #[path = "proof/state.rs"]
 mod state;
 mod support;
+#[path = "proof/tmpfs.rs"]
+mod tmpfs;
 
 use support::{peer, sim};

@@ -17,6 +17,7 @@ use super::support::proxy::{Fault, Kind, Proxy, Way};
 use super::support::*;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -256,6 +257,84 @@ fn run(leg: Leg, seed: u64, step: usize, hours: &[String]) -> u64 {
         started.elapsed().as_secs_f64()
     );
     cases
+}
+
+/// Packs of megabytes, so that faults strike while the sender is still writing and the receiver's window is full.
+#[test]
+fn large_packs_spoiled_half_way_cost_nothing_but_time() {
+    let seed = seed();
+    let mut rng = Rng::new(seed);
+    let per_kind = if soak() { 12 } else { 3 };
+    let mut chain = Chain::start(Leg::TailToStore);
+    let hours: Vec<String> =
+        past_hours(per_kind * KINDS.len()).iter().map(std::string::ToString::to_string).collect();
+    for (n, hour) in hours.iter().enumerate() {
+        // Half of it is left after compression: more than the kernel's buffers take.
+        let mut text = String::new();
+        while text.len() < 14 << 20 {
+            for _ in 0..64 {
+                write!(text, "{:016x}", rng.next_u64()).unwrap();
+            }
+            text.push('\n');
+        }
+        chain.temp.file(&format!("big/log.{hour}"), text);
+        let (kind, _) = KINDS[n % KINDS.len()];
+        // A dribble is for the last bytes only, or it takes minutes.
+        let at = if kind == Kind::Dribble { 6 << 20 } else { rng.below(7 << 20) as usize };
+        chain.proxy.plan(("big".into(), hour.clone(), 1), Fault { kind, way: Way::Forward, at });
+    }
+    let pattern = chain.temp.path("big/log.<%Y%m%d%H>");
+    let keys = [
+        ("pack_bytes", "16M"),
+        ("tail_memory", "64M"),
+        ("max_line", "16M"),
+        ("ack_timeout", "5s"),
+        ("backoff_max", "200ms"),
+    ];
+    let args = ["--once", "--timeout", HANG];
+    let mut follower = tail(&chain.temp, "big", &pattern, &chain.entry.to_string(), &keys, &args);
+    assert_eq!(follower.wait(Duration::from_secs(520)), 0, "not everything was acknowledged");
+    assert!(chain.proxy.left().is_empty(), "faults that did not strike: {:?}", chain.proxy.left());
+    let save = chain.temp.path("save");
+    for hour in &hours {
+        let tag = certified(&save, "big", hour);
+        assert_eq!((&tag["verified"], &tag["revision"]), (&true.into(), &1.into()), "{tag}");
+        assert_same(&save.join(format!("log_data/big_{hour}")), &chain.temp.path(&format!("big/log.{hour}")));
+    }
+    let tags = chain.tags();
+    let replayed = chain.proxy.replay();
+    assert_eq!(chain.tags(), tags, "a replay changed a certificate");
+    assert_eq!(chain.store.terminate(), 0);
+    println!(
+        "frames {:?}, {} connections, {replayed} packs replayed",
+        chain.proxy.longest(),
+        chain.proxy.connections()
+    );
+    proved(
+        "large packs cut, reset, silenced, dribbled or repeated half way",
+        format!("{} cases", hours.len()),
+        "0 lost, 0 doubled, 0 torn, 0 false certificates",
+    );
+}
+
+/// Planted fault: a network that swallows a pack and answers for it loses it, and the store must not certify the hour.
+#[test]
+fn an_answer_that_lies_is_found_out() {
+    let mut chain = Chain::start(Leg::TailToStore);
+    let hours: Vec<String> = past_hours(2).iter().map(std::string::ToString::to_string).collect();
+    chain.write("web1", &hours, 1);
+    let fault = Fault { kind: Kind::Lie, way: Way::Forward, at: 0 };
+    chain.proxy.plan(("web1".into(), hours[0].clone(), 2), fault);
+    assert_eq!(chain.follower("web1").wait(SOON), 0);
+    let save = chain.temp.path("save");
+    certified(&save, "web1", &hours[1]);
+    assert_eq!(tag(&save, "web1", &hours[0]), None, "a certificate for an hour that lacks a pack");
+    // What it knows is on disk when it ends.
+    assert_eq!(chain.store.terminate(), 0);
+    let config = chain.store.config();
+    let missing = logd(&["status".as_ref(), "--missing".as_ref(), config.as_os_str()]);
+    assert_eq!(missing.out, format!("web1 {} 2-2\n", hours[0]), "{missing:?}");
+    assert_eq!(tag(&save, "web1", &hours[0]), None, "a certificate for an hour that lacks a pack");
 }
 
 #[test]

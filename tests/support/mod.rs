@@ -10,6 +10,7 @@ pub mod lines;
 pub mod peer;
 pub mod proxy;
 pub mod sim;
+pub mod small;
 pub mod store;
 
 pub use lines::*;
