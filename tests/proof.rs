@@ -16,6 +16,8 @@
 
 #[path = "proof/crash.rs"]
 mod crash;
+#[path = "proof/descriptors.rs"]
+mod descriptors;
 #[path = "proof/full.rs"]
 mod full;
 #[path = "proof/kill.rs"]
