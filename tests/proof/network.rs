@@ -282,7 +282,7 @@ fn large_packs_spoiled_half_way_cost_nothing_but_time() {
         chain.temp.file(&format!("big/log.{hour}"), text);
         let (kind, _) = KINDS[n % KINDS.len()];
         // A dribble is for the last bytes only, or it takes minutes.
-        let at = if kind == Kind::Dribble { 6 << 20 } else { rng.below(7 << 20) as usize };
+        let at = if kind == Kind::Dribble { 7_900_000 } else { rng.below(7 << 20) as usize };
         chain.proxy.plan(("big".into(), hour.clone(), 1), Fault { kind, way: Way::Forward, at });
     }
     let pattern = chain.temp.path("big/log.<%Y%m%d%H>");

@@ -226,7 +226,8 @@ fn carry(mut from: TcpStream, to: SocketAddr, s: &Arc<Shared>) -> io::Result<()>
         }
         let at = forward.map_or(len, |f| f.at.min(len));
         let mut sent = 0;
-        let mut part = head;
+        // Bytes that came from the sender, and how many of them went on.
+        let (mut part, mut gone) = (head, 0);
         let mut drop_by_drop = false;
         loop {
             if sent == at && !drop_by_drop {
@@ -241,7 +242,7 @@ fn carry(mut from: TcpStream, to: SocketAddr, s: &Arc<Shared>) -> io::Result<()>
                     None => {}
                 }
             }
-            if part.is_empty() {
+            if gone == part.len() {
                 if sent == len {
                     break;
                 }
@@ -251,18 +252,19 @@ fn carry(mut from: TcpStream, to: SocketAddr, s: &Arc<Shared>) -> io::Result<()>
                     return Err(ErrorKind::UnexpectedEof.into());
                 }
                 part.truncate(n);
+                gone = 0;
             }
             let n = if drop_by_drop {
                 thread::yield_now();
                 1
             } else if sent < at {
-                part.len().min(at - sent)
+                (part.len() - gone).min(at - sent)
             } else {
-                part.len()
+                part.len() - gone
             };
-            to.write_all(&part[..n])?;
-            carried.extend_from_slice(&part[..n]);
-            part.drain(..n);
+            to.write_all(&part[gone..gone + n])?;
+            carried.extend_from_slice(&part[gone..gone + n]);
+            gone += n;
             sent += n;
         }
         frames += 1;
