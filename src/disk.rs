@@ -42,6 +42,9 @@ use rustix::io::Errno;
 
 pub use sim::{Fault, Outcome, SimDisk};
 
+/// A disk with less room than this is full: no pack of usual size fits.
+const NEXT_TO_NOTHING: u64 = 64 << 10;
+
 /// A failed disk operation: what, where, why.
 #[derive(Debug)]
 pub struct Error {
@@ -393,6 +396,17 @@ impl Disk {
     /// The bytes that this process may still write to the file system that holds `path`.
     pub fn free_bytes(&self, path: &Path) -> Result<u64> {
         on!(self, d => d.free_bytes(path))
+    }
+
+    /// What the file system that holds `path` is short of, as a sentence: it has less than `min_free` bytes, or so
+    /// little of bytes or names that next to nothing can be written whatever `min_free` says.
+    pub fn shortage(&self, path: &Path, min_free: u64) -> Result<Option<String>> {
+        let free = self.free_bytes(path)?;
+        if free < min_free.max(NEXT_TO_NOTHING) {
+            return Ok(Some(format!("{free} bytes free below {}, min_free is {min_free}", path.display())));
+        }
+        let full = on!(self, d => d.free_inodes(path))? == 0;
+        Ok(full.then(|| format!("no inode free below {}: remove files, however small", path.display())))
     }
 
     /// Takes an exclusive lock on the file `path`, which is created when missing and never removed. `None` when

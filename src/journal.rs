@@ -288,7 +288,7 @@ impl Journal {
         }
         let file = disk.create(&path, MODE)?;
         let mut hours = BTreeMap::new();
-        let (len, bad) = replay(&file, &mut |e| apply(&mut hours, &e))?;
+        let (len, bad, seq) = replay(&file, &mut |e| apply(&mut hours, &e))?;
         if let Some(at) = bad {
             let aside = dir.join(format!("log.damaged-{at}"));
             let mut all = vec![0; usize::try_from(file.stat()?.len).unwrap_or(0)];
@@ -307,14 +307,21 @@ impl Journal {
             dir,
             file,
             len,
-            seq: 0,
+            seq,
             pending: Vec::new(),
             unsynced: true,
             live: 0,
             hours,
         };
-        // A snapshot is written at every start: it proves that the log can be written, and drops what is damaged.
-        journal.compact()?;
+        // A snapshot is written at every start: it proves that the log can be written, and drops what is damaged. A full
+        // disk must not keep packs from being sent that fill it: then a sound log goes on as it is.
+        match journal.compact() {
+            Err(e) if e.no_space() && !damaged => {
+                disk.sync_dir(&journal.dir)?;
+                report(format!("paused: disk: {e}; nothing is lost, sealed packs are sent"));
+            }
+            other => other?,
+        }
         Ok((journal, damaged))
     }
 
@@ -341,7 +348,11 @@ impl Journal {
     /// Writes what was noted, without a sync: for acknowledgements, which may be forgotten.
     pub fn flush(&mut self) -> disk::Result<()> {
         if !self.pending.is_empty() {
-            self.file.write_at(&self.pending, self.len)?;
+            if let Err(e) = self.file.write_at(&self.pending, self.len) {
+                // Half a record would look like damage after a crash.
+                let _ = self.file.set_len(self.len);
+                return Err(e);
+            }
             self.len += self.pending.len() as u64;
             self.pending.clear();
             self.unsynced = true;
@@ -408,7 +419,7 @@ impl Journal {
             return Ok(None);
         }
         let mut hours = BTreeMap::new();
-        let (_, bad) = replay(&self.disk.open_rw(&path)?, &mut |e| apply(&mut hours, &e))?;
+        let (_, bad, _) = replay(&self.disk.open_rw(&path)?, &mut |e| apply(&mut hours, &e))?;
         Ok(hours.remove(key).filter(|_| bad.is_none()))
     }
 
@@ -458,13 +469,13 @@ fn apply(hours: &mut BTreeMap<HourKey, HourLog>, event: &Event) -> bool {
     }
 }
 
-/// Applies every record; the end of the good part, and the place of the first damage.
-fn replay(file: &File, each: &mut dyn FnMut(Event) -> bool) -> disk::Result<(u64, Option<u64>)> {
+/// Applies every record; the end of the good part, the place of the first damage, and the next record's number.
+fn replay(file: &File, each: &mut dyn FnMut(Event) -> bool) -> disk::Result<(u64, Option<u64>, u64)> {
     let (mut at, mut bad, mut expect) = (0, None, 0);
     let mut buf = Vec::new();
     loop {
         match record::read(file, at, RECORD_MAX, &mut buf)? {
-            Found::End => return Ok((at, bad)),
+            Found::End => return Ok((at, bad, expect)),
             Found::Damage { next } => {
                 bad = bad.or(Some(at));
                 at = next;
@@ -478,5 +489,50 @@ fn replay(file: &File, each: &mut dyn FnMut(Event) -> bool) -> disk::Result<(u64
                 at = h.end();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn on_a_full_disk_the_log_goes_on_as_it_is() {
+        let (disk, sim) = Disk::sim(1);
+        let dir = Path::new("/s");
+        let open = || {
+            let mut said = Vec::new();
+            let (journal, damaged) = Journal::open(&disk, dir, true, &mut |text| said.push(text)).unwrap();
+            (journal, damaged, said)
+        };
+        let opened = |hour: &str| Event::Opened {
+            hour: hour.into(),
+            generation: 0,
+            path: "/log".into(),
+            first_id: 1,
+            pos: 0,
+        };
+        drop(open());
+        let mut journal = open().0;
+        journal.append(&opened("web1_2026112205"));
+        journal.commit().unwrap();
+        drop(journal);
+
+        sim.set_capacity(Some(0));
+        let (mut journal, damaged, said) = open();
+        assert!(!damaged && said.len() == 1 && said[0].starts_with("paused: disk: "), "{said:?}");
+        assert_eq!(journal.hours().len(), 1);
+        journal.append(&opened("web1_2026112206"));
+        assert!(journal.commit().unwrap_err().no_space());
+        // Half of what could not be written is not left behind: a kill now is no damage.
+        let (_, damaged, _) = open();
+        assert!(!damaged);
+        sim.set_capacity(None);
+        journal.commit().unwrap();
+        drop(journal);
+
+        let (journal, damaged, said) = open();
+        assert!(!damaged && said.is_empty(), "{said:?}");
+        assert_eq!(journal.hours().len(), 2);
     }
 }

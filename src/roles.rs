@@ -17,8 +17,17 @@ use crate::disk::{self, Disk};
 use crate::log::Log;
 use crate::shutdown::Shutdown;
 
+/// How long whoever met a disk error leaves the disk alone.
+const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Ends the process when nothing that the disk says can be believed any more; anything else is a pause.
 fn disk_trouble(disk: &Disk, log: &Log, stop: &Shutdown, e: &disk::Error) {
+    disk_error(disk, log, e);
+    stop.wait(PAUSE);
+}
+
+/// The same for a thread that has other things to do meanwhile.
+fn disk_error(disk: &Disk, log: &Log, e: &disk::Error) {
     if e.fatal() || disk.failure().is_some() {
         log.error(&format!(
             "{e}; stopping: after a failed sync nothing may be acknowledged; packs are kept and sent again"
@@ -27,5 +36,4 @@ fn disk_trouble(disk: &Disk, log: &Log, stop: &Shutdown, e: &disk::Error) {
     }
     let word = if e.no_space() { "paused: disk: " } else { "" };
     log.error(&format!("{word}{e}; nothing is lost, trying again"));
-    stop.wait(std::time::Duration::from_secs(1));
 }

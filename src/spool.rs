@@ -344,7 +344,11 @@ impl Spool {
         let offset = seg.len;
         self.buf.clear();
         record::encode(KIND_PACK, self.next_seq, offset, frame, &mut self.buf);
-        file.write_at(&self.buf, offset).map_err(Self::no_space)?;
+        if let Err(e) = file.write_at(&self.buf, offset) {
+            // Half a record would look like damage after a crash, and it takes room.
+            let _ = file.set_len(offset);
+            return Err(Self::no_space(e));
+        }
         if self.buf.capacity() > 4 << 20 {
             self.buf = Vec::new();
         }
@@ -370,7 +374,9 @@ impl Spool {
     }
 
     fn no_space(e: disk::Error) -> AppendError {
-        if e.no_space() || e.too_many_files() {
+        if e.no_space() {
+            AppendError::Full(format!("paused: disk: {e}"))
+        } else if e.too_many_files() {
             AppendError::Full(e.to_string())
         } else {
             AppendError::Disk(e)
@@ -462,11 +468,12 @@ impl Spool {
     /// Writes the bitmaps that changed, so that a restart delivers little twice.
     pub fn save_marks(&mut self) -> disk::Result<()> {
         for (base, seg) in &mut self.segments {
-            if std::mem::take(&mut seg.marks_dirty) {
+            if seg.marks_dirty {
                 let bits: Vec<u8> = seg.done.iter().flat_map(|w| w.to_le_bytes()).collect();
                 let mut out = Vec::new();
                 record::encode(KIND_DONE, *base, 0, &[&bits], &mut out);
                 self.disk.replace(&self.dir.join(format!("{base:020}.done")), &out, MODE)?;
+                seg.marks_dirty = false;
             }
         }
         // Those that could not be removed when their last pack was done.

@@ -18,12 +18,16 @@
 mod crash;
 #[path = "proof/flips.rs"]
 mod flips;
+#[path = "proof/descriptors.rs"]
+mod descriptors;
 #[path = "proof/full.rs"]
 mod full;
 #[path = "proof/kill.rs"]
 mod kill;
 #[path = "proof/power.rs"]
 mod power;
+#[path = "proof/network.rs"]
+mod network;
 #[path = "proof/random.rs"]
 mod random;
 #[path = "proof/spool.rs"]
@@ -33,5 +37,7 @@ mod state;
 mod support;
 #[path = "proof/syscalls.rs"]
 mod syscalls;
+#[path = "proof/tmpfs.rs"]
+mod tmpfs;
 
 use support::{peer, sim};

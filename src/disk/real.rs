@@ -159,6 +159,14 @@ impl Real {
         Ok(fs.f_bavail.saturating_mul(fs.f_frsize))
     }
 
+    #[expect(clippy::unused_self, reason = "same shape as the simulated form")]
+    pub(super) fn free_inodes(&self, path: &Path) -> Result<u64> {
+        let fs = rustix::io::retry_on_intr(|| rustix::fs::statvfs(path))
+            .map_err(|e| Error::errno("free inodes", path, e))?;
+        // Some file systems make inodes as they need them, and say that they have none at all.
+        Ok(if fs.f_files == 0 { u64::MAX } else { fs.f_favail })
+    }
+
     pub(super) fn lock(&self, path: &Path) -> Result<Option<RealFile>> {
         let file = self.open(path, How::Create(0o640))?;
         match file.file.try_lock() {

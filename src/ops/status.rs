@@ -100,7 +100,7 @@ impl Status<'_, '_> {
                 Role::Collector => match config.relay(false) {
                     Ok((c, _)) => {
                         let dir = state::resolve(role, c.state_dir.as_deref());
-                        match Queue::read(&self.disk, &dir, "spool", c.spool.size) {
+                        match Queue::read(&self.disk, &dir, "spool", &c.spool) {
                             Ok(q) => self.show(
                                 (
                                     "collector",
@@ -128,7 +128,7 @@ impl Status<'_, '_> {
                                 Vec::new()
                             }
                         };
-                        let state = Some((state::resolve(role, c.state_dir.as_deref()), c.spool.size));
+                        let state = Some((state::resolve(role, c.state_dir.as_deref()), c.spool.clone()));
                         let title = c.save_dir.display().to_string();
                         self.store(&title, &Place { save_dir: &c.save_dir, state, hosts });
                     }

@@ -157,6 +157,8 @@ pub struct Hours {
     states: BTreeMap<HourKey, HourState>,
     dirty: BTreeSet<(HourKey, u64)>,
     verify: Vec<VerifyJob>,
+    /// The disk refused a verification: the next checkpoint, which hands it out again, must not wait for its time.
+    verify_again: bool,
     raw: Vec<u8>,
     frame: Vec<u8>,
     shelved: Vec<(HourKey, u64, u64)>,
@@ -478,6 +480,7 @@ impl Hours {
             self.close_files();
         }
         self.forget_idle(now_ms);
+        self.verify_again = false;
         Ok(out)
     }
 
@@ -641,10 +644,11 @@ impl Hours {
 
     /// Is an hour complete and only waiting for a checkpoint? Then it is worth one now.
     pub fn has_complete(&self) -> bool {
-        self.dirty.iter().any(|(key, generation)| {
-            let copy = self.states.get(key).and_then(|s| s.copies.get(generation));
-            copy.is_some_and(|c| !c.lines.is_empty() && c.is_complete())
-        })
+        self.verify_again
+            || self.dirty.iter().any(|(key, generation)| {
+                let copy = self.states.get(key).and_then(|s| s.copies.get(generation));
+                copy.is_some_and(|c| !c.lines.is_empty() && c.is_complete())
+            })
     }
 
     fn close_files(&mut self) {

@@ -186,7 +186,11 @@ impl Follower {
             let path = pattern.path(hour.hour);
             journal.append(&Event::Opened { hour: hour.to_string(), generation: 0, path, first_id, pos });
         }
-        journal.commit().map_err(text)?;
+        match journal.commit() {
+            // Each turn tries it again, and until it succeeds nothing new is sent.
+            Err(e) if e.no_space() => {}
+            other => other.map_err(text)?,
+        }
 
         let held = s.state_dir.join("held");
         let held =

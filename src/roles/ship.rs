@@ -136,9 +136,14 @@ pub fn follow(
     let mut senders = Senders::start(&conf.sender, clock, zone);
     let tick = Duration::from_millis(conf.scan_interval_ms.clamp(10, 5000));
     let mut finished = false;
+    // While the disk is full packs are sent on at full speed: they may be what fills it.
+    let mut next_step = Instant::now();
     while !stop.requested() {
-        if let Err(e) = f.step() {
-            super::disk_trouble(disk, log, stop, &e);
+        if Instant::now() >= next_step
+            && let Err(e) = f.step()
+        {
+            super::disk_error(disk, log, &e);
+            next_step = Instant::now() + super::PAUSE;
             if once && !e.no_space() {
                 // What cannot be read now would never come; whoever called is told.
                 unreadable = Some(e);

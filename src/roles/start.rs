@@ -518,11 +518,8 @@ fn tell(c: &mut Collector, s: &Shared) {
 }
 
 fn watch_disk(s: &Shared, save_dir: &Path, min_free: u64) {
-    let low = s.disk.free_bytes(save_dir).ok().filter(|free| *free < min_free);
-    let mut paused = lock(&s.paused);
-    *paused = low.map(|free| {
-        format!("paused: disk: {free} bytes free in {}, min_free is {min_free}", save_dir.display())
-    });
+    let short = s.disk.shortage(save_dir, min_free).ok().flatten();
+    *lock(&s.paused) = short.map(|what| format!("paused: disk: {what}"));
 }
 
 fn save(s: &Shared, state_dir: &Path) -> crate::disk::Result<()> {

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 
 const HOUR: &str = "2026112205";
 const ENOSPC: i32 = 28;
+const EMFILE: i32 = 24;
 
 struct World {
     disk: Disk,
@@ -32,10 +33,16 @@ struct Ended;
 
 impl World {
     fn new() -> Self {
+        Self::with("3s")
+    }
+
+    fn with(checkpoint: &str) -> Self {
         let (disk, sim) = Disk::sim(1);
         sim.set_free_bytes(1 << 40);
-        let text = b"[fcollector]\nlisten = 127.0.0.1:1\nsave_dir = /store\nallow = any\ncheckpoint = 3s\n";
-        let conf = Config::parse("full", text).store(true).unwrap().0;
+        let text = format!(
+            "[fcollector]\nlisten = 127.0.0.1:1\nsave_dir = /store\nallow = any\ncheckpoint = {checkpoint}\n"
+        );
+        let conf = Config::parse("full", text.as_bytes()).store(true).unwrap().0;
         let (gate, collector, _) =
             collector::open(&disk, Path::new("/state"), &conf, 64, 1, &mut |why| panic!("{why}")).unwrap();
         Self { disk, sim, conf, gate: Mutex::new(gate), collector, now_ms: 1, errors: 0 }
@@ -191,4 +198,27 @@ fn no_space_for_any_one_call_is_only_a_delay() {
     println!("{} calls: {noticed} errors noticed, {ended} failed syncs", last - first);
     assert!(wrong.is_empty(), "what followed these calls was wrong: {wrong:#?}");
     assert!(noticed > 50, "{noticed}");
+}
+
+/// The story: many hours became whole at once, there were no descriptors to read some of them again, and these waited for
+/// their certificates until something else wanted a checkpoint, which may be an hour.
+#[test]
+fn a_verification_that_finds_no_descriptor_is_soon_made_up_for() {
+    let run = |w: &mut World| {
+        let hour = Hour::new("web1", HOUR, 2, 3);
+        hour.packs().iter().try_for_each(|p| w.offer(p))?;
+        w.whole(&hour, 1)
+    };
+    let mut w = World::with("1h");
+    let first = w.sim.calls();
+    assert!(run(&mut w).is_ok());
+    let last = w.sim.calls();
+    let mut errors = 0;
+    for at in first + 1..=last {
+        let mut w = World::with("1h");
+        w.sim.plan(at, Fault::Error(EMFILE));
+        let ended = run(&mut w).is_err();
+        errors += w.errors + u32::from(ended);
+    }
+    assert!(errors > 5, "{errors}");
 }

@@ -9,7 +9,9 @@
 pub mod lines;
 pub mod load;
 pub mod peer;
+pub mod proxy;
 pub mod sim;
+pub mod small;
 pub mod store;
 
 pub use lines::*;

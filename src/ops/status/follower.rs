@@ -68,7 +68,7 @@ impl Follower {
             Err(e) if e.not_found() => 0,
             Err(e) => return Err(e),
         };
-        let queue = Queue::read(disk, state_dir, "retry", config.spool.size)?;
+        let queue = Queue::read(disk, state_dir, "retry", &config.spool)?;
         Ok(Self { rows, archived, queue, now_ms })
     }
 

@@ -4,6 +4,7 @@
 //! number of waiting packs is an upper limit, and a file that disappears meanwhile is done.
 
 use super::super::out;
+use crate::config::SpoolConfig;
 use crate::disk::{self, Disk};
 use crate::record::{self, Found};
 use serde_json::{Value, json};
@@ -41,13 +42,19 @@ pub struct Queue {
     pub packs: Option<u64>,
     /// What is set aside.
     pub aside: Vec<Aside>,
+    /// What the disk is short of.
+    pub short: Option<String>,
 }
 
 impl Queue {
     /// Looks into a state directory whose spool is called `spool` (`retry` with a follower).
-    pub fn read(disk: &Disk, state_dir: &Path, spool: &str, spool_size: u64) -> disk::Result<Self> {
+    pub fn read(disk: &Disk, state_dir: &Path, spool: &str, conf: &SpoolConfig) -> disk::Result<Self> {
         let exists = disk.stat(state_dir)?.is_some_and(|s| s.is_dir);
-        let mut queue = Self { state_dir: state_dir.to_owned(), exists, spool_size, ..Self::default() };
+        let mut queue =
+            Self { state_dir: state_dir.to_owned(), exists, spool_size: conf.size, ..Self::default() };
+        if exists {
+            queue.short = disk.shortage(state_dir, conf.min_free)?;
+        }
         let spool = state_dir.join(spool);
         let mut segments = Vec::new();
         for name in
@@ -102,7 +109,9 @@ impl Queue {
 
     /// What somebody must look at, each with the next step.
     pub fn wrong(&self) -> Vec<String> {
-        self.aside
+        let short = self.short.iter().map(|what| paused(what));
+        let aside = self
+            .aside
             .iter()
             .map(|a| {
                 let step = if a.shelf == "held" {
@@ -114,8 +123,8 @@ impl Queue {
                 let files = out::count(a.count, if a.shelf == "held" { "pack" } else { "file" });
                 let dir = self.state_dir.join(a.shelf).join(&a.name);
                 format!("{}: {files} of {}, {}, in {}; {step}", a.shelf, a.name, out::bytes(a.bytes), dir.display())
-            })
-            .collect()
+            });
+        short.chain(aside).collect()
     }
 
     /// For programs.
@@ -128,8 +137,14 @@ impl Queue {
         json!({
             "state_dir": self.state_dir.display().to_string(), "exists": self.exists,
             "spool_bytes": self.spool_bytes, "spool_size": self.spool_size, "packs": self.packs, "aside": aside,
+            "paused": self.short,
         })
     }
+}
+
+/// The sentence about a disk that is short of something.
+pub fn paused(what: &str) -> String {
+    format!("paused: disk: {what}; nothing is lost, it goes on by itself when there is room")
 }
 
 fn gone_is_none<T>(result: disk::Result<T>) -> disk::Result<Option<T>> {
@@ -174,15 +189,14 @@ fn waiting(disk: &Disk, segment: &Path) -> disk::Result<u64> {
 mod tests {
     use super::super::super::testing::Temp;
     use super::*;
-    use crate::config::SpoolConfig;
     use crate::spool::{Shelf, Spool};
 
     #[test]
     fn a_spool_is_counted_as_it_is_on_disk() {
         let temp = Temp::new();
         let (disk, dir) = (Disk::real(), temp.dir());
-        assert!(!Queue::read(&disk, &temp.path("none"), "spool", 0).unwrap().exists);
         let conf = SpoolConfig { size: 1 << 20, segment_size: 4096, min_free: 0, group_commit_ms: 0 };
+        assert!(!Queue::read(&disk, &temp.path("none"), "spool", &conf).unwrap().exists);
         let mut quarantine = Shelf::open(&disk, &temp.path("quarantine"), 1 << 20, 1 << 20).unwrap();
         let mut held = Shelf::open(&disk, &temp.path("held"), 1 << 20, 1 << 20).unwrap();
         let mut spool =
@@ -195,11 +209,11 @@ mod tests {
         spool.sync().unwrap();
         spool.mark_done(seqs[0]).unwrap();
         spool.mark_done(seqs[5]).unwrap();
-        let queue = Queue::read(&disk, dir, "spool", conf.size).unwrap();
+        let queue = Queue::read(&disk, dir, "spool", &conf).unwrap();
         assert_eq!((queue.packs, queue.spool_bytes), (Some(9), spool.bytes()));
         spool.save_marks().unwrap();
         held.put("web1", "2026112205.0.3", b"frame").unwrap();
-        let queue = Queue::read(&disk, dir, "spool", conf.size).unwrap();
+        let queue = Queue::read(&disk, dir, "spool", &conf).unwrap();
         assert_eq!(queue.packs, Some(7));
         assert!(
             queue.summary("spool").contains("of 1.0 MiB: at most 7 packs wait"),

@@ -3,8 +3,9 @@
 use super::super::hour::{self, Row, State};
 use super::super::inventory::{Filter, Inventory};
 use super::super::out;
-use super::queue::Queue;
+use super::queue::{Queue, paused};
 use crate::clock::Zone;
+use crate::config::SpoolConfig;
 use crate::disk::Disk;
 use crate::footprint;
 use crate::pack::HourKey;
@@ -23,8 +24,8 @@ const NAMED_MAX: usize = 10;
 pub struct Place<'a> {
     /// The store.
     pub save_dir: &'a Path,
-    /// State directory and limit of the spool, if a config told.
-    pub state: Option<(PathBuf, u64)>,
+    /// State directory and spool, if a config told.
+    pub state: Option<(PathBuf, SpoolConfig)>,
     /// Expected names.
     pub hosts: Vec<String>,
 }
@@ -35,6 +36,8 @@ pub struct Report {
     /// Sorted by name, then hour.
     rows: Vec<Row>,
     queue: Option<Queue>,
+    /// What the disk of the hour files is short of, if a config told how much is to be left free.
+    short: Option<String>,
 }
 
 impl Report {
@@ -51,8 +54,14 @@ impl Report {
         let state = place.state.as_ref();
         let prints = state.and_then(|(dir, _)| footprint::load_json(disk, dir)).unwrap_or_default();
         let queue = match state {
-            Some((dir, size)) => Some(Queue::read(disk, dir, "spool", *size).map_err(|e| e.to_string())?),
+            Some((dir, conf)) => Some(Queue::read(disk, dir, "spool", conf).map_err(|e| e.to_string())?),
             None => None,
+        };
+        let short = match state {
+            Some((_, conf)) if disk.stat(place.save_dir).map_err(|e| e.to_string())?.is_some() => {
+                disk.shortage(place.save_dir, conf.min_free).map_err(|e| e.to_string())?
+            }
+            _ => None,
         };
         let over_ms = |key: &HourKey| {
             let ends = zone.and_then(|z| z.ends_ms(key.hour))?;
@@ -81,7 +90,7 @@ impl Report {
             }
         }
         rows.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(Self { save_dir: place.save_dir.to_owned(), rows, queue })
+        Ok(Self { save_dir: place.save_dir.to_owned(), rows, queue, short })
     }
 
     fn of(&self, want: impl Fn(&Row) -> bool) -> Vec<&Row> {
@@ -133,7 +142,7 @@ impl Report {
 
     /// What somebody must look at: hours of one state together, with what to do.
     pub fn wrong(&self) -> Vec<String> {
-        let mut list = Vec::new();
+        let mut list: Vec<String> = self.short.iter().map(|what| paused(what)).collect();
         for state in State::ALL {
             let rows = self.of(|r| r.state == state && r.wrong());
             if rows.is_empty() {
@@ -231,7 +240,7 @@ impl Report {
             .collect();
         json!({
             "role": "fcollector", "save_dir": self.save_dir.display().to_string(), "hours": rows,
-            "queue": self.queue.as_ref().map(Queue::json),
+            "queue": self.queue.as_ref().map(Queue::json), "paused": self.short,
         })
     }
 }

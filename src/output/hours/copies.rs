@@ -131,6 +131,7 @@ impl Hours {
         let filed = result.and_then(|r| self.file(&job, r.as_ref(), now_secs));
         if filed.is_err() {
             self.abandon(&job);
+            self.verify_again = true;
         }
         filed
     }

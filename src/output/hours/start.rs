@@ -37,6 +37,7 @@ impl Hours {
             early,
             states: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            verify_again: false,
             verify: Vec::new(),
             raw: Vec::new(),
             frame: Vec::new(),
