@@ -16,18 +16,18 @@
 
 #[path = "proof/crash.rs"]
 mod crash;
-#[path = "proof/flips.rs"]
-mod flips;
 #[path = "proof/descriptors.rs"]
 mod descriptors;
+#[path = "proof/flips.rs"]
+mod flips;
 #[path = "proof/full.rs"]
 mod full;
 #[path = "proof/kill.rs"]
 mod kill;
-#[path = "proof/power.rs"]
-mod power;
 #[path = "proof/network.rs"]
 mod network;
+#[path = "proof/power.rs"]
+mod power;
 #[path = "proof/random.rs"]
 mod random;
 #[path = "proof/spool.rs"]
