@@ -14,10 +14,14 @@
     reason = "a failing test is meant to panic"
 )]
 
+#[path = "proof/certificates.rs"]
+mod certificates;
 #[path = "proof/crash.rs"]
 mod crash;
 #[path = "proof/full.rs"]
 mod full;
+#[path = "proof/fuzz.rs"]
+mod fuzz;
 #[path = "proof/kill.rs"]
 mod kill;
 #[path = "proof/random.rs"]
