@@ -478,7 +478,7 @@ fn replay(file: &File, each: &mut dyn FnMut(Event) -> bool) -> disk::Result<(u64
                 if h.seq != expect || !event.is_some_and(&mut *each) {
                     bad = bad.or(Some(h.offset));
                 }
-                expect = h.seq + 1;
+                expect = h.seq.saturating_add(1);
                 at = h.end();
             }
         }
