@@ -31,6 +31,8 @@ const SMALL: u64 = 4 << 20;
 /// Where one copy of an hour lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
+    /// Whose hour it is.
+    pub key: HourKey,
     /// The raw lines.
     pub data: PathBuf,
     /// The proof.
@@ -132,6 +134,7 @@ impl Store {
     pub fn place(&self, key: &HourKey) -> Place {
         let name = key.to_string();
         Place {
+            key: key.clone(),
             data: self.path("log_data").join(&name),
             headers: self.path("headers").join(&name),
             first_id: 1,
@@ -146,7 +149,7 @@ impl Store {
     /// Where a later copy is built.
     pub fn building(&self, key: &HourKey, generation: u64) -> Place {
         let dir = self.building_dir(key, generation);
-        Place { data: dir.join("data"), headers: dir.join("headers"), first_id: 1 }
+        Place { key: key.clone(), data: dir.join("data"), headers: dir.join("headers"), first_id: 1 }
     }
 
     /// Copies of an hour that are being built.
@@ -164,7 +167,7 @@ impl Store {
     pub fn late(&self, key: &HourKey, first_id: u64) -> Place {
         let aside = self.path("aside");
         let (data, headers) = (aside.join(format!("{key}.late")), aside.join(format!("{key}.late.headers")));
-        Place { data, headers, first_id }
+        Place { key: key.clone(), data, headers, first_id }
     }
 
     /// Hours that have a proof in place.
@@ -194,19 +197,22 @@ impl Store {
 
     /// The tag of an hour, whatever its line count: its file name and, unless the original wrote it, its content.
     pub fn tag(&self, key: &HourKey) -> disk::Result<Option<(String, Option<Certificate>)>> {
+        let Some(name) = self.tag_names(key)?.into_iter().next() else { return Ok(None) };
+        let content = self.read_json(&self.path("received").join(&name))?;
+        Ok(Some((name, content)))
+    }
+
+    /// File names of an hour's tags: one, unless somebody has copied or renamed it.
+    fn tag_names(&self, key: &HourKey) -> disk::Result<Vec<String>> {
         let dir = self.path("received");
         if self.disk.stat(&dir)?.is_none() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let prefix = format!("{key}_");
         let names = self.disk.list(&dir)?;
         let at = names.partition_point(|e| e.name < prefix);
-        match names.get(at) {
-            Some(e) if e.name.starts_with(&prefix) => {
-                Ok(Some((e.name.clone(), self.read_json(&dir.join(&e.name))?)))
-            }
-            _ => Ok(None),
-        }
+        let from = names.into_iter().skip(at).map(|e| e.name);
+        Ok(from.take_while(|n| n.starts_with(&prefix)).collect())
     }
 
     /// The doubtful certificate of an hour.
@@ -214,10 +220,14 @@ impl Store {
         self.read_json(&self.path("doubtful").join(key.to_string()))
     }
 
-    /// Files a certificate: as tag or as doubtful, then as closed. Batch jobs see it when the tag's rename is done.
+    /// Files a certificate: as tag or as doubtful, then as closed. Batch jobs see it when the tag's rename is done. A
+    /// standing tag that says otherwise goes first: it is known to be false now.
     pub fn certify(&self, cert: &Certificate) -> disk::Result<()> {
         let json = record::to_json(cert);
         let key = HourKey { name: cert.name.clone(), hour: cert.hour };
+        if self.tag_names(&key)?.iter().any(|n| !cert.is_tag() || *n != cert.tag_name()) {
+            self.revoke(&key)?;
+        }
         let doubtful = self.path("doubtful").join(key.to_string());
         let received = self.path("received");
         if cert.is_tag() {
@@ -391,7 +401,7 @@ pub fn reread(disk: &Disk, place: &Place) -> disk::Result<Option<Reread>> {
                 break Some(Fault::Proof(format!("the proof has a damaged line at byte {at}")));
             }
         };
-        if let Err(why) = summary.add(&stored) {
+        if let Err(why) = belongs(place, &stored).and_then(|()| summary.add(&stored)) {
             break Some(Fault::Proof(format!("the proof: {why}")));
         }
         if let Some(why) = reread_pack(data.as_ref(), &stored, &mut whole, &mut buf)? {
@@ -401,6 +411,14 @@ pub fn reread(disk: &Disk, place: &Place) -> disk::Result<Option<Reread>> {
     let len = disk.stat(&place.data)?.map_or(0, |s| s.len);
     let fault = fault.or((len > summary.bytes).then(|| Fault::Beyond(len - summary.bytes)));
     Ok(Some(Reread { summary, sha256: hex(&whole.finalize()), fault }))
+}
+
+/// Files change their names when people move or restore them: a whole hour of another host has sums that agree.
+fn belongs(place: &Place, s: &Stored) -> Result<(), String> {
+    if s.key == place.key {
+        return Ok(());
+    }
+    Err(format!("pack {} is of {}, and the file is that of {}", s.id, s.key, place.key))
 }
 
 fn reread_pack(
@@ -495,7 +513,7 @@ pub fn scan(disk: &Disk, place: &Place) -> disk::Result<Scan> {
         match (line, &mut out.health) {
             (Line::Ours(s), Health::Good) => {
                 out.good_len = at;
-                if let Err(why) = out.summary.add(&s) {
+                if let Err(why) = belongs(place, &s).and_then(|()| out.summary.add(&s)) {
                     damage = Some(format!("{} at byte {at}: {why}", place.headers.display()));
                     break;
                 }
@@ -580,7 +598,7 @@ pub fn repair(
         let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
         let Line::Ours(next) = lines::parse(rest.get(..end).unwrap_or_default()) else { continue };
         let (id, offset) = (found.summary.high + 1, found.summary.bytes);
-        if next.id != id + 1 || next.offset < offset || next.offset > found.data_len {
+        if next.key != *key || next.id != id + 1 || next.offset < offset || next.offset > found.data_len {
             return Ok(None);
         }
         let mut raw = vec![0; usize::try_from(next.offset - offset).unwrap_or(0)];

@@ -13,7 +13,7 @@
 //! That includes a torn end, since nobody can tell a torn end from one that was cut away.
 
 use crate::disk::{self, Disk, File};
-use crate::pack::{HourKey, LOSS_MAX, Seal, Totals, hex, unhex};
+use crate::pack::{HourKey, ID_MAX, LOSS_MAX, Seal, Totals, hex, unhex};
 use crate::record::{self, Found};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -153,8 +153,8 @@ impl HourLog {
         let cuts = || self.cuts.iter().take_while(|c| c.id <= id);
         let digests: Vec<_> = cuts().map(|c| unhex(&c.sha).unwrap_or_default()).collect();
         Totals {
-            lines: cuts().map(|c| c.lines).sum(),
-            bytes: cuts().map(|c| c.end.saturating_sub(c.start)).sum(),
+            lines: cuts().map(|c| c.lines).fold(0, u64::saturating_add),
+            bytes: cuts().map(|c| c.end.saturating_sub(c.start)).fold(0, u64::saturating_add),
             sha256: crate::pack::total_digest(digests.iter()),
         }
     }
@@ -197,6 +197,8 @@ impl HourLog {
             }
             Event::Note { what, range, pos, .. } => {
                 self.notes.insert(what.clone());
+                // A range is lost whatever word came with it: nothing may be certified.
+                self.notes.extend(range.map(|_| "loss".to_owned()));
                 self.loss.extend(*range);
                 self.pos = pos.unwrap_or(self.pos);
             }
@@ -464,6 +466,8 @@ fn apply(hours: &mut BTreeMap<HourKey, HourLog>, event: &Event) -> bool {
     let Some(key) = HourKey::parse(event.hour()) else { return false };
     match event {
         Event::Archived { .. } => hours.remove(&key).is_some(),
+        // No pack has such a number, and adding to it would end the process at every start.
+        Event::Opened { first_id, .. } if *first_id > ID_MAX => false,
         Event::Opened { .. } => hours.entry(key).or_default().apply(event),
         _ => hours.get_mut(&key).is_some_and(|h| h.apply(event)),
     }
@@ -485,7 +489,7 @@ fn replay(file: &File, each: &mut dyn FnMut(Event) -> bool) -> disk::Result<(u64
                 if h.seq != expect || !event.is_some_and(&mut *each) {
                     bad = bad.or(Some(h.offset));
                 }
-                expect = h.seq + 1;
+                expect = h.seq.saturating_add(1);
                 at = h.end();
             }
         }

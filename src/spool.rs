@@ -27,6 +27,8 @@ pub const MARKS_MAX: u32 = 1 << 24;
 pub const KIND_PACK: u8 = b'P';
 /// Kind of the record that holds a segment's marks.
 pub const KIND_DONE: u8 = b'D';
+/// Nobody ever stores so many packs: a segment of such a name is not ours.
+const SEQ_END: u64 = 1 << 62;
 const MODE: u32 = 0o640;
 /// Free space is asked for once per this many appended bytes.
 const FREE_CHECK: u64 = 4 << 20;
@@ -101,7 +103,8 @@ pub struct Spool {
 
 /// First sequence number in the file of this name, if the name ends in `end` (`.seg`, `.done`).
 pub fn base_of(name: &str, end: &str) -> Option<u64> {
-    name.strip_suffix(end).filter(|d| d.len() == 20)?.parse().ok()
+    let digits = name.strip_suffix(end).filter(|d| d.len() == 20)?;
+    digits.parse::<u64>().ok().filter(|n| *n < SEQ_END)
 }
 
 /// What one group commit has to sync; run it without holding the spool.
@@ -185,7 +188,7 @@ impl Spool {
         let mut seg = Segment { len: 0, count: 0, done: Vec::new(), done_count: 0, marks_dirty: false };
         let marks = self.load_marks(base, report)?;
         let (mut offset, mut expect) = (0, base);
-        let mut cut = None;
+        let (mut cut, mut lost) = (None, 0);
         let mut buf = std::mem::take(&mut self.buf);
         loop {
             match record::read(&file, offset, RECORD_MAX, &mut buf)? {
@@ -197,16 +200,23 @@ impl Spool {
                         cut = Some(offset);
                         break;
                     }
+                    lost += next - offset;
                     offset = next;
                 }
                 Found::Record(head) => {
                     offset = head.end();
-                    if head.kind != KIND_PACK || head.seq < expect {
+                    // Each record that a damaged stretch held took room there. A number that goes beyond it, or back,
+                    // was not written here: it would be delivered twice, or pin and mark packs that never were.
+                    let most = expect.saturating_add(lost / record::HEADER as u64);
+                    if head.kind != KIND_PACK || !(expect..=most).contains(&head.seq) {
+                        self.set_aside(&file, base, head.offset, offset, quarantine, report)?;
+                        lost += offset - head.offset;
                         continue;
                     }
+                    lost = 0;
                     // What a damaged stretch held cannot be delivered: it must not pin the segment.
-                    for lost in expect..head.seq.min(expect + (1 << 20)) {
-                        seg.mark(lost - base);
+                    for missing in expect..head.seq {
+                        seg.mark(missing - base);
                     }
                     let i = head.seq - base;
                     seg.count = i + 1;
@@ -279,7 +289,7 @@ impl Spool {
             "nowhere: quarantine is full".into()
         };
         report(format!(
-            "{}: bytes {from} to {to} are not a whole record (torn by a crash, or damaged); kept in {}; \
+            "{}: bytes {from} to {to} are not a record that belongs there (torn by a crash, or damaged); kept in {}; \
              {}a follower sends it from its source; at a receiver, if it was acknowledged, the collector's `logd status` \
              names the hour (a host of which nothing came, only if hosts_file lists it), which must be sent again",
             self.path(base, "seg").display(),

@@ -14,6 +14,8 @@
     reason = "a failing test is meant to panic"
 )]
 
+#[path = "proof/certificates.rs"]
+mod certificates;
 #[path = "proof/crash.rs"]
 mod crash;
 #[path = "proof/descriptors.rs"]
@@ -22,6 +24,8 @@ mod descriptors;
 mod flips;
 #[path = "proof/full.rs"]
 mod full;
+#[path = "proof/fuzz.rs"]
+mod fuzz;
 #[path = "proof/kill.rs"]
 mod kill;
 #[path = "proof/network.rs"]

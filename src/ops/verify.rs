@@ -21,12 +21,17 @@ const LOOKS: usize = 3;
 const BLOCK: usize = 256 << 10;
 
 /// What is found out about one hour.
-enum Verdict {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is what its sender sealed.
     Right,
     /// The part that is proven is right; the hour is not at its end.
     Open,
+    /// It is not, and why.
     Wrong(String),
+    /// Nobody told what it must be.
     NotVerifiable(String),
+    /// A batch job took its data.
     MovedAway(String),
 }
 
@@ -110,7 +115,8 @@ fn summary(all: usize, n: &Counts) -> String {
     text
 }
 
-fn hour(inv: &Inventory, key: &HourKey, files: &Files, read: &mut u64) -> disk::Result<Verdict> {
+/// Verifies one hour of an inventory; `read` grows by the bytes that were read.
+pub fn hour(inv: &Inventory, key: &HourKey, files: &Files, read: &mut u64) -> disk::Result<Verdict> {
     let proof = inv.proof(key)?;
     if let [first, second, ..] = files.tags.as_slice() {
         return Ok(Verdict::Wrong(format!("received: it has two tags, {first} and {second}")));
@@ -148,8 +154,9 @@ fn hour(inv: &Inventory, key: &HourKey, files: &Files, read: &mut u64) -> disk::
     let Some(found) = last else { return Ok(Verdict::Right) };
     let (data, headers) = (place.data.display(), place.headers.display());
     if let Some(why) = &found.fault {
-        // Bytes are written before their line: until the hour is certified that is the normal course.
-        if certificate.is_none() && matches!(why, Fault::Beyond(_)) {
+        // Bytes are written before their line: until the hour is certified that is the normal course. A tag says that it
+        // is, even one whose content says nothing any more.
+        if proof == Proof::None && matches!(why, Fault::Beyond(_)) {
             return Ok(Verdict::Open);
         }
         let file = if matches!(why, Fault::Proof(_)) { &headers } else { &data };

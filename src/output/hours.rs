@@ -680,6 +680,7 @@ impl Hours {
 
 fn stored(meta: &Meta, offset: u64, checked: &Checked) -> Stored {
     Stored {
+        key: meta.key.clone(),
         id: meta.id,
         generation: meta.generation,
         offset,

@@ -6,6 +6,7 @@
 
 #![allow(dead_code, reason = "each module uses its part")]
 
+pub mod keeper;
 pub mod lines;
 pub mod load;
 pub mod peer;

@@ -214,3 +214,25 @@ fn what_cannot_be_read_is_an_error() {
     assert_eq!(code, ERROR);
     assert!(err.contains("cannot read") && out.contains("1 not readable"), "{out}{err}");
 }
+
+#[test]
+fn files_of_another_hour_under_this_name() {
+    let temp = certified();
+    let save = temp.path("save");
+    Build::new("web2_2026112205", &["x\ny\n", "z\n", "d\ne\n"]).certify(&save);
+    // Somebody restored a backup and took the wrong name: data and proof agree with each other.
+    for dir in ["log_data", "headers"] {
+        fs::copy(save.join(dir).join("web2_2026112205"), save.join(dir).join(HOUR)).unwrap();
+    }
+    wrong(&temp, &["web1_2026112205: WRONG", "pack 1 is of web2_2026112205"]);
+    fs::remove_file(save.join("received/web1_2026112205_5")).unwrap();
+    wrong(&temp, &["pack 1 is of web2_2026112205"]);
+}
+
+#[test]
+fn a_damaged_tag_still_says_that_the_hour_is_over() {
+    let temp = certified();
+    fs::write(temp.path("save/received/web1_2026112205_5"), "{").unwrap();
+    fs::write(temp.path("save/log_data").join(HOUR), "a\nb\nc\nd\ne\nf\n").unwrap();
+    wrong(&temp, &["2 bytes follow"]);
+}
