@@ -38,6 +38,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
+use crate::planted::{self, Bug};
 use rustix::io::Errno;
 
 pub use sim::{Fault, Outcome, SimDisk};
@@ -378,6 +379,9 @@ impl Disk {
 
     /// Makes the names in a directory durable: what was created in it, renamed into or out of it, removed.
     pub fn sync_dir(&self, path: &Path) -> Result<()> {
+        if planted::is(Bug::NoDirectorySync) {
+            return Ok(());
+        }
         on!(self, d => d.sync_dir(path))
     }
 

@@ -7,6 +7,7 @@
 
 use crate::disk::{self, Disk};
 use crate::pack::{Checked, HourKey};
+use crate::planted::{self, Bug};
 use crate::record;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -169,6 +170,9 @@ impl Footprint {
             ids.insert(id);
         }
         let copy = hour.copies.entry(generation).or_default();
+        if planted::is(Bug::EarlyCountsAsStored) {
+            copy.high = copy.high.max(id);
+        }
         let again = copy.pending.insert(id, p).map_or(0, |old| old.weight);
         // What the original began is taken in any order: nothing of it waits for a gap.
         let in_order = hour.foreign.is_none() || generation > 0;
@@ -198,9 +202,14 @@ impl Footprint {
     /// Packs of a copy are stored, their lines in the proof durable: all up to `high`, and those with these numbers
     /// in the spool (an hour that the original began is not in id order).
     pub fn stored(&mut self, key: &HourKey, generation: u64, high: u64, seqs: &[u64]) {
-        if let Some(copy) = self.hours.get_mut(key).and_then(|h| h.copies.get_mut(&generation)) {
-            copy.pending.retain(|id, p| *id > high && !seqs.contains(&p.seq));
-        }
+        let Some(hour) = self.hours.get_mut(key) else { return };
+        let in_order = hour.foreign.is_none() || generation > 0;
+        let Some(copy) = hour.copies.get_mut(&generation) else { return };
+        let in_order = in_order && !planted::is(Bug::ShelvedForgotten);
+        copy.pending.retain(|id, p| *id > high && (in_order || !seqs.contains(&p.seq)));
+        // What the spool is done with and the proof does not have is on the shelf: a crash came between the two.
+        let shelved = copy.pending.values_mut().filter(|p| seqs.contains(&p.seq));
+        shelved.for_each(|p| p.seq = 0);
     }
 
     /// A pack beyond a gap moved from the spool to a shelf.

@@ -19,6 +19,7 @@ pub mod lines;
 use crate::clock::Hour;
 use crate::disk::{self, Disk};
 use crate::pack::{HourKey, hex};
+use crate::planted::{self, Bug};
 use crate::record;
 use lines::{Line, Reader, Stored, Summary};
 use serde::{Deserialize, Serialize};
@@ -118,6 +119,11 @@ impl Store {
             self.disk.create_dir_all(&self.save_dir.join(d), self.dir_mode)?;
         }
         self.disk.create_dir_all(&self.closed, 0o750)
+    }
+
+    /// The state directory of its collector.
+    pub fn state_dir(&self) -> &Path {
+        self.closed.parent().unwrap_or(&self.closed)
     }
 
     /// The disk it lies on.
@@ -247,6 +253,9 @@ impl Store {
     /// start, while one with a closed file and no tag would never get its tag back.
     pub fn revoke(&self, key: &HourKey) -> disk::Result<()> {
         let closed = self.closed(key)?;
+        if planted::is(Bug::ClosedOutlivesTag) {
+            self.remove_tags(key, closed.as_ref())?;
+        }
         let path = self.closed.join(key.to_string());
         let gone = self.disk.stat(&self.place(key).data)?.is_none();
         if let Some(mut late) = closed.clone().filter(|c| gone && c.bytes > 0) {
@@ -256,8 +265,12 @@ impl Store {
             self.disk.remove(&path)?;
             self.disk.sync_dir(&self.closed)?;
         }
+        self.remove_tags(key, closed.as_ref())
+    }
+
+    fn remove_tags(&self, key: &HourKey, closed: Option<&Certificate>) -> disk::Result<()> {
         let dir = self.path("received");
-        if let Some(c) = &closed {
+        if let Some(c) = closed {
             self.disk.remove(&dir.join(c.tag_name()))?;
         }
         while let Some((name, _)) = self.tag(key)? {
@@ -265,7 +278,9 @@ impl Store {
         }
         self.disk.remove(&dir.join(format!("{}_{}", key.name, key.hour.day_of())))?;
         self.disk.remove(&dir.join(format!("all_{}", key.hour)))?;
-        self.disk.sync_dir(&dir)?;
+        if !planted::is(Bug::TagRemovalNotSynced) {
+            self.disk.sync_dir(&dir)?;
+        }
         self.disk.remove(&self.path("doubtful").join(key.to_string()))?;
         self.disk.sync_dir(&self.path("doubtful"))
     }

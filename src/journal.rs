@@ -14,6 +14,7 @@
 
 use crate::disk::{self, Disk, File};
 use crate::pack::{HourKey, ID_MAX, LOSS_MAX, Seal, Totals, hex, unhex};
+use crate::planted::{self, Bug};
 use crate::record::{self, Found};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -203,7 +204,7 @@ impl HourLog {
                 self.pos = pos.unwrap_or(self.pos);
             }
             Event::Acked { generation, ids, .. } => {
-                if *generation == self.generation {
+                if *generation == self.generation || planted::is(Bug::AckOfOtherCopy) {
                     for id in ids {
                         self.unacked.remove(id);
                     }
@@ -261,7 +262,8 @@ impl Event {
 pub struct Journal {
     disk: Disk,
     dir: PathBuf,
-    file: File,
+    /// `None` = what stands there is damaged or gone: it is replaced as a whole, by the next write.
+    file: Option<File>,
     /// Bytes of the log that are written.
     len: u64,
     seq: u64,
@@ -274,7 +276,8 @@ pub struct Journal {
 
 impl Journal {
     /// Opens or creates the journal below `state_dir`. `true` = it was damaged or (in a state directory that has
-    /// served before) it is gone: hours that are not archived must be sent again whole.
+    /// served before) it is gone: hours that are not archived must be sent again whole. Then the log stays as it is until
+    /// the first [`Journal::commit`], so that a crash before the caller has said so does not hide the damage.
     pub fn open(
         disk: &Disk,
         state_dir: &Path,
@@ -288,10 +291,13 @@ impl Journal {
         if damaged {
             report(format!("{}: missing; open hours are sent again whole, as new copies", path.display()));
         }
-        let file = disk.create(&path, MODE)?;
+        let mut file = if damaged { None } else { Some(disk.create(&path, MODE)?) };
         let mut hours = BTreeMap::new();
-        let (len, bad, seq) = replay(&file, &mut |e| apply(&mut hours, &e))?;
-        if let Some(at) = bad {
+        let (len, bad, seq) = match &file {
+            Some(f) => replay(f, &mut |e| apply(&mut hours, &e))?,
+            None => (0, None, 0),
+        };
+        if let (Some(at), Some(file)) = (bad, file.take_if(|_| bad.is_some())) {
             let aside = dir.join(format!("log.damaged-{at}"));
             let mut all = vec![0; usize::try_from(file.stat()?.len).unwrap_or(0)];
             file.read_at(&mut all, 0)?;
@@ -302,7 +308,7 @@ impl Journal {
                 path.display(),
                 aside.display()
             ));
-            damaged = true;
+            damaged = !planted::is(Bug::JournalDamageIgnored);
         }
         let mut journal = Self {
             disk: disk.clone(),
@@ -315,14 +321,16 @@ impl Journal {
             live: 0,
             hours,
         };
-        // A snapshot is written at every start: it proves that the log can be written, and drops what is damaged. A full
-        // disk must not keep packs from being sent that fill it: then a sound log goes on as it is.
-        match journal.compact() {
-            Err(e) if e.no_space() && !damaged => {
-                disk.sync_dir(&journal.dir)?;
-                report(format!("paused: disk: {e}; nothing is lost, sealed packs are sent"));
+        // A snapshot is written at every start: it proves that the log can be written. A full disk must not keep packs
+        // from being sent that fill it: then the log goes on as it is.
+        if !damaged || planted::is(Bug::DamageForgotten) {
+            match journal.compact() {
+                Err(e) if e.no_space() => {
+                    disk.sync_dir(&journal.dir)?;
+                    report(format!("paused: disk: {e}; nothing is lost, sealed packs are sent"));
+                }
+                other => other?,
             }
-            other => other?,
         }
         Ok((journal, damaged))
     }
@@ -349,10 +357,11 @@ impl Journal {
 
     /// Writes what was noted, without a sync: for acknowledgements, which may be forgotten.
     pub fn flush(&mut self) -> disk::Result<()> {
+        let Some(file) = &self.file else { return self.compact() };
         if !self.pending.is_empty() {
-            if let Err(e) = self.file.write_at(&self.pending, self.len) {
+            if let Err(e) = file.write_at(&self.pending, self.len) {
                 // Half a record would look like damage after a crash.
-                let _ = self.file.set_len(self.len);
+                let _ = file.set_len(self.len);
                 return Err(e);
             }
             self.len += self.pending.len() as u64;
@@ -365,8 +374,9 @@ impl Journal {
     /// Makes everything noted so far durable. After an error nothing is forgotten; call it again.
     pub fn commit(&mut self) -> disk::Result<()> {
         self.flush()?;
-        if std::mem::take(&mut self.unsynced) {
-            self.file.sync()?;
+        if let Some(file) = self.file.as_ref().filter(|_| self.unsynced) {
+            file.sync()?;
+            self.unsynced = false;
         }
         if self.len > COMPACT_AT.max(self.live.saturating_mul(2)) {
             self.compact()?;
@@ -384,7 +394,7 @@ impl Journal {
             }
         }
         self.disk.replace(&path, &out, MODE)?;
-        self.file = self.disk.open_rw(&path)?;
+        self.file = Some(self.disk.open_rw(&path)?);
         self.len = out.len() as u64;
         self.live = self.len;
         self.seq = seq;

@@ -40,6 +40,7 @@ pub mod ops;
 pub mod output;
 pub mod pack;
 pub mod packer;
+pub mod planted;
 pub mod receiver;
 pub mod record;
 pub mod roles;

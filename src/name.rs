@@ -1,6 +1,8 @@
 //! The rule for sender names. They come from the wire and from the config and become parts of file names
 //! (`<name>_<hour>`), so this rule is what keeps `../../x` out of the store; it is written once, here.
 
+use crate::planted::{self, Bug};
+
 /// The longest name, in bytes. With the hour and a line count it stays far below the 255 bytes of a file name.
 pub const MAX_BYTES: usize = 64;
 
@@ -16,7 +18,11 @@ pub fn problem(name: &str) -> Option<&'static str> {
     if !first.is_ascii_alphanumeric() {
         return Some("must begin with a letter or a digit");
     }
-    if name.contains('_') {
+    let underscore = name.contains('_');
+    if underscore && planted::is(Bug::NameWithUnderscore) {
+        return None;
+    }
+    if underscore {
         return Some("must not hold `_`, which separates the name from the hour in file names");
     }
     if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b".:+-".contains(&b)) {

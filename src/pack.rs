@@ -16,6 +16,7 @@
 //! nothing here allocates what a frame only promises.
 
 use crate::clock::Hour;
+use crate::planted::{self, Bug};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -562,6 +563,9 @@ impl BodyCheck {
             return wrong("the zlib stream is cut short");
         }
         let crc32 = self.crc.clone().finalize();
+        if planted::is(Bug::MismatchAccepted) {
+            return Ok(Checked { bytes: self.bytes, crc32 });
+        }
         if let Some(seal) = &meta.seal {
             if self.tail != meta.tag().as_bytes() {
                 return wrong("the tag after the body names another pack");

@@ -12,6 +12,7 @@
 
 use crate::config::SenderConfig;
 use crate::disk::sim::Rng;
+use crate::planted::{self, Bug};
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -43,7 +44,7 @@ impl Outcome {
     /// May the connection carry another pack? After anything but an `ok` an answer may still be on its way, and would
     /// be taken for the next pack's.
     pub fn keeps_connection(&self) -> bool {
-        *self == Self::Sent
+        *self == Self::Sent || planted::is(Bug::StaleConnection)
     }
 }
 
@@ -146,6 +147,9 @@ impl Queue {
         match outcome {
             Outcome::Sent => {
                 self.link_fails = 0;
+                return Next::Done;
+            }
+            Outcome::TempFail { link: false, .. } if planted::is(Bug::SentCountsAsAcked) => {
                 return Next::Done;
             }
             Outcome::TempFail { link: true, .. } => {

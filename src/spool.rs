@@ -14,6 +14,7 @@
 use crate::config::SpoolConfig;
 use crate::disk::{self, Disk, File};
 use crate::pack::{self, HourKey};
+use crate::planted::{self, Bug};
 use crate::record::{self, Found};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -73,7 +74,7 @@ impl Segment {
             self.done.resize(word + 1, 0);
         }
         match self.done.get_mut(word) {
-            Some(w) if *w & (1 << (i % 64)) == 0 => {
+            Some(w) if *w & (1 << (i % 64)) == 0 || planted::is(Bug::DoneCountedTwice) => {
                 *w |= 1 << (i % 64);
                 self.done_count += 1;
                 self.marks_dirty = true;
@@ -101,6 +102,13 @@ pub struct Spool {
     buf: Vec<u8>,
 }
 
+/// For a planted bug: are these bytes all zero?
+fn is_zero(file: &File, from: u64, to: u64) -> disk::Result<bool> {
+    let mut bytes = vec![0; usize::try_from(to - from).unwrap_or(0).min(4096)];
+    file.read_at(&mut bytes, from)?;
+    Ok(bytes.iter().all(|b| *b == 0))
+}
+
 /// First sequence number in the file of this name, if the name ends in `end` (`.seg`, `.done`).
 pub fn base_of(name: &str, end: &str) -> Option<u64> {
     let digits = name.strip_suffix(end).filter(|d| d.len() == 20)?;
@@ -117,13 +125,12 @@ pub struct SyncJob {
 impl SyncJob {
     /// One fdatasync per file with new bytes, and the directory's when it has a new name.
     pub fn run(&self) -> disk::Result<()> {
-        for f in &self.files {
-            f.sync()?;
-        }
-        match &self.dir {
+        let synced = self.files.iter().try_for_each(|f| f.sync());
+        let synced = synced.and_then(|()| match &self.dir {
             Some((disk, dir)) => disk.sync_dir(dir),
             None => Ok(()),
-        }
+        });
+        if planted::is(Bug::AckAfterFailedSync) { Ok(()) } else { synced }
     }
 }
 
@@ -193,6 +200,14 @@ impl Spool {
         loop {
             match record::read(&file, offset, RECORD_MAX, &mut buf)? {
                 Found::End => break,
+                Found::Damage { next }
+                    if planted::is(Bug::ZerosAreRecords) && is_zero(&file, offset, next)? =>
+                {
+                    let zeros = (next - offset) / record::HEADER as u64;
+                    expect += zeros;
+                    seg.count += zeros;
+                    offset = next;
+                }
                 Found::Damage { next } => {
                     self.set_aside(&file, base, offset, next, quarantine, report)?;
                     let at_end = next >= file.stat()?.len;
@@ -357,7 +372,9 @@ impl Spool {
         if let Err(e) = file.write_at(&self.buf, offset) {
             // Half a record would look like damage after a crash, and it takes room.
             let _ = file.set_len(offset);
-            return Err(Self::no_space(e));
+            if !(planted::is(Bug::FullDiskIgnored) && e.no_space()) {
+                return Err(Self::no_space(e));
+            }
         }
         if self.buf.capacity() > 4 << 20 {
             self.buf = Vec::new();
@@ -402,7 +419,7 @@ impl Spool {
         }
         let base = self.next_seq;
         let file = Arc::new(self.disk.create_new(&self.path(base, "seg"), MODE)?);
-        self.dir_dirty = true;
+        self.dir_dirty = !planted::is(Bug::NoSegmentSync);
         self.segments
             .insert(base, Segment { len: 0, count: 0, done: Vec::new(), done_count: 0, marks_dirty: false });
         let old = self.active.replace((base, Arc::clone(&file)));
@@ -423,7 +440,8 @@ impl Spool {
 
     /// After [`SyncJob::run`] succeeded. A failed one ends the process, so there is no way back from it.
     pub fn end_sync(&mut self, job: &SyncJob) {
-        self.durable = self.durable.max(job.upto);
+        let upto = if planted::is(Bug::AckWhileSyncing) { self.next_seq } else { job.upto };
+        self.durable = self.durable.max(upto);
     }
 
     /// Syncs in place, for callers that share the spool with nobody.
@@ -465,7 +483,8 @@ impl Spool {
 
     fn drop_if_done(&mut self, base: u64) -> disk::Result<()> {
         let idle = self.active.as_ref().is_none_or(|(a, _)| *a != base);
-        let all = self.segments.get(&base).is_some_and(|s| s.done_count >= s.count);
+        let early = u64::from(planted::is(Bug::SegmentDeletedEarly));
+        let all = self.segments.get(&base).is_some_and(|s| s.done_count + early >= s.count);
         if idle && all {
             self.disk.remove(&self.path(base, "seg"))?;
             self.disk.remove(&self.path(base, "done"))?;

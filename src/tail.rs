@@ -21,6 +21,7 @@ use crate::disk::{self, Disk, File};
 use crate::journal::{Cut, Event, HourLog, Journal};
 use crate::pack::{HourKey, Meta};
 use crate::packer::{Packer, PackerConfig};
+use crate::planted::{self, Bug};
 use crate::record;
 use pattern::Pattern;
 use serde::{Deserialize, Serialize};
@@ -309,6 +310,9 @@ impl Tail {
                 oldest &= f.failed;
             }
             failed = failed.or(looked.err());
+            if failed.is_some() && planted::is(Bug::UnreadableStopsOthers) {
+                break;
+            }
             room_packs = room_packs.saturating_sub(out.len() - before);
             room_bytes =
                 room_bytes.saturating_sub(out.iter().skip(before).map(|s: &Sealed| s.raw.len()).sum());
@@ -375,10 +379,13 @@ impl Tail {
             return;
         }
         let path = self.pattern.path(hour);
-        let copy = self.identity.copies_until.is_some_and(|u| hour <= u);
+        let copy =
+            self.identity.copies_until.is_some_and(|u| hour <= u) && !planted::is(Bug::SameNumberForNewCopy);
         let generation = if copy { self.identity.copies_generation } else { 0 };
         let from_end = self.identity.from_end && hour == self.identity.first_hour;
         let pos = if from_end { self.last_line_end(&path).unwrap_or(0) } else { 0 };
+        let before = journal.hours().values().next_back().filter(|_| planted::is(Bug::PositionOfOtherHour));
+        let pos = before.map_or(pos, |l| l.pos);
         let hour = key.to_string();
         journal.append(&Event::Opened { hour: hour.clone(), generation, path, first_id: 1, pos });
         if pos > 0 {
@@ -570,7 +577,7 @@ impl Tail {
         let over = now - ends;
         let waited = over >= self.conf.close_wait_ms;
         let quiet = now.saturating_sub(f.mtime_ms) >= self.conf.quiet_ms;
-        if !has_file && !self.had_file && waited {
+        if !has_file && !self.had_file && waited && !planted::is(Bug::AbsentHoursTakePlaces) {
             // No file was ever seen: there is nothing to declare, and younger hours need the place.
             self.active.remove(&hour);
             return Ok(());

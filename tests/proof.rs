@@ -30,6 +30,8 @@ mod fuzz;
 mod kill;
 #[path = "proof/network.rs"]
 mod network;
+#[path = "proof/planted.rs"]
+mod planted;
 #[path = "proof/power.rs"]
 mod power;
 #[path = "proof/random.rs"]

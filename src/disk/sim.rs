@@ -550,6 +550,12 @@ impl SimDisk {
         state.image.find(path).is_ok_and(|node| state.image.truncate(node, len))
     }
 
+    /// Looks at the live content of a file, without a copy of it.
+    pub fn look<R>(&self, path: &Path, at: impl FnOnce(Option<&[u8]>) -> R) -> R {
+        let state = &*self.0.state();
+        at(state.image.find(path).ok().map(|node| state.image.content(node)))
+    }
+
     /// All live files with their lengths, sorted.
     pub fn paths(&self) -> Vec<(PathBuf, u64)> {
         self.0.state().image.paths()

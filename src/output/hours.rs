@@ -16,6 +16,7 @@ use crate::disk::{self, Disk, File};
 use crate::integrity::lines::{self, Stored, Summary};
 use crate::integrity::{Certificate, Health, Place, Scan, Store};
 use crate::pack::{self, Checked, Header, HourKey, Meta, split_frame};
+use crate::planted::{self, Bug};
 use crate::spool::{Loc, Reader, Shelf};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -73,7 +74,9 @@ impl Copy {
     fn new(place: Place, role: Role, found: Scan) -> Self {
         Self {
             role,
-            data_end: if matches!(found.health, Health::Foreign { .. }) {
+            data_end: if matches!(found.health, Health::Foreign { .. })
+                || planted::is(Bug::BytesBeyondProofKept)
+            {
                 found.data_len
             } else {
                 found.summary.bytes
@@ -88,7 +91,7 @@ impl Copy {
             early_since_ms: 0,
             gaps_written: false,
             // Names that a killed process made may exist in memory only.
-            new_names: true,
+            new_names: !planted::is(Bug::NewNamesNotSynced),
             verified_to: 0,
             verifying: false,
             place,
@@ -224,6 +227,7 @@ impl Hours {
             Health::Good if meta.id <= copy.summary.high => {
                 copy.seqs.push(loc.seq);
                 self.dirty.insert((meta.key.clone(), generation));
+                self.renew(&meta.key, generation)?;
                 // Called again after an error: what waited behind this pack may wait still.
                 return self.drain(&meta.key, generation);
             }
@@ -244,6 +248,18 @@ impl Hours {
         }
         self.write(&header, &meta, body, raw, generation, Some(loc.seq))?;
         self.drain(&meta.key, generation)
+    }
+
+    /// A pack that is stored already came as new to the gate, which took back the tag: the hour is verified again.
+    fn renew(&mut self, key: &HourKey, generation: u64) -> disk::Result<()> {
+        let Some(state) = self.states.get_mut(key) else { return Ok(()) };
+        if state.closed.is_some() && self.store.closed(key)?.is_none() {
+            state.closed = None;
+            if let Some(copy) = state.copies.get_mut(&generation) {
+                copy.verified_to = 0;
+            }
+        }
+        Ok(())
     }
 
     /// A batch job took the data file of a closed hour away: what comes now is kept in a file of its own.
@@ -271,6 +287,9 @@ impl Hours {
         let floor = state.closed.as_ref().filter(|c| c.is_tag()).map_or(0, |c| c.generation);
         if generation < floor {
             return None;
+        }
+        if planted::is(Bug::CopyIntoOld) && state.in_place.is_some() {
+            return state.in_place;
         }
         if state.copies.contains_key(&generation) {
             return Some(generation);
@@ -450,7 +469,9 @@ impl Hours {
     pub fn checkpoint(&mut self, now_ms: u64) -> disk::Result<Progress> {
         let mut out = Progress { seqs: std::mem::take(&mut self.done_now), ..Progress::default() };
         let dirty = std::mem::take(&mut self.dirty);
-        if let Err(e) = self.sync_in_turn(&dirty) {
+        if let Err(e) = self.sync_in_turn(&dirty)
+            && !planted::is(Bug::CheckpointErrorIgnored)
+        {
             // A full disk: everything stays noted and is tried again.
             self.dirty.extend(dirty);
             self.done_now = out.seqs;
@@ -508,7 +529,7 @@ impl Hours {
                 continue;
             }
             copy.open(&self.store)?;
-            if let Some((data, _)) = &copy.files {
+            if let (Some((data, _)), false) = (&copy.files, unsynced(copy)) {
                 data.sync()?;
             }
             if copy.new_names {
@@ -525,7 +546,9 @@ impl Hours {
             };
             let (false, Some((_, headers))) = (copy.lines.is_empty(), &copy.files) else { continue };
             headers.write_at(&copy.lines, copy.headers_len)?;
-            headers.sync()?;
+            if !(planted::is(Bug::CertifyBeforeSync) && copy.is_complete()) {
+                headers.sync()?;
+            }
             copy.headers_len += copy.lines.len() as u64;
             copy.lines.clear();
             copy.new_names = false;
@@ -665,7 +688,7 @@ impl Hours {
         let dirty = &self.dirty;
         self.states.retain(|key, s| {
             let busy = s.copies.iter().any(|(g, c)| {
-                c.verifying
+                (c.verifying && !planted::is(Bug::VerificationForgotten))
                     || !c.lines.is_empty()
                     || !c.seqs.is_empty()
                     || !c.early.is_empty()
@@ -676,6 +699,11 @@ impl Hours {
         self.open_copies =
             self.states.values().flat_map(|s| s.copies.values()).filter(|c| c.files.is_some()).count();
     }
+}
+
+/// For planted bugs: are the data left unsynced?
+fn unsynced(copy: &Copy) -> bool {
+    planted::is(Bug::HeadersBeforeData) || (planted::is(Bug::CertifyBeforeSync) && copy.is_complete())
 }
 
 fn stored(meta: &Meta, offset: u64, checked: &Checked) -> Stored {

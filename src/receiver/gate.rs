@@ -13,10 +13,11 @@
 
 use super::{Arrived, Charge};
 use crate::disk;
-use crate::footprint::{CopyPrint, Footprint, HourPrint, Pending, Verdict};
+use crate::footprint::{CopyPrint, Footprint, HourPrint, Pending, Verdict, load_json};
 use crate::integrity::lines::{Line, Reader, Stored};
 use crate::integrity::{Health, Place, Store, scan};
 use crate::pack::{Entry, HourKey, Meta, Refusal, VERSION, split_frame};
+use crate::planted::{self, Bug};
 use crate::spool::{AppendError, Loc, Shelf, Spool};
 use std::collections::{HashMap, VecDeque};
 
@@ -119,12 +120,17 @@ impl Gate {
                 return Ok(answer);
             }
         } else {
-            let identity = (key.clone(), generation, id, a.checked.bytes, a.checked.crc32);
+            let identity = identity(&a);
             if let Some(seq) = self.recent.get(&identity) {
                 self.known += 1;
-                return Ok(Answer::When(*seq));
+                return Ok(if planted::is(Bug::DuplicateAckedEarly) {
+                    Answer::Now
+                } else {
+                    Answer::When(*seq)
+                });
             }
         }
+        let identity = identity(&a);
         if let Some(name) = &self.hop {
             a.header.route.push(hop(name, wall));
         }
@@ -141,7 +147,6 @@ impl Gate {
                 self.raw.insert(loc.seq, raw);
             }
         } else {
-            let identity = (key, generation, id, a.checked.bytes, a.checked.crc32);
             self.recent.insert(identity.clone(), loc.seq);
             self.recent_order.push_back(identity);
             if self.recent_order.len() > RECENT
@@ -151,6 +156,9 @@ impl Gate {
             }
         }
         drop(a.charge.take());
+        if planted::is(Bug::AckBeforeSync) {
+            return Ok(Answer::Now);
+        }
         Ok(Answer::When(loc.seq))
     }
 
@@ -160,7 +168,7 @@ impl Gate {
         if m.footprint.hour(key, now_ms).is_none() {
             load(m, key, now_ms)?;
         }
-        if m.footprint.has_pending(key, generation) {
+        if m.footprint.has_pending(key, generation) && !planted::is(Bug::CertifiedMeanwhile) {
             return Ok(false);
         }
         if let Some(h) = m.footprint.hour(key, now_ms) {
@@ -214,6 +222,7 @@ impl Gate {
                 ));
                 Ok(Some(Answer::Now))
             }
+            Verdict::Early if planted::is(Bug::IdAboveIgnored) => Ok(Some(Answer::Now)),
             Verdict::Early | Verdict::New | Verdict::Stored => {
                 let weight = a.body.len() as u64 + 1024;
                 if verdict == Verdict::Early
@@ -227,6 +236,7 @@ impl Gate {
                 }
                 if let Some(h) = m.footprint.hour(key, now_ms)
                     && h.certified == Some(meta.generation)
+                    && !planted::is(Bug::TagKept)
                 {
                     m.store.revoke(key)?;
                     h.certified = None;
@@ -235,6 +245,11 @@ impl Gate {
             }
         }
     }
+}
+
+fn identity(a: &Arrived) -> Identity {
+    let id = if planted::is(Bug::DedupeByBody) { 0 } else { a.meta.id };
+    (a.meta.key.clone(), a.meta.generation, id, a.checked.bytes, a.checked.crc32)
 }
 
 fn hop(name: &str, wall: &str) -> Entry {
@@ -299,7 +314,8 @@ fn load(m: &mut Memory, key: &HourKey, now_ms: u64) -> disk::Result<()> {
             add(&mut hour, &place, None)?;
             // The tag may stand although the `closed` file is lost: later bytes must take it away all the same.
             if let Some(generation) = hour.copies.last_key_value().map(|(g, _)| *g) {
-                hour.certified = store.tag(key)?.map(|_| generation);
+                hour.certified =
+                    store.tag(key)?.map(|_| generation).filter(|_| !planted::is(Bug::TagOfUnclosedKept));
             }
         }
     }
@@ -319,6 +335,12 @@ fn load(m: &mut Memory, key: &HourKey, now_ms: u64) -> disk::Result<()> {
         let copy = hour.copies.entry(generation).or_default();
         if id > copy.high {
             copy.pending.insert(id, p);
+        }
+    }
+    if planted::is(Bug::FootprintBelieved) {
+        for (k, (generation, high, _)) in load_json(disk, store.state_dir()).unwrap_or_default() {
+            let copy = hour.copies.entry(generation).or_default();
+            copy.high = copy.high.max(if k == *key { high } else { 0 });
         }
     }
     m.footprint.load(key, hour, now_ms);

@@ -9,6 +9,7 @@ use crate::config::{Peer, TailConfig};
 use crate::disk::{self, Disk};
 use crate::journal::{Event, HourLog, Journal};
 use crate::pack::{Encoder, Header, HourKey, Meta, Seal, split_frame};
+use crate::planted::{self, Bug};
 use crate::sender::{Next, Outcome, Queue};
 use crate::spool::{AppendError, Loc, Reader, Shelf, Spool};
 use crate::tail::pattern::Pattern;
@@ -344,7 +345,11 @@ impl Follower {
                 looked = self.tail.step(&mut self.journal, room, packs, &mut self.unreleased);
             }
         }
-        self.journal.commit()?;
+        if planted::is(Bug::CutBeforeJournal) {
+            self.journal.flush()?;
+        } else {
+            self.journal.commit()?;
+        }
         for s in std::mem::take(&mut self.unreleased) {
             let weight = s.raw.len();
             self.in_memory += weight;
@@ -364,8 +369,8 @@ impl Follower {
             self.journal.append(&Event::Acked { hour: key.to_string(), generation, ids });
         }
         self.keep_record()?;
-        let whole =
-            |k: &HourKey, l: &HourLog| l.is_done() && l.unacked.is_empty() && !self.tail.is_reading(k.hour);
+        let reading = |k: &HourKey| self.tail.is_reading(k.hour) && !planted::is(Bug::LateBytesForgotten);
+        let whole = |k: &HourKey, l: &HourLog| l.is_done() && l.unacked.is_empty() && !reading(k);
         let done: Vec<HourKey> =
             self.journal.hours().iter().filter(|(k, l)| whole(k, l)).map(|(k, _)| k.clone()).collect();
         for key in done {

@@ -4,7 +4,9 @@
 //! made again for every machine, every call and several fates of unsynced data, with a crash in place of that call.
 
 use super::sim::World;
+use super::support::proved;
 use logd::disk::{Fault, Outcome};
+use std::path::Path;
 
 const HOURS: [&str; 2] = ["2026112205", "2026112206"];
 
@@ -41,6 +43,22 @@ fn copy_scenario(w: &mut World) {
         w.write(HOURS[0], &format!("line {i} after the loss, {:032x}\n", i * 7_919_u64));
         w.round(1_500);
     }
+    w.clock.advance(3_600_000);
+    w.settle(&HOURS[..1]);
+}
+
+/// A bit of the follower's journal is another when it starts again: the hour is sent as a new copy.
+fn damage_scenario(w: &mut World) {
+    // Short lines: what is read again at once makes other packs than what came line by line.
+    for i in 0..4 {
+        w.write(HOURS[0], &format!("line {i}\n"));
+        w.round(1_500);
+    }
+    // Within the first cut, after the record that opens the hour.
+    w.machines[0].sim.flip(Path::new("/state/journal/log"), 200, 1);
+    w.crash(0);
+    w.write(HOURS[0], "line after it\n");
+    w.round(1_500);
     w.clock.advance(3_600_000);
     w.settle(&HOURS[..1]);
 }
@@ -90,7 +108,14 @@ fn an_outage_fills_the_retry_spool_and_loses_nothing() {
     assert!(spooled, "{:?}", w.machines[0].sim.log());
 }
 
-fn crash_everywhere(scenario: fn(&mut World), node: usize) {
+#[test]
+fn a_damaged_journal_sends_the_hour_as_a_copy() {
+    let mut w = World::new(1);
+    damage_scenario(&mut w);
+    assert!(w.tags()[HOURS[0]].generation > 0);
+}
+
+fn crash_everywhere(what: &str, scenario: fn(&mut World), node: usize) {
     let fates: [fn(u32) -> Outcome; 4] = [
         |_| Outcome::LoseUnsynced,
         |_| Outcome::KeepAll,
@@ -115,34 +140,43 @@ fn crash_everywhere(scenario: fn(&mut World), node: usize) {
             restarts += w.machines[node].restarts;
         }
     }
-    println!("machine {node}: {runs} runs, a crash at each of {total} disk calls, {restarts} restarts");
     // The last calls of a run may come after everything is whole already.
     assert!(restarts * 10 >= runs * 8);
+    proved(
+        &format!("crash at every disk call of {}: {what}", ["follower", "relay", "collector"][node]),
+        format_args!("{total} calls, {restarts} crashes"),
+        "0 lost, 0 doubled, 0 torn, 0 false certificates",
+    );
 }
 
 #[test]
 fn follower_at_every_disk_call() {
-    crash_everywhere(scenario, 0);
+    crash_everywhere("two hours, late lines", scenario, 0);
 }
 
 #[test]
 fn relay_at_every_disk_call() {
-    crash_everywhere(scenario, 1);
+    crash_everywhere("two hours, late lines", scenario, 1);
 }
 
 #[test]
 fn collector_at_every_disk_call() {
-    crash_everywhere(scenario, 2);
+    crash_everywhere("two hours, late lines", scenario, 2);
 }
 
 #[test]
 fn installation_of_a_copy_at_every_disk_call() {
-    crash_everywhere(copy_scenario, 2);
-    crash_everywhere(copy_scenario, 0);
+    crash_everywhere("a later copy", copy_scenario, 2);
+    crash_everywhere("a later copy", copy_scenario, 0);
 }
 
 #[test]
 fn outage_at_every_disk_call() {
-    crash_everywhere(outage_scenario, 0);
-    crash_everywhere(outage_scenario, 1);
+    crash_everywhere("an outage", outage_scenario, 0);
+    crash_everywhere("an outage", outage_scenario, 1);
+}
+
+#[test]
+fn a_damaged_journal_at_every_disk_call() {
+    crash_everywhere("a damaged journal", damage_scenario, 0);
 }

@@ -124,6 +124,8 @@ pub struct World {
     pub peer: Peer,
     /// May the source be replaced or truncated by the scenario? Then P2 is judged by the scenario itself.
     pub judged: bool,
+    /// Say little when something is wrong.
+    pub quiet: bool,
     seen: Mutex<Seen>,
 }
 
@@ -216,6 +218,7 @@ impl World {
             resume: None,
             peer: Peer::Logd,
             judged: true,
+            quiet: false,
             seen: Mutex::default(),
         }
     }

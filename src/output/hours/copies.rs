@@ -15,6 +15,7 @@ use super::{Copy, Hours, Role};
 use crate::disk;
 use crate::integrity::{Certificate, Health, Place, Reread, reread};
 use crate::pack::{HourKey, hex};
+use crate::planted::{self, Bug};
 use crate::record;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -147,8 +148,11 @@ impl Hours {
         }
         let Some(state) = self.states.get(key) else { return Ok(Filed::Void) };
         let Some(copy) = state.copies.get(&job.generation) else { return Ok(Filed::Void) };
-        if copy.high() != job.high || copy.place != job.place || !copy.lines.is_empty() || !copy.is_complete()
-        {
+        let changed = copy.high() != job.high
+            || copy.place != job.place
+            || !copy.lines.is_empty()
+            || !copy.is_complete();
+        if changed && !planted::is(Bug::CertifiedMeanwhile) {
             return Ok(Filed::Void);
         }
         if conflict {
@@ -162,7 +166,7 @@ impl Hours {
             Some(r) => self.certificate(key, copy, r, now_secs)?,
         };
         if role == Role::Building {
-            if let Some(why) = refused {
+            if let Some(why) = refused.filter(|_| !planted::is(Bug::CopyUnverified)) {
                 return Ok(Filed::Refused(why));
             }
             let old_verified = state.closed.as_ref().is_some_and(|c| c.verified);
@@ -173,7 +177,7 @@ impl Hours {
                     if cert.state.is_empty() { "unverified" } else { &cert.state }
                 )));
             }
-            if state.in_place.is_some_and(|g| g > job.generation) {
+            if state.in_place.is_some_and(|g| g > job.generation) && !planted::is(Bug::OldCopyInstalled) {
                 return Ok(Filed::Void);
             }
             // The copy in place may be about to prove more than this one does: it is heard first.
@@ -228,7 +232,9 @@ impl Hours {
         let mut refused = None;
         let mismatch = match (&r.fault, totals) {
             (Some(why), _) => Some(why.to_string()),
-            _ if s.high != copy.summary.high => Some("the proof changed while it was read".into()),
+            _ if s.high != copy.summary.high && !planted::is(Bug::CertifiedMeanwhile) => {
+                Some("the proof changed while it was read".into())
+            }
             // Where the source lost bytes, the sender's totals still count them: the reason is known.
             (None, Some(t)) if !lost && (t.lines, t.bytes, t.sha256) != (s.lines, s.bytes, s.digest()) => {
                 Some(format!(
@@ -359,7 +365,10 @@ impl Hours {
         {
             // While the new file is where it was built, what stands in its place is the old one.
             if disk.stat(new)?.is_some() {
-                if disk.stat(current)?.is_some() && !self.same_file(new, current)? {
+                if disk.stat(current)?.is_some()
+                    && !self.same_file(new, current)?
+                    && !planted::is(Bug::ReplacedDeleted)
+                {
                     self.move_file(current, &old.join(name))?;
                 }
                 self.move_file(new, current)?;

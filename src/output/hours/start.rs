@@ -10,6 +10,7 @@ use crate::disk;
 use crate::integrity::lines::{Line, Reader as ProofReader};
 use crate::integrity::{Health, Place, Scan, Store, repair, scan};
 use crate::pack::{HourKey, split_frame};
+use crate::planted::{self, Bug};
 use crate::spool::{Reader, Shelf};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -189,7 +190,7 @@ impl Hours {
             covered = covered.max(self.covered(key, g, found.summary.high + 1, spooled, shelf)?);
         }
         // A line may be lost whose pack has no bytes: the last of an hour.
-        if covered.is_none_or(|bytes| bytes < beyond) {
+        if covered.is_none_or(|bytes| bytes < beyond) && !planted::is(Bug::BytesBeyondProofCut) {
             found.health = Health::Damaged(format!(
                 "{}: no good line after pack {}; {beyond} bytes of data follow, and the spool does not hold what \
                  comes next",
@@ -199,10 +200,14 @@ impl Hours {
             self.report_damage(key, &found);
             return Ok(found);
         }
-        if beyond > 0 {
+        if beyond > 0 && !planted::is(Bug::BytesBeyondProofKept) {
             let data = disk.open_rw(&place.data)?;
             data.set_len(found.summary.bytes)?;
             data.sync()?;
+        }
+        if torn_tail && planted::is(Bug::TornProofNotCut) {
+            found.health = Health::Good;
+            return Ok(found);
         }
         if torn_tail {
             let proof = disk.open_rw(&place.headers)?;
@@ -256,6 +261,9 @@ impl Hours {
 
 /// What a killed process wrote and did not sync can be read, and be lost later. It is trusted only when it is durable.
 fn settle(disk: &disk::Disk, place: &Place) -> disk::Result<()> {
+    if planted::is(Bug::UnsyncedBelieved) {
+        return Ok(());
+    }
     for path in [&place.data, &place.headers] {
         if disk.stat(path)?.is_some() {
             disk.open_rw(path)?.sync()?;
