@@ -291,18 +291,21 @@ impl Store {
         if key.hour.is_daily() {
             return Ok(false);
         }
-        let (mut have, mut want) = (0, 24);
-        for h in 0..24 {
+        // From the last hour backwards: it tells how many there are, and is what an unfinished day lacks.
+        let (mut have, mut may_lack) = (0, 0);
+        for h in (0..24).rev() {
             let Some(hour) = Hour::new(day.year(), day.month(), day.day(), Some(h)) else { continue };
-            let Some(c) = self.closed(&HourKey { name: key.name.clone(), hour })? else { continue };
-            have += u32::from(c.is_tag());
-            // No zone has ever dropped more than two hours: a smaller number is a mistake or a lie.
-            if h == 23 && c.day_hours >= 22 {
-                want = c.day_hours;
+            match self.closed(&HourKey { name: key.name.clone(), hour })? {
+                Some(c) if c.is_tag() => {
+                    have += 1;
+                    // No zone has ever dropped more than two hours: a smaller number is a mistake or a lie.
+                    if h == 23 && (22..24).contains(&c.day_hours) {
+                        may_lack = 24 - c.day_hours;
+                    }
+                }
+                _ if may_lack > 0 => may_lack -= 1,
+                _ => return Ok(false),
             }
-        }
-        if have < want {
-            return Ok(false);
         }
         let json = serde_json::json!({"format": 1, "name": key.name, "day": day.to_string(), "hours": have});
         let path = self.path("received").join(format!("{}_{day}", key.name));

@@ -175,12 +175,38 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
+    fn conf() -> RelayConfig {
+        let text = b"[collector]\nlisten = 127.0.0.1:1\nsend_to = 127.0.0.1:2\nallow = any\n";
+        Config::parse("test", text).relay(true).unwrap().0
+    }
+
+    #[test]
+    fn packs_that_are_put_off_keep_no_other_from_being_sent() {
+        let (disk, sim) = Disk::sim(1);
+        sim.set_free_bytes(1 << 40);
+        let open = open(&disk, Path::new("/state"), &conf(), "relay".into(), 1, &mut |why| panic!("{why}"));
+        let (mut gate, mut relay, _) = open.unwrap();
+        let wanted = WINDOW as u64 * 3;
+        for _ in 0..wanted {
+            gate.spool.append(&[b"frame"]).unwrap();
+        }
+        gate.spool.sync().unwrap();
+        let busy = Outcome::TempFail { reason: "busy".into(), link: false };
+        let (mut seen, mut frame) = (std::collections::BTreeSet::new(), Vec::new());
+        for now in 0..wanted * 2 {
+            relay.fill(&gate);
+            let Some(seq) = relay.next_job(now, &mut gate, &mut frame).unwrap() else { break };
+            seen.insert(seq);
+            relay.report(seq, &frame, &busy, now, &mut gate).unwrap();
+        }
+        assert_eq!(seen.len() as u64, wanted);
+    }
+
     #[test]
     fn a_held_pack_that_is_damaged_is_named_at_each_start() {
         let (disk, sim) = Disk::sim(1);
         sim.set_free_bytes(1 << 40);
-        let text = b"[collector]\nlisten = 127.0.0.1:1\nsend_to = 127.0.0.1:2\nallow = any\n";
-        let conf = Config::parse("test", text).relay(true).unwrap().0;
+        let conf = conf();
         let held = Path::new("/state/held");
         let mut shelf = Shelf::open(&disk, held, 1 << 20, 1 << 20).unwrap();
         for id in [3, 4] {

@@ -341,7 +341,7 @@ fn the_judge_sees_planted_faults(w: &World) {
 /// The places: each file's first by seed, then every so many bytes over all files.
 fn places(files: &[(PathBuf, u64)], seed: u64) -> Vec<Place> {
     let total: u64 = files.iter().map(|(_, len)| len).sum();
-    let step = if soak() { 1 } else { (total / SAMPLES).max(1) };
+    let step = if soak() { 8 } else { (total / SAMPLES).max(1) };
     let (mut all, mut next) = (Vec::new(), seed % step);
     for (file, len) in files {
         let mut put = |at: u64, cut: bool| all.push(Place { file: file.clone(), at, cut });

@@ -5,6 +5,7 @@
 //! had acknowledged and then lost on its own disk may stay missing: its source has it still, and the hour stays open.
 
 use super::sim::World;
+use super::support::{proved, soak};
 use logd::disk::Outcome;
 use std::path::{Path, PathBuf};
 
@@ -50,12 +51,13 @@ fn only_copy(path: &Path) -> bool {
     text.ends_with(".seg") || text.contains("/log_data/")
 }
 
-fn damage_everywhere(node: usize, step: u64) {
+fn damage_everywhere(what: &str, node: usize, step: u64) {
+    let step = if soak() { 1 } else { step };
     let (mut runs, mut whole) = (0, 0);
     for (path, len) in files(&begin(), node) {
         for at in (0..len).step_by(usize::try_from(step).unwrap()) {
             for cut in [false, true] {
-                if cut && at % (step * 8) != 0 {
+                if cut && step > 1 && at % (step * 8) != 0 {
                     continue;
                 }
                 let mut w = begin();
@@ -84,21 +86,25 @@ fn damage_everywhere(node: usize, step: u64) {
             }
         }
     }
-    println!("machine {node}: {runs} damaged bytes, every {step}th; whole by themselves: {whole}");
     assert!(runs > 50, "{runs}");
+    proved(
+        &format!("simulated: one byte of a state file flipped, or the file cut there: {what}"),
+        format_args!("{runs} places, whole by themselves {whole}"),
+        "0 lost where another copy exists, 0 doubled, 0 false certificates",
+    );
 }
 
 #[test]
 fn follower() {
-    damage_everywhere(0, 3);
+    damage_everywhere("follower", 0, 3);
 }
 
 #[test]
 fn relay() {
-    damage_everywhere(1, 3);
+    damage_everywhere("relay", 1, 3);
 }
 
 #[test]
 fn collector() {
-    damage_everywhere(2, 5);
+    damage_everywhere("collector", 2, 5);
 }

@@ -184,6 +184,7 @@ impl World {
         let mut w = Self::with(seed, streams, Zone::named("CET-1CEST,M3.5.0,M10.5.0/3").unwrap(), start_ms);
         w.confs.store.hosts_file = Some(hosts);
         w.slow_verify = 30;
+        w.wire.footprints = 10;
         w
     }
 
@@ -480,7 +481,6 @@ impl World {
         let Some((gate, mut c)) = self.collector.take() else { return };
         let now = self.now.mono_ms();
         let slow = self.rng.below(100) < self.slow_verify;
-        let footprint = self.streams.len() > 1 && self.rng.chance(10);
         let result = (|| {
             while c.step(&gate, now, 64)? > 0 {}
             if c.wants_checkpoint(&gate, now) {
@@ -495,14 +495,7 @@ impl World {
                 filed.fold(Ok(()), Result::and)?;
             }
             c.hours.write_gaps(now)?;
-            let mut g = lock(&gate);
-            g.spool.save_marks()?;
-            match &g.memory {
-                Some(m) if footprint => {
-                    m.footprint.save(&self.machines[STORE].disk, Path::new("/state"), "now")
-                }
-                _ => Ok(()),
-            }
+            lock(&gate).spool.save_marks()
         })();
         self.messages.append(&mut c.hours.alarms);
         self.messages.extend(c.messages.drain(..).map(|(_, t)| t));

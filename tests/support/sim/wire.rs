@@ -11,6 +11,7 @@ use logd::receiver::{Budget, Session, lock};
 use logd::roles::follower::Job;
 use logd::sender::Outcome;
 use logd::spool::SyncJob;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Connections of one sender.
@@ -58,6 +59,8 @@ pub struct Wire {
     pub adrift: u64,
     /// A bit of the body is another on arrival.
     pub garbled: u64,
+    /// The collector writes its footprint just after a pack came.
+    pub footprints: u64,
     /// Nobody can reach the relay.
     pub cut_off: bool,
     /// The relay cannot reach the collector.
@@ -82,6 +85,7 @@ impl Wire {
             doubled: 0,
             adrift: 0,
             garbled: 0,
+            footprints: 0,
             cut_off: false,
             far_cut_off: false,
             rng: Rng::new(seed ^ 0x77),
@@ -219,6 +223,10 @@ impl World {
         let Some(gate) = gate else { return Awaits::Answer(down()) };
         let mut gate = lock(gate);
         let answer = gate.offer(arrived, self.now.mono_ms(), "2026-11-22 05:00:00.000");
+        if let Some(m) = gate.memory.as_ref().filter(|_| self.wire.rng.below(100) < self.wire.footprints) {
+            // Another thread writes it once a minute, at any moment.
+            let _ = m.footprint.save(&self.machines[STORE].disk, Path::new("/state"), "now");
+        }
         self.messages.append(&mut gate.alarms);
         Awaits::Answer(match answer {
             Ok(Answer::Now) => Outcome::Sent,
