@@ -141,7 +141,7 @@ impl Footprint {
                 Verdict::New
             };
         }
-        if generation < hour.floor {
+        if generation < hour.floor && !planted::is(Bug::OldCopyInstalled) {
             return Verdict::Old(hour.floor);
         }
         let Some(copy) = hour.copies.get(&generation) else {
@@ -205,7 +205,6 @@ impl Footprint {
         let Some(hour) = self.hours.get_mut(key) else { return };
         let in_order = hour.foreign.is_none() || generation > 0;
         let Some(copy) = hour.copies.get_mut(&generation) else { return };
-        let in_order = in_order && !planted::is(Bug::ShelvedForgotten);
         copy.pending.retain(|id, p| *id > high && (in_order || !seqs.contains(&p.seq)));
         // What the spool is done with and the proof does not have is on the shelf: a crash came between the two.
         let shelved = copy.pending.values_mut().filter(|p| seqs.contains(&p.seq));
@@ -278,4 +277,26 @@ pub fn load_json(disk: &Disk, state_dir: &Path) -> Option<BTreeMap<HourKey, Told
         out.insert(key, (v.get("gen")?.as_u64()?, v.get("high")?.as_u64()?, early));
     }
     Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pack_on_the_shelf_stays_known_when_the_spool_is_done_with_it() {
+        let key = HourKey::parse("web1_2026112205").unwrap();
+        let checked = Checked { bytes: 5, crc32: 7 };
+        let pending = |seq| Pending { bytes: 5, crc32: 7, seq, weight: 100 };
+        let mut f = Footprint::default();
+        f.load(&key, HourPrint::default(), 0);
+        f.accept(&key, 0, 2, pending(9), 0);
+        assert_eq!(f.judge(&key, 0, 2, &checked), Verdict::Known(9));
+        // It went to the shelf, a crash came, and only now the spool's record is done with.
+        f.stored(&key, 0, 0, &[9]);
+        assert_eq!(f.judge(&key, 0, 2, &checked), Verdict::Known(0));
+        f.accept(&key, 0, 1, pending(10), 0);
+        f.stored(&key, 0, 2, &[10]);
+        assert_eq!(f.judge(&key, 0, 2, &checked), Verdict::Stored);
+    }
 }

@@ -253,9 +253,6 @@ impl Store {
     /// start, while one with a closed file and no tag would never get its tag back.
     pub fn revoke(&self, key: &HourKey) -> disk::Result<()> {
         let closed = self.closed(key)?;
-        if planted::is(Bug::ClosedOutlivesTag) {
-            self.remove_tags(key, closed.as_ref())?;
-        }
         let path = self.closed.join(key.to_string());
         let gone = self.disk.stat(&self.place(key).data)?.is_none();
         if let Some(mut late) = closed.clone().filter(|c| gone && c.bytes > 0) {

@@ -220,7 +220,7 @@ impl Collector {
                 if let Some(h) = footprint.hour(&key, now_ms) {
                     h.certified = Some(c.generation);
                 }
-                if c.is_tag() {
+                if c.is_tag() && !planted::is(Bug::OldCopyInstalled) {
                     footprint.drop_below(&key, c.generation);
                 }
                 drop(g);

@@ -199,7 +199,7 @@ impl Hours {
         let tag = cert.is_tag();
         if let Some(state) = self.states.get_mut(key) {
             state.closed = Some(cert.clone());
-            if tag {
+            if tag && !planted::is(Bug::OldCopyInstalled) {
                 // Lower copies are history now, those under construction too.
                 let kept = state.copies.split_off(&job.generation);
                 let gone = std::mem::replace(&mut state.copies, kept);
@@ -207,7 +207,9 @@ impl Hours {
             }
         }
         if tag {
-            self.drop_lower(key, job.generation)?;
+            if !planted::is(Bug::OldCopyInstalled) {
+                self.drop_lower(key, job.generation)?;
+            }
             // A gap that was given out is filled now.
             self.disk().remove(&self.store.path("aside").join(format!("{key}.gaps")))?;
             self.store.day_tag(key)?;
