@@ -152,7 +152,7 @@ fn confs() -> Confs {
 fn hosts_file(names: &[&str]) -> PathBuf {
     static FILE: OnceLock<PathBuf> = OnceLock::new();
     FILE.get_or_init(|| {
-        let path = std::env::temp_dir().join(format!("logd-sim-hosts-{}", std::process::id()));
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sim-hosts");
         std::fs::write(&path, names.join("\n")).unwrap();
         path
     })
