@@ -70,6 +70,9 @@ pub struct Wire {
     confs: [Arc<ReceiverConfig>; 2],
     /// By sender: the streams, then the relay.
     conns: Vec<Vec<Conn>>,
+    /// Everything that the relay ever sent, if somebody wants it ([`World::replay`]).
+    pub record: bool,
+    carried: Vec<Vec<u8>>,
     /// Frames that are on their way alone: rounds to go, receiver, bytes.
     drifting: Vec<(u64, usize, Vec<u8>)>,
     commits: [Option<SyncJob>; 2],
@@ -92,6 +95,8 @@ impl Wire {
             budget: Budget::new(1 << 20),
             confs: [Arc::new(relay.clone()), Arc::new(store.clone())],
             conns: (0..=streams).map(|_| conns()).collect(),
+            record: false,
+            carried: Vec::new(),
             drifting: Vec::new(),
             commits: [None, None],
         }
@@ -143,6 +148,9 @@ impl World {
         let to = if sender == self.streams.len() { STORE } else { RELAY };
         let at = self.wire.conns[sender].iter().position(|c| c.flight.is_none()).unwrap();
         let mut conn = std::mem::take(&mut self.wire.conns[sender][at]);
+        if to == STORE && self.wire.record {
+            self.wire.carried.push(frame.clone());
+        }
         let (awaits, session) = self.carry(to, &mut conn, &frame);
         conn.session = session;
         conn.flight = Some(Flight { cargo, frame, awaits });
@@ -247,6 +255,16 @@ impl World {
             if self.is_up(to) {
                 let mut session = self.session(to);
                 let _ = self.take_in(to, &mut session, &frame);
+            }
+        }
+    }
+
+    /// All that the relay ever sent comes once more, in its order.
+    pub fn replay(&mut self) {
+        for frame in std::mem::take(&mut self.wire.carried) {
+            if self.is_up(STORE) {
+                let mut session = self.session(STORE);
+                let _ = self.take_in(STORE, &mut session, &frame);
             }
         }
     }
