@@ -249,10 +249,15 @@ impl Store {
     /// only then may bytes that change the hour be acknowledged. Where a batch job took the data file away, the
     /// closed file stays, as `late`: it tells where the bytes that come now begin.
     ///
-    /// The closed file goes first: an hour that a crash leaves with a tag and no closed file is verified again at
-    /// start, while one with a closed file and no tag would never get its tag back.
+    /// The tags of the day and of the fleet go first, then the closed file, at last the hour's own tag: whatever a crash
+    /// leaves, the tag is still there to say that it must be taken away before later bytes are acknowledged, and an hour
+    /// without a closed file is verified again at start.
     pub fn revoke(&self, key: &HourKey) -> disk::Result<()> {
         let closed = self.closed(key)?;
+        let received = self.path("received");
+        self.disk.remove(&received.join(format!("{}_{}", key.name, key.hour.day_of())))?;
+        self.disk.remove(&received.join(format!("all_{}", key.hour)))?;
+        self.disk.sync_dir(&received)?;
         let path = self.closed.join(key.to_string());
         let gone = self.disk.stat(&self.place(key).data)?.is_none();
         if let Some(mut late) = closed.clone().filter(|c| gone && c.bytes > 0) {
@@ -262,21 +267,14 @@ impl Store {
             self.disk.remove(&path)?;
             self.disk.sync_dir(&self.closed)?;
         }
-        self.remove_tags(key, closed.as_ref())
-    }
-
-    fn remove_tags(&self, key: &HourKey, closed: Option<&Certificate>) -> disk::Result<()> {
-        let dir = self.path("received");
-        if let Some(c) = closed {
-            self.disk.remove(&dir.join(c.tag_name()))?;
+        if let Some(c) = &closed {
+            self.disk.remove(&received.join(c.tag_name()))?;
         }
         while let Some((name, _)) = self.tag(key)? {
-            self.disk.remove(&dir.join(name))?;
+            self.disk.remove(&received.join(name))?;
         }
-        self.disk.remove(&dir.join(format!("{}_{}", key.name, key.hour.day_of())))?;
-        self.disk.remove(&dir.join(format!("all_{}", key.hour)))?;
         if !planted::is(Bug::TagRemovalNotSynced) {
-            self.disk.sync_dir(&dir)?;
+            self.disk.sync_dir(&received)?;
         }
         self.disk.remove(&self.path("doubtful").join(key.to_string()))?;
         self.disk.sync_dir(&self.path("doubtful"))
@@ -288,20 +286,21 @@ impl Store {
         if key.hour.is_daily() {
             return Ok(false);
         }
-        // From the last hour backwards: it tells how many there are, and is what an unfinished day lacks.
-        let (mut have, mut may_lack) = (0, 0);
+        // From the last hour backwards: the latest of them tells how many names the day has. No zone has ever dropped
+        // more than two hours: a smaller number is a mistake or a lie.
+        let (mut have, mut lack, mut may_lack) = (0, 0, None);
         for h in (0..24).rev() {
             let Some(hour) = Hour::new(day.year(), day.month(), day.day(), Some(h)) else { continue };
             match self.closed(&HourKey { name: key.name.clone(), hour })? {
                 Some(c) if c.is_tag() => {
                     have += 1;
-                    // No zone has ever dropped more than two hours: a smaller number is a mistake or a lie.
-                    if h == 23 && (22..24).contains(&c.day_hours) {
-                        may_lack = 24 - c.day_hours;
-                    }
+                    let told = if (22..24).contains(&c.day_hours) { 24 - c.day_hours } else { 0 };
+                    may_lack.get_or_insert(told);
                 }
-                _ if may_lack > 0 => may_lack -= 1,
-                _ => return Ok(false),
+                _ => lack += 1,
+            }
+            if lack > may_lack.unwrap_or(2) {
+                return Ok(false);
             }
         }
         let json = serde_json::json!({"format": 1, "name": key.name, "day": day.to_string(), "hours": have});

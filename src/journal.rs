@@ -424,6 +424,16 @@ impl Journal {
         Ok(self.disk.stat(&self.archive_path(key))?.is_some())
     }
 
+    /// Does the journal know that this pack was acknowledged?
+    pub fn has_acked(&self, key: &HourKey, generation: u64, id: u64) -> disk::Result<bool> {
+        let log = match self.hours.get(key) {
+            Some(log) => Some(log.clone()),
+            None => self.archived(key)?,
+        };
+        let log = log.filter(|l| l.generation == generation);
+        Ok(log.is_some_and(|l| l.cut(id).is_some() && !l.unacked.contains(&id)))
+    }
+
     /// An archived hour; `None` if there is none or its file is damaged.
     pub fn archived(&self, key: &HourKey) -> disk::Result<Option<HourLog>> {
         let path = self.archive_path(key);

@@ -64,7 +64,7 @@ pub struct Identity {
     pub first_hour: Hour,
     /// Up to this hour packs may have been sent before this state began: its hours go as a copy.
     pub copies_until: Option<Hour>,
-    /// The copy's number, the unix second at which the state began.
+    /// The copy's number, the unix millisecond at which the state began: a state lost twice in a second needs two.
     pub copies_generation: u64,
     /// Read the first hour from its end (`start = end`).
     #[serde(default)]

@@ -1,11 +1,11 @@
 //! `logd spool check|ls|retry|salvage DIR`: a spool as its files tell it, for the operator who must know what lies in it,
 //! whether it is whole, and what can be saved of it.
 //!
-//! * [`check`] reads everything and names what is not whole. It exits with 1 for anything that the start of the role
+//! * `check` reads everything and names what is not whole. It exits with 1 for anything that the start of the role
 //!   would set aside, even for the torn end that a crash leaves: nobody can tell from the file whether that was acknowledged.
-//! * [`ls`] prints a line for each pack that waits or is held.
-//! * [`retry`] puts held packs back into the spool, as a start of the role does.
-//! * [`salvage`] writes what is whole into a new state directory, from which a relay sends it on.
+//! * `ls` prints a line for each pack that waits or is held.
+//! * `retry` puts held packs back into the spool, as a start of the role does.
+//! * `salvage` writes what is whole into a new state directory, from which a relay sends it on.
 //!
 //! `check`, `ls` and `salvage` open files for reading only and take no lock but for the instant of one look, so they also
 //! work beside a running role and on a read-only copy. What a running role is just writing is not damage: only the end

@@ -549,12 +549,19 @@ impl Hours {
             if !(planted::is(Bug::CertifyBeforeSync) && copy.is_complete()) {
                 headers.sync()?;
             }
-            copy.headers_len += copy.lines.len() as u64;
-            copy.lines.clear();
-            copy.new_names = false;
         }
         for dir in &header_dirs {
             self.disk().sync_dir(dir)?;
+        }
+        // Only now: after an error before this all of it is done again, with the same bytes at the same place.
+        for (key, generation) in dirty {
+            if let Some(copy) = self.states.get_mut(key).and_then(|s| s.copies.get_mut(generation))
+                && !copy.lines.is_empty()
+            {
+                copy.headers_len += copy.lines.len() as u64;
+                copy.lines.clear();
+                copy.new_names = false;
+            }
         }
         Ok(())
     }

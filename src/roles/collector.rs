@@ -10,7 +10,7 @@ use crate::planted::{self, Bug};
 use crate::receiver::gate::{Gate, Memory};
 use crate::receiver::lock;
 use crate::spool::{Loc, Reader, Shelf, Spool};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -66,7 +66,7 @@ pub fn open(
     let gate = Gate::collector(spool, memory, packs, now_ms).map_err(say)?;
     let mut collector = Collector::new(hours, store, reader, conf.hosts_file.clone(), conf.checkpoint_ms);
     if !planted::is(Bug::WiderTagsForgotten) {
-        collector.settle_tags().map_err(say)?;
+        collector.settle_tags(None, now_ms).map_err(say)?;
     }
     Ok((gate, collector, waiting))
 }
@@ -113,10 +113,7 @@ impl Collector {
     /// Applies up to `most` durable packs; how many it were.
     pub fn step(&mut self, gate: &Mutex<Gate>, now_ms: u64, most: usize) -> disk::Result<usize> {
         if self.settle_ms.is_some_and(|at| now_ms >= at) {
-            self.settle_ms = Some(now_ms + SETTLE_MS);
-            let _g = lock(gate);
-            self.settle_tags()?;
-            self.settle_ms = None;
+            self.settle_tags(Some(gate), now_ms)?;
         }
         for n in 0..most {
             let Some((seq, base, raw)) = ({
@@ -194,15 +191,18 @@ impl Collector {
         if let Some(h) = footprint.hour(&key, now_ms) {
             h.certifying = false;
             if filed.is_err() {
-                // Its tag may be written already: whatever comes must revoke it first.
-                h.certified = Some(generation);
+                // Its tag may be written already: whatever comes must revoke it first. The tag of another copy stands
+                // as it did.
+                h.certified.get_or_insert(generation);
             }
         }
         match filed? {
             Filed::Void => {}
             Filed::Refused(why) => {
-                if let Some(h) = footprint.hour(&key, now_ms) {
-                    h.certified = self.store.closed(&key)?.map(|c| c.generation);
+                if let Some(h) = footprint.hour(&key, now_ms)
+                    && let Some(closed) = self.store.closed(&key)?
+                {
+                    h.certified = Some(closed.generation);
                 }
                 drop(g);
                 self.messages.push((false, why));
@@ -231,33 +231,53 @@ impl Collector {
                     (false, format!("{key}: complete, but not certified: {}; see doubtful/", c.state))
                 });
                 if c.is_tag() {
-                    // Under the lock: a revocation of another host's hour must not fall in between.
+                    // Under the lock: a revocation of another hour must not fall in between.
                     let _g = lock(gate);
-                    self.fleet(key.hour).inspect_err(|_| self.settle_ms = Some(now_ms + SETTLE_MS))?;
+                    let day = self.store.day_tag(&key);
+                    let wider = day.and_then(|_| self.fleet(key.hour));
+                    wider.inspect_err(|_| self.settle_ms = Some(now_ms + SETTLE_MS))?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Tags of days and of the fleet that a crash or an error has left out.
-    fn settle_tags(&mut self) -> disk::Result<()> {
-        let closed = self.store.closed_list()?;
+    /// Tags of days and of the fleet that a crash or an error has left out. What fails is tried again later.
+    fn settle_tags(&mut self, gate: Option<&Mutex<Gate>>, now_ms: u64) -> disk::Result<()> {
+        self.settle_ms = None;
+        let settled = self.settle_all(gate);
+        match settled {
+            Err(e) if !e.fatal() => {
+                self.settle_ms = Some(now_ms + SETTLE_MS);
+                self.messages.push((false, format!("{e}; nothing is lost, trying again")));
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn settle_all(&mut self, gate: Option<&Mutex<Gate>>) -> disk::Result<()> {
         let received = self.store.path("received");
         let disk = self.store.disk().clone();
-        let mut hours = std::collections::BTreeSet::new();
-        for key in &closed {
-            let day = received.join(format!("{}_{}", key.name, key.hour.day_of()));
-            if key.hour.to_string().ends_with("23") && !key.hour.is_daily() && disk.stat(&day)?.is_none() {
-                self.store.day_tag(key)?;
-            }
+        let (mut days, mut hours) = (BTreeMap::new(), BTreeSet::new());
+        for key in self.store.closed_list()? {
             hours.insert(key.hour);
+            days.entry(format!("{}_{}", key.name, key.hour.day_of())).or_insert(key);
         }
-        if self.hosts_file.is_some() {
-            for hour in hours {
-                if disk.stat(&received.join(format!("all_{hour}")))?.is_none() {
-                    self.fleet(hour)?;
-                }
+        // Under the lock one by one: a revocation must not fall in between, and nobody waits for all of them.
+        for (day, key) in days {
+            let _g = gate.map(lock);
+            if disk.stat(&received.join(day))?.is_none() {
+                self.store.day_tag(&key)?;
+            }
+        }
+        if self.hosts_file.is_none() {
+            return Ok(());
+        }
+        for hour in hours {
+            let _g = gate.map(lock);
+            if disk.stat(&received.join(format!("all_{hour}")))?.is_none() {
+                self.fleet(hour)?;
             }
         }
         Ok(())

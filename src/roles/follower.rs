@@ -179,7 +179,7 @@ impl Follower {
             }
             identity.save(disk, s.state_dir).map_err(text)?;
             if damaged {
-                restart_hours(&mut journal, &identity);
+                restart_hours(disk, &mut journal, &identity).map_err(text)?;
             }
         }
         if let (true, Some((hour, first_id, pos))) = (known.is_none(), s.resume) {
@@ -289,15 +289,40 @@ impl Follower {
         for (loc, meta) in found {
             let number = self.numbers.get(&(meta.key.clone(), meta.id)).copied();
             let waiting = number.and_then(|n| self.waiting.get_mut(&n));
-            match waiting.filter(|w| w.generation == meta.generation && matches!(w.bytes, Bytes::Source)) {
-                Some(w) => w.bytes = Bytes::Spool(loc),
-                None => spool.mark_done(loc.seq)?,
+            if let Some(w) =
+                waiting.filter(|w| w.generation == meta.generation && matches!(w.bytes, Bytes::Source))
+            {
+                w.bytes = Bytes::Spool(loc);
+                continue;
             }
+            if !self.journal.has_acked(&meta.key, meta.generation, meta.id)?
+                && !self.hold(&spool, &loc, &meta)?
+            {
+                continue;
+            }
+            spool.mark_done(loc.seq)?;
         }
         self.put_back(&mut spool)?;
         self.retry_reader = Some(spool.reader());
         self.retry = Some(spool);
         Ok(())
+    }
+
+    /// A pack of which the journal knows nothing any more: its log file may be gone, so this may be the only copy.
+    fn hold(&mut self, spool: &Spool, loc: &Loc, meta: &Meta) -> disk::Result<bool> {
+        let mut frame = Vec::new();
+        if !spool.reader().fetch_at(loc, &mut frame)? {
+            return Ok(true);
+        }
+        let file = format!("{}.{}.{}", meta.key.hour, meta.generation, meta.id);
+        let kept = self.held.put(&meta.key.name, &file, &frame)?;
+        self.alarms.push(format!(
+            "{}: the journal does not know whether it was acknowledged; {}; its hour is sent again from its log file, as a \
+             new copy; if that file is gone, `logd spool salvage` makes a relay's spool of it",
+            meta.label(),
+            if kept { "kept in held/" } else { "held/ is full, it stays in retry/" }
+        ));
+        Ok(kept)
     }
 
     /// Packs that a receiver refused for good get another chance; their source may be gone by now.
@@ -466,9 +491,26 @@ impl Follower {
                 self.forget(number);
                 continue;
             };
-            let Some(w) = self.waiting.get_mut(&number) else { continue };
+            if !self.waiting.contains_key(&number) {
+                continue;
+            }
+            return match self.load(number, meta) {
+                Ok(load) => Ok(Some(Job { number, load })),
+                Err(e) => {
+                    // Its turn comes again.
+                    let outcome = Outcome::TempFail { reason: e.to_string(), link: false };
+                    self.queue.report(number, &outcome, self.clock.mono_ms());
+                    Err(e)
+                }
+            };
+        }
+    }
+
+    /// A pack's bytes, from wherever they are.
+    fn load(&mut self, number: u64, meta: Meta) -> disk::Result<Load> {
+        if let Some(w) = self.waiting.get_mut(&number) {
             match std::mem::replace(&mut w.bytes, Bytes::Away) {
-                Bytes::Memory(raw) => return Ok(Some(Job { number, load: Load::Raw(Box::new(meta), raw) })),
+                Bytes::Memory(raw) => return Ok(Load::Raw(Box::new(meta), raw)),
                 Bytes::Spool(loc) => {
                     w.bytes = Bytes::Spool(loc);
                     let mut frame = Vec::new();
@@ -477,21 +519,18 @@ impl Follower {
                         None => false,
                     };
                     if good {
-                        return Ok(Some(Job { number, load: Load::Frame(frame) }));
+                        return Ok(Load::Frame(frame));
                     }
                     w.bytes = Bytes::Source;
-                    return self.read_again(number, meta).map(Some);
                 }
-                Bytes::Source | Bytes::Away => {
-                    w.bytes = Bytes::Source;
-                    return self.read_again(number, meta).map(Some);
-                }
+                Bytes::Source | Bytes::Away => w.bytes = Bytes::Source,
             }
         }
+        self.read_again(meta)
     }
 
     /// Reads a cut from its source again. What the source does not have any more is named as lost.
-    fn read_again(&mut self, number: u64, mut meta: Meta) -> disk::Result<Job> {
+    fn read_again(&mut self, mut meta: Meta) -> disk::Result<Load> {
         let mut raw = Vec::new();
         let log = self.journal.hour(&meta.key);
         let found = match log.and_then(|l| l.cut(meta.id).map(|c| (l.path.clone(), c.clone()))) {
@@ -519,7 +558,7 @@ impl Follower {
             meta.loss = format!("{from}-{to}");
             meta.state = "loss".into();
         }
-        Ok(Job { number, load: Load::Raw(Box::new(meta), raw) })
+        Ok(Load::Raw(Box::new(meta), raw))
     }
 
     fn forget(&mut self, number: u64) {
@@ -553,10 +592,12 @@ impl Follower {
                 self.keep(job, frame)
             }
             Next::Hold => {
+                let Some(w) = self.waiting.get(&number) else { return Ok(()) };
+                let file = format!("{}.{}.{}", w.key.hour, w.generation, w.id);
+                let kept =
+                    self.held.put(&w.key.name, &file, frame).inspect_err(|_| self.queue.push(number))?;
                 let Some(w) = self.waiting.remove(&number) else { return Ok(()) };
                 self.in_memory = self.in_memory.saturating_sub(w.weight);
-                let file = format!("{}.{}.{}", w.key.hour, w.generation, w.id);
-                let kept = self.held.put(&w.key.name, &file, frame)?;
                 self.alarms.push(format!(
                     "{} pack {}: the receiver refuses it for good; {}; it is tried again after a restart",
                     w.key,
@@ -589,12 +630,20 @@ impl Follower {
     }
 }
 
-/// After damage: every open hour is sent whole, as a copy above any that was sent before.
-fn restart_hours(journal: &mut Journal, identity: &Identity) {
-    let open: Vec<(HourKey, PathBuf)> =
+/// After damage: every open hour is sent whole, as a copy above any that was sent before; so is a closed one whose file
+/// has grown, because later packs of it may have been sent.
+fn restart_hours(disk: &Disk, journal: &mut Journal, identity: &Identity) -> disk::Result<()> {
+    let mut open: Vec<(HourKey, PathBuf)> =
         journal.hours().iter().map(|(k, l)| (k.clone(), l.path.clone())).collect();
+    for key in journal.archive_list()? {
+        let Some(log) = journal.archived(&key)?.filter(|_| journal.hour(&key).is_none()) else { continue };
+        if disk.stat(&log.path)?.is_some_and(|s| s.len > log.pos) {
+            open.push((key, log.path));
+        }
+    }
     for (key, path) in open {
         let (hour, generation) = (key.to_string(), identity.copies_generation);
         journal.append(&Event::Opened { hour, generation, path, first_id: 1, pos: 0 });
     }
+    Ok(())
 }

@@ -116,8 +116,15 @@ impl Relay {
         loop {
             let Some(seq) = self.queue.next(now_ms) else { return Ok(None) };
             let base = self.bases.get(&seq).copied().unwrap_or(seq);
-            if self.reader.fetch(seq, base, frame)?.is_some() {
-                return Ok(Some(seq));
+            match self.reader.fetch(seq, base, frame) {
+                Ok(Some(_)) => return Ok(Some(seq)),
+                Ok(None) => {}
+                Err(e) => {
+                    // Its turn comes again.
+                    let outcome = Outcome::TempFail { reason: e.to_string(), link: false };
+                    self.queue.report(seq, &outcome, now_ms);
+                    return Err(e);
+                }
             }
             self.alarms.push(format!(
                 "spool record {seq}: damaged after it was acknowledged; the collector's `logd status --missing` names \
@@ -148,7 +155,8 @@ impl Relay {
                 // Two packs under one number may both be refused: the CRC tells them apart.
                 let crc = m.seal.map_or(0, |s| s.crc32);
                 let file = format!("{}.{}.{}.{crc:08x}", m.key.hour, m.generation, m.id);
-                if self.held.put(&m.key.name, &file, frame)? {
+                let kept = self.held.put(&m.key.name, &file, frame).inspect_err(|_| self.queue.push(seq))?;
+                if kept {
                     self.alarms.push(format!(
                         "{}: the next receiver refuses it for good; kept in {}; it is tried again after a restart",
                         m.label(),

@@ -271,7 +271,7 @@ fn first_start(
         zone: w.zone.name(),
         first_hour,
         copies_until: existing.last().copied().filter(|_| conf.sender.peer == Peer::Logd),
-        copies_generation: w.clock.now_secs().unsigned_abs(),
+        copies_generation: w.clock.now_ms().unsigned_abs(),
         // A file that appears later is read whole.
         from_end: start == Start::End && existing.contains(&first_hour),
     };

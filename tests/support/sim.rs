@@ -351,7 +351,7 @@ impl World {
                 zone: self.zone.name(),
                 first_hour,
                 copies_until: existing.last().copied(),
-                copies_generation: self.now.now_secs().unsigned_abs(),
+                copies_generation: self.now.now_ms().unsigned_abs(),
                 from_end: self.begin == Begin::End,
             },
             resume: self.resume,

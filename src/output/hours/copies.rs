@@ -132,7 +132,8 @@ impl Hours {
         let filed = result.and_then(|r| self.file(&job, r.as_ref(), now_secs));
         if filed.is_err() {
             self.abandon(&job);
-            self.verify_again = true;
+            // At once where room or descriptors were short for a moment; a file that cannot be read has time.
+            self.verify_again = filed.as_ref().is_err_and(|e| e.no_space() || e.too_many_files());
         }
         filed
     }
@@ -212,7 +213,6 @@ impl Hours {
             }
             // A gap that was given out is filled now.
             self.disk().remove(&self.store.path("aside").join(format!("{key}.gaps")))?;
-            self.store.day_tag(key)?;
         }
         match refused {
             Some(why) => Ok(Filed::Refused(why)),

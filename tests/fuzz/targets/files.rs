@@ -241,8 +241,8 @@ fn hours_text(j: &Journal) -> String {
     format!("{:?}", j.hours())
 }
 
-/// The follower's journal with these bytes: it opens; what it understood is the same after a restart and then undamaged;
-/// what it did not understand is kept and reported; it goes on, and hours move to files of their own and back.
+/// The follower's journal with these bytes: it opens; what it understood is the same after the first commit and a restart,
+/// and then undamaged; what it did not understand is kept and reported; it goes on, and hours move to files of their own and back.
 pub fn journal(bytes: &[u8]) {
     let (disk, sim) = Disk::sim(1);
     let (state, path) = (Path::new(STATE), Path::new("/state/journal/log"));
@@ -251,7 +251,7 @@ pub fn journal(bytes: &[u8]) {
     let peeked = format!("{:?}", journal::peek(&disk, state).unwrap());
     assert_eq!(content(&disk, path), before, "a look changes the journal");
     let mut reports = Vec::new();
-    let (first, damaged) = Journal::open(&disk, state, true, &mut |r| reports.push(r)).unwrap();
+    let (mut first, damaged) = Journal::open(&disk, state, true, &mut |r| reports.push(r)).unwrap();
     assert_eq!(damaged, !reports.is_empty());
     assert_eq!(hours_text(&first), peeked);
     if damaged {
@@ -270,6 +270,11 @@ pub fn journal(bytes: &[u8]) {
         assert!(log.loss_text().len() <= 512);
     }
     let text = hours_text(&first);
+    if damaged {
+        // A crash before the owner has said what becomes of the hours must not hide the damage.
+        assert!(Journal::open(&disk, state, true, &mut |_| {}).unwrap().1);
+        first.commit().unwrap();
+    }
     drop(first);
     let again = |damage: bool| {
         let mut said = Vec::new();
