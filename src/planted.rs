@@ -60,7 +60,6 @@ bugs! {
     TagOfUnclosedKept: "a tag without its closed file is not taken away by later bytes",
     CertifiedMeanwhile: "a tag is written although a pack came while the hour was read again",
     VerificationForgotten: "an hour that is idle is forgotten with its verification",
-    WiderTagsForgotten: "tags of days and of the fleet that a crash left out are never written",
     CopyUnverified: "a copy is installed although its bytes are not what was sent",
     CopyIntoOld: "packs of a later copy are stored into the one in place",
     ReplacedDeleted: "the copy that gives way is deleted",

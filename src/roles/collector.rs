@@ -65,9 +65,7 @@ pub fn open(
     };
     let gate = Gate::collector(spool, memory, packs, now_ms).map_err(say)?;
     let mut collector = Collector::new(hours, store, reader, conf.hosts_file.clone(), conf.checkpoint_ms);
-    if !planted::is(Bug::WiderTagsForgotten) {
-        collector.settle_tags(None, now_ms).map_err(say)?;
-    }
+    collector.settle_tags(None, now_ms).map_err(say)?;
     Ok((gate, collector, waiting))
 }
 

@@ -130,7 +130,7 @@ impl Day {
             20..=22 => self.flip(machine),
             _ => {
                 if self.rng.chance(25) {
-                    self.damaged = true;
+                    (self.damaged, self.w.spoiled) = (true, true);
                     self.w.lose_state(if self.rng.chance(50) { RELAY } else { STORE });
                 }
             }
@@ -212,7 +212,7 @@ impl Day {
         } else {
             sim.flip(path, self.rng.below(*len), 1 << self.rng.below(8));
         }
-        self.damaged = true;
+        (self.damaged, self.w.spoiled) = (true, true);
         self.w.crash(machine);
     }
 

@@ -124,6 +124,9 @@ pub struct World {
     pub peer: Peer,
     /// May the source be replaced or truncated by the scenario? Then P2 is judged by the scenario itself.
     pub judged: bool,
+    /// State that exists once was damaged. Then data beyond what a damaged proof still tells may be anything, if the
+    /// collector calls the hour damaged.
+    pub spoiled: bool,
     /// Say little when something is wrong.
     pub quiet: bool,
     seen: Mutex<Seen>,
@@ -219,6 +222,7 @@ impl World {
             resume: None,
             peer: Peer::Logd,
             judged: true,
+            spoiled: false,
             quiet: false,
             seen: Mutex::default(),
         }

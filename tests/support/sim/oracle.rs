@@ -102,8 +102,10 @@ impl World {
         let running = self.collector.is_some();
         for (key, source) in &self.source {
             let (same, len) = self.data(key, |stored| (source.starts_with(stored), stored.len()));
+            let told = format!("{key}: damaged: ");
+            let excused = || self.spoiled && self.messages.iter().any(|m| m.starts_with(&told));
             assert!(
-                !running || same,
+                !running || same || excused(),
                 "P2: {key}: stored bytes are no prefix of the source\n{}",
                 self.explain_hours(std::slice::from_ref(key))
             );
