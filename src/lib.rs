@@ -23,6 +23,7 @@
 //! its `serve` and `ship` own threads. [`record`] is how spool and journal frame what they append. [`config`] reads the
 //! INI file, [`cli`] and [`ops`] are the command line and the operator's commands, [`instance`] and [`state`] the state
 //! directory, [`mod@log`] our own log, [`name`] the rule for senders' names, [`shutdown`] the way to stop.
+//! [`planted`] holds bugs that the proof switches on to see whether it would notice; in a release build they are gone.
 //!
 //! A module uses only modules of lower layers; `tests/layers.rs` holds the table.
 

@@ -181,13 +181,13 @@ impl Image {
     /// All live files with their lengths.
     pub(super) fn paths(&self) -> Vec<(PathBuf, u64)> {
         let mut found = Vec::new();
-        let mut todo = vec![(PathBuf::from("/"), ROOT)];
-        while let Some((path, node)) = todo.pop() {
+        let mut unseen = vec![(PathBuf::from("/"), ROOT)];
+        while let Some((path, node)) = unseen.pop() {
             if let Some(file) = self.files.get(&node) {
                 found.push((path.clone(), file.live.len() as u64));
             }
             let names = self.dirs.get(&node).into_iter().flat_map(|d| &d.live);
-            todo.extend(names.map(|(name, node)| (path.join(name), *node)));
+            unseen.extend(names.map(|(name, node)| (path.join(name), *node)));
         }
         found.sort();
         found
@@ -312,14 +312,14 @@ impl Image {
     /// Forgets nodes that neither image, no pending change and no handle can reach.
     fn collect(&mut self) {
         let open = self.files.iter().filter(|(_, f)| f.meta.open > 0).map(|(id, _)| *id);
-        let mut todo: Vec<NodeId> = self.pending.iter().map(Op::node).chain(open).collect();
-        todo.push(ROOT);
+        let mut unseen: Vec<NodeId> = self.pending.iter().map(Op::node).chain(open).collect();
+        unseen.push(ROOT);
         let mut reachable = BTreeSet::new();
-        while let Some(node) = todo.pop() {
+        while let Some(node) = unseen.pop() {
             if reachable.insert(node)
                 && let Some(dir) = self.dirs.get(&node)
             {
-                todo.extend(dir.live.values().chain(dir.durable.values()));
+                unseen.extend(dir.live.values().chain(dir.durable.values()));
             }
         }
         self.files.retain(|id, _| reachable.contains(id));
@@ -340,20 +340,20 @@ impl Image {
     /// Makes a directory's names durable. What leaves it for another directory takes that one along: a journal
     /// commits both halves, and without it a crash could leave neither name.
     pub(super) fn sync_dir(&mut self, dir: NodeId) {
-        let mut todo = vec![dir];
+        let mut unseen = vec![dir];
         let mut done = BTreeSet::new();
-        while let Some(id) = todo.pop() {
+        while let Some(id) = unseen.pop() {
             if !done.insert(id) {
                 continue;
             }
             for op in &self.pending {
                 if let Op::Rename { from, to, node, .. } = op {
                     if from.0 == id {
-                        todo.push(to.0);
+                        unseen.push(to.0);
                     }
                     // A directory with two names would be no tree.
                     if to.0 == id && self.dirs.contains_key(node) {
-                        todo.push(from.0);
+                        unseen.push(from.0);
                     }
                 }
             }
@@ -541,10 +541,10 @@ impl Image {
     pub(super) fn remove_tree(&mut self, path: &Path) {
         let (Ok(at), Ok(top)) = (self.place(path), self.find(path)) else { return };
         self.settle(&at);
-        let mut todo = vec![(at.clone(), top)];
-        while let Some((at, node)) = todo.pop() {
+        let mut unseen = vec![(at.clone(), top)];
+        while let Some((at, node)) = unseen.pop() {
             let names = self.dirs.get(&node).into_iter().flat_map(|d| &d.live);
-            todo.extend(names.map(|(name, child)| ((node, name.clone()), *child)));
+            unseen.extend(names.map(|(name, child)| ((node, name.clone()), *child)));
             self.set_live(&at, None);
             self.drop_link(node);
         }

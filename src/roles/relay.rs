@@ -68,8 +68,8 @@ impl Relay {
                 let Some(frame) = held.get(&name, &file)? else {
                     let path = held.dir().join(&name).join(&file);
                     alarms.push(format!(
-                        "{}: damaged, it cannot be sent; the collector's `logd status --missing` names its pack; send it \
-                         again from its source, then remove this file",
+                        "{}: damaged, it cannot be sent; its directory and name tell host and hour; send the hour again \
+                         from its source, then remove this file",
                         path.display()
                     ));
                     continue;
@@ -127,8 +127,8 @@ impl Relay {
                 }
             }
             self.alarms.push(format!(
-                "spool record {seq}: damaged after it was acknowledged; the collector's `logd status --missing` names \
-                 its pack; send it again from its source"
+                "spool record {seq}: damaged after it was acknowledged; the collector's `logd status` names its hour, \
+                 as `gaps` or `open, overdue`; send that again from its source"
             ));
             self.finish(seq, gate)?;
         }

@@ -42,37 +42,6 @@ struct Plan {
 /// Follower, relay, store, in this order.
 const ROLES: [&str; 3] = ["follower", "relay", "store"];
 
-fn start(temp: &Temp, rng: &mut Rng) -> [Node; 3] {
-    // They come back to the same addresses.
-    let (store_addr, relay_addr) = (fixed_addr().to_string(), fixed_addr().to_string());
-    // Small packs, so that kills fall between all kinds of steps; small segments, so that they come and go.
-    let mut pick = |of: &[&'static str]| of[rng.below(of.len() as u64) as usize];
-    let (pack_bytes, senders) = (pick(&["4k", "8k", "20k"]), pick(&["1", "2", "3"]));
-    let (segment, checkpoint) = (pick(&["64k", "300k", "16M"]), pick(&["100ms", "1s", "30s"]));
-    println!("pack_bytes {pack_bytes}, senders {senders}, segment_size {segment}, checkpoint {checkpoint}");
-    let keys = [("listen", store_addr.as_str()), ("segment_size", segment), ("checkpoint", checkpoint)];
-    let store = store(temp, &keys);
-    let keys = [("listen", relay_addr.as_str()), ("senders", senders), ("segment_size", segment)];
-    let relay = relay(temp, &store_addr, &keys);
-    let pattern = temp.path("logs/access.log.<%Y%m%d%H>");
-    let keys = [
-        ("pack_bytes", pack_bytes),
-        ("senders", senders),
-        ("segment_size", segment),
-        ("window_packs", "48"),
-        ("start", "oldest"),
-        ("scan_interval", "20ms"),
-        ("flush_interval", "100ms"),
-        // An hour closes when the next one's file is there and it was quiet; never by the clock alone, so that the one
-        // that is being written stays open.
-        ("quiet", "1s"),
-        ("close_wait", "24h"),
-    ];
-    let mut tail = tail(temp, "web1", &pattern, &relay_addr, &keys, &[]);
-    tail.ready();
-    [tail, relay, store]
-}
-
 fn run_with_kills(plan: &Plan) {
     let (seed, started) = (seed(), Instant::now());
     let temp = Temp::new("kill");
@@ -80,7 +49,7 @@ fn run_with_kills(plan: &Plan) {
     let sources = sources(&temp, HOURS, LINES, seed);
     let mut appender = Appender::start(&sources[HOURS], seed + HOURS as u64);
     let save = temp.path("save");
-    let mut nodes = start(&temp, &mut rng);
+    let mut nodes = roles(&temp, &mut rng, [&[], &[], &[]]);
 
     let arrived = || bytes_of(sources.iter().map(|s| stored(&save, s)));
     let written = || bytes_of(sources.iter().map(|s| s.path.clone()));

@@ -207,44 +207,9 @@ fn disks<const N: usize>(temp: &Temp, names: [&str; N], test: &str) -> Option<(S
 
 fn start(temp: &Temp, rng: &mut Rng) -> [Node; 3] {
     let state = ["web1/state", "relay/state", "store/state"].map(|d| temp.path(d).display().to_string());
-    let (store_addr, relay_addr) = (fixed_addr().to_string(), fixed_addr().to_string());
-    let mut pick = |of: &[&'static str]| of[rng.below(of.len() as u64) as usize];
-    let (pack_bytes, senders) = (pick(&["4k", "8k", "20k"]), pick(&["1", "2", "3"]));
-    let (segment, checkpoint) = (pick(&["64k", "300k", "16M"]), pick(&["100ms", "1s", "30s"]));
-    println!("pack_bytes {pack_bytes}, senders {senders}, segment_size {segment}, checkpoint {checkpoint}");
     let save = temp.path("store/save").display().to_string();
-    let keys = [
-        ("listen", store_addr.as_str()),
-        ("state_dir", &state[2]),
-        ("save_dir", &save),
-        ("segment_size", segment),
-        ("checkpoint", checkpoint),
-    ];
-    let store = store(temp, &keys);
-    let keys = [
-        ("listen", relay_addr.as_str()),
-        ("state_dir", &state[1]),
-        ("senders", senders),
-        ("segment_size", segment),
-    ];
-    let relay = relay(temp, &store_addr, &keys);
-    let pattern = temp.path("logs/access.log.<%Y%m%d%H>");
-    let keys = [
-        ("state_dir", state[0].as_str()),
-        ("pack_bytes", pack_bytes),
-        ("senders", senders),
-        ("segment_size", segment),
-        ("window_packs", "48"),
-        ("start", "oldest"),
-        ("scan_interval", "20ms"),
-        ("flush_interval", "100ms"),
-        // The hour that is being written stays open; see `kill`.
-        ("quiet", "1s"),
-        ("close_wait", "24h"),
-    ];
-    let mut tail = tail(temp, "web1", &pattern, &relay_addr, &keys, &[]);
-    tail.ready();
-    [tail, relay, store]
+    let own = |i: usize| ("state_dir", state[i].as_str());
+    roles(temp, rng, [&[own(0)], &[own(1)], &[own(2), ("save_dir", &save)]])
 }
 
 /// Whose power is cut: one, now and then two, now and then all.

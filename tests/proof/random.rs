@@ -1,7 +1,7 @@
 //! P1–P3 for a small fleet through a whole day, under random faults.
 //!
 //! Three hosts with four streams, a relay and a collector live through the day on which the clock is put back or
-//! forward. Each seed draws 20 to 200 faults from [`Fault`]'s table, what becomes of unsynced data in each crash, and
+//! forward. Each seed draws 20 to 200 faults from the table in [`Day::fault`], what becomes of unsynced data in each crash, and
 //! how bad the network is. After every round P2 and P3 are judged. At the end all that the relay ever sent comes once
 //! more; then nothing goes wrong any more, and within ten simulated minutes every hour of every stream must be certified
 //! and identical (P1), with the tags of the day and of the fleet.

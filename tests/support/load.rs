@@ -174,3 +174,35 @@ pub fn settle(nodes: &mut [Node; 3], save: &Path, sources: &[Source]) -> (u64, F
     assert_eq!(faults, Faults { good: lines, ..Faults::default() });
     (lines, faults)
 }
+
+/// Follower, relay and store, in this order, with sizes and times drawn by `rng` and each its own keys besides. They come
+/// back to the same addresses.
+pub fn roles(temp: &Temp, rng: &mut Rng, own: [&[(&str, &str)]; 3]) -> [Node; 3] {
+    let (store_addr, relay_addr) = (fixed_addr().to_string(), fixed_addr().to_string());
+    // Small packs, so that whatever strikes falls between all kinds of steps; small segments, so that they come and go.
+    let mut pick = |of: &[&'static str]| of[rng.below(of.len() as u64) as usize];
+    let (pack_bytes, senders) = (pick(&["4k", "8k", "20k"]), pick(&["1", "2", "3"]));
+    let (segment, checkpoint) = (pick(&["64k", "300k", "16M"]), pick(&["100ms", "1s", "30s"]));
+    println!("pack_bytes {pack_bytes}, senders {senders}, segment_size {segment}, checkpoint {checkpoint}");
+    let keys = [("listen", store_addr.as_str()), ("segment_size", segment), ("checkpoint", checkpoint)];
+    let store = store(temp, &[&keys, own[2]].concat());
+    let keys = [("listen", relay_addr.as_str()), ("senders", senders), ("segment_size", segment)];
+    let relay = relay(temp, &store_addr, &[&keys, own[1]].concat());
+    let pattern = temp.path("logs/access.log.<%Y%m%d%H>");
+    let keys = [
+        ("pack_bytes", pack_bytes),
+        ("senders", senders),
+        ("segment_size", segment),
+        ("window_packs", "48"),
+        ("start", "oldest"),
+        ("scan_interval", "20ms"),
+        ("flush_interval", "100ms"),
+        // An hour closes when the next one's file is there and it was quiet; never by the clock alone, so that the one
+        // that is being written stays open.
+        ("quiet", "1s"),
+        ("close_wait", "24h"),
+    ];
+    let mut tail = tail(temp, "web1", &pattern, &relay_addr, &[&keys, own[0]].concat(), &[]);
+    tail.ready();
+    [tail, relay, store]
+}

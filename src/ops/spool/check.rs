@@ -51,8 +51,9 @@ pub fn run(place: &Place, out: &mut Out) -> disk::Result<u8> {
         return Ok(YES);
     }
     out.line(
-        "what is not whole is copied to quarantine/ when the role starts; `logd status --missing` on the store names \
-         the packs that it lacks, to be sent again from their source; `logd spool salvage` saves the rest elsewhere",
+        "what is not whole in a segment is copied to quarantine/ when the role starts; `logd status` on the store names \
+         the hours that lack packs, as `gaps` or, where their end is lost, as `open, overdue`; send these again from \
+         their source; `logd spool salvage` saves the rest elsewhere",
     );
     Ok(NO)
 }

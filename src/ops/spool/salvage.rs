@@ -90,8 +90,8 @@ pub fn run(place: &Place, to: &Path, all: bool, out: &mut Out) -> Result<u8, Str
     let hours =
         if hours.is_empty() { String::new() } else { format!(" (hours concerned: {})", hours.join(", ")) };
     out.line(format_args!(
-        "what is not saved stands in {}{hours}; when the rest is delivered, `logd status --missing` on the store names \
-         the packs that it lacks, to be sent again from their source",
+        "what is not saved stands in {}{hours}; when the rest is delivered, `logd status` on the store names the hours \
+         that lack packs, as `gaps` or, where their end is lost, as `open, overdue`; send these again from their source",
         to.join("lost.txt").display()
     ));
     Ok(NO)
