@@ -194,7 +194,7 @@ impl World {
         self.nodes[role].restart();
         let (started, mut done) = (Instant::now(), false);
         while self.nodes[role].runs() && !done {
-            assert!(started.elapsed() < SOON, "the hours do not become whole");
+            assert!(started.elapsed() < LATER, "the hours do not become whole");
             // Asked to stop before it serves it would die of the signal.
             let log = self.nodes[role].log();
             done = (log.contains("following ") || log.contains("listening on ")) && self.is_done();
@@ -224,7 +224,7 @@ impl World {
     /// The role is started again and everything must come to its end; then everything is looked at.
     fn finish(mut self, role: usize) {
         self.nodes[role].restart();
-        until(SOON, "both hours to be whole", || self.is_done().then_some(()));
+        until(LATER, "both hours to be whole", || self.is_done().then_some(()));
         for node in &mut self.nodes {
             assert!(node.runs());
             node.kill();

@@ -156,7 +156,7 @@ pub fn settle(nodes: &mut [Node; 3], save: &Path, sources: &[Source]) -> (u64, F
     assert_eq!(tail.wait(Duration::from_secs(130)), 0);
     for s in sources {
         let lines = s.lines.load(Ordering::Relaxed);
-        until(SOON, &format!("the tag of {} with {lines} lines", s.hour), || {
+        until(LATER, &format!("the tag of {} with {lines} lines", s.hour), || {
             tag(save, "web1", &s.hour).filter(|t| t["lines"] == lines && t["verified"] == true)
         });
     }

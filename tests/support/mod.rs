@@ -34,6 +34,10 @@ use std::time::{Duration, Instant};
 /// Time within which anything that should happen at once has happened, on a slow and busy machine too.
 pub const SOON: Duration = Duration::from_secs(30);
 
+/// Time within which late lines have arrived. A follower looks for them at intervals that double, so that a busy machine
+/// waits once more as long as it has taken so far.
+pub const LATER: Duration = Duration::from_mins(3);
+
 /// The program under test.
 pub fn bin() -> PathBuf {
     let path = std::env::var_os("LOGD_BIN").map_or_else(|| env!("CARGO_BIN_EXE_logd").into(), PathBuf::from);
