@@ -219,6 +219,36 @@ impl Footprint {
         }
     }
 
+    /// The pack with this number in the spool: its hour, copy and number there.
+    pub fn spooled(&self, seq: u64) -> Option<(HourKey, u64, u64)> {
+        self.hours.iter().find_map(|(key, hour)| {
+            hour.copies.iter().find_map(|(generation, copy)| {
+                let found = copy.pending.iter().find(|(_, p)| p.seq == seq)?;
+                Some((key.clone(), *generation, *found.0))
+            })
+        })
+    }
+
+    /// An accepted pack is lost before it was stored: when it comes again it is new.
+    pub fn lost(&mut self, key: &HourKey, generation: u64, id: u64) {
+        let Some(hour) = self.hours.get_mut(key) else { return };
+        if let (Some(ids), 0) = (&mut hour.foreign, generation) {
+            ids.remove(&id);
+        }
+        let in_order = hour.foreign.is_none() || generation > 0;
+        let Some(copy) = hour.copies.get_mut(&generation) else { return };
+        if copy.pending.remove(&id).is_none() || !in_order {
+            return;
+        }
+        // Packs behind it are beyond a gap now.
+        copy.high = copy.high.min(id - 1);
+        let before = copy.early_weight;
+        let after = copy.pending.range(copy.high + 1..).map(|(_, p)| p.weight).sum();
+        copy.early_weight = after;
+        self.drop_early(&key.name, before);
+        self.add_early(&key.name, after);
+    }
+
     /// Is any pack of this copy accepted that is not stored?
     pub fn has_pending(&self, key: &HourKey, generation: u64) -> bool {
         self.hours.get(key).and_then(|h| h.copies.get(&generation)).is_some_and(|c| !c.pending.is_empty())
@@ -283,20 +313,46 @@ pub fn load_json(disk: &Disk, state_dir: &Path) -> Option<BTreeMap<HourKey, Told
 mod tests {
     use super::*;
 
+    const WEIGHT: u64 = 100;
+    const CHECKED: Checked = Checked { bytes: 5, crc32: 7 };
+
+    fn pending(seq: u64) -> Pending {
+        Pending { bytes: 5, crc32: 7, seq, weight: WEIGHT }
+    }
+
     #[test]
     fn a_pack_on_the_shelf_stays_known_when_the_spool_is_done_with_it() {
         let key = HourKey::parse("web1_2026112205").unwrap();
-        let checked = Checked { bytes: 5, crc32: 7 };
-        let pending = |seq| Pending { bytes: 5, crc32: 7, seq, weight: 100 };
         let mut f = Footprint::default();
         f.load(&key, HourPrint::default(), 0);
         f.accept(&key, 0, 2, pending(9), 0);
-        assert_eq!(f.judge(&key, 0, 2, &checked), Verdict::Known(9));
+        assert_eq!(f.judge(&key, 0, 2, &CHECKED), Verdict::Known(9));
         // It went to the shelf, a crash came, and only now the spool's record is done with.
         f.stored(&key, 0, 0, &[9]);
-        assert_eq!(f.judge(&key, 0, 2, &checked), Verdict::Known(0));
+        assert_eq!(f.judge(&key, 0, 2, &CHECKED), Verdict::Known(0));
         f.accept(&key, 0, 1, pending(10), 0);
         f.stored(&key, 0, 2, &[10]);
-        assert_eq!(f.judge(&key, 0, 2, &checked), Verdict::Stored);
+        assert_eq!(f.judge(&key, 0, 2, &CHECKED), Verdict::Stored);
+    }
+
+    #[test]
+    fn a_lost_pack_is_new_again_and_those_behind_it_are_early() {
+        let key = HourKey::parse("web1_2026112205").unwrap();
+        let mut f = Footprint::default();
+        f.load(&key, HourPrint::default(), 0);
+        for id in 1..=4 {
+            f.accept(&key, 0, id, pending(id), 0);
+        }
+        assert_eq!(f.spooled(2), Some((key.clone(), 0, 2)));
+        f.lost(&key, 0, 2);
+        assert_eq!(f.spooled(2), None);
+        assert_eq!(f.judge(&key, 0, 1, &CHECKED), Verdict::Known(1));
+        assert_eq!(f.judge(&key, 0, 2, &CHECKED), Verdict::New);
+        assert_eq!(f.judge(&key, 0, 4, &CHECKED), Verdict::Known(4));
+        let early = 2 * WEIGHT;
+        assert!(f.early_fits("web1", 1, early + 1, early + 1) && !f.early_fits("web1", 1, early, u64::MAX));
+        f.accept(&key, 0, 2, pending(9), 0);
+        assert_eq!(f.judge(&key, 0, 5, &CHECKED), Verdict::New);
+        assert!(f.early_fits("web1", 1, 1, 1), "nothing is early any more");
     }
 }

@@ -17,6 +17,7 @@ use crate::pack::{self, HourKey};
 use crate::planted::{self, Bug};
 use crate::record::{self, Found};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -62,6 +63,8 @@ struct Segment {
     done: Vec<u64>,
     done_count: u64,
     marks_dirty: bool,
+    /// It holds damage that could not be set aside yet: it stays, whatever is done.
+    pinned: bool,
 }
 
 impl Segment {
@@ -171,8 +174,9 @@ impl Spool {
                 report(format!("{}: not a spool file; left alone", dir.join(&e.name).display()));
             }
         }
-        for base in bases {
-            spool.load(base, quarantine, report, each)?;
+        let ends = bases.iter().skip(1).copied().chain([SEQ_END]);
+        for (base, end) in bases.iter().zip(ends) {
+            spool.load(*base..end, quarantine, report, each)?;
         }
         // The names, too, may so far exist only in memory.
         disk.sync_dir(dir)?;
@@ -183,16 +187,18 @@ impl Spool {
         self.dir.join(format!("{base:020}.{end}"))
     }
 
+    /// Reads a segment, which may hold these numbers: the next one's base ends them.
     fn load(
         &mut self,
-        base: u64,
+        numbers: Range<u64>,
         quarantine: &mut Shelf,
         report: &mut dyn FnMut(String),
         each: &mut dyn FnMut(Loc, &[u8]),
     ) -> disk::Result<()> {
-        let path = self.path(base, "seg");
-        let file = self.disk.open_rw(&path)?;
-        let mut seg = Segment { len: 0, count: 0, done: Vec::new(), done_count: 0, marks_dirty: false };
+        let base = numbers.start;
+        let file = self.disk.open_rw(&self.path(base, "seg"))?;
+        let mut seg =
+            Segment { len: 0, count: 0, done: Vec::new(), done_count: 0, marks_dirty: false, pinned: false };
         let marks = self.load_marks(base, report)?;
         let (mut offset, mut expect) = (0, base);
         let (mut cut, mut lost) = (None, 0);
@@ -209,10 +215,10 @@ impl Spool {
                     offset = next;
                 }
                 Found::Damage { next } => {
-                    self.set_aside(&file, base, offset, next, quarantine, report)?;
-                    let at_end = next >= file.stat()?.len;
-                    if at_end {
-                        cut = Some(offset);
+                    let safe = self.set_aside(&file, base, offset, next, quarantine, report)?;
+                    seg.pinned |= !safe;
+                    if next >= file.stat()?.len {
+                        cut = Some(offset).filter(|_| safe);
                         break;
                     }
                     lost += next - offset;
@@ -223,8 +229,10 @@ impl Spool {
                     // Each record that a damaged stretch held took room there. A number that goes beyond it, or back,
                     // was not written here: it would be delivered twice, or pin and mark packs that never were.
                     let most = expect.saturating_add(lost / record::HEADER as u64);
-                    if head.kind != KIND_PACK || !(expect..=most).contains(&head.seq) {
-                        self.set_aside(&file, base, head.offset, offset, quarantine, report)?;
+                    let its_turn = (expect..=most).contains(&head.seq) && head.seq < numbers.end;
+                    if head.kind != KIND_PACK || !its_turn {
+                        let safe = self.set_aside(&file, base, head.offset, offset, quarantine, report)?;
+                        seg.pinned |= !safe;
                         lost += offset - head.offset;
                         continue;
                     }
@@ -284,7 +292,8 @@ impl Spool {
         }
     }
 
-    /// Nothing that was acknowledged is cut away before a copy of it is safe.
+    /// Nothing that was acknowledged is cut away before a copy of it is safe. False: a full disk has no room for one,
+    /// which must not keep the role from starting, for what it sends on may be what fills the disk.
     fn set_aside(
         &self,
         file: &File,
@@ -293,27 +302,27 @@ impl Spool {
         to: u64,
         quarantine: &mut Shelf,
         report: &mut dyn FnMut(String),
-    ) -> disk::Result<()> {
+    ) -> disk::Result<bool> {
         let mut bytes = vec![0; usize::try_from(to - from).unwrap_or(usize::MAX).min(RECORD_MAX as usize)];
         let n = file.read_at(&mut bytes, from)?;
         bytes.truncate(n);
-        let name = format!("{base:020}-{from}.bin");
-        let kept = quarantine.put_raw("spool", &name, &bytes)?;
-        let place = if kept {
-            quarantine.dir().join("spool").join(name)
-        } else {
-            "nowhere: quarantine is full".into()
+        // Numbers begin again when a spool was empty at a start: the CRC tells other bytes at the same place apart.
+        let name = format!("{base:020}-{from}-{:08x}.bin", crc32fast::hash(&bytes));
+        let (place, safe) = match quarantine.put_raw("spool", &name, &bytes) {
+            Ok(true) => (quarantine.dir().join("spool").join(name).display().to_string(), true),
+            Ok(false) => ("nowhere: quarantine is full".to_owned(), true),
+            Err(e) if e.no_space() => (format!("its place until a start that finds room: {e}"), false),
+            Err(e) => return Err(e),
         };
         report(format!(
-            "{}: bytes {from} to {to} are not a record that belongs there (torn by a crash, or damaged); kept in {}; \
+            "{}: bytes {from} to {to} are not a record that belongs there (torn by a crash, or damaged); kept in {place}; \
              {}a follower sends it from its source; at a receiver, if it was acknowledged, the collector's `logd status` \
              names the hour (a host of which nothing came, only if hosts_file lists it), which must be sent again",
             self.path(base, "seg").display(),
-            place.display(),
             pack::peek(bytes.get(record::HEADER..).unwrap_or_default())
                 .map_or(String::new(), |m| format!("it was {}; ", m.label()))
         ));
-        Ok(())
+        Ok(safe)
     }
 
     /// Sequence number below which every pack is durable.
@@ -421,8 +430,10 @@ impl Spool {
         let base = self.next_seq;
         let file = Arc::new(self.disk.create_new(&self.path(base, "seg"), MODE)?);
         self.dir_dirty = !planted::is(Bug::NoSegmentSync);
-        self.segments
-            .insert(base, Segment { len: 0, count: 0, done: Vec::new(), done_count: 0, marks_dirty: false });
+        self.segments.insert(
+            base,
+            Segment { len: 0, count: 0, done: Vec::new(), done_count: 0, marks_dirty: false, pinned: false },
+        );
         let old = self.active.replace((base, Arc::clone(&file)));
         if let Some((old, _)) = old {
             self.drop_if_done(old)?;
@@ -485,7 +496,7 @@ impl Spool {
     fn drop_if_done(&mut self, base: u64) -> disk::Result<()> {
         let idle = self.active.as_ref().is_none_or(|(a, _)| *a != base);
         let early = u64::from(planted::is(Bug::SegmentDeletedEarly));
-        let all = self.segments.get(&base).is_some_and(|s| s.done_count + early >= s.count);
+        let all = self.segments.get(&base).is_some_and(|s| !s.pinned && s.done_count + early >= s.count);
         if idle && all {
             self.disk.remove(&self.path(base, "seg"))?;
             self.disk.remove(&self.path(base, "done"))?;
@@ -534,10 +545,15 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// The file of the segment that begins with this number.
+    pub fn path(&self, base: u64) -> PathBuf {
+        self.dir.join(format!("{base:020}.seg"))
+    }
+
     /// Reads pack `seq` of segment `base` into `buf`; `None` if it is no longer readable (damage since the start).
     pub fn fetch(&mut self, seq: u64, base: u64, buf: &mut Vec<u8>) -> disk::Result<Option<Loc>> {
         if self.at.as_ref().is_none_or(|(b, _, _)| *b != base) {
-            let file = self.disk.open(&self.dir.join(format!("{base:020}.seg")))?;
+            let file = self.disk.open(&self.path(base))?;
             self.at = Some((base, file, 0));
         }
         let Some((_, file, offset)) = &mut self.at else { return Ok(None) };
@@ -552,7 +568,8 @@ impl Reader {
                         buf.drain(..record::HEADER);
                         return Ok(Some(loc));
                     }
-                    Found::Record(h) if h.seq < seq => *offset = h.end(),
+                    // A pass from the start also goes over one that stands in a wrong place.
+                    Found::Record(h) if h.seq < seq || from == 0 => *offset = h.end(),
                     Found::Damage { next } if next > *offset => *offset = next,
                     _ => break,
                 }
@@ -563,7 +580,7 @@ impl Reader {
 
     /// Reads the pack at `loc` into `buf`.
     pub fn fetch_at(&self, loc: &Loc, buf: &mut Vec<u8>) -> disk::Result<bool> {
-        let file = self.disk.open(&self.dir.join(format!("{:020}.seg", loc.base)))?;
+        let file = self.disk.open(&self.path(loc.base))?;
         let found = record::read(&file, loc.offset, RECORD_MAX, buf)?;
         let good = matches!(found, Found::Record(h) if h.seq == loc.seq);
         if good {
@@ -708,6 +725,74 @@ impl Shelf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+    use crate::disk::SimDisk;
+
+    const SEGMENT: &str = "/spool/00000000000000000001.seg";
+
+    struct Opened {
+        spool: Spool,
+        packs: Vec<(u64, Vec<u8>)>,
+        reports: Vec<String>,
+    }
+
+    fn open(disk: &Disk) -> Opened {
+        let text = b"[collector]\nlisten = :1\nallow = any\nsend_to = a:1\nmin_free = 0\n";
+        let conf = Config::parse("test", text).relay(true).unwrap().0.spool;
+        let mut quarantine = Shelf::open(disk, Path::new("/quarantine"), 1 << 20, 1 << 20).unwrap();
+        let (mut packs, mut reports) = (Vec::new(), Vec::new());
+        let mut see = |loc: Loc, frame: &[u8]| packs.push((loc.seq, frame.to_vec()));
+        let (dir, mut report) = (Path::new("/spool"), |r| reports.push(r));
+        let spool = Spool::open(disk, dir, &mut quarantine, &conf, &mut report, &mut see).unwrap();
+        Opened { spool, packs, reports }
+    }
+
+    fn quarantined(sim: &SimDisk) -> Vec<PathBuf> {
+        let files = sim.paths().into_iter().map(|(path, _)| path);
+        files.filter(|p| p.starts_with("/quarantine/spool") && p.extension().is_some()).collect()
+    }
+
+    #[test]
+    fn damage_on_a_full_disk_stays_where_it_is_and_keeps_nobody_from_starting() {
+        let (disk, sim) = Disk::sim(1);
+        let mut first = open(&disk);
+        for frame in [b"one", b"two"] {
+            first.spool.append(&[frame]).unwrap();
+        }
+        first.spool.sync().unwrap();
+        drop(first);
+        sim.append(Path::new(SEGMENT), b"LGD1 torn");
+        let whole = disk.read(Path::new(SEGMENT), 1 << 20).unwrap();
+
+        sim.set_capacity(Some(0));
+        let mut full = open(&disk);
+        assert_eq!(full.packs, [(1, b"one".to_vec()), (2, b"two".to_vec())]);
+        assert!(full.reports[0].contains("its place until a start that finds room"), "{:?}", full.reports);
+        for (seq, _) in full.packs {
+            full.spool.mark_done(seq).unwrap();
+        }
+        drop(full.spool);
+        assert_eq!(disk.read(Path::new(SEGMENT), 1 << 20).unwrap(), whole, "gone, and kept nowhere");
+
+        sim.set_capacity(None);
+        let again = open(&disk);
+        let kept = quarantined(&sim);
+        assert_eq!(kept.len(), 1, "{kept:?}");
+        assert_eq!(disk.read(&kept[0], 1 << 20).unwrap(), b"LGD1 torn");
+        assert!(again.reports[0].contains("quarantine/spool/"), "{:?}", again.reports);
+    }
+
+    #[test]
+    fn other_damage_at_the_same_place_is_kept_beside_the_first() {
+        let (disk, sim) = Disk::sim(1);
+        for text in [&b"torn once"[..], b"torn again", b"torn once"] {
+            sim.put(Path::new(SEGMENT), text);
+            drop(open(&disk));
+        }
+        let kept: Vec<_> = quarantined(&sim).iter().map(|p| disk.read(p, 1 << 20).unwrap()).collect();
+        assert_eq!(kept.len(), 2);
+        assert!(kept.contains(&b"torn once".to_vec()) && kept.contains(&b"torn again".to_vec()));
+    }
 
     #[test]
     fn a_damaged_file_on_a_shelf_gives_way_to_its_pack() {

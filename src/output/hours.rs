@@ -149,6 +149,8 @@ pub struct Progress {
     pub stored: Vec<(HourKey, u64, u64, Vec<u64>)>,
     /// Packs that moved to the early shelf.
     pub shelved: Vec<(HourKey, u64, u64)>,
+    /// Packs that waited for a gap and cannot be read any more.
+    pub lost: Vec<(HourKey, u64, u64)>,
 }
 
 /// See the module's header.
@@ -165,6 +167,7 @@ pub struct Hours {
     raw: Vec<u8>,
     frame: Vec<u8>,
     shelved: Vec<(HourKey, u64, u64)>,
+    lost: Vec<(HourKey, u64, u64)>,
     done_now: Vec<u64>,
     open_copies: usize,
     /// Packs stored since the start.
@@ -435,8 +438,11 @@ impl Hours {
             let parts = split_frame(&frame).filter(|_| found);
             let Some((header, body)) = parts else {
                 copy.early.remove(&id);
-                self.alarms
-                    .push(format!("{key} pack {id}: the waiting copy is damaged; send the hour again"));
+                self.lost.push((key.clone(), generation, id));
+                self.alarms.push(format!(
+                    "{key} pack {id}: damaged while it waited for the packs before it; send it or its hour again from the \
+                     source"
+                ));
                 return Ok(());
             };
             if let Ok(meta) = header.meta("unknown") {
@@ -467,14 +473,15 @@ impl Hours {
 
     /// Makes everything applied so far durable, in the order that the proof needs.
     pub fn checkpoint(&mut self, now_ms: u64) -> disk::Result<Progress> {
-        let mut out = Progress { seqs: std::mem::take(&mut self.done_now), ..Progress::default() };
+        let (seqs, lost) = (std::mem::take(&mut self.done_now), std::mem::take(&mut self.lost));
+        let mut out = Progress { seqs, lost, ..Progress::default() };
         let dirty = std::mem::take(&mut self.dirty);
         if let Err(e) = self.sync_in_turn(&dirty)
             && !planted::is(Bug::CheckpointErrorIgnored)
         {
             // A full disk: everything stays noted and is tried again.
             self.dirty.extend(dirty);
-            self.done_now = out.seqs;
+            (self.done_now, self.lost) = (out.seqs, out.lost);
             return Err(e);
         }
         for (key, generation) in dirty {
@@ -669,7 +676,10 @@ impl Hours {
 
     /// Does anything wait for a checkpoint?
     pub fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty() || !self.done_now.is_empty() || !self.shelved.is_empty()
+        !(self.dirty.is_empty()
+            && self.done_now.is_empty()
+            && self.shelved.is_empty()
+            && self.lost.is_empty())
     }
 
     /// Is an hour complete and only waiting for a checkpoint? Then it is worth one now.

@@ -177,6 +177,20 @@ impl Gate {
         Ok(true)
     }
 
+    /// A pack that was accepted under this number of the spool cannot be read any more: its sender may send it again.
+    /// What it was, if that is known.
+    pub fn lost(&mut self, seq: u64) -> Option<String> {
+        if let Some(m) = &mut self.memory {
+            let (key, generation, id) = m.footprint.spooled(seq)?;
+            m.footprint.lost(&key, generation, id);
+            return Some(format!("{key} pack {id}"));
+        }
+        let found = self.recent.iter().find(|(_, s)| **s == seq)?.0.clone();
+        self.recent.remove(&found);
+        let (key, _, id, ..) = found;
+        Some(format!("{key} pack {id}"))
+    }
+
     /// A collector's decision; `None` = take the pack.
     fn remember(&mut self, a: &Arrived, now_ms: u64) -> disk::Result<Option<Answer>> {
         let Some(m) = &mut self.memory else { return Ok(None) };

@@ -124,13 +124,15 @@ impl Collector {
                 let lines = raw.as_ref().map(|(r, _)| r.as_slice());
                 self.hours.apply(loc, &self.frame, lines, now_ms)?;
             } else {
+                let what = lock(gate).lost(seq).unwrap_or_else(|| format!("pack {seq}"));
                 self.messages.push((
                     false,
                     format!(
-                        "spool record {seq}: damaged after it was acknowledged; `logd status` names its pack"
+                        "{what}: its record {seq} in {} was damaged after it was acknowledged; it is set aside at the next \
+                         start; send the pack or its hour again from the source",
+                        self.reader.path(base).display()
                     ),
                 ));
-                lock(gate).spool.mark_done(seq)?;
             }
             self.cursor = seq + 1;
         }
@@ -156,6 +158,9 @@ impl Collector {
             }
             for (key, generation, id) in &progress.shelved {
                 m.footprint.shelved(key, *generation, *id);
+            }
+            for (key, generation, id) in &progress.lost {
+                m.footprint.lost(key, *generation, *id);
             }
             m.footprint.forget_idle(now_ms);
         }

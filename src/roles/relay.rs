@@ -126,11 +126,15 @@ impl Relay {
                     return Err(e);
                 }
             }
+            let what = gate.lost(seq).unwrap_or_else(|| format!("pack {seq}"));
             self.alarms.push(format!(
-                "spool record {seq}: damaged after it was acknowledged; the collector's `logd status` names its hour, \
-                 as `gaps` or `open, overdue`; send that again from its source"
+                "{what}: its record {seq} in {} was damaged after it was acknowledged; it is set aside at the next start; the \
+                 collector's `logd status` names its hour, as `gaps` or `open, overdue`; send that again from its source",
+                self.reader.path(base).display()
             ));
-            self.finish(seq, gate)?;
+            // Not done: its segment stays for the quarantine of the next start.
+            self.queue.report(seq, &Outcome::Sent, 0);
+            self.bases.remove(&seq);
         }
     }
 

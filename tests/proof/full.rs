@@ -3,17 +3,22 @@
 //!
 //! The story: an error in the middle of a turn left what the turn had taken in hand with nobody. An hour was then not
 //! certified before the next restart, or certified without anybody knowing, so that later bytes left its tag in place.
+//!
+//! And a pack that is damaged in the spool of a running role is named and taken when it comes again.
 
 use super::peer::{Hour, Pack, lines};
-use logd::config::{Config, StoreConfig};
+use logd::config::{Config, ReceiverConfig, StoreConfig};
 use logd::disk::{Disk, Fault, SimDisk};
 use logd::receiver::gate::{Answer, Gate};
-use logd::receiver::{Budget, Session, lock};
+use logd::receiver::{Arrived, Budget, Session, lock};
 use logd::roles::collector::{self, Collector};
+use logd::roles::relay;
+use logd::sender::Outcome;
 use serde_json::Value;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+const SEGMENT: &str = "/state/spool/00000000000000000001.seg";
 const HOUR: &str = "2026112205";
 const ENOSPC: i32 = 28;
 const EMFILE: i32 = 24;
@@ -30,6 +35,21 @@ struct World {
 
 /// The process ends when a sync fails; what follows a restart is another test.
 struct Ended;
+
+/// What a connection hands to the gate.
+fn arrived(conf: &ReceiverConfig, pack: &Pack) -> Arrived {
+    let conf = Arc::new(conf.clone());
+    let budget = Budget::new(conf.inflight_bytes);
+    let mut session = Session::new(&conf, &budget, "192.0.2.7".parse().unwrap(), true);
+    let (frame, mut at) = (pack.frame(), 0);
+    loop {
+        let (used, arrived) = session.feed(&frame[at..]).unwrap();
+        at += used;
+        if let Some(a) = arrived {
+            return a;
+        }
+    }
+}
 
 impl World {
     fn new() -> Self {
@@ -77,18 +97,8 @@ impl World {
     }
 
     fn offer(&mut self, pack: &Pack) -> Result<(), Ended> {
-        let conf = Arc::new(self.conf.receiver.clone());
         for _ in 0..100 {
-            let budget = Budget::new(conf.inflight_bytes);
-            let mut session = Session::new(&conf, &budget, "192.0.2.7".parse().unwrap(), true);
-            let (frame, mut at) = (pack.frame(), 0);
-            let arrived = loop {
-                let (used, arrived) = session.feed(&frame[at..]).unwrap();
-                at += used;
-                if let Some(a) = arrived {
-                    break a;
-                }
-            };
+            let arrived = arrived(&self.conf.receiver, pack);
             let answer = lock(&self.gate).offer(arrived, self.now_ms, "now");
             if let Some(Answer::When(_) | Answer::Now) = self.note(answer)? {
                 let synced = lock(&self.gate).spool.sync();
@@ -221,4 +231,79 @@ fn a_verification_that_finds_no_descriptor_is_soon_made_up_for() {
         errors += w.errors + u32::from(ended);
     }
     assert!(errors > 5, "{errors}");
+}
+
+fn damage_last(sim: &SimDisk) {
+    let end = sim.look(Path::new(SEGMENT), |b| b.unwrap().len() as u64);
+    assert!(sim.flip(Path::new(SEGMENT), end - 1, 1));
+}
+
+/// The story: a collector named neither host nor hour of such a pack, and answered `ok` to it, when it was sent again, as to
+/// one that it had.
+#[test]
+fn a_pack_that_is_damaged_in_the_spool_is_named_and_taken_again() {
+    let hour = Hour::new("web1", HOUR, 4, 3);
+    let packs = hour.packs();
+    // Which pack; and is it read only once the one before it has come?
+    for (victim, waited) in [(0, false), (3, false), (2, true), (3, true)] {
+        let mut w = World::new();
+        let mut run = || -> Result<(), Ended> {
+            let order: &[usize] = if waited { &[0, 2, 3, 1] } else { &[0, 1, 2, 3] };
+            for i in order {
+                if waited && *i == 1 {
+                    w.turn()?;
+                }
+                w.offer(&packs[*i])?;
+                if *i == victim {
+                    damage_last(&w.sim);
+                }
+            }
+            for _ in 0..3 {
+                w.turn()?;
+            }
+            let messages = w.collector.messages.iter().map(|(_, text)| text);
+            let told: Vec<&String> = messages.chain(&w.collector.hours.alarms).collect();
+            let name = format!("web1_{HOUR} pack {}: ", victim + 1);
+            assert!(told.len() == 1 && told[0].starts_with(&name), "{told:?}");
+            w.offer(&packs[victim])?;
+            w.whole(&hour, 1)
+        };
+        assert!(run().is_ok(), "pack {victim}, {waited}");
+    }
+}
+
+#[test]
+fn a_pack_that_is_damaged_in_a_relays_spool_is_named_and_taken_again() {
+    let (disk, sim) = Disk::sim(1);
+    sim.set_free_bytes(1 << 40);
+    let text = b"[collector]\nlisten = 127.0.0.1:1\nsend_to = 127.0.0.1:2\nallow = any\n";
+    let conf = Config::parse("relay", text).relay(true).unwrap().0;
+    let start = || {
+        let mut told = Vec::new();
+        let dir = Path::new("/state");
+        let (gate, relay, waiting) =
+            relay::open(&disk, dir, &conf, "relay".into(), 1, &mut |why| told.push(why)).unwrap();
+        (gate, relay, waiting, told)
+    };
+    let (mut gate, mut relay, _, _) = start();
+    let pack = &Hour::new("web1", HOUR, 2, 3).packs()[0];
+    let mut frame = Vec::new();
+    assert_eq!(gate.offer(arrived(&conf.receiver, pack), 1, "now").unwrap(), Answer::When(1));
+    gate.spool.sync().unwrap();
+    damage_last(&sim);
+    relay.fill(&gate);
+    assert_eq!(relay.next_job(1, &mut gate, &mut frame).unwrap(), None);
+    let told = std::mem::take(&mut relay.alarms);
+    assert!(told.len() == 1 && told[0].starts_with(&format!("web1_{HOUR} pack 1: ")), "{told:?}");
+    // Its sender, if it asks again, must not be told that it is here.
+    assert_eq!(gate.offer(arrived(&conf.receiver, pack), 1, "now").unwrap(), Answer::When(2));
+    gate.spool.sync().unwrap();
+    relay.fill(&gate);
+    assert_eq!(relay.next_job(1, &mut gate, &mut frame).unwrap(), Some(2));
+    relay.report(2, &frame, &Outcome::Sent, 1, &mut gate).unwrap();
+    gate.spool.close().unwrap();
+    // What is damaged is neither done nor deleted before it is set aside.
+    let (gate, _, waiting, told) = start();
+    assert_eq!((waiting, told.len(), gate.spool.waiting()), (0, 1, 0), "{told:?}");
+    assert!(told[0].contains("kept in /state/quarantine/spool/"), "{told:?}");
 }

@@ -43,6 +43,7 @@ impl Hours {
             raw: Vec::new(),
             frame: Vec::new(),
             shelved: Vec::new(),
+            lost: Vec::new(),
             done_now: Vec::new(),
             open_copies: 0,
             packs: 0,
