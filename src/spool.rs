@@ -262,7 +262,8 @@ impl Spool {
         }
         seg.len = file.stat()?.len;
         self.bytes += seg.len;
-        self.next_seq = self.next_seq.max(expect);
+        // The name of a segment that stays is taken, even if none of its numbers is.
+        self.next_seq = self.next_seq.max(if seg.pinned { expect.max(base + 1) } else { expect });
         self.durable = self.next_seq;
         self.segments.insert(base, seg);
         // What was read may still be only in the page cache of a process that was killed.
@@ -780,6 +781,21 @@ mod tests {
         assert_eq!(kept.len(), 1, "{kept:?}");
         assert_eq!(disk.read(&kept[0], 1 << 20).unwrap(), b"LGD1 torn");
         assert!(again.reports[0].contains("quarantine/spool/"), "{:?}", again.reports);
+    }
+
+    #[test]
+    fn a_segment_that_had_to_stay_keeps_its_name() {
+        let (disk, sim) = Disk::sim(1);
+        sim.put(Path::new(SEGMENT), b"nothing whole");
+        sim.set_capacity(Some(0));
+        let mut full = open(&disk).spool;
+        sim.set_capacity(None);
+        full.append(&[b"one"]).unwrap();
+        full.sync().unwrap();
+        drop(full);
+        let again = open(&disk);
+        assert_eq!(again.packs, [(2, b"one".to_vec())]);
+        assert_eq!(quarantined(&sim).len(), 1);
     }
 
     #[test]

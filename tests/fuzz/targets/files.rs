@@ -103,6 +103,17 @@ fn fetch_all(spool: &Spool, most: usize) -> Vec<(u64, Option<Vec<u8>>)> {
     out
 }
 
+/// Do whole records stand with rising numbers, each segment's below the next one's first? Nobody writes others; which of two
+/// with one number is used may then change when a segment is done and gone.
+fn orderly(segments: &BTreeMap<u64, Vec<u8>>) -> bool {
+    let ends = segments.keys().skip(1).copied().chain([u64::MAX]);
+    segments.iter().zip(ends).all(|((base, file), end)| {
+        let seqs = (0..file.len() as u64).filter_map(|at| Some(good_record(file, at)?.0));
+        let seqs: Vec<u64> = seqs.collect();
+        seqs.is_sorted_by(|a, b| a < b) && seqs.iter().all(|s| (*base..end).contains(s))
+    })
+}
+
 /// A spool whose segments have these bytes: it opens, yields only whole records in order, cuts nothing that it has not
 /// set aside, says so when it skips anything, is the same when opened again, and goes on working.
 pub fn spool(bytes: &[u8]) {
@@ -146,13 +157,12 @@ pub fn spool(bytes: &[u8]) {
     assert_eq!(first.spool.waiting(), seqs.len() as u64, "{seqs:?}");
     let want: Vec<(u64, Option<Vec<u8>>)> =
         first.packs.iter().map(|(l, p)| (l.seq, Some(p.clone()))).collect();
-    assert_eq!(fetch_all(&first.spool, want.len()), want);
+    let orderly = orderly(&before);
+    assert!(fetch_all(&first.spool, want.len()) == want || !orderly, "another pack than was seen");
     drop(first.spool);
 
     let mut second = open(&disk);
-    // A segment without a pack is gone now: what stood beyond its first number in the one before may count again.
-    let known: Vec<_> = second.packs.iter().filter(|p| first.packs.contains(p)).cloned().collect();
-    assert_eq!(known, first.packs, "opened twice, it is not the same");
+    assert!(second.packs == first.packs || !orderly, "opened twice, it is not the same");
     assert!(second.packs.is_sorted_by(|a, b| a.0.seq < b.0.seq), "out of order, or twice");
     let loc = second.spool.append(&[b"one ", b"more"]).unwrap();
     assert!(second.packs.last().is_none_or(|p| p.0.seq < loc.seq));

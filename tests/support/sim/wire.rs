@@ -6,6 +6,7 @@
 use super::{RELAY, STORE, Stream, World, dead};
 use logd::config::ReceiverConfig;
 use logd::disk::sim::Rng;
+use logd::pack::split_frame;
 use logd::receiver::gate::Answer;
 use logd::receiver::{Budget, Session, lock};
 use logd::roles::follower::Job;
@@ -57,7 +58,7 @@ pub struct Wire {
     pub doubled: u64,
     /// Frames arrive long after their sender gave up.
     pub adrift: u64,
-    /// A bit of the body is another on arrival.
+    /// A bit of the body is another on arrival, or all of it is that of the frame before.
     pub garbled: u64,
     /// The collector writes its footprint just after a pack came.
     pub footprints: u64,
@@ -73,6 +74,8 @@ pub struct Wire {
     /// Everything that the relay ever sent, if somebody wants it ([`World::replay`]).
     pub record: bool,
     carried: Vec<Vec<u8>>,
+    /// The body that was sent last by anyone.
+    body: Vec<u8>,
     /// Frames that are on their way alone: rounds to go, receiver, bytes.
     drifting: Vec<(u64, usize, Vec<u8>)>,
     commits: [Option<SyncJob>; 2],
@@ -97,6 +100,7 @@ impl Wire {
             conns: (0..=streams).map(|_| conns()).collect(),
             record: false,
             carried: Vec::new(),
+            body: Vec::new(),
             drifting: Vec::new(),
             commits: [None, None],
         }
@@ -193,19 +197,32 @@ impl World {
             let mut other = self.session(to);
             let _ = self.take_in(to, &mut other, frame);
         }
-        let mut garbled = frame.to_vec();
-        if dice(self, self.wire.garbled) {
-            let body = frame.len().saturating_sub(4);
-            let at = (frame.len() - body.min(8)) + self.wire.rng.below(body.min(8) as u64) as usize;
-            garbled[at] ^= 1 << self.wire.rng.below(8);
+        let garbled = dice(self, self.wire.garbled).then(|| self.garble(frame));
+        if let Some((_, body)) = split_frame(frame) {
+            self.wire.body = body.to_vec();
         }
-        let awaits = self.take_in(to, &mut session, &garbled);
+        let awaits = self.take_in(to, &mut session, garbled.as_deref().unwrap_or(frame));
         if kept && std::mem::take(&mut conn.stale) {
             // The sender reads what lies there for its answer.
             conn.stale = true;
             return (Awaits::Answer(Outcome::Sent), Some(session));
         }
         (awaits, Some(session))
+    }
+
+    /// What a broken machine between the two makes of a frame.
+    fn garble(&mut self, frame: &[u8]) -> Vec<u8> {
+        let mut out = frame.to_vec();
+        if self.wire.rng.below(4) == 0
+            && let Some((mut header, _)) = split_frame(frame)
+        {
+            header.pack_len = self.wire.body.len() as u64;
+            return [header.encode(), self.wire.body.clone()].concat();
+        }
+        let body = frame.len().saturating_sub(4);
+        let at = (frame.len() - body.min(8)) + self.wire.rng.below(body.min(8) as u64) as usize;
+        out[at] ^= 1 << self.wire.rng.below(8);
+        out
     }
 
     fn session(&self, to: usize) -> Session {
