@@ -639,3 +639,37 @@ pub fn repair(
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Does a day get its tag, of which these hours are missing and the last hour's sender tells so many names?
+    fn day_tag(missing: &[i8], day_hours: u32) -> bool {
+        let (disk, _) = Disk::sim(1);
+        let store = Store::new(&disk, Path::new("/store"), Path::new("/state"), 0o644, 0o755);
+        store.create_dirs().unwrap();
+        let mut key = HourKey { name: "web1".into(), hour: Hour::parse("20260329").unwrap() };
+        for h in (0..24).filter(|h| !missing.contains(h)) {
+            key.hour = Hour::new(2026, 3, 29, Some(h)).unwrap();
+            let json = serde_json::json!({
+                "format": 1, "name": "web1", "hour": key.hour, "gen": 0, "revision": 1, "packs": 1, "lines": 1,
+                "bytes": 1, "digest": "", "sha256": "", "verified": true, "empty": false, "day_hours": day_hours,
+                "certified": 1,
+            });
+            store.certify(&serde_json::from_value(json).unwrap()).unwrap();
+        }
+        store.day_tag(&key).unwrap()
+    }
+
+    #[test]
+    fn a_day_may_lack_what_its_clock_skipped_wherever_that_lies() {
+        assert!(day_tag(&[], 24) && day_tag(&[], 25));
+        for skipped in [0, 2, 23] {
+            assert!(day_tag(&[skipped], 23), "{skipped}");
+            assert!(!day_tag(&[skipped], 24) && !day_tag(&[skipped, 12], 23), "{skipped}");
+        }
+        assert!(day_tag(&[22, 23], 22));
+        assert!(!day_tag(&[21, 22, 23], 21), "no zone skips so many");
+    }
+}

@@ -214,6 +214,24 @@ mod tests {
         assert_eq!(seen.len() as u64, wanted);
     }
 
+    /// The story: it counted as under way until the next start.
+    #[test]
+    fn a_pack_that_cannot_be_read_for_a_moment_is_sent_later() {
+        let (disk, sim) = Disk::sim(1);
+        sim.set_free_bytes(1 << 40);
+        let open = open(&disk, Path::new("/state"), &conf(), "relay".into(), 1, &mut |why| panic!("{why}"));
+        let (mut gate, mut relay, _) = open.unwrap();
+        gate.spool.append(&[b"frame"]).unwrap();
+        gate.spool.sync().unwrap();
+        relay.fill(&gate);
+        let (here, away) = (Path::new("/state/spool"), Path::new("/state/away"));
+        let mut frame = Vec::new();
+        disk.rename(here, away).unwrap();
+        assert!(relay.next_job(0, &mut gate, &mut frame).is_err());
+        disk.rename(away, here).unwrap();
+        assert!(relay.next_job(60_000, &mut gate, &mut frame).unwrap().is_some());
+    }
+
     #[test]
     fn a_held_pack_that_is_damaged_is_named_at_each_start() {
         let (disk, sim) = Disk::sim(1);

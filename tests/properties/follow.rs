@@ -1,9 +1,12 @@
 //! What a follower makes of the ways in which a date-named file lives: half lines, late bytes, shrinking, replacing,
-//! vanishing, hours without a file, and the positions of an original that it takes over.
+//! vanishing, hours without a file, and the positions of an original that it takes over; and what becomes of its packs
+//! while their bytes, the journal or room to hold them aside are missing.
 
-use super::sim::{Begin, World};
+use super::sim::{Begin, RELAY, World};
 use logd::clock::Hour;
 use logd::config::Peer;
+use logd::disk::{Fault, Outcome};
+use std::path::Path;
 
 const HOUR: &str = "2026112205";
 const NEXT: &str = "2026112206";
@@ -169,7 +172,7 @@ fn lines_after_a_job_took_the_data_file_are_kept_beside_and_revoke_the_tag() {
     over(&mut w);
     w.settle(&[HOUR]);
     w.judged = false;
-    w.machines[2].sim.remove_tree(std::path::Path::new("/store/log_data/web1_2026112205"));
+    w.machines[2].sim.remove_tree(Path::new("/store/log_data/web1_2026112205"));
     w.write(HOUR, "late line\n");
     // Closed files are looked at with doubling waits, an hour at most.
     rounds(&mut w, 2_500);
@@ -194,7 +197,134 @@ fn a_damaged_identity_skips_no_hour_that_waits() {
     w.round(500);
     w.crash(0);
     w.begin = Begin::Now;
-    assert!(w.machines[0].sim.flip(std::path::Path::new("/state/follower.json"), 20, 1));
+    assert!(w.machines[0].sim.flip(Path::new("/state/follower.json"), 20, 1));
     over(&mut w);
     w.settle(&hours);
+}
+
+/// The story: a pack whose bytes could not be read counted as under way until the next start.
+#[test]
+fn a_pack_whose_file_cannot_be_read_for_a_moment_is_sent_later() {
+    let mut w = World::new(1);
+    let text = "line one\n";
+    w.write(HOUR, text);
+    w.wire.cut_off = true;
+    rounds(&mut w, 3);
+    // Nobody has the bytes but the log file, and that is a directory for a while.
+    w.crash(0);
+    let (sim, path) = (w.machines[0].sim.clone(), w.streams[0].path(HOUR));
+    sim.remove_tree(Path::new("/state/retry"));
+    sim.remove_tree(&path);
+    sim.put(&path.join("file"), b"");
+    w.wire.cut_off = false;
+    rounds(&mut w, 5);
+    assert_eq!((w.machines[0].restarts, w.stored(HOUR)), (1, String::new()));
+    w.replace(HOUR, Some(text));
+    over(&mut w);
+    w.settle(&[HOUR]);
+    assert_eq!(w.machines[0].restarts, 1);
+}
+
+/// The story: a pack that was refused for good left the queue although there was no room to hold it aside.
+#[test]
+fn a_refused_pack_that_cannot_be_held_aside_is_sent_again() {
+    /// The call with which `machine` begins to hold the pack aside.
+    fn run(machine: usize, fault: Option<u64>) -> Option<u64> {
+        let mut w = World::new(1);
+        w.write(HOUR, "line one\n");
+        w.wire.far_cut_off = machine == RELAY;
+        if machine == RELAY {
+            rounds(&mut w, 5);
+        }
+        // Nothing that is sent now arrives as it was.
+        w.wire.garbled = 100;
+        w.wire.far_cut_off = false;
+        if let Some(at) = fault {
+            w.machines[machine].sim.plan(at, Fault::Error(28));
+        }
+        for _ in 0..600 {
+            w.round(1_500);
+            let log = w.machines[machine].sim.log();
+            let at = log.iter().find(|l| l.contains("/state/held"));
+            if let Some(at) = at {
+                w.heal();
+                if fault.is_some() {
+                    assert!(at.ends_with("-> Error(28)"), "{at}");
+                    over(&mut w);
+                    w.settle(&[HOUR]);
+                    assert_eq!(w.machines[machine].restarts, 0);
+                }
+                return at.split(':').next()?.parse().ok();
+            }
+        }
+        None
+    }
+    for machine in [0, RELAY] {
+        let at = run(machine, None);
+        assert!(at.is_some() && run(machine, at) == at, "machine {machine}: nothing was held aside");
+    }
+}
+
+/// Packs that wait on disk while journal and log file are lost may be the only copy.
+#[test]
+fn waiting_packs_of_which_a_lost_journal_knows_nothing_are_held_aside() {
+    let mut w = World::new(1);
+    w.loss = |_| Outcome::KeepAll;
+    w.write(HOUR, "line one\n");
+    w.wire.cut_off = true;
+    rounds(&mut w, 4);
+    w.crash(0);
+    w.machines[0].sim.remove_tree(Path::new("/state/journal"));
+    w.replace(HOUR, None);
+    rounds(&mut w, 2);
+    let kept = w.machines[0].sim.paths();
+    assert!(kept.iter().any(|(p, _)| p.starts_with("/state/held/web1")), "{kept:?}");
+}
+
+/// What was acknowledged and not yet marked so on disk is not held aside.
+#[test]
+fn acknowledged_packs_are_not_held_aside() {
+    let mut w = World::new(1);
+    w.loss = |_| Outcome::KeepAll;
+    w.write(HOUR, "line one\n");
+    w.wire.cut_off = true;
+    rounds(&mut w, 4);
+    w.wire.cut_off = false;
+    over(&mut w);
+    w.settle(&[HOUR]);
+    let sim = w.machines[0].sim.clone();
+    let there = |dir: &str| sim.paths().iter().any(|(p, _)| p.starts_with(dir));
+    assert!(there("/state/retry"), "{:?}", sim.paths());
+    w.crash(0);
+    rounds(&mut w, 2);
+    assert!(!there("/state/retry") && !there("/state/held"), "{:?}", sim.paths());
+}
+
+/// The story: an archived hour had grown and its further packs were sent, when the journal was lost that knew of these.
+/// From the archive's end on, others were then sent under the same numbers.
+#[test]
+fn an_archived_hour_that_grew_before_the_journal_was_lost_goes_as_a_copy() {
+    let mut w = World::new(1);
+    w.write(HOUR, "line one\n");
+    over(&mut w);
+    w.settle(&[HOUR]);
+    rounds(&mut w, 100);
+    let archived = Path::new("/state/journal/hours/web1_2026112205");
+    assert!(w.machines[0].sim.look(archived, |found| found.is_some()), "{}", w.explain());
+    // The late line is stored; the follower does not hear of it.
+    w.wire.lost_answers = 100;
+    w.write(HOUR, "late line\n");
+    for _ in 0..2_500 {
+        if w.stored(HOUR).ends_with("late line\n") {
+            break;
+        }
+        w.round(1_500);
+    }
+    w.crash(0);
+    w.machines[0].sim.remove_tree(Path::new("/state/journal/log"));
+    w.write(HOUR, "later line\n");
+    w.heal();
+    over(&mut w);
+    w.settle(&[HOUR]);
+    assert!(w.tags()[HOUR].generation > 0);
 }
