@@ -137,7 +137,7 @@ pub static COMMANDS: &[Command] = &[
         name: "spool",
         alias: "",
         args: "check|ls|retry|salvage DIR",
-        help: "look into the spool of a role: is it whole, what waits, and what can be saved",
+        help: "look into the spool of a role (DIR: its state_dir): is it whole, what waits, what can be saved",
         options: &[
             flag("all", "with ls and salvage: packs that are done, too"),
             flag("json", "with ls: all rows for programs"),

@@ -97,6 +97,12 @@ impl Instance {
     }
 }
 
+/// Marks `dir` as the state directory of a `role` that is still to be started, so that no other takes it.
+pub fn mark(disk: &Disk, dir: &Path, role: &str) -> disk::Result<()> {
+    let mark = Mark { format: FORMAT, role: role.into(), config: PathBuf::new() };
+    disk.replace(&dir.join("role.json"), &record::to_json(&mark), 0o640)
+}
+
 /// Does a role run in this state directory? `None` = nobody can tell. Takes the lock for an instant and changes nothing.
 pub fn is_running(dir: &Path) -> Option<bool> {
     disk::is_locked(&dir.join("lock"))

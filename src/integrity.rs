@@ -587,7 +587,7 @@ pub fn repair(
 ) -> disk::Result<Option<String>> {
     let file = disk.open_rw(&place.headers)?;
     let at = found.good_len;
-    let mut region = vec![0; 8 << 10];
+    let mut region = vec![0; 2 * lines::LINE_MAX];
     let n = file.read_at(&mut region, at)?;
     region.truncate(n);
     if at + n as u64 == found.headers_len && matches!(lines::parse(&region), Line::Ours(_)) {

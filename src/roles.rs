@@ -17,6 +17,8 @@ use crate::disk::{self, Disk};
 use crate::log::Log;
 use crate::shutdown::Shutdown;
 
+/// How often a sender writes down what of its spool is done: a killed one sends so much again.
+const MARKS_MS: u64 = 5_000;
 /// How long whoever met a disk error leaves the disk alone.
 const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 

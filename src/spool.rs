@@ -12,7 +12,7 @@
 //! anything is cut; what lies behind it is used. No index of packs is kept in memory, only one bit each.
 
 use crate::config::SpoolConfig;
-use crate::disk::{self, Disk, File};
+use crate::disk::{self, Disk, Entry, File};
 use crate::pack::{self, HourKey};
 use crate::planted::{self, Bug};
 use crate::record::{self, Found};
@@ -163,7 +163,23 @@ impl Spool {
             until_free_check: 0,
             buf: Vec::new(),
         };
-        let names = disk.list(dir)?;
+        let (dirs, names): (Vec<Entry>, Vec<Entry>) = disk.list(dir)?.into_iter().partition(|e| e.is_dir);
+        for e in dirs {
+            let from = dir.join(&e.name);
+            let ours = base_of(&e.name, ".seg").or(base_of(&e.name, ".done")).is_some();
+            if !ours && e.name.strip_suffix(".tmp").is_none() {
+                report(format!("{}: not a spool file; left alone", from.display()));
+                continue;
+            }
+            // The file of that name could not be made, now or when its number comes.
+            let mut to = from.clone();
+            while disk.stat(&to)?.is_some() {
+                to.as_mut_os_string().push(".dir");
+            }
+            disk.rename(&from, &to)?;
+            let (from, to) = (from.display(), to.display());
+            report(format!("{from}: a directory under a name that a spool file needs; moved to {to}"));
+        }
         let mut bases: Vec<u64> = names.iter().filter_map(|e| base_of(&e.name, ".seg")).collect();
         bases.sort_unstable();
         for e in &names {
@@ -266,6 +282,10 @@ impl Spool {
         self.next_seq = self.next_seq.max(if seg.pinned { expect.max(base + 1) } else { expect });
         self.durable = self.next_seq;
         self.segments.insert(base, seg);
+        // Marks of packs that were cut off would make a later look believe that they are missing.
+        if let Some(seg) = self.segments.get_mut(&base) {
+            seg.marks_dirty |= seg.done != marks;
+        }
         // What was read may still be only in the page cache of a process that was killed.
         file.sync()?;
         self.drop_if_done(base)
@@ -451,7 +471,7 @@ impl Spool {
         Some(SyncJob { files: std::mem::take(&mut self.dirty), dir, upto: self.next_seq })
     }
 
-    /// After [`SyncJob::run`] succeeded. A failed one ends the process, so there is no way back from it.
+    /// After [`SyncJob::run`] succeeded.
     pub fn end_sync(&mut self, job: &SyncJob) {
         let upto = if planted::is(Bug::AckWhileSyncing) { self.next_seq } else { job.upto };
         self.durable = self.durable.max(upto);
@@ -459,11 +479,16 @@ impl Spool {
 
     /// Syncs in place, for callers that share the spool with nobody.
     pub fn sync(&mut self) -> disk::Result<()> {
-        if let Some(job) = self.begin_sync() {
-            job.run()?;
+        let Some(job) = self.begin_sync() else { return Ok(()) };
+        let synced = job.run();
+        if synced.is_ok() {
             self.end_sync(&job);
+        } else {
+            // Unless it ends the process, the next sync has to do all of it.
+            self.dir_dirty |= job.dir.is_some();
+            self.dirty.extend(job.files);
         }
-        Ok(())
+        synced
     }
 
     /// The oldest pack from `seq` on that is durable and not done: its number and its segment's.
@@ -727,7 +752,8 @@ impl Shelf {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::disk::SimDisk;
+    use crate::disk::{Fault, Outcome, SimDisk};
+    use rustix::io::Errno;
 
     const SEGMENT: &str = "/spool/00000000000000000001.seg";
 
@@ -808,6 +834,45 @@ mod tests {
         let kept: Vec<_> = quarantined(&sim).iter().map(|p| disk.read(p, 1 << 20).unwrap()).collect();
         assert_eq!(kept.len(), 2);
         assert!(kept.contains(&b"torn once".to_vec()) && kept.contains(&b"torn again".to_vec()));
+    }
+
+    /// A directory that could not be opened is no failed fsync: the process goes on, and so must what was to be synced.
+    #[test]
+    fn a_sync_without_descriptors_is_made_up_for() {
+        // The file's content is synced first, then its name.
+        for step in [1, 2] {
+            let (disk, sim) = Disk::sim(1);
+            let mut spool = open(&disk).spool;
+            assert!(spool.append(&[b"frame"]).is_ok());
+            sim.plan(sim.calls() + step, Fault::Error(Errno::MFILE.raw_os_error()));
+            assert!(spool.sync().is_err_and(|e| e.too_many_files() && !e.fatal()));
+            assert_eq!(spool.durable(), 1, "nothing is durable yet");
+            spool.sync().unwrap();
+            assert_eq!(spool.durable(), 2);
+            sim.restart(Outcome::LoseUnsynced);
+            assert_eq!(open(&disk).spool.waiting(), 1, "step {step}: durable, it was said");
+        }
+    }
+
+    #[test]
+    fn directories_under_names_of_the_spool_stop_no_start() {
+        let (disk, _) = Disk::sim(1);
+        for name in ["00000000000000000001.seg", "00000000000000000007.done", ".x.tmp"] {
+            for round in 1..=2 {
+                disk.create_dir_all(&Path::new("/spool").join(name), 0o755).unwrap();
+                let Opened { mut spool, reports, .. } = open(&disk);
+                assert!(
+                    reports.iter().any(|t| t.contains(&format!("{name}{}", ".dir".repeat(round)))),
+                    "{reports:?}"
+                );
+                assert!(spool.append(&[b"frame"]).is_ok());
+                spool.close().unwrap();
+                assert_eq!(spool.waiting(), 1);
+                spool.mark_done(1).unwrap();
+                spool.close().unwrap();
+                assert!(disk.stat(&Path::new("/spool").join(name)).unwrap().is_none(), "{name}");
+            }
+        }
     }
 
     #[test]

@@ -157,12 +157,14 @@ impl State {
         match fault {
             Fault::Error(errno) | Fault::ShortThenError(errno) => {
                 let source = io::Error::from_raw_os_error(errno);
-                if sync {
-                    let e = Error::deadly(op, path, source);
+                let e = Error::new(op, path, source);
+                // No fsync says that: it is the open of the directory to be synced, and nothing is in doubt yet.
+                if sync && !e.too_many_files() {
+                    let e = Error { fatal: true, ..e };
                     self.failure = Some(e.to_string());
                     e
                 } else {
-                    Error::new(op, path, source)
+                    e
                 }
             }
             Fault::Crash | Fault::Torn | Fault::Lost => {

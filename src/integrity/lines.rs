@@ -7,7 +7,7 @@
 //! the data file are the pack's, `crc32` is theirs, `crc` that of the line up to `,"crc":`. A line of the original
 //! ends after `PackLen`; such a file is [foreign](Line::Foreign): never cut, reordered or certified.
 //!
-//! P5: a single damaged byte is found by trying all ([`mend`]), which the line's own CRC decides. A line that is past
+//! P5: a single damaged byte is found from the line's own CRC ([`mend`]). A line that is past
 //! mending is rebuilt from its neighbours and the data, because the next line's offset tells its length.
 
 use crate::disk::{self, Disk, File};
@@ -18,7 +18,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Longest line that is believed, in bytes.
-const LINE_MAX: usize = 80 << 10;
+pub const LINE_MAX: usize = 80 << 10;
+/// Changes of a byte that are tried; one that fits by chance is seldom, two are as good as never.
+const TRIES: usize = 16;
 const BLOCK: usize = 64 << 10;
 const TAIL: &str = ",\"crc\":\"";
 
@@ -107,13 +109,14 @@ pub fn parse(line: &[u8]) -> Line {
 }
 
 fn crc_holds(line: &[u8]) -> bool {
-    let Some((body, tail)) = line.len().checked_sub(TAIL.len() + 10).and_then(|n| line.split_at_checked(n))
-    else {
-        return false;
-    };
-    let digits = tail.strip_prefix(TAIL.as_bytes()).and_then(|t| t.strip_suffix(b"\"}"));
-    let Some(told) = digits.and_then(|d| std::str::from_utf8(d).ok()) else { return false };
-    u32::from_str_radix(told, 16).is_ok_and(|c| c == crc32fast::hash(body))
+    let parts = line.len().checked_sub(TAIL.len() + 10).and_then(|n| line.split_at_checked(n));
+    parts.is_some_and(|(body, tail)| told(tail) == Some(crc32fast::hash(body)))
+}
+
+/// The CRC that a line's end tells.
+fn told(tail: &[u8]) -> Option<u32> {
+    let digits = tail.strip_prefix(TAIL.as_bytes())?.strip_suffix(b"\"}")?;
+    u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
 fn parse_checked(line: &[u8]) -> Option<Line> {
@@ -299,27 +302,97 @@ impl Reader {
 
 /// Finds the one byte whose change makes the first line of `region` whole: its place and its value.
 pub fn mend(region: &[u8]) -> Option<(usize, u8)> {
-    // A CRC finds every single changed byte, so a line that is whole (and only cannot stand there) has none. Trying all
-    // of them takes a tenth of a second, and a file of another hour has nothing but such lines.
-    let first = memchr::memchr(b'\n', region).unwrap_or(region.len());
-    if matches!(parse(region.get(..first)?), Line::Ours(_)) {
+    mend_counting(region, &mut 0)
+}
+
+/// `work` grows by the bytes that were looked at: a few times those of `region`, whatever they are. Damage to a disk hits
+/// many proofs at once, and a start has to be over in seconds.
+fn mend_counting(region: &[u8], work: &mut usize) -> Option<(usize, u8)> {
+    let mut ends = memchr::memchr_iter(b'\n', region).chain([region.len()]);
+    let first = ends.next()?;
+    let limit = ends.next().unwrap_or(first).min(LINE_MAX);
+    let mut text = region.get(..limit)?.to_vec();
+    // A CRC finds every single changed byte, so a line that is whole (and only cannot stand there) has none.
+    *work += limit;
+    if matches!(parse(text.get(..first)?), Line::Ours(_)) {
         return None;
     }
-    let mut text = region.to_vec();
-    let limit = memchr::memchr_iter(b'\n', region).nth(1).unwrap_or(region.len()).min(LINE_MAX);
-    for i in 0..limit {
-        let old = *text.get(i)?;
-        for v in 0..=255u8 {
-            *text.get_mut(i)? = v;
-            let Some(end) = memchr::memchr(b'\n', &text) else { continue };
-            let line = text.get(..end)?;
-            if v != old && line.ends_with(b"\"}") && crc_holds(line) && matches!(parse(line), Line::Ours(_)) {
-                return Some((i, v));
-            }
+    // The byte is within the line, or it became a newline and the line ends with the next one, or it was the newline.
+    let mut found = changed(text.get(..first)?);
+    found.extend(changed(&text).into_iter().filter(|(i, _)| *i == first));
+    found.extend(run_together(text.get(..first)?));
+    *work += limit * 3;
+    for (i, value) in found.into_iter().take(TRIES) {
+        let old = std::mem::replace(text.get_mut(i)?, value);
+        let line = text.get(..memchr::memchr(b'\n', &text).unwrap_or(limit))?;
+        *work += line.len();
+        if crc_holds(line) && matches!(parse(line), Line::Ours(_)) {
+            return Some((i, value));
         }
         *text.get_mut(i)? = old;
     }
     None
+}
+
+/// CRC-32 of one byte; its polynomial is that of IEEE 802.3.
+const fn crc_of_byte(byte: u8) -> u32 {
+    let (mut crc, mut bit) = (byte as u32, 0);
+    while bit < 8 {
+        crc = (crc >> 1) ^ (0xedb8_8320 & 0u32.wrapping_sub(crc & 1));
+        bit += 1;
+    }
+    crc
+}
+
+/// Changes of one byte that give a line the CRC it tells, or let it tell the CRC it has.
+///
+/// CRCs are linear: the two differ by the CRC of nothing but the change, with as many zero bytes behind it as the body
+/// has. Going through the body from its end, that difference is turned back by a zero byte at each step; where it is the
+/// CRC of a single byte, that byte is the change. (The highest byte of such a CRC is another one for each byte.)
+fn changed(line: &[u8]) -> Vec<(usize, u8)> {
+    let Some((body, tail)) = line.len().checked_sub(TAIL.len() + 10).and_then(|n| line.split_at_checked(n))
+    else {
+        return Vec::new();
+    };
+    let crc = crc32fast::hash(body);
+    let right = format!("{TAIL}{crc:08x}\"}}");
+    let mut wrong = (body.len()..).zip(tail.iter().zip(right.bytes())).filter(|(_, (is, want))| *is != want);
+    let mut found = Vec::new();
+    if let (Some((i, (_, value))), None) = (wrong.next(), wrong.next()) {
+        found.push((i, value));
+    }
+    let Some(told) = told(tail) else { return found };
+    let mut by_top = [(0, 0); 256];
+    for byte in 0..=255 {
+        let crc = crc_of_byte(byte);
+        if let Some(place) = by_top.get_mut((crc >> 24) as usize) {
+            *place = (byte, crc);
+        }
+    }
+    let mut differ = crc ^ told;
+    for (i, old) in body.iter().enumerate().rev() {
+        let Some(&(byte, crc)) = by_top.get((differ >> 24) as usize) else { break };
+        if differ == crc && byte != 0 {
+            found.push((i, old ^ byte));
+        }
+        differ = (differ ^ crc) << 8 | u32::from(byte);
+    }
+    found
+}
+
+/// Bytes behind the end of a line that is whole, where its newline should be.
+fn run_together(text: &[u8]) -> Vec<(usize, u8)> {
+    let (mut hasher, mut from) = (crc32fast::Hasher::new(), 0);
+    let mut found = Vec::new();
+    for at in memchr::memmem::find_iter(text, TAIL) {
+        hasher.update(text.get(from..at).unwrap_or_default());
+        from = at;
+        let end = at + TAIL.len() + 10;
+        if end < text.len() && text.get(at..end).and_then(told) == Some(hasher.clone().finalize()) {
+            found.push((end, b'\n'));
+        }
+    }
+    found
 }
 
 /// A line for a pack whose own line is beyond repair, from what its neighbours and the data say. What it claims is
@@ -343,4 +416,69 @@ pub fn rebuild(key: &HourKey, id: u64, generation: u64, offset: u64, raw: &[u8])
     entry.insert("stage".into(), "rebuilt".into());
     let header = Header { route: vec![entry], pack_len: 1 };
     encode(&header, offset, &Checked { bytes: seal.bytes, crc32: seal.crc32 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "web1_2026112205";
+
+    /// Three lines, the second `long` bytes longer than it need be.
+    fn proof(long: usize) -> [Vec<u8>; 3] {
+        [1, 2, 3].map(|id| {
+            let line = rebuild(&HourKey::parse(KEY).unwrap(), id, 0, 0, b"line\n");
+            let mut header = Header::parse(line.trim_ascii_end()).unwrap();
+            for i in 0..if id == 2 { long / 1_000 } else { 0 } {
+                header.route[0].insert(format!("k{i}"), "x".repeat(1_000));
+            }
+            encode(&header, 0, &Checked { bytes: 5, crc32: 7 })
+        })
+    }
+
+    #[test]
+    fn every_changed_byte_is_found() {
+        let [_, line, next] = proof(0);
+        for behind in [&next[..], b""] {
+            for i in 0..line.len() {
+                for value in (0..=255).filter(|v| *v != line[i]) {
+                    let mut region = [&line, behind].concat();
+                    region[i] = value;
+                    // What a change leaves whole (an upper-case digit of the CRC) needs no mending.
+                    let first = region.iter().position(|b| *b == b'\n').unwrap_or(region.len());
+                    if matches!(parse(&region[..first]), Line::Ours(_)) && i + 1 < line.len() {
+                        continue;
+                    }
+                    if i + 1 == line.len() && behind.is_empty() {
+                        continue;
+                    }
+                    assert_eq!(mend(&region), Some((i, line[i])), "byte {i} = {value}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_work_does_not_grow_with_the_square_of_the_line() {
+        let [first, long, next] = proof(40_000);
+        assert!(matches!(parse(long.trim_ascii_end()), Line::Ours(_)), "such a line is believed");
+        let zeros = vec![0; LINE_MAX];
+        let tails = TAIL.repeat(LINE_MAX / TAIL.len()).into_bytes();
+        let (mut one, mut two) = ([&long[..], &next].concat(), [&long[..], &next].concat());
+        one[30_000] ^= 1;
+        two[30_000] ^= 1;
+        two[31_000] ^= 1;
+        let cases = [
+            (&one, Some((30_000, long[30_000]))),
+            (&two, None),
+            (&first, None),
+            (&zeros, None),
+            (&tails, None),
+        ];
+        for (region, mended) in cases {
+            let mut work = 0;
+            assert_eq!(mend_counting(region, &mut work), mended);
+            assert!(work <= 6 * region.len(), "{work} for {}", region.len());
+        }
+    }
 }

@@ -3,7 +3,7 @@
 //!
 //! * `check` reads everything and names what is not whole. It exits with 1 for anything that the start of the role
 //!   would set aside, even for the torn end that a crash leaves: nobody can tell from the file whether that was acknowledged.
-//! * `ls` prints a line for each pack that waits or is held.
+//! * `ls` prints a line for each pack that waits or is held; it exits with 1 where something is not whole.
 //! * `retry` puts held packs back into the spool, as a start of the role does.
 //! * `salvage` writes what is whole into a new state directory, from which a relay sends it on.
 //!
@@ -49,6 +49,9 @@ pub enum Action {
     },
 }
 
+/// How the right directory is found.
+const WHERE: &str = "it is state_dir of the role's section, and `logd status CONFIG` prints it";
+
 /// The directories that an argument means.
 struct Place {
     disk: Disk,
@@ -63,7 +66,13 @@ struct Place {
 impl Place {
     /// `dir` is a spool, or a state directory with one in it.
     fn find(disk: &Disk, dir: &Path) -> Result<Self, String> {
-        let say = |e: crate::disk::Error| format!("{e}; run it as the user of the role");
+        let say = |e: crate::disk::Error| {
+            if e.not_found() {
+                format!("{e}; name the role's state directory: {WHERE}")
+            } else {
+                format!("{e}; run it as the user of the role")
+            }
+        };
         let names = disk.list(dir).map_err(say)?;
         let has = |name: &str| names.iter().any(|e| e.name == name);
         let inside = ["spool", "retry"].into_iter().find(|n| names.iter().any(|e| e.is_dir && e.name == *n));
@@ -76,7 +85,7 @@ impl Place {
                 if !named && !names.iter().any(|e| spool::base_of(&e.name, ".seg").is_some()) {
                     return Err(format!(
                         "{}: neither a spool (it has no .seg file) nor a state directory (it has neither spool/ nor \
-                         retry/)",
+                         retry/); name the role's state directory: {WHERE}",
                         dir.display()
                     ));
                 }

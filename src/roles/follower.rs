@@ -95,6 +95,7 @@ pub struct Follower {
     frame: Vec<u8>,
     saved_identity: Identity,
     recorded: Option<(PathBuf, u64)>,
+    marks_saved: u64,
     /// Packs acknowledged and packs sent more than once since the start.
     pub sent: u64,
     /// Packs that the journal held unacknowledged at start.
@@ -233,6 +234,7 @@ impl Follower {
             frame: Vec::new(),
             saved_identity: identity,
             recorded: None,
+            marks_saved: s.clock.mono_ms(),
             sent: 0,
             resumed: 0,
             alarms,
@@ -384,6 +386,14 @@ impl Follower {
         if *self.tail.identity() != self.saved_identity {
             self.saved_identity = self.tail.identity().clone();
             self.saved_identity.save(&self.disk, &self.state_dir)?;
+        }
+        // Behind the journal's commit: whatever these marks call done is acknowledged in the journal, too.
+        let now = self.clock.mono_ms();
+        if let Some(r) =
+            self.retry.as_mut().filter(|_| now.saturating_sub(self.marks_saved) >= super::MARKS_MS)
+        {
+            self.marks_saved = now;
+            r.save_marks()?;
         }
         looked
     }

@@ -16,9 +16,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How often a relay writes down what it may forget: a killed one sends so much again.
-const MARKS_MS: u64 = 5_000;
-
 struct Report {
     sender: usize,
     job: Job,
@@ -230,7 +227,7 @@ pub fn pass_on(relay: &mut Relay, conf: &SenderConfig, server: Server, quit_ms: 
         for a in relay.alarms.drain(..) {
             s.log.error(&a);
         }
-        let saved = if now.saturating_sub(marks_saved) >= MARKS_MS {
+        let saved = if now.saturating_sub(marks_saved) >= super::MARKS_MS {
             marks_saved = now;
             lock(&s.gate).spool.save_marks()
         } else {

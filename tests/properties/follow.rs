@@ -33,6 +33,30 @@ fn a_half_line_waits_and_goes_with_the_end_of_the_hour() {
     assert_eq!(w.tags()[HOUR].lines, 4, "an unterminated last line is a line");
 }
 
+/// Whoever looks into the retry spool must not be told for the follower's whole life what was delivered long ago.
+#[test]
+fn delivered_packs_of_the_retry_spool_are_marked_while_the_follower_runs() {
+    let mut w = World::new(1);
+    w.wire.cut_off = true;
+    for n in 0..8 {
+        w.write(HOUR, &format!("{n}: {}\n", "a".repeat(90)));
+        rounds(&mut w, 2);
+    }
+    let marked = |w: &World| {
+        let paths = w.machines[0].sim.paths();
+        let retry =
+            |end| paths.iter().any(|(p, _)| p.starts_with("/state/retry") && p.extension() == Some(end));
+        (retry("seg".as_ref()), retry("done".as_ref()))
+    };
+    assert_eq!(marked(&w), (true, false), "packs wait on disk");
+    w.wire.cut_off = false;
+    // The last segment stays: the next pack goes there.
+    rounds(&mut w, 60);
+    assert_eq!(marked(&w), (true, true), "{:?}", w.machines[0].sim.paths());
+    over(&mut w);
+    w.settle(&[HOUR]);
+}
+
 #[test]
 fn a_line_beyond_the_limit_arrives_in_parts_and_identical() {
     let mut w = World::new(1);

@@ -74,6 +74,7 @@ fn look(piece: Piece<'_>, held: bool, n: &mut Counts, out: &mut Out) {
             }
             out.line(s);
         }
+        Piece::Misplaced(_) => {}
         Piece::Read(len) => {
             n.files += 1;
             n.bytes += len;

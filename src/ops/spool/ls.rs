@@ -3,16 +3,17 @@
 use super::Place;
 use super::scan::{self, Kind, Pack, Piece};
 use crate::disk;
-use crate::ops::YES;
 use crate::ops::out::{self, Out};
+use crate::ops::{NO, YES};
 use serde_json::{Value, json};
 
 /// Why a pack lies in `held/`.
 const REFUSED: &str = "the receiver refused it for good; its log says why";
 
-/// Prints the packs; damage is for [`check`](super::check) and only counted here.
+/// Prints the packs; damage is for [`check`](super::check) and only counted here. The exit code: 0 these are all, 1
+/// something is not whole, so there may have been more.
 pub fn run(place: &Place, all: bool, for_programs: bool, out: &mut Out) -> disk::Result<u8> {
-    let (mut rows, mut damaged) = (Vec::new(), 0);
+    let (mut rows, mut damaged, mut waiting) = (Vec::new(), 0, 0);
     if !for_programs {
         out.line(format_args!("{:<9} {:<40} {:>12} {:>12}  FILE", "STATE", "PACK", "BYTES", "OFFSET"));
     }
@@ -24,6 +25,7 @@ pub fn run(place: &Place, all: bool, for_programs: bool, out: &mut Out) -> disk:
                     (false, true) => "done",
                     (false, false) => "waiting",
                 };
+                waiting += usize::from(state == "waiting");
                 if for_programs {
                     rows.push(row(&p, state));
                 } else {
@@ -44,13 +46,17 @@ pub fn run(place: &Place, all: bool, for_programs: bool, out: &mut Out) -> disk:
         let all = json!({"format": 1, "running": place.running, "not_whole": damaged, "packs": rows});
         out.line(format_args!("{all:#}"));
     }
-    if damaged > 0 {
-        let places = out::count(damaged, "place");
-        out.complain(format_args!(
-            "logd: spool ls: {places} not whole; `logd spool check` names what was there"
-        ));
+    if waiting > 0 && place.running && !for_programs {
+        out.line(
+            "at most these wait: the role that runs here marks packs as done up to a minute after they were delivered",
+        );
     }
-    Ok(YES)
+    if damaged == 0 {
+        return Ok(YES);
+    }
+    let places = out::count(damaged, "place");
+    out.complain(format_args!("logd: spool ls: {places} not whole; `logd spool check` names what was there"));
+    Ok(NO)
 }
 
 fn row(p: &Pack, state: &str) -> Value {

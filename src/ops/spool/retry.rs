@@ -17,13 +17,14 @@ const CONF: SpoolConfig =
 /// Quarantine as its default limits have it.
 const QUARANTINE: (u64, u64) = (256 << 20, 1 << 30);
 
-/// The exit code: 0 nothing is held any more, 1 something still is.
+/// The exit code: 0 nothing is held any more, or was (whether or not a role runs), 1 something still is.
 pub fn run(place: &Place, out: &mut Out) -> Result<u8, String> {
     let text = |e: disk::Error| e.to_string();
     let Some(state) = &place.state else {
         return Err(format!(
-            "{}: held packs lie beside a spool, in held/ of the role's state directory; name that directory",
-            place.spool.display()
+            "{}: held packs lie beside a spool, in held/ of the role's state directory; name that directory: {}",
+            place.spool.display(),
+            super::WHERE
         ));
     };
     // What somebody else creates here the role could not open at its next start.

@@ -1,13 +1,18 @@
 //! `logd spool salvage DIR --to NEW`: everything that is whole, in a directory of its own.
 //!
 //! `NEW` becomes a state directory for `logd collector`: its `spool/` holds the packs byte for byte, so a relay started on
-//! it delivers them, and receivers recognise what they have. `NEW/lost.txt` names what is not in it; it is written last,
-//! so its presence proves that the work was finished. The old directory is only read.
+//! it delivers them, and receivers recognise what they have. `NEW/role.json` marks it, so that no other role takes it.
+//! `NEW/lost.txt` names each place that is not whole; it is written last, so its presence proves that the work was
+//! finished. The old directory is only read.
+//!
+//! A whole pack in a place that is another's is carried too: its CRC says that it was accepted, and whoever has it
+//! recognises it. That place counts as not whole all the same, because what belongs there may be missing.
 
 use super::Place;
 use super::scan::{self, Kind, Piece};
-use crate::config::SpoolConfig;
+use crate::config::{Role, SpoolConfig};
 use crate::disk;
+use crate::instance;
 use crate::ops::out::{self, Out};
 use crate::ops::{NO, YES};
 use crate::spool::{AppendError, Shelf, Spool};
@@ -32,6 +37,7 @@ pub fn run(place: &Place, to: &Path, all: bool, out: &mut Out) -> Result<u8, Str
         return Err(format!("--to {}: inside of what is to be left as it is", to.display()));
     }
     disk.create_dir_all(to, 0o750).map_err(text)?;
+    instance::mark(disk, to, Role::Collector.command()).map_err(text)?;
     // Nothing is set aside in a spool that is empty when it is opened.
     let mut none = Shelf::open(disk, &to.join("quarantine"), 0, 0).map_err(text)?;
     let mut spool =
@@ -41,7 +47,7 @@ pub fn run(place: &Place, to: &Path, all: bool, out: &mut Out) -> Result<u8, Str
     let mut see = |piece: Piece<'_>| {
         match piece {
             Piece::Pack(p) if p.done && !all => done += 1,
-            Piece::Pack(p) => match spool.append(&[p.frame]) {
+            Piece::Pack(p) | Piece::Misplaced(p) => match spool.append(&[p.frame]) {
                 Ok(_) => {
                     saved += 1;
                     bytes += p.frame.len() as u64;
@@ -61,10 +67,13 @@ pub fn run(place: &Place, to: &Path, all: bool, out: &mut Out) -> Result<u8, Str
         return Err(format!("{why}; make room, remove {} and run it again", to.display()));
     }
     spool.close().map_err(text)?;
-    lost.retain(|s| s.kind != Kind::Live);
+    for s in lost.extract_if(.., |s| s.kind == Kind::Live) {
+        out.line(format_args!("left out, neither saved nor lost: {s}"));
+    }
     let mut list = String::new();
     for s in &lost {
-        out.line(format_args!("not saved: {s}"));
+        let what = if s.kind == Kind::Misplaced { "saved, but not whole" } else { "not saved" };
+        out.line(format_args!("{what}: {s}"));
         let _ = writeln!(list, "{s}");
     }
     let known: BTreeSet<String> =
@@ -78,6 +87,13 @@ pub fn run(place: &Place, to: &Path, all: bool, out: &mut Out) -> Result<u8, Str
         out::count(lost.len(), "place"),
         done
     ));
+    if place.running {
+        out.line(format_args!(
+            "a role runs on {}: what it wrote meanwhile is missing here, and neither in lost.txt nor in the exit code; for \
+             all of it stop the role and run this again into another directory",
+            place.spool.display()
+        ));
+    }
     out.line(format_args!(
         "to deliver them: logd collector with state_dir = {} (owned by its user), and send_to as before; receivers \
          recognise what they have",

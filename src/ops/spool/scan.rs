@@ -29,6 +29,8 @@ pub enum Kind {
     ZeroTail,
     /// The end of the last segment while a role runs: it may be writing there.
     Live,
+    /// A whole pack in a place that is another's.
+    Misplaced,
 }
 
 impl fmt::Display for Kind {
@@ -38,6 +40,7 @@ impl fmt::Display for Kind {
             Self::TornTail => "TORN TAIL",
             Self::ZeroTail => "ZERO TAIL",
             Self::Live => "being written",
+            Self::Misplaced => "MISPLACED",
         })
     }
 }
@@ -96,10 +99,13 @@ pub enum Piece<'a> {
     Pack(Pack<'a>),
     /// A stretch that is none.
     Stretch(Stretch),
+    /// The pack of the [`Kind::Misplaced`] stretch before it. A start of the role does not deliver it: its number is
+    /// another's.
+    Misplaced(Pack<'a>),
     /// A file has been read to its end; its length in bytes.
     Read(u64),
-    /// A file that does no harm, and why it is there.
-    Note(&'a Path, &'static str),
+    /// What does no harm, and why it is so.
+    Note(&'a Path, &'a str),
 }
 
 /// The names in a directory; a missing one has none.
@@ -121,11 +127,17 @@ type See<'a> = dyn FnMut(Piece<'_>) -> Result<(), disk::Error> + 'a;
 pub fn spool(place: &Place, see: &mut See) -> disk::Result<()> {
     let (disk, dir) = (&place.disk, &place.spool);
     let names = list(disk, dir)?;
-    let mut bases: Vec<u64> = names.iter().filter_map(|e| base_of(&e.name, ".seg")).collect();
+    let files = names.iter().filter(|e| !e.is_dir);
+    let mut bases: Vec<u64> = files.filter_map(|e| base_of(&e.name, ".seg")).collect();
     bases.sort_unstable();
     for e in &names {
         let path = dir.join(&e.name);
-        if base_of(&e.name, ".done").is_some_and(|b| bases.binary_search(&b).is_err()) {
+        if e.is_dir {
+            see(Piece::Note(
+                &path,
+                "a directory, nothing of the spool's; a start moves it if a file needs its name",
+            ))?;
+        } else if base_of(&e.name, ".done").is_some_and(|b| bases.binary_search(&b).is_err()) {
             see(Piece::Note(&path, "marks of a segment that is gone; the next start removes it"))?;
         } else if e.name.strip_suffix(".tmp").is_some() {
             see(Piece::Note(&path, "left by a crash while it was written; the next start removes it"))?;
@@ -133,23 +145,25 @@ pub fn spool(place: &Place, see: &mut See) -> disk::Result<()> {
             see(Piece::Note(&path, "not a spool file"))?;
         }
     }
-    for base in &bases {
-        let last = bases.last() == Some(base);
-        segment(place, *base, place.running && last, see)?;
+    for (i, base) in (1..).zip(&bases) {
+        segment(place, *base, bases.get(i).copied(), see)?;
     }
     Ok(())
 }
 
-fn segment(place: &Place, base: u64, live: bool, see: &mut See) -> disk::Result<()> {
+/// `next` is the first number of the segment behind this one.
+fn segment(place: &Place, base: u64, next: Option<u64>, see: &mut See) -> disk::Result<()> {
+    let live = place.running && next.is_none();
     let path = place.spool.join(format!("{base:020}.seg"));
     // All its packs were delivered meanwhile.
     let Some(file) = gone_is_none(place.disk.open(&path))? else { return Ok(()) };
     let marks = marks(place, base, see)?;
     let (mut at, mut expect, mut buf, mut looks) = (0, base, Vec::new(), 0);
+    let mut torn = false;
     loop {
         match record::read(&file, at, RECORD_MAX, &mut buf)? {
             Found::End => break,
-            Found::Damage { next } => {
+            Found::Damage { next: behind } => {
                 // While this was found the writer may have finished this record, and begun the next one behind it.
                 if live && looks < LOOKS {
                     looks += 1;
@@ -157,24 +171,36 @@ fn segment(place: &Place, base: u64, live: bool, see: &mut See) -> disk::Result<
                     continue;
                 }
                 looks = 0;
-                let at_end = next >= file.stat()?.len;
+                let at_end = behind >= file.stat()?.len;
+                torn = at_end;
                 // The record behind it tells how many it took along.
-                let after = record::header(&file, next, RECORD_MAX)?.filter(|_| !at_end);
+                let after = record::header(&file, behind, RECORD_MAX)?.filter(|_| !at_end);
                 let lost = after.filter(|h| h.seq > expect).map(|h| (expect, h.seq - 1));
-                stretches(&file, (at, next), at_end, live, lost, see)?;
+                stretches(&file, (at, behind), at_end, live, lost, see)?;
                 expect = lost.map_or(expect, |(_, to)| to + 1);
-                at = next;
+                at = behind;
             }
             Found::Record(head) => {
                 looks = 0;
-                let odd = match pack::split_frame(buf.get(record::HEADER..).unwrap_or_default()) {
+                let frame = buf.get(record::HEADER..).unwrap_or_default();
+                let odd = match pack::split_frame(frame) {
                     _ if head.kind != KIND_PACK => Err("a record of another kind".to_owned()),
-                    _ if head.seq < expect => Err(format!("record {}, but {expect} is its turn", head.seq)),
                     None => Err("a whole record whose content is no pack".to_owned()),
                     Some((header, _)) => header.meta("unknown").map_err(|why| why.reason().to_owned()),
                 };
                 at = head.end();
                 match odd {
+                    Ok(meta) if head.seq < expect => {
+                        let why = format!(
+                            "record {}, but {expect} is its turn; the pack itself is whole",
+                            head.seq
+                        );
+                        let (file, from, to, pack) = (path.clone(), head.offset, at, Some(meta.clone()));
+                        let (kind, seqs) = (Kind::Misplaced, None);
+                        see(Piece::Stretch(Stretch { file, from, to, kind, why, pack, seqs }))?;
+                        // Marks tell of the number, which is another's.
+                        see(Piece::Misplaced(Pack { file: &path, head, done: false, meta, frame }))?;
+                    }
                     Ok(meta) => {
                         if head.seq > expect {
                             let why = "records are missing in front of it".to_owned();
@@ -187,19 +213,54 @@ fn segment(place: &Place, base: u64, live: bool, see: &mut See) -> disk::Result<
                         let i = head.seq.saturating_sub(base);
                         let word = usize::try_from(i / 64).ok().and_then(|w| marks.get(w));
                         let done = word.is_some_and(|w| w & (1 << (i % 64)) != 0);
-                        let frame = buf.get(record::HEADER..).unwrap_or_default();
                         see(Piece::Pack(Pack { file: &path, head, done, meta, frame }))?;
                     }
                     Err(why) => {
                         let (file, from, to) = (path.clone(), head.offset, head.end());
                         let (kind, seqs) = (Kind::Damaged, Some((head.seq, head.seq)));
-                        see(Piece::Stretch(Stretch { file, from, to, kind, why, pack: None, seqs }))?;
+                        let pack = pack::peek(frame);
+                        see(Piece::Stretch(Stretch { file, from, to, kind, why, pack, seqs }))?;
                     }
                 }
             }
         }
     }
+    if let Some(next) = next.filter(|n| expect < *n && !torn) {
+        hole(&path, at, (base, expect, next), &marks, see)?;
+    }
     see(Piece::Read(at))
+}
+
+/// Judges a segment that ends, between two records, before the number with which the one behind it begins.
+///
+/// A segment is begun for a pack, and another one only behind its last pack. One between the two may since have been
+/// deleted because its packs were done; it, too, began where this one ended. So an empty file was cut, and one whose marks
+/// know of packs behind its end; of any other nobody can tell.
+fn hole(
+    path: &Path,
+    at: u64,
+    (base, expect, next): (u64, u64, u64),
+    marks: &[u64],
+    see: &mut See,
+) -> disk::Result<()> {
+    let bits = (0..).zip(marks).filter_map(|(i, w): (u64, _)| Some(i * 64 + u64::from(w.checked_ilog2()?)));
+    let marked = bits.last().map(|i| base.saturating_add(i)).filter(|m| (expect..next).contains(m));
+    let why = match marked {
+        _ if expect == base => "an empty segment, but a later one follows: its packs were cut off",
+        Some(_) => "the file ends here, but its marks know of later packs: they were cut off",
+        None => {
+            let text = format!(
+                "records {expect} to {} are in no file: segments of delivered packs are deleted, but a cut exactly at \
+                 the end of a pack would look the same",
+                next - 1
+            );
+            return see(Piece::Note(path, &text));
+        }
+    };
+    // At least these: what was cut off may have been more.
+    let seqs = Some((expect, marked.unwrap_or(expect)));
+    let (file, why, kind) = (path.to_owned(), why.to_owned(), Kind::Damaged);
+    see(Piece::Stretch(Stretch { file, from: at, to: at, kind, why, pack: None, seqs }))
 }
 
 /// Names what stands in a stretch without a whole record: one piece for each header that still tells where its record
@@ -271,6 +332,9 @@ fn is_zero(file: &File, mut at: u64, to: u64) -> disk::Result<bool> {
 /// The bitmap of a segment's packs that are done; damaged marks are none, as at a start of the role.
 fn marks(place: &Place, base: u64, see: &mut See) -> disk::Result<Vec<u64>> {
     let path = place.spool.join(format!("{base:020}.done"));
+    if place.disk.stat(&path)?.is_some_and(|s| s.is_dir) {
+        return Ok(Vec::new());
+    }
     let Some(file) = gone_is_none(place.disk.open(&path))? else { return Ok(Vec::new()) };
     let (mut buf, len) = (Vec::new(), file.stat()?.len);
     let found = record::read(&file, 0, MARKS_MAX, &mut buf)?;

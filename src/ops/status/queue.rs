@@ -57,8 +57,10 @@ impl Queue {
         }
         let spool = state_dir.join(spool);
         let mut segments = Vec::new();
-        for name in
-            names(disk, &spool)?.into_iter().filter(|(n, _)| n.strip_suffix(".seg").is_some()).map(|(n, _)| n)
+        for name in names(disk, &spool)?
+            .into_iter()
+            .filter(|(n, dir)| !dir && n.strip_suffix(".seg").is_some())
+            .map(|(n, _)| n)
         {
             let path = spool.join(name);
             queue.spool_bytes += disk.stat(&path)?.map_or(0, |s| s.len);
@@ -212,6 +214,8 @@ mod tests {
         let queue = Queue::read(&disk, dir, "spool", &conf).unwrap();
         assert_eq!((queue.packs, queue.spool_bytes), (Some(9), spool.bytes()));
         spool.save_marks().unwrap();
+        // Nobody's segment, and no reason to tell nothing.
+        disk.create_dir_all(&temp.path("spool/00000000000000000099.seg"), 0o755).unwrap();
         held.put("web1", "2026112205.0.3", b"frame").unwrap();
         let queue = Queue::read(&disk, dir, "spool", &conf).unwrap();
         assert_eq!(queue.packs, Some(7));
