@@ -119,7 +119,8 @@ fn crash_everywhere(what: &str, scenario: fn(&mut World), node: usize) {
     let fates: [fn(u32) -> Outcome; 4] = [
         |_| Outcome::LoseUnsynced,
         |_| Outcome::KeepAll,
-        |_| Outcome::Killed,
+        // What a kill leaves unsynced in memory a power cut takes away soon after.
+        |n| if n == 0 { Outcome::Killed } else { Outcome::LoseUnsynced },
         |n| Outcome::Random(u64::from(n) * 31 + 5),
     ];
     let total = calls(scenario, node);
@@ -131,6 +132,9 @@ fn crash_everywhere(what: &str, scenario: fn(&mut World), node: usize) {
             let mut w = World::new(1);
             w.loss = *fate;
             w.machines[node].sim.plan(at, fault);
+            if i == 2 {
+                w.machines[node].sim.plan(at + 5 + at * 7 % 24, Fault::Crash);
+            }
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| scenario(&mut w)));
             if let Err(e) = result {
                 eprintln!("machine {node}, call {at} of {total}, fate {i}");

@@ -34,7 +34,7 @@ const EMFILE: i32 = 24;
 /// What happens to a machine when it stops: see [`Outcome`]. After a kill, which leaves behind what was not synced, comes a
 /// power cut, which takes it.
 fn fate(n: u32) -> Outcome {
-    let dice = |n: u32| n.wrapping_mul(2_654_435_761) >> 13 & 3;
+    let dice = |n: u32| n.wrapping_mul(2_654_435_761) >> 30;
     match dice(n) {
         _ if n.checked_sub(1).is_some_and(|before| dice(before) == 2) => Outcome::LoseUnsynced,
         0 => Outcome::LoseUnsynced,
@@ -105,13 +105,25 @@ impl Day {
         let machine = self.machine();
         match self.rng.below(if self.damage { 24 } else { 20 }) {
             0..=1 => self.w.crash(machine),
-            2..=5 => self.plan(machine, disk::Fault::Crash),
-            6..=7 => self.plan(machine, disk::Fault::Torn),
-            8 => self.plan(machine, disk::Fault::Error(ENOSPC)),
-            9 => self.plan(machine, disk::Fault::ShortThenError(ENOSPC)),
-            10 => self.plan(machine, disk::Fault::Error(EIO)),
-            11 => self.plan(machine, disk::Fault::ShortThenError(EIO)),
-            12 => self.plan(machine, disk::Fault::Error(EMFILE)),
+            2..=3 => {
+                self.plan(machine, disk::Fault::Crash);
+            }
+            // And again soon after the start, when nobody knows yet what the first one left.
+            4..=5 => {
+                let first = self.plan(machine, disk::Fault::Crash);
+                self.w.machines[machine].sim.plan(first + 5 + self.rng.below(24), disk::Fault::Crash);
+            }
+            what @ 6..=12 => {
+                let fault = match what {
+                    6..=7 => disk::Fault::Torn,
+                    8 => disk::Fault::Error(ENOSPC),
+                    9 => disk::Fault::ShortThenError(ENOSPC),
+                    10 => disk::Fault::Error(EIO),
+                    11 => disk::Fault::ShortThenError(EIO),
+                    _ => disk::Fault::Error(EMFILE),
+                };
+                self.plan(machine, fault);
+            }
             13 => self.w.wire.cut_off = !self.w.wire.cut_off,
             14 => self.w.wire.far_cut_off = !self.w.wire.far_cut_off,
             // A state that begins at the wrong time knows nothing of the hours before it.
@@ -140,9 +152,12 @@ impl Day {
         }
     }
 
-    fn plan(&mut self, machine: usize, fault: disk::Fault) {
+    /// At one of the machine's next disk calls; at which.
+    fn plan(&mut self, machine: usize, fault: disk::Fault) -> u64 {
         let sim = &self.w.machines[machine].sim;
-        sim.plan(sim.calls() + 1 + self.rng.below(40), fault);
+        let at = sim.calls() + 1 + self.rng.below(40);
+        sim.plan(at, fault);
+        at
     }
 
     /// Somebody without the right to sends a pack under a name that would confuse the store.

@@ -190,7 +190,7 @@ fn segment(place: &Place, base: u64, next: Option<u64>, see: &mut See) -> disk::
                 };
                 at = head.end();
                 match odd {
-                    Ok(meta) if head.seq < expect => {
+                    Ok(meta) if head.seq < expect || next.is_some_and(|n| head.seq >= n) => {
                         let why = format!(
                             "record {}, but {expect} is its turn; the pack itself is whole",
                             head.seq
