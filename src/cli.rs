@@ -7,7 +7,7 @@ use crate::clock::Hour;
 use crate::config::value::{Kind, Value};
 use crate::config::{Role, nearest};
 use crate::ops::out::Out;
-use crate::ops::{self, check, demo, ready, spool, status, verify};
+use crate::ops::{self, check, demo, ready, resend, spool, status, verify};
 use crate::roles::{self, RunOptions};
 use getopts::{Fail, Matches, Options};
 use std::ffi::OsString;
@@ -144,6 +144,14 @@ pub static COMMANDS: &[Command] = &[
             option("to", "NEW", "with salvage: the directory to write, missing or empty"),
         ],
         run: spool_of,
+    },
+    Command {
+        name: "resend",
+        alias: "repull",
+        args: "CONFIG HOUR|FROM..TO|-",
+        help: "on the sender's host: have the follower send hours again, or what `status --missing` printed",
+        options: &[option("packs", "LIST", "only these packs of one hour, such as 3-7,9")],
+        run: resend_to,
     },
     Command {
         name: "demo",
@@ -418,6 +426,27 @@ fn ready_for(call: &Call, out: &mut Out) -> Result<u8, String> {
     let wait_ms = call.duration_ms("wait")?.unwrap_or(0);
     let options = ready::Options { wait_ms, strict: call.has("strict") };
     Ok(ready::run(call.path(0), hour, &options, out))
+}
+
+fn resend_to(call: &Call, out: &mut Out) -> Result<u8, String> {
+    let packs = call.value("packs").map(|list| resend::ranges(&list).map_err(|e| format!("--packs: {e}")));
+    let packs = packs.transpose()?.unwrap_or_default();
+    let what = match call.arg(1).unwrap_or_default() {
+        "-" => resend::What::Lines,
+        text => match text.split_once("..") {
+            Some((from, to)) => resend::What::Hours(hour(from)?, hour(to)?),
+            None => resend::What::Hours(hour(text)?, hour(text)?),
+        },
+    };
+    match what {
+        resend::What::Hours(from, to) if from.is_daily() != to.is_daily() || from > to => {
+            return Err("FROM..TO are two hours, or two days, the earlier one first".into());
+        }
+        resend::What::Hours(from, to) if packs.is_empty() || from == to => {}
+        _ if packs.is_empty() => {}
+        _ => return Err("--packs goes with one hour".into()),
+    }
+    Ok(resend::run(call.path(0), what, &packs, out))
 }
 
 #[cfg(test)]

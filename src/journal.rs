@@ -106,6 +106,15 @@ pub enum Event {
         /// Their numbers.
         ids: Vec<u64>,
     },
+    /// Packs that are to be sent again although they were acknowledged.
+    Again {
+        /// `NAME_HOUR`.
+        hour: String,
+        /// Copy.
+        generation: u64,
+        /// Their numbers.
+        ids: Vec<u64>,
+    },
     /// The hour has a file of its own now.
     Archived {
         /// `NAME_HOUR`.
@@ -128,6 +137,8 @@ pub struct HourLog {
     pub unacked: BTreeSet<u64>,
     /// Byte at which the next pack begins.
     pub pos: u64,
+    /// Of these the packs that somebody asked for once more.
+    pub again: BTreeSet<u64>,
     /// Byte at which reading of this copy began.
     pub begin: u64,
     /// Why no certificate is possible: `partial`, `changed`, `loss`.
@@ -207,7 +218,15 @@ impl HourLog {
                 if *generation == self.generation {
                     for id in ids {
                         self.unacked.remove(id);
+                        self.again.remove(id);
                     }
+                }
+            }
+            Event::Again { generation, ids, .. } => {
+                if *generation == self.generation {
+                    let known: Vec<u64> = ids.iter().copied().filter(|id| self.cut(*id).is_some()).collect();
+                    self.again.extend(&known);
+                    self.unacked.extend(known);
                 }
             }
             Event::Archived { .. } => {}
@@ -242,6 +261,10 @@ impl HourLog {
         for ids in acked.chunks(10_000) {
             out.push(Event::Acked { hour: hour(), generation: self.generation, ids: ids.to_vec() });
         }
+        if !self.again.is_empty() {
+            let ids = self.again.iter().copied().collect();
+            out.push(Event::Again { hour: hour(), generation: self.generation, ids });
+        }
         out
     }
 }
@@ -253,6 +276,7 @@ impl Event {
             | Self::Cut { hour, .. }
             | Self::Note { hour, .. }
             | Self::Acked { hour, .. }
+            | Self::Again { hour, .. }
             | Self::Archived { hour } => hour,
         }
     }
@@ -436,13 +460,7 @@ impl Journal {
 
     /// An archived hour; `None` if there is none or its file is damaged.
     pub fn archived(&self, key: &HourKey) -> disk::Result<Option<HourLog>> {
-        let path = self.archive_path(key);
-        if self.disk.stat(&path)?.is_none() {
-            return Ok(None);
-        }
-        let mut hours = BTreeMap::new();
-        let (_, bad, _) = replay(&self.disk.open_rw(&path)?, &mut |e| apply(&mut hours, &e))?;
-        Ok(hours.remove(key).filter(|_| bad.is_none()))
+        archived_at(&self.disk, &self.archive_path(key), key)
     }
 
     /// Takes an archived hour back, because its file grew: later packs go on where it ended.
@@ -474,6 +492,23 @@ pub fn peek(disk: &Disk, state_dir: &Path) -> disk::Result<BTreeMap<HourKey, Hou
         replay(&disk.open(&path)?, &mut |e| apply(&mut hours, &e))?;
     }
     Ok(hours)
+}
+
+/// Reads one hour, open or archived, without touching anything; `None` = the journal does not know it, or not surely.
+pub fn peek_hour(disk: &Disk, state_dir: &Path, key: &HourKey) -> disk::Result<Option<HourLog>> {
+    match peek(disk, state_dir)?.remove(key) {
+        Some(log) => Ok(Some(log)),
+        None => archived_at(disk, &state_dir.join("journal").join("hours").join(key.to_string()), key),
+    }
+}
+
+fn archived_at(disk: &Disk, path: &Path, key: &HourKey) -> disk::Result<Option<HourLog>> {
+    if disk.stat(path)?.is_none() {
+        return Ok(None);
+    }
+    let mut hours = BTreeMap::new();
+    let (_, bad, _) = replay(&disk.open(path)?, &mut |e| apply(&mut hours, &e))?;
+    Ok(hours.remove(key).filter(|_| bad.is_none()))
 }
 
 fn encode(event: &Event, seq: &mut u64, out: &mut Vec<u8>) {

@@ -1,10 +1,11 @@
 //! The operator's commands. Each is a function from its arguments to an exit code, and prints through [`out::Out`].
-//! None of them but the demo, `spool retry` and `spool salvage` writes a file: they can run at any time, beside a running
+//! None of them but the demo, `resend`, `spool retry` and `spool salvage` writes a file: they can run at any time, beside a running
 //! role or on a copy of a store.
 //!
 //! * [`check`]: is the config right             * [`ready`]: has every expected host's hour arrived
 //! * [`status`]: what is there, what is wrong   * [`verify`]: are the stored bytes what the sources sent
 //! * [`spool`]: what waits in a spool, is it whole, what can be saved of it
+//! * [`resend`]: have the follower of this host send something again
 //! * [`demo`]: a whole pipeline on this machine, a process for each role, its files in a directory of its own
 //!
 //! They share [`inventory`], the names below a `save_dir`, and [`hour`], the judgement on one hour.
@@ -15,6 +16,7 @@ pub mod hour;
 pub mod inventory;
 pub mod out;
 pub mod ready;
+pub mod resend;
 pub mod spool;
 pub mod status;
 #[cfg(test)]

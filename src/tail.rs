@@ -117,8 +117,8 @@ pub fn meta_of(key: &HourKey, log: &HourLog, id: u64, zone: &Zone) -> Option<Met
         id,
         lines: cut.lines,
         done,
-        // The original's dedupe drops a second empty body but for this.
-        repull: done && cut.start == cut.end,
+        // A relay forgets nothing that it took lately, but for this; nor does the original with a second empty body.
+        repull: log.again.contains(&id) || (done && cut.start == cut.end),
         seal: Some(cut.seal()),
         totals: done.then(|| log.totals(id)),
         state: if done { log.state() } else { String::new() },
@@ -262,6 +262,42 @@ impl Tail {
     pub fn following(&self, journal: &Journal) -> Vec<(PathBuf, u64)> {
         let pos = |h: &Hour| journal.hour(&self.key(*h)).map_or(0, |l| l.pos);
         self.active.iter().map(|(h, f)| (f.path.clone(), pos(h))).collect()
+    }
+
+    /// Hours whose files are being read.
+    pub fn active(&self) -> usize {
+        self.active.len()
+    }
+
+    /// Can this hour be read once more from its first byte? The error says why not.
+    pub fn can_restart(&self, hour: Hour) -> disk::Result<Result<(), String>> {
+        if hour.is_daily() != self.pattern.is_daily() {
+            let (file, form) =
+                if self.pattern.is_daily() { ("a day", "YYYYMMDD") } else { ("an hour", "YYYYMMDDHH") };
+            return Ok(Err(format!("each file holds {file}: name it {form}")));
+        }
+        let path = self.pattern.path(hour);
+        Ok(match self.disk.stat(&path)? {
+            Some(_) if self.zone.starts_ms(hour).is_none_or(|ms| ms > self.clock.now_ms()) => {
+                Err("it has not begun yet".to_owned())
+            }
+            Some(_) => Ok(()),
+            None => Err(format!("{} is not there", path.display())),
+        })
+    }
+
+    /// Begins an hour anew, as a copy that is read from the first byte.
+    pub fn restart(&mut self, journal: &mut Journal, hour: Hour, generation: u64) {
+        self.late.remove(&hour);
+        let path = self.pattern.path(hour);
+        journal.append(&Event::Opened {
+            hour: self.key(hour).to_string(),
+            generation,
+            path,
+            first_id: 1,
+            pos: 0,
+        });
+        self.activate(hour);
     }
 
     /// Is this hour's file being read? Then its journal is not at rest, even if the hour was closed once.

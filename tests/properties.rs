@@ -28,6 +28,8 @@ mod hostile;
 mod limits;
 #[path = "properties/original.rs"]
 mod original;
+#[path = "properties/resend.rs"]
+mod resend;
 mod support;
 #[path = "properties/wire.rs"]
 mod wire;

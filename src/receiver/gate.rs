@@ -121,7 +121,8 @@ impl Gate {
             }
         } else {
             let identity = identity(&a);
-            if let Some(seq) = self.recent.get(&identity) {
+            // What somebody asked for once more is missing further on.
+            if let Some(seq) = self.recent.get(&identity).filter(|_| !a.meta.repull) {
                 self.known += 1;
                 return Ok(if planted::is(Bug::DuplicateAckedEarly) {
                     Answer::Now

@@ -4,6 +4,8 @@
 //! can come out of [`Follower::next_job`]; [`Follower::report`] takes what became of it. A pack's bytes are in
 //! memory (bounded by `tail_memory`), in the retry spool, or only in the source, from where a cut is read again.
 
+pub mod resend;
+
 use crate::clock::{Clock, Zone};
 use crate::config::{Peer, TailConfig};
 use crate::disk::{self, Disk};
@@ -100,8 +102,11 @@ pub struct Follower {
     pub sent: u64,
     /// Packs that the journal held unacknowledged at start.
     pub resumed: usize,
+    look_for_requests_ms: u64,
     /// Sentences for the log.
     pub alarms: Vec<String>,
+    /// The same, of what went well.
+    pub messages: Vec<String>,
 }
 
 /// What [`Follower::open`] needs besides the configuration.
@@ -237,7 +242,9 @@ impl Follower {
             marks_saved: s.clock.mono_ms(),
             sent: 0,
             resumed: 0,
+            look_for_requests_ms: 0,
             alarms,
+            messages: Vec::new(),
         };
         me.take_up_unacknowledged();
         me.open_retry_spool().map_err(text)?;
@@ -359,6 +366,12 @@ impl Follower {
     /// One turn: reads files, seals packs, makes them durable in the journal, and only then queues them.
     pub fn step(&mut self) -> disk::Result<()> {
         self.note_acks()?;
+        if let Err(e) = self.take_requests() {
+            if e.fatal() {
+                return Err(e);
+            }
+            self.alarms.push(format!("{e}; requests of `logd resend` wait"));
+        }
         if self.queue.is_link_down() {
             self.spill()?;
         }
@@ -480,7 +493,7 @@ impl Follower {
 
     fn meta(&self, number: u64) -> Option<Meta> {
         let w = self.waiting.get(&number)?;
-        let log = self.journal.hour(&w.key)?;
+        let log = self.journal.hour(&w.key).filter(|log| log.generation == w.generation)?;
         let mut meta = meta_of(&w.key, log, w.id, &self.zone)?;
         if self.conf.sender.peer == Peer::Original {
             // The original knows no copies, takes one `done` per hour, and would certify a partial hour.

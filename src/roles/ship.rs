@@ -160,6 +160,9 @@ pub fn follow(
         for a in f.alarms.drain(..) {
             log.error(&a);
         }
+        for m in f.messages.drain(..) {
+            log.info(&m);
+        }
         if once && f.is_finished() {
             finished = true;
             break;

@@ -1,7 +1,7 @@
 //! From a configuration file to a running role, and back to an exit code.
 
 use super::collector::{self, Collector};
-use super::follower::{Follower, Setup};
+use super::follower::{Follower, Setup, resend};
 use super::relay;
 use super::serve::{Server, Shared, fd_limit, max_connections, spawn};
 use super::ship;
@@ -202,6 +202,8 @@ fn run_tail(
         once: options.once,
         seed: seed(),
     };
+    // Made here, so that it belongs to this user, whoever asks first.
+    w.disk.create_dir_all(&w.instance.dir.join(resend::DIR), 0o750).map_err(|e| say(e.to_string()))?;
     let mut f = Follower::open(&setup, conf, pattern).map_err(say)?;
     for a in f.alarms.drain(..) {
         w.log.error(&a);

@@ -263,6 +263,13 @@ impl World {
         self.crash(machine);
     }
 
+    /// The collector's host is a new one: nothing that it ever had is there.
+    pub fn lose_store(&mut self) {
+        self.lose_state(STORE);
+        self.machines[STORE].sim.remove_tree(Path::new("/store"));
+        *self.seen.lock().unwrap() = Seen::default();
+    }
+
     /// Somebody deletes the state directory of a stream, so that all of it is sent again.
     pub fn resend(&mut self, stream: usize) {
         let s = &self.streams[stream];
@@ -433,6 +440,7 @@ impl World {
         let Some(mut node) = self.streams[stream].node.take() else { return };
         let result = f(&mut node, self);
         self.messages.append(&mut node.alarms);
+        self.messages.append(&mut node.messages);
         match result {
             Err(e) if dead(&self.machines[self.streams[stream].machine], &e) => {}
             _ => self.streams[stream].node = Some(node),

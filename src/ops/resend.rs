@@ -1,0 +1,241 @@
+//! `logd resend CONFIG HOUR|FROM..TO|-`: has the follower of this host send hours, or packs of an hour, again.
+//!
+//! It leaves requests in the follower's state directory ([`resend`](crate::roles::follower::resend)) and looks first whether
+//! they can be met, so that most refusals are told here and not in a log. It changes nothing else.
+
+use super::out::{self, Out};
+use super::{ERROR, NO, YES};
+use crate::clock::{Hour, Zone};
+use crate::config::Config;
+use crate::config::Role;
+use crate::disk::{self, Disk};
+use crate::pack::HourKey;
+use crate::roles::follower::resend::{self, Request};
+use crate::tail::Identity;
+use crate::tail::pattern::Pattern;
+use crate::{instance, journal, state};
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+
+/// Hours of one command.
+const HOURS_MAX: usize = 10_000;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// From this hour to that one, both included.
+    Hours(Hour, Hour),
+    /// Lines of `logd status --missing` on standard input.
+    Lines,
+}
+
+/// `3-7,9` as ranges.
+pub fn ranges(list: &str) -> Result<Vec<(u64, u64)>, String> {
+    let number = |text: &str| text.parse::<u64>().ok().filter(|n| *n > 0);
+    list.split(',')
+        .map(|part| {
+            let (from, to) = part.split_once('-').unwrap_or((part, part));
+            match (number(from), number(to)) {
+                (Some(from), Some(to)) if from <= to => Ok((from, to)),
+                _ => Err(format!("{part:?} is no number and no range of pack numbers, such as 3-7")),
+            }
+        })
+        .collect()
+}
+
+struct Host {
+    disk: Disk,
+    state_dir: PathBuf,
+    pattern: Pattern,
+    identity: Identity,
+    zone: Zone,
+}
+
+/// Leaves the requests; the exit code says whether all that was asked for can be sent.
+pub fn run(config: &Path, what: What, packs: &[(u64, u64)], out: &mut Out) -> u8 {
+    let host = match open(config) {
+        Ok(host) => host,
+        Err(why) => {
+            out.complain(why);
+            return ERROR;
+        }
+    };
+    let asked = match what {
+        What::Hours(from, to) => host
+            .hours(from, to)
+            .map(|hours| hours.into_iter().map(|hour| Request::new(hour, packs.to_vec())).collect()),
+        What::Lines => lines(&mut std::io::stdin().lock(), &host.identity.name, out),
+    };
+    match asked.and_then(|asked| host.ask(&asked, out)) {
+        Ok(code) => code,
+        Err(why) => {
+            out.complain(format_args!("logd: resend: {why}"));
+            ERROR
+        }
+    }
+}
+
+fn open(config: &Path) -> Result<Host, String> {
+    let (conf, _) = Config::load(config).and_then(|c| c.tail(false)).map_err(|errors| errors.to_string())?;
+    let disk = Disk::real();
+    let state_dir = state::resolve(&Role::Tail, conf.state_dir.as_deref());
+    let say = |why: String| format!("logd: resend: {why}");
+    let identity = match Identity::load(&disk, &state_dir).map_err(|e| say(e.to_string()))? {
+        Some(Ok(identity)) => identity,
+        Some(Err(why)) => return Err(say(format!("{why}; its next start makes it again"))),
+        None => {
+            return Err(say(format!(
+                "{}: no follower has served there; give the config of this host's follower, and run it as its user",
+                state_dir.display()
+            )));
+        }
+    };
+    let zone = Zone::named(&identity.zone).map_err(|e| say(e.clone()))?;
+    let pattern = Pattern::parse(&conf.log_file).map_err(|e| say(format!("log_file: {e}")))?;
+    Ok(Host { disk, state_dir, pattern, identity, zone })
+}
+
+/// `HOST HOUR [RANGES]`, as `logd status --missing` prints them. Lines of other hosts are counted and left out.
+fn lines(from: &mut dyn BufRead, name: &str, out: &mut Out) -> Result<Vec<Request>, String> {
+    let (mut asked, mut others) = (Vec::new(), 0);
+    for (n, line) in (1..).zip(from.lines()) {
+        let line = line.map_err(|e| format!("standard input, line {n}: {e}"))?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (host, hour, packs) = match words.as_slice() {
+            [] => continue,
+            [host, hour] => (host, hour, Vec::new()),
+            [host, hour, list] => {
+                (host, hour, ranges(list).map_err(|e| format!("standard input, line {n}: {e}"))?)
+            }
+            _ => {
+                return Err(format!(
+                    "standard input, line {n}: {line:?} is not `HOST HOUR` or `HOST HOUR FROM-TO,…`, as \
+                     `logd status --missing` prints it"
+                ));
+            }
+        };
+        let Some(hour) = Hour::parse(hour) else {
+            return Err(format!(
+                "standard input, line {n}: {hour:?} is no hour YYYYMMDDHH and no day YYYYMMDD"
+            ));
+        };
+        if *host == name {
+            asked.push(Request::new(hour, packs));
+        } else {
+            others += 1;
+        }
+    }
+    if others > 0 {
+        out.complain(format_args!(
+            "logd: resend: {} of other hosts left out; this one is {name}",
+            out::count(others, "line")
+        ));
+    }
+    Ok(asked)
+}
+
+impl Host {
+    fn hours(&self, from: Hour, to: Hour) -> Result<Vec<Hour>, String> {
+        let mut hours = vec![from];
+        let mut hour = from;
+        while hour < to {
+            let next = self.zone.next(hour);
+            if next <= hour || hours.len() >= HOURS_MAX {
+                return Err(format!("{from}..{to}: more than {HOURS_MAX} hours; ask for them in parts"));
+            }
+            // An hour that the clock skips has no name and no file.
+            hours.extend((next <= to).then_some(next));
+            hour = next;
+        }
+        Ok(hours)
+    }
+
+    fn ask(&self, asked: &[Request], out: &mut Out) -> Result<u8, String> {
+        let text = |e: disk::Error| format!("{e}; run it as the user of the follower, or as root");
+        let (mut left, mut refused) = (0, 0);
+        for request in asked {
+            let Request { hour, packs, .. } = request;
+            let key = HourKey { name: self.identity.name.clone(), hour: *hour };
+            let problem = if packs.is_empty() { self.no_hour(&key) } else { self.no_packs(&key, packs) };
+            if let Some(why) = problem.map_err(text)? {
+                out.line(format_args!("{key}: cannot be sent again: {why}"));
+                refused += 1;
+                continue;
+            }
+            request.save(&self.disk, &self.state_dir).map_err(text)?;
+            let what = if packs.is_empty() {
+                "all of it".to_owned()
+            } else {
+                format!("packs {}", out::ranges(packs))
+            };
+            out.line(format_args!("{key}: asked for: {what}"));
+            left += 1;
+        }
+        if asked.is_empty() {
+            out.line(format_args!("nothing of {} is asked for", self.identity.name));
+        }
+        if left > 0 {
+            let when = if instance::is_running(&self.state_dir) == Some(true) {
+                "the running follower takes it up within seconds and says so in its log"
+            } else {
+                "no follower runs: it is taken up at its next start"
+            };
+            out.line(when);
+        }
+        Ok(if refused > 0 { NO } else { YES })
+    }
+
+    fn no_hour(&self, key: &HourKey) -> disk::Result<Option<String>> {
+        if key.hour.is_daily() != self.pattern.is_daily() {
+            return Ok(Some("log_file names other files: an hour is YYYYMMDDHH, a day YYYYMMDD".into()));
+        }
+        let path = self.pattern.path(key.hour);
+        Ok(match self.disk.stat(&path)? {
+            Some(_) => None,
+            None => Some(format!("{} is not there", path.display())),
+        })
+    }
+
+    fn no_packs(&self, key: &HourKey, packs: &[(u64, u64)]) -> disk::Result<Option<String>> {
+        let Some(log) = journal::peek_hour(&self.disk, &self.state_dir, key)? else {
+            return Ok(Some("the journal does not know its packs; send the whole hour".into()));
+        };
+        match resend::chosen(&log, packs) {
+            Ok(ids) => resend::gone(&self.disk, &log, &ids),
+            Err(why) => Ok(Some(why)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::printed;
+    use super::*;
+
+    #[test]
+    fn lists_of_packs() {
+        assert_eq!(ranges("3-7,9"), Ok(vec![(3, 7), (9, 9)]));
+        for wrong in ["", "0", "7-3", "a", "1-", "1,,2", "-1"] {
+            assert!(ranges(wrong).unwrap_err().contains("pack numbers"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn lines_of_status_are_read_and_other_hosts_left_out() {
+        let text = "web1 2026112205\n\nweb2 2026112205 1-2\nweb1 2026112206 3-7,9\n";
+        let hour = |h: &str| Hour::parse(h).unwrap();
+        let (_, _, err) = printed(|out| {
+            let found = lines(&mut text.as_bytes(), "web1", out).unwrap();
+            let wanted = [("2026112205", vec![]), ("2026112206", vec![(3, 7), (9, 9)])];
+            assert_eq!(found, wanted.map(|(h, packs)| Request::new(hour(h), packs)));
+            0
+        });
+        assert!(err.contains("1 line of other hosts"), "{err}");
+        printed(|out| {
+            for (text, why) in [("web1 x\n", "line 1: \"x\" is no hour"), ("a b c d\n", "status --missing")] {
+                assert!(lines(&mut text.as_bytes(), "web1", out).unwrap_err().contains(why));
+            }
+            0
+        });
+    }
+}

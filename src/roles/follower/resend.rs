@@ -1,0 +1,214 @@
+//! Hours and packs that an operator wants sent again: `logd resend` asks, a follower takes it up.
+//!
+//! A request is a file in `resend/` below the follower's state directory. So it reaches a running follower, waits for one that
+//! is down, and needs no socket. It is removed when the journal durably knows what was asked for; a crash before that makes
+//! the follower do it once more, which does no harm.
+//!
+//! A whole hour goes as a new copy, read from its file with fresh cuts; packs of the copy before are dropped. Single packs go
+//! as they were, by the journal's cuts, and only while the file still holds their bytes.
+
+use super::{Bytes, Follower};
+use crate::clock::Hour;
+use crate::config::Peer;
+use crate::disk::{self, Disk};
+use crate::journal::{Event, HourLog};
+use crate::pack::HourKey;
+use crate::record;
+use crate::tail::reread;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Below the state directory.
+pub const DIR: &str = "resend";
+/// How often a follower looks for requests.
+const LOOK_MS: u64 = 1_000;
+/// Requests are made by people; a file of another size is none.
+const REQUEST_MAX: u64 = 1 << 20;
+/// Whole hours that are read again at the same time, so that the current one goes on.
+const AT_ONCE: usize = 2;
+
+/// What is to be sent again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// 1.
+    format: u32,
+    /// The hour, or the day of a file that holds a day.
+    pub hour: Hour,
+    /// Numbers of its packs, as ranges; none = all of it.
+    pub packs: Vec<(u64, u64)>,
+}
+
+impl Request {
+    /// A request for an hour, or for some of its packs.
+    pub fn new(hour: Hour, packs: Vec<(u64, u64)>) -> Self {
+        Self { format: 1, hour, packs }
+    }
+
+    /// Leaves it for the follower; the same one again is one.
+    pub fn save(&self, disk: &Disk, state_dir: &Path) -> disk::Result<()> {
+        let dir = state_dir.join(DIR);
+        disk.create_dir_all(&dir, 0o750)?;
+        let json = record::to_json(self);
+        let name = format!("{}.{:08x}.json", self.hour, crc32fast::hash(&json));
+        // Whoever asks may be root, and the follower somebody else.
+        disk.replace(&dir.join(name), &json, 0o644)
+    }
+
+    fn load(disk: &Disk, path: &Path) -> disk::Result<Result<Self, String>> {
+        let bytes = disk.read_opt(path, REQUEST_MAX)?.unwrap_or_default();
+        Ok(match record::from_json::<Self>(&bytes) {
+            Ok(r) if r.format == 1 => Ok(r),
+            Ok(r) => Err(format!("format {} is not known here", r.format)),
+            Err(why) => Err(why),
+        })
+    }
+}
+
+/// Requests that wait, oldest hour first.
+pub fn waiting(disk: &Disk, state_dir: &Path) -> disk::Result<Vec<PathBuf>> {
+    let dir = state_dir.join(DIR);
+    let names = match disk.list(&dir) {
+        Ok(names) => names,
+        Err(e) if e.not_found() => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    let requests = names.into_iter().map(|e| e.name).filter(|n| n.strip_suffix(".json").is_some());
+    let mut paths: Vec<PathBuf> = requests.map(|n| dir.join(n)).collect();
+    paths.sort();
+    Ok(paths)
+}
+
+/// The packs of `ranges` in the journal's log of an hour; the error says which it does not have.
+pub fn chosen(log: &HourLog, ranges: &[(u64, u64)]) -> Result<Vec<u64>, String> {
+    let mut ids = Vec::new();
+    for (from, to) in ranges {
+        if *from < log.first_id || *to >= log.next_id() {
+            let have = match log.next_id().checked_sub(1).filter(|last| *last >= log.first_id) {
+                Some(last) => format!("{} to {last}", log.first_id),
+                None => "none".to_owned(),
+            };
+            return Err(format!("packs {from}-{to} are asked for, and it has {have}"));
+        }
+        ids.extend(*from..=*to);
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids)
+}
+
+/// The first of these packs whose bytes its file does not hold any more, and why that ends it.
+pub fn gone(disk: &Disk, log: &HourLog, ids: &[u64]) -> disk::Result<Option<String>> {
+    let mut raw = Vec::new();
+    for cut in ids.iter().filter_map(|id| log.cut(*id)) {
+        if reread(disk, &log.path, cut, &mut raw)?.is_none() {
+            return Ok(Some(format!(
+                "{} does not hold the bytes {}-{} of pack {} any more; send the whole hour",
+                log.path.display(),
+                cut.start,
+                cut.end,
+                cut.id
+            )));
+        }
+    }
+    Ok(None)
+}
+
+impl Follower {
+    /// Carries out what was asked for, or says why not. Called at every turn, it looks once a second.
+    pub(super) fn take_requests(&mut self) -> disk::Result<()> {
+        let now = self.clock.mono_ms();
+        if now < self.look_for_requests_ms {
+            return Ok(());
+        }
+        self.look_for_requests_ms = now + LOOK_MS;
+        for path in waiting(&self.disk, &self.state_dir)? {
+            let (place, done) = match Request::load(&self.disk, &path)? {
+                Ok(request) => {
+                    if request.packs.is_empty() && self.tail.active() > AT_ONCE {
+                        continue;
+                    }
+                    let key = HourKey { name: self.tail.identity().name.clone(), hour: request.hour };
+                    let done = if request.packs.is_empty() {
+                        self.send_hour_again(&key)?
+                    } else {
+                        self.send_packs_again(&key, &request.packs)?
+                    };
+                    (key.to_string(), done)
+                }
+                Err(why) => (path.display().to_string(), Err(format!("{why}; ask again with `logd resend`"))),
+            };
+            match done {
+                Ok(what) => self.messages.push(format!("{place}: {what}")),
+                Err(why) => self.alarms.push(format!("{place}: not sent again: {why}")),
+            }
+            // Only then may the request go.
+            self.journal.commit()?;
+            self.disk.remove(&path)?;
+        }
+        Ok(())
+    }
+
+    fn send_hour_again(&mut self, key: &HourKey) -> disk::Result<Result<String, String>> {
+        if self.conf.sender.peer == Peer::Original {
+            return Ok(Err("the next receiver is an original, which knows no copies of an hour".into()));
+        }
+        if let Err(why) = self.tail.can_restart(key.hour)? {
+            return Ok(Err(why));
+        }
+        let before = match self.journal.hour(key) {
+            Some(log) => Some(log.generation),
+            None => self.journal.archived(key)?.map(|log| log.generation),
+        };
+        let generation = self.clock.now_ms().unsigned_abs().max(before.map_or(0, |g| g + 1));
+        self.tail.restart(&mut self.journal, key.hour, generation);
+        // Of the copy before nothing more is sent.
+        self.unreleased.retain(|s| s.key != *key);
+        let old: Vec<u64> = self.waiting.iter().filter(|(_, w)| w.key == *key).map(|(n, _)| *n).collect();
+        for number in old {
+            if let (Some(Bytes::Spool(loc)), Some(r)) =
+                (self.waiting.get(&number).map(|w| &w.bytes), &mut self.retry)
+            {
+                r.mark_done(loc.seq)?;
+            }
+            self.forget(number);
+        }
+        Ok(Ok(format!("it is sent again as a whole, as copy {generation}")))
+    }
+
+    fn send_packs_again(
+        &mut self,
+        key: &HourKey,
+        ranges: &[(u64, u64)],
+    ) -> disk::Result<Result<String, String>> {
+        let archived;
+        let log = match self.journal.hour(key) {
+            Some(log) => log,
+            None => match self.journal.archived(key)? {
+                Some(log) => {
+                    archived = log;
+                    &archived
+                }
+                None => return Ok(Err("the journal does not know its packs; send the whole hour".into())),
+            },
+        };
+        let mut ids = match chosen(log, ranges) {
+            Ok(ids) => ids,
+            Err(why) => return Ok(Err(why)),
+        };
+        // The others are on their way already.
+        ids.retain(|id| !log.unacked.contains(id));
+        if let Some(why) = gone(&self.disk, log, &ids)? {
+            return Ok(Err(why));
+        }
+        let generation = log.generation;
+        if self.journal.hour(key).is_none() && !self.journal.reopen(key)? {
+            return Ok(Err("the journal's file of it is damaged; send the whole hour".into()));
+        }
+        self.journal.append(&Event::Again { hour: key.to_string(), generation, ids: ids.clone() });
+        let count = ids.len();
+        for id in ids {
+            self.add(key.clone(), generation, id, Bytes::Source, 0);
+        }
+        Ok(Ok(format!("{count} of its packs are sent again")))
+    }
+}

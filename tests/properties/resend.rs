@@ -1,0 +1,163 @@
+//! `logd resend`: what an operator asks a follower to send again, while it runs, while it is down, and across crashes.
+
+use super::sim::World;
+use logd::clock::Hour;
+use logd::disk::{Fault, Outcome};
+use logd::roles::follower::resend::{DIR, Request};
+use std::path::{Path, PathBuf};
+
+const HOUR: &str = "2026112205";
+const NEXT: &str = "2026112206";
+const STATE: &str = "/state";
+
+fn ask(w: &World, hour: &str, packs: &[(u64, u64)]) {
+    let request = Request::new(Hour::parse(hour).unwrap(), packs.to_vec());
+    request.save(&w.machines[0].disk, Path::new(STATE)).unwrap();
+}
+
+fn requests(w: &World) -> Vec<PathBuf> {
+    let paths = w.machines[0].sim.paths().into_iter().map(|(path, _)| path);
+    paths.filter(|p| p.starts_with(Path::new(STATE).join(DIR))).collect()
+}
+
+fn told(w: &World, what: &str) -> bool {
+    w.messages.iter().any(|m| m.contains(what))
+}
+
+fn lines(w: &mut World, hour: &str, n: u32) {
+    for i in 0..n {
+        w.write(hour, &format!("{hour} line {i} {:040x}\n", i * 7_919));
+        w.round(1_500);
+    }
+}
+
+/// The hour is over, closed, certified and archived.
+fn certified() -> World {
+    let mut w = World::new(1);
+    // A file that is there at the first start goes as a copy.
+    w.round(1_000);
+    lines(&mut w, HOUR, 6);
+    w.clock.advance(3_600_000);
+    w.settle(&[HOUR]);
+    (0..5).for_each(|_| w.round(1_500));
+    assert_eq!(w.tags()[HOUR].generation, 0);
+    w
+}
+
+#[test]
+fn a_whole_hour_takes_the_place_of_what_was_stored() {
+    let mut w = certified();
+    ask(&w, HOUR, &[]);
+    (0..60).for_each(|_| w.round(1_500));
+    let tag = &w.tags()[HOUR];
+    assert!(tag.generation > 0 && tag.revision == 2, "{tag:?}");
+    assert!(requests(&w).is_empty() && told(&w, "sent again as a whole"), "{:?}", w.messages);
+}
+
+#[test]
+fn an_open_hour_begins_anew_and_its_later_lines_go_with_the_new_copy() {
+    let mut w = World::new(1);
+    lines(&mut w, HOUR, 4);
+    // Some of them wait to be sent.
+    w.wire.cut_off = true;
+    lines(&mut w, HOUR, 4);
+    ask(&w, HOUR, &[]);
+    lines(&mut w, HOUR, 2);
+    w.wire.cut_off = false;
+    lines(&mut w, HOUR, 2);
+    w.clock.advance(3_600_000);
+    w.settle(&[HOUR]);
+    let tag = &w.tags()[HOUR];
+    assert!(tag.generation > 0 && tag.lines == 12, "{tag:?}");
+}
+
+#[test]
+fn packs_go_again_as_they_were() {
+    let mut w = certified();
+    let packs = w.tags()[HOUR].packs;
+    assert!(packs > 2, "{packs}");
+    w.lose_store();
+    ask(&w, HOUR, &[(1, 1), (2, packs)]);
+    w.settle(&[HOUR]);
+    assert_eq!(w.tags()[HOUR].generation, 0);
+    assert!(told(&w, &format!("{packs} of its packs are sent again")), "{:?}", w.messages);
+}
+
+#[test]
+fn what_cannot_be_sent_again_is_refused_with_a_reason() {
+    let mut w = certified();
+    let packs = w.tags()[HOUR].packs;
+    let refused = |w: &mut World, hour: &str, packs: &[(u64, u64)], why: &str| {
+        w.messages.clear();
+        ask(w, hour, packs);
+        (0..3).for_each(|_| w.round(1_500));
+        assert!(told(w, "not sent again: ") && told(w, why), "{why}: {:?}", w.messages);
+        assert!(requests(w).is_empty());
+    };
+    refused(&mut w, HOUR, &[(1, packs + 1)], &format!("it has 1 to {packs}"));
+    refused(&mut w, "2026112204", &[(1, 1)], "does not know its packs");
+    refused(&mut w, "2026112204", &[], "is not there");
+    refused(&mut w, "20261122", &[], "YYYYMMDDHH");
+    let kept = w.source[&format!("web1_{HOUR}")].clone();
+    w.replace(HOUR, Some("something else\n"));
+    refused(&mut w, HOUR, &[(1, packs)], "send the whole hour");
+    w.replace(HOUR, None);
+    refused(&mut w, HOUR, &[(1, packs)], "send the whole hour");
+    refused(&mut w, HOUR, &[], "is not there");
+    w.replace(HOUR, Some(std::str::from_utf8(&kept).unwrap()));
+    // The tag that stands is touched by none of it.
+    assert_eq!((w.tags()[HOUR].generation, w.tags()[HOUR].revision), (0, 1));
+
+    w.messages.clear();
+    w.machines[0].sim.put(Path::new("/state/resend/2026112205.json"), b"{\"hour\":");
+    (0..3).for_each(|_| w.round(1_500));
+    assert!(told(&w, "2026112205.json: not sent again") && requests(&w).is_empty(), "{:?}", w.messages);
+}
+
+#[test]
+fn hours_wait_for_their_turn_and_the_current_one_goes_on() {
+    let mut w = World::new(1);
+    let hours = [HOUR, NEXT, "2026112207", "2026112208", "2026112209"];
+    for hour in hours {
+        lines(&mut w, hour, 3);
+        w.clock.advance(3_600_000 - 4_500);
+    }
+    w.settle(&hours);
+    hours.iter().for_each(|hour| ask(&w, hour, &[]));
+    lines(&mut w, "2026112210", 3);
+    assert!(w.stored("2026112210").contains("line 0"), "{}", w.stored("2026112210"));
+    (0..150).for_each(|_| w.round(1_500));
+    for hour in hours {
+        assert!(w.tags()[hour].generation > 0, "{hour}: {:?}", w.tags()[hour]);
+    }
+}
+
+/// Whatever the follower's machine loses at any of the calls, the request is met in the end.
+#[test]
+fn a_crash_at_any_call_forgets_no_request() {
+    let fates: [fn(u32) -> Outcome; 2] = [|_| Outcome::LoseUnsynced, |_| Outcome::KeepAll];
+    for loss in fates {
+        let mut crashed = 0;
+        for at in 1..=40 {
+            for packs in [false, true] {
+                let mut w = certified();
+                w.loss = loss;
+                if packs {
+                    let last = w.tags()[HOUR].packs;
+                    w.lose_store();
+                    ask(&w, HOUR, &[(1, last)]);
+                } else {
+                    ask(&w, HOUR, &[]);
+                }
+                let sim = &w.machines[0].sim;
+                sim.plan(sim.calls() + at, Fault::Crash);
+                (0..60).for_each(|_| w.round(1_500));
+                let tag = &w.tags()[HOUR];
+                assert_eq!(tag.generation > 0, !packs, "call {at}, {:?}: {tag:?}", loss(0));
+                assert!(requests(&w).is_empty());
+                crashed += w.machines[0].restarts;
+            }
+        }
+        assert!(crashed > 10, "{crashed}");
+    }
+}
