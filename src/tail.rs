@@ -628,8 +628,14 @@ impl Tail {
         if !ready && !(self.conf.once && (has_file || (oldest && self.had_file))) {
             return Ok(());
         }
-        self.ensure_opened(hour, journal);
         let key = self.key(hour);
+        let before = self.identity.copies_until.is_some_and(|until| hour <= until);
+        if self.conf.once && before && !exists && journal.hour(&key).is_none() {
+            // It was asked to send files that were there before it; of an hour between them it knows nothing.
+            self.active.remove(&hour);
+            return Ok(());
+        }
+        self.ensure_opened(hour, journal);
         let (pos, was_done, begun, copy) = journal
             .hour(&key)
             .map_or((0, false, false, false), |l| (l.pos, l.is_done(), !l.cuts.is_empty(), l.generation > 0));

@@ -126,8 +126,13 @@ impl World {
             let arrived = arrived(&self.conf.receiver, pack);
             let answer = lock(&self.gate).offer(arrived, self.now_ms, "now");
             if let Some(Answer::When(_) | Answer::Now) = self.note(answer)? {
-                let synced = lock(&self.gate).spool.sync();
-                return self.note(synced).map(|_| ());
+                // What is not durable is not acknowledged; without descriptors it is tried again.
+                for _ in 0..3 {
+                    let synced = lock(&self.gate).spool.sync();
+                    if self.note(synced)?.is_some() {
+                        return Ok(());
+                    }
+                }
             }
             // Told to wait, its sender comes again.
             self.turn()?;

@@ -190,6 +190,14 @@ impl Hours {
                 self.abandon(job);
                 return Ok(Filed::Void);
             }
+            let stored = state.in_place.and_then(|g| state.copies.get(&g)).map_or(0, |c| c.summary.bytes);
+            if !cert.is_tag() && cert.bytes < stored {
+                return Ok(Filed::Refused(format!(
+                    "{key}: copy {} is at its end and {}: it has {} bytes, and {stored} are stored; both stay where they \
+                     are; send the hour again if its source has all of it",
+                    job.generation, cert.state, cert.bytes
+                )));
+            }
             self.install(key, job.generation)?;
             return Ok(Filed::Installed);
         }
