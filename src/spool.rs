@@ -13,7 +13,7 @@
 
 use crate::config::SpoolConfig;
 use crate::disk::{self, Disk, Entry, File};
-use crate::pack::{self, HourKey};
+use crate::pack::{self, HourKey, Meta};
 use crate::planted::{self, Bug};
 use crate::record::{self, Found};
 use std::collections::BTreeMap;
@@ -103,6 +103,7 @@ pub struct Spool {
     bytes: u64,
     until_free_check: u64,
     buf: Vec<u8>,
+    damaged: Vec<Meta>,
 }
 
 /// For a planted bug: are these bytes all zero?
@@ -162,6 +163,7 @@ impl Spool {
             bytes: 0,
             until_free_check: 0,
             buf: Vec::new(),
+            damaged: Vec::new(),
         };
         let (dirs, names): (Vec<Entry>, Vec<Entry>) = disk.list(dir)?.into_iter().partition(|e| e.is_dir);
         for e in dirs {
@@ -316,7 +318,7 @@ impl Spool {
     /// Nothing that was acknowledged is cut away before a copy of it is safe. False: a full disk has no room for one,
     /// which must not keep the role from starting, for what it sends on may be what fills the disk.
     fn set_aside(
-        &self,
+        &mut self,
         file: &File,
         base: u64,
         from: u64,
@@ -331,18 +333,55 @@ impl Spool {
         let name = format!("{base:020}-{from}-{:08x}.bin", crc32fast::hash(&bytes));
         let (place, safe) = match quarantine.put_raw("spool", &name, &bytes) {
             Ok(true) => (quarantine.dir().join("spool").join(name).display().to_string(), true),
-            Ok(false) => ("nowhere: quarantine is full".to_owned(), true),
+            Ok(false) => ("its place, as quarantine is full".to_owned(), false),
             Err(e) if e.no_space() => (format!("its place until a start that finds room: {e}"), false),
             Err(e) => return Err(e),
         };
+        let meta = pack::peek(bytes.get(record::HEADER..).unwrap_or_default());
         report(format!(
             "{}: bytes {from} to {to} are not a record that belongs there (torn by a crash, or damaged); kept in {place}; \
              {}a follower sends it from its source; at a receiver, if it was acknowledged, the collector's `logd status` \
              names the hour (a host of which nothing came, only if hosts_file lists it), which must be sent again",
             self.path(base, "seg").display(),
-            pack::peek(bytes.get(record::HEADER..).unwrap_or_default())
-                .map_or(String::new(), |m| format!("it was {}; ", m.label()))
+            meta.as_ref().map_or(String::new(), |m| format!("it was {}; ", m.label()))
         ));
+        self.damaged.extend(meta);
+        Ok(safe)
+    }
+
+    /// What the stretches that were set aside at the start say that they were, where they do.
+    pub fn damaged(&self) -> &[Meta] {
+        &self.damaged
+    }
+
+    /// A pack that waits cannot be read any more: copies the damage of its segment into `quarantine`, so that the rest of
+    /// the segment pins nothing. Says what became of it.
+    pub fn set_aside_damage(&mut self, seq: u64, base: u64, quarantine: &mut Shelf) -> disk::Result<String> {
+        match self.copy_damage(base, quarantine) {
+            Ok(true) => {
+                self.mark_done(seq)?;
+                Ok(format!("what is left of it is kept in {}", quarantine.dir().join("spool").display()))
+            }
+            Err(e) if e.fatal() => Err(e),
+            _ => Ok("it stays there until a start that can set it aside".into()),
+        }
+    }
+
+    fn copy_damage(&mut self, base: u64, quarantine: &mut Shelf) -> disk::Result<bool> {
+        let file = self.disk.open(&self.path(base, "seg"))?;
+        let (mut at, mut safe) = (0, true);
+        let mut buf = std::mem::take(&mut self.buf);
+        loop {
+            match record::read(&file, at, RECORD_MAX, &mut buf)? {
+                Found::End => break,
+                Found::Record(head) => at = head.end(),
+                Found::Damage { next } => {
+                    safe &= self.set_aside(&file, base, at, next, quarantine, &mut |_| {})?;
+                    at = next;
+                }
+            }
+        }
+        self.buf = buf;
         Ok(safe)
     }
 
@@ -807,6 +846,16 @@ mod tests {
         assert_eq!(kept.len(), 1, "{kept:?}");
         assert_eq!(disk.read(&kept[0], 1 << 20).unwrap(), b"LGD1 torn");
         assert!(again.reports[0].contains("quarantine/spool/"), "{:?}", again.reports);
+    }
+
+    #[test]
+    fn damage_that_quarantine_has_no_room_for_stays_where_it_is() {
+        let (disk, sim) = Disk::sim(1);
+        sim.put(Path::new("/quarantine/spool/older"), &vec![0; 1 << 20]);
+        sim.put(Path::new(SEGMENT), b"torn");
+        let reports = open(&disk).reports;
+        assert!(reports[0].contains("its place, as quarantine is full"), "{reports:?}");
+        assert_eq!(disk.read(Path::new(SEGMENT), 1 << 20).unwrap(), b"torn");
     }
 
     #[test]

@@ -387,6 +387,8 @@ fn beyond(generation: u64, high: u64, files: &Files, print: Option<&Print>) -> (
         at.1 = at.1.max(*top);
         early.extend(ids);
     }
+    // One that was acknowledged and is lost is missing, whether or not others are known behind it.
+    early.extend(files.lost.get(&at.0).into_iter().flatten().map(|id| id + 1));
     (at.0, at.1, early.split_off(&(at.1 + 1)))
 }
 

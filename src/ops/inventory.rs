@@ -65,6 +65,8 @@ pub struct Files {
     pub early: BTreeMap<u64, BTreeSet<u64>>,
     /// Packs that contradict stored ones, by copy.
     pub conflict: BTreeMap<u64, BTreeSet<u64>>,
+    /// Packs that were acknowledged and cannot be read any more, by copy.
+    pub lost: BTreeMap<u64, BTreeSet<u64>>,
 }
 
 /// What says that an hour is whole, or why it cannot be certified.
@@ -140,14 +142,18 @@ impl Inventory {
                 copy => f.building.extend(copy.parse::<u64>()),
             });
         }
-        for shelf in ["aside/early", "aside/conflict"] {
+        for shelf in ["aside/early", "aside/conflict", "aside/lost"] {
             for name in self.names(shelf)?.iter().filter(|n| filter.takes_name(n)) {
                 for file in self.names(&format!("{shelf}/{name}"))? {
                     let mut parts = file.split('.');
                     let mut number = || parts.next().and_then(|p| p.parse::<u64>().ok());
                     let (Some(hour), Some(copy), Some(id)) = (number(), number(), number()) else { continue };
                     with(&format!("{name}_{hour}"), &mut |f| {
-                        let list = if shelf == "aside/early" { &mut f.early } else { &mut f.conflict };
+                        let list = match shelf {
+                            "aside/early" => &mut f.early,
+                            "aside/conflict" => &mut f.conflict,
+                            _ => &mut f.lost,
+                        };
                         list.entry(copy).or_default().insert(id);
                     });
                 }

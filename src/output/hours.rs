@@ -98,6 +98,13 @@ impl Copy {
         }
     }
 
+    fn holds(&self, id: u64) -> bool {
+        match &self.health {
+            Health::Foreign { ids, .. } => ids.contains(&id),
+            _ => id <= self.summary.high,
+        }
+    }
+
     /// Spool numbers of what nobody needs once the copy is dropped.
     fn let_go(self) -> Vec<u64> {
         let waiting = self.early.into_values().filter_map(|e| match e {
@@ -149,8 +156,6 @@ pub struct Progress {
     pub stored: Vec<(HourKey, u64, u64, Vec<u64>)>,
     /// Packs that moved to the early shelf.
     pub shelved: Vec<(HourKey, u64, u64)>,
-    /// Packs that waited for a gap and cannot be read any more.
-    pub lost: Vec<(HourKey, u64, u64)>,
 }
 
 /// See the module's header.
@@ -167,6 +172,8 @@ pub struct Hours {
     raw: Vec<u8>,
     frame: Vec<u8>,
     shelved: Vec<(HourKey, u64, u64)>,
+    /// Numbers of packs that were acknowledged and cannot be read any more: their copies get no tag before they came again.
+    missing: Shelf,
     lost: Vec<(HourKey, u64, u64)>,
     done_now: Vec<u64>,
     open_copies: usize,
@@ -437,8 +444,10 @@ impl Hours {
             };
             let parts = split_frame(&frame).filter(|_| found);
             let Some((header, body)) = parts else {
-                copy.early.remove(&id);
-                self.lost.push((key.clone(), generation, id));
+                self.note_lost(key, generation, id)?;
+                if let Some(copy) = self.copy(key, generation) {
+                    copy.early.remove(&id);
+                }
                 self.alarms.push(format!(
                     "{key} pack {id}: damaged while it waited for the packs before it; send it or its hour again from the \
                      source"
@@ -459,6 +468,47 @@ impl Hours {
         }
     }
 
+    /// Notes durably that a pack was acknowledged and is lost.
+    pub fn note_lost(&mut self, key: &HourKey, generation: u64, id: u64) -> disk::Result<()> {
+        if !self.missing.put(&key.name, &Store::shelf_name(key, generation, id), b"")? {
+            self.alarms.push(format!("{key} pack {id}: aside/lost is full: only this message tells of it"));
+        }
+        self.lost.push((key.clone(), generation, id));
+        Ok(())
+    }
+
+    /// The same of a pack that was found damaged at the start, unless it was stored before.
+    pub fn note_damaged(&mut self, meta: &Meta) -> disk::Result<()> {
+        let (key, generation, id) = (&meta.key, meta.generation, meta.id);
+        let stored = self.copy(key, generation).is_some_and(|c| c.holds(id));
+        let closed = self.store.closed(key)?.is_some_and(|c| (c.generation, c.packs) >= (generation, id));
+        if stored || closed {
+            return Ok(());
+        }
+        self.note_lost(key, generation, id)?;
+        self.lost.clear();
+        Ok(())
+    }
+
+    /// Packs that were noted as lost since the last call: when they come again they are new.
+    pub fn take_lost(&mut self) -> Vec<(HourKey, u64, u64)> {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Packs of a copy that are lost and did not come again. Those that did are forgotten.
+    fn still_lost(&mut self, key: &HourKey, generation: u64) -> disk::Result<Vec<u64>> {
+        let mut left = Vec::new();
+        for (g, id, file) in self.missing.packs_of(key)? {
+            let came = self.copy(key, generation).is_some_and(|c| c.holds(id));
+            if g < generation || (g == generation && came) {
+                self.missing.remove(&key.name, &file)?;
+            } else if g == generation {
+                left.push(id);
+            }
+        }
+        Ok(left)
+    }
+
     fn copy(&mut self, key: &HourKey, generation: u64) -> Option<&mut Copy> {
         self.states.get_mut(key)?.copies.get_mut(&generation)
     }
@@ -473,15 +523,14 @@ impl Hours {
 
     /// Makes everything applied so far durable, in the order that the proof needs.
     pub fn checkpoint(&mut self, now_ms: u64) -> disk::Result<Progress> {
-        let (seqs, lost) = (std::mem::take(&mut self.done_now), std::mem::take(&mut self.lost));
-        let mut out = Progress { seqs, lost, ..Progress::default() };
+        let mut out = Progress { seqs: std::mem::take(&mut self.done_now), ..Progress::default() };
         let dirty = std::mem::take(&mut self.dirty);
         if let Err(e) = self.sync_in_turn(&dirty)
             && !planted::is(Bug::CheckpointErrorIgnored)
         {
             // A full disk: everything stays noted and is tried again.
             self.dirty.extend(dirty);
-            (self.done_now, self.lost) = (out.seqs, out.lost);
+            self.done_now = out.seqs;
             return Err(e);
         }
         for (key, generation) in dirty {
@@ -676,10 +725,7 @@ impl Hours {
 
     /// Does anything wait for a checkpoint?
     pub fn is_dirty(&self) -> bool {
-        !(self.dirty.is_empty()
-            && self.done_now.is_empty()
-            && self.shelved.is_empty()
-            && self.lost.is_empty())
+        !self.dirty.is_empty() || !self.done_now.is_empty() || !self.shelved.is_empty()
     }
 
     /// Is an hour complete and only waiting for a checkpoint? Then it is worth one now.

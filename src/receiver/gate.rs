@@ -178,18 +178,25 @@ impl Gate {
         Ok(true)
     }
 
-    /// A pack that was accepted under this number of the spool cannot be read any more: its sender may send it again.
-    /// What it was, if that is known.
-    pub fn lost(&mut self, seq: u64) -> Option<String> {
-        if let Some(m) = &mut self.memory {
-            let (key, generation, id) = m.footprint.spooled(seq)?;
-            m.footprint.lost(&key, generation, id);
-            return Some(format!("{key} pack {id}"));
+    /// The pack that was accepted under this number of the spool: hour, copy, number, if that is known.
+    pub fn spooled(&self, seq: u64) -> Option<(HourKey, u64, u64)> {
+        match &self.memory {
+            Some(m) => m.footprint.spooled(seq),
+            None => {
+                let found = self.recent.iter().find(|(_, s)| **s == seq)?.0;
+                Some((found.0.clone(), found.1, found.2))
+            }
         }
-        let found = self.recent.iter().find(|(_, s)| **s == seq)?.0.clone();
-        self.recent.remove(&found);
-        let (key, _, id, ..) = found;
-        Some(format!("{key} pack {id}"))
+    }
+
+    /// An accepted pack cannot be read any more: when it comes again it is new.
+    pub fn lost(&mut self, key: &HourKey, generation: u64, id: u64) {
+        if let Some(m) = &mut self.memory {
+            m.footprint.lost(key, generation, id);
+        }
+        let other = |i: &Identity| (&i.0, i.1, i.2) != (key, generation, id);
+        self.recent.retain(|i, _| other(i));
+        self.recent_order.retain(other);
     }
 
     /// A collector's decision; `None` = take the pack.

@@ -50,9 +50,15 @@ pub fn open(
     let store = Store::new(disk, &conf.save_dir, state_dir, conf.file_mode, conf.dir_mode);
     let aside = store.path("aside");
     let shelf = |name: &str| Shelf::open(disk, &aside.join(name), per_name, total).map_err(say);
+    let lost = spool.damaged().to_vec();
     let hours_conf = HoursConfig { max_raw, max_open, gap_wait_ms: conf.gap_wait_ms };
     let mut hours =
-        Hours::open(&store, hours_conf, shelf("early")?, spool.reader(), &spooled, now_ms).map_err(say)?;
+        Hours::open(&store, hours_conf, (shelf("early")?, shelf("lost")?), spool.reader(), &spooled, now_ms)
+            .map_err(say)?;
+    for meta in lost {
+        // What its sender was not told of comes again; the rest bars the hour's tag until it does.
+        hours.note_damaged(&meta).map_err(say)?;
+    }
     hours.alarms.drain(..).for_each(report);
     let (reader, waiting) = (spool.reader(), packs.len());
     let memory = Memory {
@@ -64,7 +70,7 @@ pub fn open(
         early_total: total,
     };
     let gate = Gate::collector(spool, memory, packs, now_ms).map_err(say)?;
-    let mut collector = Collector::new(hours, store, reader, conf.hosts_file.clone(), conf.checkpoint_ms);
+    let mut collector = Collector::new(hours, store, (reader, quarantine), conf);
     collector.settle_tags(None, now_ms).map_err(say)?;
     Ok((gate, collector, waiting))
 }
@@ -75,6 +81,7 @@ pub struct Collector {
     pub hours: Hours,
     store: Store,
     reader: Reader,
+    quarantine: Shelf,
     cursor: u64,
     hosts_file: Option<PathBuf>,
     frame: Vec<u8>,
@@ -87,21 +94,16 @@ pub struct Collector {
 }
 
 impl Collector {
-    fn new(
-        hours: Hours,
-        store: Store,
-        reader: Reader,
-        hosts_file: Option<PathBuf>,
-        checkpoint_ms: u64,
-    ) -> Self {
+    fn new(hours: Hours, store: Store, (reader, quarantine): (Reader, Shelf), conf: &StoreConfig) -> Self {
         Self {
             hours,
             store,
             reader,
+            quarantine,
             cursor: 0,
-            hosts_file,
+            hosts_file: conf.hosts_file.clone(),
             frame: Vec::new(),
-            checkpoint_ms,
+            checkpoint_ms: conf.checkpoint_ms,
             last_checkpoint_ms: 0,
             settle_ms: None,
             messages: Vec::new(),
@@ -122,21 +124,41 @@ impl Collector {
             };
             if let Some(loc) = self.reader.fetch(seq, base, &mut self.frame)? {
                 let lines = raw.as_ref().map(|(r, _)| r.as_slice());
-                self.hours.apply(loc, &self.frame, lines, now_ms)?;
+                let applied = self.hours.apply(loc, &self.frame, lines, now_ms);
+                self.forget_lost(gate);
+                applied?;
             } else {
-                let what = lock(gate).lost(seq).unwrap_or_else(|| format!("pack {seq}"));
-                self.messages.push((
-                    false,
-                    format!(
-                        "{what}: its record {seq} in {} was damaged after it was acknowledged; it is set aside at the next \
-                         start; send the pack or its hour again from the source",
-                        self.reader.path(base).display()
-                    ),
-                ));
+                self.spoiled(gate, seq, base)?;
             }
             self.cursor = seq + 1;
         }
         Ok(most)
+    }
+
+    /// A pack of the spool was acknowledged and cannot be read any more.
+    fn spoiled(&mut self, gate: &Mutex<Gate>, seq: u64, base: u64) -> disk::Result<()> {
+        let pack = lock(gate).spooled(seq);
+        if let Some((key, generation, id)) = &pack {
+            self.hours.note_lost(key, *generation, *id)?;
+        }
+        let kept = lock(gate).spool.set_aside_damage(seq, base, &mut self.quarantine)?;
+        self.forget_lost(gate);
+        let what = pack.map_or_else(|| format!("pack {seq}"), |(key, _, id)| format!("{key} pack {id}"));
+        self.messages.push((
+            false,
+            format!(
+                "{what}: its record {seq} in {} was damaged after it was acknowledged; {kept}; send the pack or its hour \
+                 again from the source",
+                self.reader.path(base).display()
+            ),
+        ));
+        Ok(())
+    }
+
+    fn forget_lost(&mut self, gate: &Mutex<Gate>) {
+        for (key, generation, id) in self.hours.take_lost() {
+            lock(gate).lost(&key, generation, id);
+        }
     }
 
     /// Is it time to make progress durable?
@@ -158,9 +180,6 @@ impl Collector {
             }
             for (key, generation, id) in &progress.shelved {
                 m.footprint.shelved(key, *generation, *id);
-            }
-            for (key, generation, id) in &progress.lost {
-                m.footprint.lost(key, *generation, *id);
             }
             m.footprint.forget_idle(now_ms);
         }

@@ -98,6 +98,8 @@ pub struct Follower {
     saved_identity: Identity,
     recorded: Option<(PathBuf, u64)>,
     marks_saved: u64,
+    /// Packs of the retry spool whose acknowledgement the journal does not have yet.
+    retry_done: Vec<u64>,
     /// Packs acknowledged and packs sent more than once since the start.
     pub sent: u64,
     /// Packs that the journal held unacknowledged at start.
@@ -240,6 +242,7 @@ impl Follower {
             saved_identity: identity,
             recorded: None,
             marks_saved: s.clock.mono_ms(),
+            retry_done: Vec::new(),
             sent: 0,
             resumed: 0,
             look_for_requests_ms: 0,
@@ -366,6 +369,7 @@ impl Follower {
     /// One turn: reads files, seals packs, makes them durable in the journal, and only then queues them.
     pub fn step(&mut self) -> disk::Result<()> {
         self.note_acks()?;
+        let noted = self.retry_done.len();
         if let Err(e) = self.take_requests() {
             if e.fatal() {
                 return Err(e);
@@ -390,6 +394,7 @@ impl Follower {
         } else {
             self.journal.commit()?;
         }
+        self.forget_retry(noted)?;
         for s in std::mem::take(&mut self.unreleased) {
             let weight = s.raw.len();
             self.in_memory += weight;
@@ -409,6 +414,14 @@ impl Follower {
             r.save_marks()?;
         }
         looked
+    }
+
+    /// The first `n` packs of the retry spool may go: the journal knows durably that they were acknowledged. Before that
+    /// they may be all that is left of their source.
+    fn forget_retry(&mut self, n: usize) -> disk::Result<()> {
+        let Some(retry) = &mut self.retry else { return Ok(()) };
+        // Each is marked, even if the file of one cannot be removed now.
+        self.retry_done.drain(..n).map(|seq| retry.mark_done(seq)).fold(Ok(()), Result::and)
     }
 
     /// Notes what was acknowledged and archives hours that are whole. None of it has to be durable now.
@@ -600,8 +613,8 @@ impl Follower {
                 let Some(w) = self.waiting.remove(&number) else { return Ok(()) };
                 self.in_memory = self.in_memory.saturating_sub(w.weight);
                 self.numbers.remove(&(w.key.clone(), w.id));
-                if let (Bytes::Spool(loc), Some(r)) = (&w.bytes, &mut self.retry) {
-                    r.mark_done(loc.seq)?;
+                if let Bytes::Spool(loc) = &w.bytes {
+                    self.retry_done.push(loc.seq);
                 }
                 self.acked.entry((w.key, w.generation)).or_default().push(w.id);
                 self.sent += 1;
@@ -646,6 +659,7 @@ impl Follower {
     pub fn close(&mut self) -> disk::Result<()> {
         self.note_acks()?;
         self.journal.commit()?;
+        self.forget_retry(self.retry_done.len())?;
         match &mut self.retry {
             Some(r) => r.close(),
             None => Ok(()),

@@ -33,7 +33,7 @@ pub fn open(
     let spool = Spool::open(disk, &dir, &mut quarantine, &conf.spool, report, &mut |_, _| {}).map_err(say)?;
     let waiting = spool.waiting();
     let mut gate = Gate::relay(spool, name);
-    let relay = Relay::open(disk, state_dir, &conf.sender, &mut gate, seed).map_err(say)?;
+    let relay = Relay::open(disk, state_dir, &conf.sender, &mut gate, quarantine, seed).map_err(say)?;
     Ok((gate, relay, waiting))
 }
 
@@ -43,6 +43,7 @@ pub struct Relay {
     pub queue: Queue,
     reader: Reader,
     held: Shelf,
+    quarantine: Shelf,
     bases: BTreeMap<u64, u64>,
     cursor: u64,
     /// Packs passed on since the start.
@@ -58,6 +59,7 @@ impl Relay {
         state_dir: &Path,
         conf: &SenderConfig,
         gate: &mut Gate,
+        quarantine: Shelf,
         seed: u64,
     ) -> disk::Result<Self> {
         let mut held = Shelf::open(disk, &state_dir.join("held"), conf.held_per_name, conf.held_total)?;
@@ -86,6 +88,7 @@ impl Relay {
             queue: Queue::new(conf, seed),
             reader: gate.spool.reader(),
             held,
+            quarantine,
             bases: BTreeMap::new(),
             cursor: 0,
             sent: 0,
@@ -126,13 +129,17 @@ impl Relay {
                     return Err(e);
                 }
             }
-            let what = gate.lost(seq).unwrap_or_else(|| format!("pack {seq}"));
+            let pack = gate.spooled(seq);
+            let kept = gate.spool.set_aside_damage(seq, base, &mut self.quarantine)?;
+            if let Some((key, generation, id)) = &pack {
+                gate.lost(key, *generation, *id);
+            }
+            let what = pack.map_or_else(|| format!("pack {seq}"), |(key, _, id)| format!("{key} pack {id}"));
             self.alarms.push(format!(
-                "{what}: its record {seq} in {} was damaged after it was acknowledged; it is set aside at the next start; the \
-                 collector's `logd status` names its hour, as `gaps` or `open, overdue`; send that again from its source",
+                "{what}: its record {seq} in {} was damaged after it was acknowledged; {kept}; the collector's `logd \
+                 status` names its hour, as `gaps` or `open, overdue`; send that again from its source",
                 self.reader.path(base).display()
             ));
-            // Not done: its segment stays for the quarantine of the next start.
             self.queue.report(seq, &Outcome::Sent, 0);
             self.bases.remove(&seq);
         }
@@ -157,7 +164,7 @@ impl Relay {
                 let meta = split_frame(frame).and_then(|(h, _)| h.meta("unknown").ok());
                 let Some(m) = meta else { return self.finish(seq, gate) };
                 // Two packs under one number may both be refused: the CRC tells them apart.
-                let crc = m.seal.map_or(0, |s| s.crc32);
+                let crc = m.seal.map_or_else(|| crc32fast::hash(frame), |s| s.crc32);
                 let file = format!("{}.{}.{}.{crc:08x}", m.key.hour, m.generation, m.id);
                 let kept = self.held.put(&m.key.name, &file, frame).inspect_err(|_| self.queue.push(seq))?;
                 if kept {

@@ -77,6 +77,28 @@ fn outage_scenario(w: &mut World) {
     w.settle(&HOURS[..1]);
 }
 
+/// The same, and the log file is cleaned away while its packs wait: they are all that is left of it.
+fn cleaned_scenario(w: &mut World) {
+    w.write(HOURS[0], "line before the outage\n");
+    w.round(2_000);
+    w.wire.cut_off = true;
+    for i in 0..8 {
+        w.write(HOURS[0], &format!("line {i} in the outage, {:048x}\n", i * 104_729_u64));
+        w.round(2_000);
+    }
+    w.clock.advance(3_600_000);
+    for _ in 0..80 {
+        w.round(2_000);
+    }
+    w.machines[0].sim.remove_tree(&w.streams[0].path(HOURS[0]));
+    w.round(2_000);
+    w.wire.cut_off = false;
+    w.settle(&HOURS[..1]);
+    w.round(60_000);
+    let lost = w.messages.iter().find(|m| m.contains("lost"));
+    assert!(lost.is_none(), "{lost:?}");
+}
+
 fn calls(scenario: fn(&mut World), node: usize) -> u64 {
     let mut w = World::new(1);
     scenario(&mut w);
@@ -178,6 +200,7 @@ fn installation_of_a_copy_at_every_disk_call() {
 fn outage_at_every_disk_call() {
     crash_everywhere("an outage", outage_scenario, 0);
     crash_everywhere("an outage", outage_scenario, 1);
+    crash_everywhere("an outage, its log file cleaned away", cleaned_scenario, 0);
 }
 
 #[test]

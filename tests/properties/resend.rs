@@ -123,7 +123,9 @@ fn hours_wait_for_their_turn_and_the_current_one_goes_on() {
         w.clock.advance(3_600_000 - 4_500);
     }
     w.settle(&hours);
-    hours.iter().for_each(|hour| ask(&w, hour, &[]));
+    for hour in hours {
+        ask(&w, hour, &[]);
+    }
     lines(&mut w, "2026112210", 3);
     assert!(w.stored("2026112210").contains("line 0"), "{}", w.stored("2026112210"));
     (0..150).for_each(|_| w.round(1_500));

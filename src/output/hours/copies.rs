@@ -156,6 +156,16 @@ impl Hours {
         if changed && !planted::is(Bug::CertifiedMeanwhile) {
             return Ok(Filed::Void);
         }
+        let lost = self.still_lost(key, job.generation)?;
+        if !lost.is_empty() {
+            let ids: Vec<String> = lost.iter().map(u64::to_string).collect();
+            return Ok(Filed::Refused(format!(
+                "{key}: not certified: packs {} were acknowledged and lost here; send them again from their host",
+                ids.join(",")
+            )));
+        }
+        let Some(state) = self.states.get(key) else { return Ok(Filed::Void) };
+        let Some(copy) = state.copies.get(&job.generation) else { return Ok(Filed::Void) };
         if conflict {
             return Ok(Filed::Refused(format!(
                 "{key}: packs in aside/conflict contradict stored ones; send the hour again from its source"

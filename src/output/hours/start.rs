@@ -25,7 +25,7 @@ impl Hours {
     pub fn open(
         store: &Store,
         conf: HoursConfig,
-        early: Shelf,
+        (early, missing): (Shelf, Shelf),
         reader: Reader,
         spooled: &BTreeMap<HourKey, Spooled>,
         now_ms: u64,
@@ -43,6 +43,7 @@ impl Hours {
             raw: Vec::new(),
             frame: Vec::new(),
             shelved: Vec::new(),
+            missing,
             lost: Vec::new(),
             done_now: Vec::new(),
             open_copies: 0,

@@ -165,10 +165,8 @@ impl Follower {
         self.unreleased.retain(|s| s.key != *key);
         let old: Vec<u64> = self.waiting.iter().filter(|(_, w)| w.key == *key).map(|(n, _)| *n).collect();
         for number in old {
-            if let (Some(Bytes::Spool(loc)), Some(r)) =
-                (self.waiting.get(&number).map(|w| &w.bytes), &mut self.retry)
-            {
-                r.mark_done(loc.seq)?;
+            if let Some(Bytes::Spool(loc)) = self.waiting.get(&number).map(|w| &w.bytes) {
+                self.retry_done.push(loc.seq);
             }
             self.forget(number);
         }
