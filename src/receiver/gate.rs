@@ -180,13 +180,11 @@ impl Gate {
 
     /// The pack that was accepted under this number of the spool: hour, copy, number, if that is known.
     pub fn spooled(&self, seq: u64) -> Option<(HourKey, u64, u64)> {
-        match &self.memory {
-            Some(m) => m.footprint.spooled(seq),
-            None => {
-                let found = self.recent.iter().find(|(_, s)| **s == seq)?.0;
-                Some((found.0.clone(), found.1, found.2))
-            }
+        if let Some(m) = &self.memory {
+            return m.footprint.spooled(seq);
         }
+        let (key, generation, id, ..) = self.recent.iter().find(|(_, s)| **s == seq)?.0;
+        Some((key.clone(), *generation, *id))
     }
 
     /// An accepted pack cannot be read any more: when it comes again it is new.

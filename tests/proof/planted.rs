@@ -79,6 +79,12 @@ fn lived(bug: Bug, seed: u64) -> Option<String> {
     }
     let text = e.downcast_ref::<String>().cloned();
     let text = text.or_else(|| e.downcast_ref::<&str>().map(|t| (*t).to_owned())).unwrap_or_default();
+    // A simulator that stumbles has noticed nothing.
+    let judged =
+        text.starts_with("machine ") || text.strip_prefix('P').is_some_and(|t| t.get(1..3) == Some(": "));
+    if !judged {
+        return None;
+    }
     Some(text.lines().next().unwrap_or_default().chars().take(100).collect())
 }
 
@@ -116,6 +122,6 @@ fn each_planted_bug_is_caught() {
     let found = found.into_inner().unwrap();
     let missed: Vec<Bug> = found.iter().filter(|(_, c)| !c).map(|(b, _)| *b).collect();
     assert!(missed.is_empty(), "nobody noticed {missed:?}");
-    assert!(found.len() >= 40, "only {} bugs were looked for", found.len());
+    assert_eq!(found.len(), Bug::ALL.len(), "each bug needs a seed");
     proved("planted bugs", format_args!("{} of {}", found.len(), Bug::ALL.len()), "each caught");
 }

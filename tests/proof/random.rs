@@ -184,7 +184,7 @@ impl Day {
         let mut frame = Header { route: vec![meta.entry()], pack_len: body.len() as u64 }.encode();
         frame.extend(body);
         let answer = self.w.stranger(&frame);
-        assert!(!matches!(answer, None | Some(Sent::Sent)), "a name with `_` was taken");
+        assert!(!matches!(answer, None | Some(Sent::Sent)), "P3: a name with `_` was taken");
     }
 
     /// A directory stands where the next hour's file of a stream should be.
@@ -371,7 +371,7 @@ impl Day {
         if !self.damaged {
             self.judge_wider_tags();
             let lie = self.w.messages.iter().find(|m| m.contains("damaged after it was acknowledged"));
-            assert!(lie.is_none(), "nothing was damaged: {lie:?}\n{}", self.w.explain());
+            assert!(lie.is_none(), "P5: nothing was damaged: {lie:?}\n{}", self.w.explain());
         }
     }
 
@@ -398,7 +398,7 @@ impl Day {
         let missing = self.w.missing_tags(&wider);
         assert!(
             missing.is_empty(),
-            "tags of days or of the fleet are missing: {missing:?}\n{}",
+            "P1: tags of days or of the fleet are missing: {missing:?}\n{}",
             self.w.explain()
         );
     }

@@ -14,6 +14,8 @@ use std::path::Path;
 pub(super) struct Seen {
     /// Disk calls of the collector's machine and its restarts at the last look.
     at: (u64, u32),
+    /// The highest pack of each copy (`NAME_HOUR`, number) whose sender was told that the collector has it.
+    pub(super) acked: BTreeMap<(String, u64), u64>,
     /// Bytes that a tag has vouched for, by `NAME_HOUR`.
     certified: BTreeMap<String, u64>,
     /// Inode and length of the data file.
@@ -73,11 +75,11 @@ impl World {
                 match record::from_json::<Certificate>(&bytes) {
                     Ok(c) => seen.tags.insert(e.name.clone(), (bytes, c)),
                     Err(_) if !self.judged => continue,
-                    Err(w) => panic!("{}: {w}\n{}", e.name, self.explain()),
+                    Err(w) => panic!("P3: {}: {w}\n{}", e.name, self.explain()),
                 };
             }
             let cert = seen.tags[&e.name].1.clone();
-            assert_eq!(cert.tag_name(), e.name);
+            assert!(cert.tag_name() == e.name, "P3: a tag under the name {}", e.name);
             let key = HourKey { name: cert.name.clone(), hour: cert.hour }.to_string();
             out.insert(key, cert);
         }
@@ -123,6 +125,13 @@ impl World {
                 cert.bytes,
                 self.explain()
             );
+            let acked = seen.acked.get(&(key.clone(), cert.generation)).copied().unwrap_or(0);
+            assert!(
+                cert.packs >= acked || self.spoiled,
+                "P3: {key}: a tag for {} packs, {acked} were acknowledged\n{}",
+                cert.packs,
+                self.explain()
+            );
             let best = seen.certified.entry(key).or_default();
             *best = cert.bytes.max(*best);
         }
@@ -147,7 +156,7 @@ impl World {
                     && e.name.ends_with(".replaced")
                     && self.file(&format!("/store/aside/{}/data", e.name)).is_some_and(|d| !d.is_empty())
             });
-            assert!(kept, "{key}: a copy was replaced and is not kept\n{}", self.explain());
+            assert!(kept, "P2: {key}: a copy was replaced and is not kept\n{}", self.explain());
         }
     }
 

@@ -367,6 +367,12 @@ impl World {
             Cargo::Job(job) => self.with_follower(sender, |f, _| f.report(job, frame, outcome)),
             Cargo::Seq(seq) => {
                 let Some((gate, mut relay)) = self.relay.take() else { return };
+                let meta = split_frame(frame).and_then(|(h, _)| h.meta("unknown").ok());
+                if let Some(m) = meta.filter(|_| *outcome == Outcome::Sent) {
+                    let acked = &mut self.seen.get_mut().unwrap().acked;
+                    let highest = acked.entry((m.key.to_string(), m.generation)).or_default();
+                    *highest = m.id.max(*highest);
+                }
                 let now = self.now.mono_ms();
                 let result = relay.report(seq, frame, outcome, now, &mut lock(&gate));
                 self.messages.append(&mut relay.alarms);
