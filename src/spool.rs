@@ -338,7 +338,8 @@ impl Spool {
         report(format!(
             "{}: bytes {from} to {to} are not a record that belongs there (torn by a crash, or damaged); kept in {place}; \
              {}a follower sends it from its source; at a receiver, if it was acknowledged, the collector's `logd status` \
-             names the hour (a host of which nothing came, only if hosts_file lists it), which must be sent again",
+             names the hour (one of which nothing came, only if hosts_file lists its host); `logd resend` \
+             on the host sends it again",
             self.path(base, "seg").display(),
             pack::peek(bytes.get(record::HEADER..).unwrap_or_default())
                 .map_or(String::new(), |m| format!("it was {}; ", m.label()))
