@@ -149,7 +149,7 @@ pub static COMMANDS: &[Command] = &[
         name: "resend",
         alias: "repull",
         args: "CONFIG HOUR|FROM..TO|-",
-        help: "on the sender's host: have the follower send hours again, or what `status --missing` printed",
+        help: "on the host: have its follower send hours again, or what `status --missing` printed",
         options: &[option("packs", "LIST", "only these packs of one hour, such as 3-7,9")],
         run: resend_to,
     },

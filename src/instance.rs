@@ -10,12 +10,54 @@ use std::path::{Path, PathBuf};
 
 /// Format of the state directory.
 const FORMAT: u32 = 1;
+const MARK_MAX: u64 = 64 << 10;
 
 #[derive(Serialize, Deserialize)]
 struct Mark {
     format: u32,
     role: String,
     config: PathBuf,
+}
+
+impl Mark {
+    /// Why `role` must not use the directory.
+    fn unfit(&self, dir: &Path, role: &str) -> Option<String> {
+        let at = dir.display();
+        if self.role != role {
+            Some(format!("state directory {at}: it is a {}'s; give {role} its own state_dir", self.role))
+        } else if self.format != FORMAT {
+            Some(format!(
+                "state directory {at}: format {} is not known to this version; start the version that wrote it",
+                self.format
+            ))
+        } else {
+            None
+        }
+    }
+}
+
+fn unsafe_mode(disk: &Disk, dir: &Path) -> disk::Result<Option<String>> {
+    let open = disk.stat(dir)?.is_some_and(|s| s.mode & 0o002 != 0);
+    Ok(open.then(|| format!("state directory {}: anybody may write it; chmod o-w it first", dir.display())))
+}
+
+/// Why a start of `role` would refuse this directory, as far as that can be seen from outside.
+pub fn problem(disk: &Disk, dir: &Path, role: &str) -> disk::Result<Option<String>> {
+    match disk.stat(dir)? {
+        None => return Ok(None),
+        Some(s) if !s.is_dir => {
+            return Ok(Some(format!(
+                "state directory {}: not a directory; remove or rename it",
+                dir.display()
+            )));
+        }
+        Some(_) => {}
+    }
+    if let Some(why) = unsafe_mode(disk, dir)? {
+        return Ok(Some(why));
+    }
+    let mark = disk.read_opt(&dir.join("role.json"), MARK_MAX)?;
+    Ok(mark.and_then(|bytes| record::from_json::<Mark>(&bytes).ok()).and_then(|m| m.unfit(dir, role)))
 }
 
 /// A state directory that is ours as long as this lives.
@@ -48,13 +90,12 @@ impl Instance {
         disk.create_dir_all(dir, 0o750).map_err(|e| {
             Refused::Why(format!("state directory: {e}; set state_dir to one that this user may write"))
         })?;
-        if disk.stat(dir)?.is_some_and(|s| s.mode & 0o002 != 0) {
-            let text = format!("state directory {}: anybody may write it; chmod o-w it first", dir.display());
-            return Err(Refused::Why(text));
+        if let Some(why) = unsafe_mode(disk, dir)? {
+            return Err(Refused::Why(why));
         }
         let path = dir.join("role.json");
         let held = disk.lock(&dir.join("lock"))?;
-        let old = disk.read_opt(&path, 64 << 10)?;
+        let old = disk.read_opt(&path, MARK_MAX)?;
         let mark = old.as_ref().and_then(|b| record::from_json::<Mark>(b).ok());
         let Some(lock) = held else {
             return Err(match mark {
@@ -68,22 +109,8 @@ impl Instance {
                 None => Refused::Why(format!("state directory {}: in use by another logd", dir.display())),
             });
         };
-        match mark {
-            Some(m) if m.role != role => {
-                return Err(Refused::Why(format!(
-                    "state directory {}: it is a {}'s; give {role} its own state_dir",
-                    dir.display(),
-                    m.role
-                )));
-            }
-            Some(m) if m.format != FORMAT => {
-                return Err(Refused::Why(format!(
-                    "state directory {}: format {} is not known to this version; start the version that wrote it",
-                    dir.display(),
-                    m.format
-                )));
-            }
-            _ => {}
+        if let Some(why) = mark.and_then(|m| m.unfit(dir, role)) {
+            return Err(Refused::Why(why));
         }
         let mark = Mark { format: FORMAT, role: role.into(), config: config.into() };
         let text = record::to_json(&mark);
@@ -105,7 +132,9 @@ pub fn mark(disk: &Disk, dir: &Path, role: &str) -> disk::Result<()> {
 
 /// Does a role run in this state directory? `None` = nobody can tell. Takes the lock for an instant and changes nothing.
 pub fn is_running(dir: &Path) -> Option<bool> {
-    disk::is_locked(&dir.join("lock"))
+    let lock = dir.join("lock");
+    // Whoever runs has made it.
+    if matches!(lock.try_exists(), Ok(false)) { Some(false) } else { disk::is_locked(&lock) }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use crate::clock::{Clock, Zone};
 use crate::config::{Level, LogConfig};
 use crate::disk::{Disk, File};
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +17,11 @@ use std::time::{Duration, Instant};
 const REPEAT: Duration = Duration::from_mins(10);
 /// Different messages that are remembered.
 const REMEMBERED: usize = 256;
+
+/// `1 hour`, `2 hours`.
+pub fn count<N: Copy + Display + PartialEq + From<u8>>(n: N, what: &str) -> String {
+    format!("{n} {what}{}", if n == N::from(1) { "" } else { "s" })
+}
 
 struct Inner {
     file: Option<(String, File, u64)>,

@@ -493,6 +493,7 @@ fn the_table_of_the_journal_names_what_is_written() {
         Event::Cut { hour: hour.clone(), cut: Cut::new(1, 0, 1, &seal, true) },
         Event::Note { hour: hour.clone(), what: "loss".into(), range: Some((5, None)), pos: Some(9) },
         Event::Acked { hour: hour.clone(), generation: 0, ids: vec![1] },
+        Event::Again { hour: hour.clone(), generation: 0, ids: vec![1] },
         Event::Archived { hour },
     ];
     let told = items(&section(FORMATS, "Ss Journal"));

@@ -209,6 +209,7 @@ fn hourly(text: &str) -> Result<Value, String> {
             Ok(Value::Text(text.into()))
         }
         Some(inside) => Err(format!("`<{inside}>` must hold %Y, %m and %d (or %F), and %H for hourly files")),
+        None if text.contains('<') => Err("`<` without `>`".into()),
         None => {
             Err("the path has no `<%Y%m%d%H>`; files without a date in their name need a later version"
                 .into())

@@ -4,6 +4,7 @@ use super::out::Out;
 use super::{ERROR, YES};
 use crate::config::{Config, Role};
 use crate::integrity;
+use crate::tail::pattern::Pattern;
 use std::path::Path;
 
 /// Prints the config in effect, or all that is wrong with it.
@@ -23,6 +24,13 @@ pub fn run(path: &Path, out: &mut Out) -> u8 {
         }
     };
     let file = path.display();
+    // What the follower itself would refuse.
+    if let Ok((tail, _)) = config.tail(true)
+        && let Err(why) = Pattern::parse(&tail.log_file)
+    {
+        out.complain(format_args!("{file}: log_file: {}: {why}", tail.log_file));
+        return ERROR;
+    }
     // A typing error in this file would otherwise show as an hour that never gets its fleet tag.
     if let Ok((store, _)) = config.store(true)
         && let Some(hosts) = &store.hosts_file
@@ -93,6 +101,21 @@ mod tests {
         let (code, _, err) = printed(|out| run(&temp.path("none.ini"), out));
         assert_eq!(code, ERROR);
         assert!(err.contains("none.ini"), "{err}");
+    }
+
+    #[test]
+    fn a_pattern_that_the_follower_refuses_is_an_error() {
+        let temp = Temp::new();
+        for (pattern, why) in
+            [("<%Y%m%d%h>", "%h is not one of"), ("<%Y%m%d%H", "without"), ("<%m%d%H>", "must hold %Y")]
+        {
+            let (code, out, err) = check(&temp, &TAIL.replace("<%Y%m%d%H>", pattern));
+            assert_eq!((code, out.as_str()), (ERROR, ""));
+            assert!(
+                err.contains("c.ini") && err.contains("log_file") && err.contains(why),
+                "{pattern}: {err}"
+            );
+        }
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub enum State {
     Conflict,
     /// The stored files are damaged.
     Damaged,
-    /// An expected host that has nothing of an hour that others have.
+    /// An expected host of which nothing came, of an hour that is over.
     Silent,
 }
 
@@ -133,11 +133,11 @@ impl State {
                 "run the batch job again over aside/NAME_HOUR.late, which holds the bytes that came after it"
             }
             Self::Partial => {
-                "the host's file has more than was sent: fetch the whole hour from it again, or use what is here"
+                "the host's file has more than was sent: `logd resend` on the host sends all of it, or use what is here"
             }
             Self::Changed => {
-                "the source was rewritten while it was followed: compare with the host's file, and fetch it again \
-                 if it is the better one"
+                "the source was rewritten while it was followed: compare with the host's file; if that is \
+                 the better one, `logd resend` on the host sends it"
             }
             Self::Loss => {
                 "the named bytes of the source were gone before they were read; look for them in a backup or a \
@@ -146,16 +146,20 @@ impl State {
             Self::NoTotals => "the sender told no totals: compare with the host's file, or update logd there",
             Self::Doubtful => "compare with the host's file before you use it",
             Self::Mismatch | Self::Damaged => {
-                "keep all its files; fetch the whole hour again from its source, as a copy beside them"
+                "keep all its files; `logd resend` on the host sends the hour again, and a copy takes their place"
             }
             Self::Gaps => {
-                "see on that host whether they still wait to be sent (`logd status`); else fetch them again from it"
+                "see on that host whether they still wait to be sent (`logd status`); else `logd resend` \
+                 there sends them again"
             }
             Self::Conflict => {
                 "two packs have one number (a copied state directory, or two hosts of one name?): give each host \
-                 its own name, keep all files, and fetch the whole hour again"
+                 its own name, keep all files, and send the hour again by `logd resend` on the host"
             }
-            Self::Silent => "see whether the follower on that host is running and reaches this collector",
+            Self::Silent => {
+                "see whether the follower on that host is running and reaches this collector; what was sent \
+                 and lost on its way `logd resend` on the host sends again"
+            }
         }
     }
 }

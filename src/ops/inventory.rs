@@ -9,6 +9,8 @@ use crate::record;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+/// What a store that has ever started has.
+pub const PARTS: [&str; 3] = ["log_data", "headers", "received"];
 /// Longest tag that is read.
 const TAG_MAX: u64 = 4 << 20;
 
@@ -103,7 +105,7 @@ impl Inventory {
         // The modes are for writing, and nothing is written here.
         let store = Store::new(disk, save_dir, Path::new(""), 0o644, 0o755);
         let mut all = Self { store, hours: BTreeMap::new() };
-        let parts = ["log_data", "headers", "received"].map(|d| disk.stat(&save_dir.join(d)));
+        let parts = PARTS.map(|d| disk.stat(&save_dir.join(d)));
         if parts.iter().all(|p| matches!(p, Ok(None))) {
             return Err(format!("{at}: holds no log_data, headers or received: not a store; {advice}"));
         }

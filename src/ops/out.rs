@@ -131,10 +131,7 @@ pub fn duration(ms: u64) -> String {
     }
 }
 
-/// `1 hour`, `2 hours`.
-pub fn count(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
-}
+pub use crate::log::count;
 
 /// Ranges of pack numbers: `4-7,9-9`.
 pub fn ranges(list: &[(u64, u64)]) -> String {

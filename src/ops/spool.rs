@@ -73,6 +73,12 @@ impl Place {
                 format!("{e}; run it as the user of the role")
             }
         };
+        if disk.stat(dir).map_err(say)?.is_some_and(|s| !s.is_dir) {
+            return Err(format!(
+                "{}: not a directory; name the role's state directory: {WHERE}",
+                dir.display()
+            ));
+        }
         let names = disk.list(dir).map_err(say)?;
         let has = |name: &str| names.iter().any(|e| e.name == name);
         let inside = ["spool", "retry"].into_iter().find(|n| names.iter().any(|e| e.is_dir && e.name == *n));

@@ -7,11 +7,11 @@ mod follower;
 mod queue;
 mod store;
 
-use super::inventory::Filter;
+use super::inventory::{Filter, PARTS};
 use super::out::Out;
 use super::{ERROR, YES};
 use crate::clock::{Clock, Zone};
-use crate::config::{Config, Errors, Role};
+use crate::config::{Config, Errors, Role, SpoolConfig};
 use crate::disk::Disk;
 use crate::{integrity, state};
 use follower::Follower;
@@ -100,7 +100,7 @@ impl Status<'_, '_> {
                 Role::Collector => match config.relay(false) {
                     Ok((c, _)) => {
                         let dir = state::resolve(role, c.state_dir.as_deref());
-                        match Queue::read(&self.disk, &dir, "spool", &c.spool) {
+                        match Queue::read(&self.disk, &dir, *role, &c.spool) {
                             Ok(q) => self.show(
                                 (
                                     "collector",
@@ -108,7 +108,7 @@ impl Status<'_, '_> {
                                 ),
                                 Some(&dir),
                                 &format!("  {}\n", q.summary("spool")),
-                                &q.wrong(),
+                                &q.wrong(0),
                                 || json!({"role": "collector", "queue": q.json()}),
                             ),
                             Err(e) => {
@@ -159,6 +159,10 @@ impl Status<'_, '_> {
 
     fn store(&mut self, title: &str, place: &Place) {
         self.stores += 1;
+        if let Some((dir, conf)) = place.state.as_ref().filter(|(dir, _)| self.untouched(place.save_dir, dir))
+        {
+            return self.not_begun(title, dir, conf);
+        }
         let report = match Report::read(&self.disk, place, self.filter, self.zone.as_ref(), self.now_ms) {
             Ok(report) => report,
             Err(why) => return self.fail(why),
@@ -172,6 +176,26 @@ impl Status<'_, '_> {
         }
         let state_dir = place.state.as_ref().map(|(dir, _)| dir.as_path());
         self.show(("store", title), state_dir, &text, &report.wrong(), || report.json());
+    }
+
+    /// Neither side of a store has ever been written. One that has served and lost its `save_dir` is another matter.
+    fn untouched(&self, save_dir: &Path, state_dir: &Path) -> bool {
+        let none = |path: &Path| matches!(self.disk.stat(path), Ok(None));
+        none(&state_dir.join("role.json")) && PARTS.iter().all(|part| none(&save_dir.join(part)))
+    }
+
+    fn not_begun(&mut self, title: &str, dir: &Path, conf: &SpoolConfig) {
+        const WHAT: &str =
+            "it has not started yet; `logd fcollector CONFIG` starts it and makes its directories";
+        if self.view == View::Missing {
+            return self.fail(format_args!("{title}: {WHAT}"));
+        }
+        match Queue::read(&self.disk, dir, Role::Fcollector, conf) {
+            Ok(q) => self.show(("store", title), Some(dir), &format!("  {WHAT}\n"), &q.wrong(0), || {
+                json!({"role": "fcollector", "save_dir": title, "hours": [], "queue": q.json(), "paused": null})
+            }),
+            Err(e) => self.fail(format_args!("fcollector: {e}; run it as the user of the role")),
+        }
     }
 
     fn show(

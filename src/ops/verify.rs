@@ -69,11 +69,7 @@ pub fn run(save_dir: &Path, filter: &Filter, out: &mut Out) -> u8 {
             Ok(Verdict::Open) => n.open += 1,
             Ok(Verdict::Wrong(why)) => {
                 n.wrong += 1;
-                out.line(format_args!(
-                    "{key}: WRONG: {why}; delete nothing, and fetch the hour again from its source on {}, as a copy \
-                     beside these files",
-                    key.name
-                ));
+                out.line(format_args!("{key}: WRONG: {why}; {}", next_step(&inv, key, files)));
             }
             Ok(Verdict::NotVerifiable(why)) => {
                 n.not_verifiable += 1;
@@ -97,6 +93,33 @@ pub fn run(save_dir: &Path, filter: &Filter, out: &mut Out) -> u8 {
         (0, _) => NO,
         _ => ERROR,
     }
+}
+
+/// Nothing is changed here, but a tag that stands lets batch jobs start from what is wrong: whoever reads this takes
+/// it away.
+fn next_step(inv: &Inventory, key: &HourKey, files: &Files) -> String {
+    let wider = [format!("{}_{}", key.name, key.hour.day_of()), format!("all_{}", key.hour)];
+    let there =
+        |tag: &String| matches!(inv.store.disk().stat(&inv.store.path("received").join(tag)), Ok(Some(_)));
+    let mut tags: Vec<String> = files
+        .tags
+        .iter()
+        .chain(wider.iter().filter(|tag| there(tag)))
+        .map(|tag| format!("received/{tag}"))
+        .collect();
+    let tags = match tags.pop() {
+        None => "remove no file".to_owned(),
+        Some(last) if tags.is_empty() => {
+            format!("remove {last}, which still calls it whole, and no other file")
+        }
+        Some(last) => {
+            format!("remove {} and {last}, which still call it whole, and no other file", tags.join(", "))
+        }
+    };
+    format!(
+        "{tags}; then `logd resend CONFIG {}` on {}: a copy takes the place of these files",
+        key.hour, key.name
+    )
 }
 
 fn summary(all: usize, n: &Counts) -> String {

@@ -217,7 +217,8 @@ impl Gate {
             Verdict::Old(installed) => {
                 self.alarms.push(format!(
                     "{}: of a copy older than the certified one ({installed}); acknowledged and dropped; \
-                     if its sender's clock was set back, correct it and send the hour again",
+                     after the hour was sent again nothing needs to be done; only if this copy was meant to \
+                     be the newer one, its sender's clock is behind: correct it and send the hour again",
                     meta.label()
                 ));
                 Ok(Some(Answer::Now))

@@ -4,6 +4,7 @@ use crate::config::StoreConfig;
 use crate::disk::{self, Disk};
 use crate::footprint::Footprint;
 use crate::integrity::{Store, read_hosts};
+use crate::log::count;
 use crate::output::hours::{Filed, Hours, HoursConfig, Spooled, VerifyDone};
 use crate::pack::{self, HourKey, split_frame};
 use crate::planted::{self, Bug};
@@ -248,7 +249,9 @@ impl Collector {
                 drop(g);
                 self.messages.push(if c.is_tag() {
                     let word = if c.verified { "verified" } else { "complete, not verifiable" };
-                    (true, format!("{key}: {word}: {} lines, {} bytes, {} packs", c.lines, c.bytes, c.packs))
+                    let [lines, bytes, packs] = [(c.lines, "line"), (c.bytes, "byte"), (c.packs, "pack")]
+                        .map(|(n, what)| count(n, what));
+                    (true, format!("{key}: {word}: {lines}, {bytes}, {packs}"))
                 } else {
                     (false, format!("{key}: complete, but not certified: {}; see doubtful/", c.state))
                 });
@@ -310,7 +313,8 @@ impl Collector {
         match read_hosts(path) {
             Ok(hosts) => {
                 if self.store.fleet_tag(hour, &hosts)? {
-                    self.messages.push((true, format!("hour {}: all {} hosts are whole", hour, hosts.len())));
+                    self.messages
+                        .push((true, format!("hour {hour}: whole of all {}", count(hosts.len(), "host"))));
                 }
             }
             Err(why) => {

@@ -12,7 +12,7 @@ use crate::config::{
 use crate::disk::Disk;
 use crate::footprint;
 use crate::instance::{Instance, Refused};
-use crate::log::Log;
+use crate::log::{Log, count};
 use crate::receiver::gate::Gate;
 use crate::receiver::lock;
 use crate::shutdown::Shutdown;
@@ -216,18 +216,20 @@ fn run_tail(
         w.log.info(&format!("following {} as {name} to {addr}", conf.log_file));
     }
     if f.resumed > 0 {
-        w.log.info(&format!(
-            "{} packs were not acknowledged before the last stop; they are sent again",
-            f.resumed
-        ));
+        w.log
+            .info(&format!("{} not acknowledged before the last stop; sent again", count(f.resumed, "pack")));
     }
     let deadline = options.timeout_ms.map(|t| Instant::now() + Duration::from_millis(t));
     let world = (&w.disk, &w.clock, &w.zone, &w.log, &w.stop);
     let all = ship::follow(&mut f, conf, options.once, deadline, world).map_err(|e| say(e.to_string()))?;
     let left = f.unacknowledged();
-    w.log.info(&format!("stopped: {} packs acknowledged by {addr}, {left} wait in the journal", f.sent));
+    w.log.info(&format!(
+        "stopped: {} acknowledged by {addr}, {left} wait in the journal",
+        count(f.sent, "pack")
+    ));
     if options.once && !all {
-        w.log.error(&format!("{left} packs were not acknowledged in time; run it again, nothing is lost"));
+        let left = count(left, "pack");
+        w.log.error(&format!("{left} not acknowledged in time; run it again, nothing is lost"));
         return Ok(1);
     }
     Ok(0)
@@ -379,9 +381,7 @@ fn run_relay(
     let (gate, mut relay, waiting) =
         relay::open(&w.disk, &w.instance.dir, conf, host_name(), seed(), report).map_err(say)?;
     if waiting > 0 {
-        w.log.info(&format!(
-            "{waiting} packs were not acknowledged before the last stop; they are sent again"
-        ));
+        w.log.info(&format!("{} not acknowledged before the last stop; sent again", count(waiting, "pack")));
     }
     let listener = bind(&conf.receiver.listen).map_err(say)?;
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
@@ -391,7 +391,7 @@ fn run_relay(
     let server = Server::start(listener, conf.receiver.clone(), &shared, false, conf.spool.group_commit_ms);
     ship::pass_on(&mut relay, &conf.sender, server, conf.quit_timeout_ms, &shared);
     let left = lock(&shared.gate).spool.waiting();
-    shared.log.info(&format!("stopped: {} packs passed on, {left} wait in the spool", relay.sent));
+    shared.log.info(&format!("stopped: {} passed on, {left} wait in the spool", count(relay.sent, "pack")));
     Ok(0)
 }
 
@@ -421,7 +421,7 @@ fn run_store(
     let (mut gate, mut collector, waiting) =
         collector::open(&w.disk, &w.instance.dir, conf, max_open, now, report).map_err(say)?;
     if waiting > 0 {
-        w.log.info(&format!("{waiting} packs of the spool are applied"));
+        w.log.info(&format!("{} of the spool to be applied", count(waiting, "pack")));
     }
     compare_footprint(&w, &mut gate, now);
     let listener = bind(&conf.receiver.listen).map_err(say)?;
@@ -443,8 +443,10 @@ fn compare_footprint(w: &World, gate: &mut Gate, now_ms: u64) {
         let have = m.footprint.hour(&key, now_ms).and_then(|h| h.copies.get(&generation)).map(|c| c.high);
         if let Some(have) = have.filter(|h| *h < high) {
             w.log.error(&format!(
-                "{key}: {high} packs were acknowledged before the last stop, {have} are here; \
-                 send packs {}-{high} again from their source",
+                "{key}: {} acknowledged before the last stop, {have} of them here; `logd resend` on {} \
+                 sends packs {}-{high} again",
+                count(high, "pack"),
+                key.name,
                 have + 1
             ));
         }
@@ -549,5 +551,5 @@ fn finish_store(c: &mut Collector, s: &Shared, state_dir: &Path) {
     }
     tell(c, s);
     let left = lock(&s.gate).spool.waiting();
-    s.log.info(&format!("stopped: {} packs stored, {left} wait in the spool", c.hours.packs));
+    s.log.info(&format!("stopped: {} stored, {left} wait in the spool", count(c.hours.packs, "pack")));
 }

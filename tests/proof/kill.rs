@@ -24,8 +24,9 @@ const LATE_LINES: u64 = 700;
 
 /// The sum of the numbers before `word` in messages.
 fn sum_before(log: &str, word: &str) -> u64 {
-    let numbers =
-        log.lines().filter_map(|l| l.split_once(word)?.0.split(' ').next_back()?.parse::<u64>().ok());
+    let numbers = log
+        .lines()
+        .filter_map(|l| l.split_once(word)?.0.split(' ').filter_map(|w| w.parse::<u64>().ok()).next_back());
     numbers.sum()
 }
 
@@ -114,7 +115,7 @@ fn run_with_kills(plan: &Plan) {
     let (lines, faults) = settle(&mut nodes, &save, &sources);
 
     let logs = nodes.each_ref().map(Node::log_of_all_starts);
-    let resumed = logs.each_ref().map(|l| sum_before(l, " packs were not acknowledged before the last stop"));
+    let resumed = logs.each_ref().map(|l| sum_before(l, " not acknowledged before the last stop"));
     let again = logs.each_ref().map(|l| l.matches(": came again from ").count());
     let words = ["torn by a crash", "took its place", "damaged", "conflict", "installation of copy"];
     let rare: BTreeMap<&str, usize> =

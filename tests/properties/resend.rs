@@ -1,10 +1,14 @@
 //! `logd resend`: what an operator asks a follower to send again, while it runs, while it is down, and across crashes.
 
 use super::sim::World;
+use super::support::{self, Lines, Temp, assert_same, bin, logd, past_hours, run};
 use logd::clock::Hour;
 use logd::disk::{Fault, Outcome};
 use logd::roles::follower::resend::{DIR, Request};
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
 const HOUR: &str = "2026112205";
 const NEXT: &str = "2026112206";
@@ -80,7 +84,7 @@ fn packs_go_again_as_they_were() {
     ask(&w, HOUR, &[(1, 1), (2, packs)]);
     w.settle(&[HOUR]);
     assert_eq!(w.tags()[HOUR].generation, 0);
-    assert!(told(&w, &format!("{packs} of its packs are sent again")), "{:?}", w.messages);
+    assert!(told(&w, &format!("{packs} packs of it sent again")), "{:?}", w.messages);
 }
 
 #[test]
@@ -162,4 +166,45 @@ fn a_crash_at_any_call_forgets_no_request() {
         }
         assert!(crashed > 10, "{crashed}");
     }
+}
+
+/// The way that the manual tells, with processes: `verify` finds the damage and names the tag, `status` names the hour
+/// once the tag is gone, and what it prints is all that `resend` needs.
+#[test]
+fn a_damaged_hour_is_verified_again_by_a_pipe() {
+    let temp = Temp::new("resend");
+    let [hour, ..] = past_hours(1)[..] else { panic!() };
+    let source = temp.file(&format!("logs/access.log.{hour}"), Lines::new("web1", 1).block(5_000));
+    let mut store = support::store(&temp, &[]);
+    let mut relay = support::relay(&temp, &store.addr().to_string(), &[]);
+    let keys = [("start", "oldest"), ("close_wait", "0"), ("quiet", "100ms"), ("pack_bytes", "64k")];
+    let pattern = temp.path("logs/access.log.<%Y%m%d%H>");
+    let follower = support::tail(&temp, "web1", &pattern, &relay.addr().to_string(), &keys, &[]);
+    let save = temp.path("save");
+    let before = support::certified(&save, "web1", hour);
+    let data = save.join("log_data").join(format!("web1_{hour}"));
+    assert_same(&data, &source);
+
+    let whole = fs::read(&data).unwrap();
+    fs::write(&data, &whole[..whole.len() / 2]).unwrap();
+    let verify = logd(&["verify".as_ref(), save.as_os_str()]);
+    assert_eq!(verify.code, 1, "{verify:?}");
+    assert!(verify.out.contains(&format!("`logd resend CONFIG {hour}` on web1")), "{verify:?}");
+    let named: Vec<&str> =
+        verify.out.split([' ', ',']).filter(|word| word.starts_with("received/")).collect();
+    assert_eq!(named.len(), 1, "{verify:?}");
+    fs::remove_file(save.join(named[0])).unwrap();
+
+    let mut pipe = Command::new("sh");
+    pipe.args(["-c", "\"$0\" status --missing \"$1\" | \"$0\" resend \"$2\" -"]);
+    pipe.arg(bin()).arg(&save).arg(follower.config());
+    let ran = run(&mut pipe, Duration::from_mins(1));
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
+    assert!(ran.out.contains(&format!("web1_{hour}: asked for: all of it")), "{ran:?}");
+    let after = support::certified(&save, "web1", hour);
+    assert_eq!(after["verified"], true, "{after}");
+    assert!(after["gen"].as_u64() > before["gen"].as_u64(), "{before} {after}");
+    assert_same(&data, &source);
+    let verify = logd(&["verify".as_ref(), save.as_os_str()]);
+    assert_eq!(verify.code, 0, "{verify:?}");
 }

@@ -75,9 +75,10 @@ impl Progress {
     pub fn line(&self, time: Duration, total: u64, hours: usize) -> String {
         let rate = self.bytes as f64 / 1e6 / time.as_secs_f64().max(0.001);
         format!(
-            "{} lines in {} packs, {} of {} stored, {} of {hours} hours certified, {:.1} s, {rate:.1} MB/s",
+            "{} lines in {} pack{}, {} of {} stored, {} of {hours} hours certified, {:.1} s, {rate:.1} MB/s",
             grouped(self.lines),
             grouped(self.packs),
+            if self.packs == 1 { "" } else { "s" },
             out::bytes(self.bytes),
             out::bytes(total),
             self.judged,

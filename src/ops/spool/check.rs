@@ -52,8 +52,8 @@ pub fn run(place: &Place, out: &mut Out) -> disk::Result<u8> {
     }
     out.line(
         "what is not whole in a segment is copied to quarantine/ when the role starts; `logd status` on the store names \
-         the hours that lack packs, as `gaps` or, where their end is lost, as `open, overdue`; send these again from \
-         their source; `logd spool salvage` saves the rest elsewhere",
+         the hours that lack packs, as `gaps` or, where their end is lost, as `open, overdue`; `logd \
+         resend` on their host sends them again; `logd spool salvage` saves the rest elsewhere",
     );
     Ok(NO)
 }

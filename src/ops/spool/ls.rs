@@ -48,7 +48,8 @@ pub fn run(place: &Place, all: bool, for_programs: bool, out: &mut Out) -> disk:
     }
     if waiting > 0 && place.running && !for_programs {
         out.line(
-            "at most these wait: the role that runs here marks packs as done up to a minute after they were delivered",
+            "at most these wait: the role that runs here marks packs as done some seconds, a store up to a \
+             minute, after they were delivered",
         );
     }
     if damaged == 0 {

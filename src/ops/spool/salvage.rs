@@ -59,7 +59,7 @@ pub fn run(place: &Place, to: &Path, all: bool, out: &mut Out) -> Result<u8, Str
             Piece::Read(..) | Piece::Note(..) => {}
         }
         let (saved, read) = (saved, out::bytes(bytes));
-        out.progress(&|| format!("spool salvage: {saved} packs, {read}"));
+        out.progress(&|| format!("spool salvage: {}, {read}", out::count(saved, "pack")));
         Ok(())
     };
     scan::spool(place, &mut see).and_then(|()| scan::held(place, &mut see)).map_err(text)?;
@@ -103,11 +103,15 @@ pub fn run(place: &Place, to: &Path, all: bool, out: &mut Out) -> Result<u8, Str
         return Ok(YES);
     }
     let hours: Vec<String> = known.into_iter().collect();
-    let hours =
-        if hours.is_empty() { String::new() } else { format!(" (hours concerned: {})", hours.join(", ")) };
+    let hours = if hours.is_empty() {
+        String::new()
+    } else {
+        format!(" (hours concerned, at least: {})", hours.join(", "))
+    };
     out.line(format_args!(
         "what is not saved stands in {}{hours}; when the rest is delivered, `logd status` on the store names the hours \
-         that lack packs, as `gaps` or, where their end is lost, as `open, overdue`; send these again from their source",
+         that lack packs, as `gaps` or, where their end is lost, as `open, overdue`; `logd resend` on their \
+         host sends them again; files in quarantine/ are not read",
         to.join("lost.txt").display()
     ));
     Ok(NO)

@@ -103,6 +103,15 @@ fn a_whole_spool_is_said_to_be_whole() {
 }
 
 #[test]
+fn a_file_is_told_from_a_directory() {
+    let (disk, _) = Disk::sim(1);
+    disk.create_dir_all(Path::new("/etc"), 0o755).unwrap();
+    disk.replace(Path::new("/etc/relay.ini"), b"[collector]", 0o644).unwrap();
+    let (code, _, err) = printed(|out| run_on(&disk, Path::new("/etc/relay.ini"), &Action::Check, out));
+    assert!(code == ERROR && err.contains("not a directory; name the role's state directory"), "{err}");
+}
+
+#[test]
 fn held_packs_go_back_once_and_only_when_nobody_runs() {
     let (disk, sim) = begin();
     let lock = disk.lock(Path::new("/state/lock")).unwrap().unwrap();

@@ -3,10 +3,11 @@
 use super::super::inventory::Filter;
 use super::super::out;
 use super::queue::Queue;
-use crate::config::TailConfig;
+use crate::config::{Role, TailConfig};
 use crate::disk::{self, Disk};
 use crate::journal::{self, HourLog};
 use crate::pack::HourKey;
+use crate::tail::pattern::Pattern;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -42,6 +43,8 @@ pub struct Follower {
     rows: Vec<Row>,
     archived: usize,
     queue: Queue,
+    /// Why the follower finds no files.
+    blind: Option<String>,
     now_ms: i64,
 }
 
@@ -54,9 +57,22 @@ impl Follower {
         filter: &Filter,
         now_ms: i64,
     ) -> disk::Result<Self> {
+        let blind = match Pattern::parse(&config.log_file) {
+            Err(why) => Some(format!("log_file: {why}; `logd check` tells more")),
+            Ok(pattern) => disk.list(&pattern.directory()).err().map(|e| {
+                format!(
+                    "{e}: no log file can be found there; the follower's user (run this as that one) \
+                     must be able to list it"
+                )
+            }),
+        };
         let mut rows = Vec::new();
         for (key, log) in journal::peek(disk, state_dir)?.into_iter().filter(|(key, _)| filter.takes(key)) {
-            let source = disk.stat(&log.path)?.map(|s| (s.len, s.mtime_ms));
+            let source = match disk.stat(&log.path) {
+                // For the same reason; the rest is worth telling.
+                Err(_) if blind.is_some() => None,
+                found => found?.map(|s| (s.len, s.mtime_ms)),
+            };
             rows.push(Row { key, log, source });
         }
         let archive = state_dir.join("journal").join("hours");
@@ -68,8 +84,8 @@ impl Follower {
             Err(e) if e.not_found() => 0,
             Err(e) => return Err(e),
         };
-        let queue = Queue::read(disk, state_dir, "retry", &config.spool)?;
-        Ok(Self { rows, archived, queue, now_ms })
+        let queue = Queue::read(disk, state_dir, Role::Tail, &config.spool)?;
+        Ok(Self { rows, archived, queue, blind, now_ms })
     }
 
     /// For people.
@@ -105,7 +121,7 @@ impl Follower {
 
     /// What somebody must look at.
     pub fn wrong(&self) -> Vec<String> {
-        let mut list = Vec::new();
+        let mut list: Vec<String> = self.blind.iter().cloned().collect();
         for row in &self.rows {
             let log = &row.log;
             if !log.notes.is_empty() {
@@ -118,7 +134,7 @@ impl Follower {
                     log.path.display()
                 ));
             }
-            if row.source.is_none() && !log.is_done() {
+            if row.source.is_none() && !log.is_done() && self.blind.is_none() {
                 list.push(format!(
                     "{}: {}: gone before the hour was closed; what was sealed is still sent; put it back, or look \
                      why it was removed so early",
@@ -127,7 +143,7 @@ impl Follower {
                 ));
             }
         }
-        list.extend(self.queue.wrong());
+        list.extend(self.queue.wrong(self.rows.iter().map(|row| row.log.unacked.len()).sum()));
         list
     }
 
@@ -147,6 +163,9 @@ impl Follower {
                 })
             })
             .collect();
-        json!({"role": "tail", "hours": rows, "archived": self.archived, "queue": self.queue.json()})
+        json!({
+            "role": "tail", "hours": rows, "archived": self.archived, "blind": self.blind,
+            "queue": self.queue.json(),
+        })
     }
 }

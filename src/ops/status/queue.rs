@@ -4,8 +4,9 @@
 //! number of waiting packs is an upper limit, and a file that disappears meanwhile is done.
 
 use super::super::out;
-use crate::config::SpoolConfig;
+use crate::config::{Role, SpoolConfig};
 use crate::disk::{self, Disk};
+use crate::instance;
 use crate::record::{self, Found};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -34,6 +35,12 @@ pub struct Queue {
     pub state_dir: PathBuf,
     /// It is there.
     pub exists: bool,
+    /// Does the role run? `None` = nobody can tell.
+    pub running: Option<bool>,
+    /// What starts it.
+    pub command: &'static str,
+    /// Why it would not start.
+    pub refused: Option<String>,
     /// Bytes of the spool's segments.
     pub spool_bytes: u64,
     /// Limit of the spool in bytes.
@@ -47,15 +54,23 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Looks into a state directory whose spool is called `spool` (`retry` with a follower).
-    pub fn read(disk: &Disk, state_dir: &Path, spool: &str, conf: &SpoolConfig) -> disk::Result<Self> {
-        let exists = disk.stat(state_dir)?.is_some_and(|s| s.is_dir);
-        let mut queue =
-            Self { state_dir: state_dir.to_owned(), exists, spool_size: conf.size, ..Self::default() };
-        if exists {
-            queue.short = disk.shortage(state_dir, conf.min_free)?;
+    /// Looks into the state directory of a role.
+    pub fn read(disk: &Disk, state_dir: &Path, role: Role, conf: &SpoolConfig) -> disk::Result<Self> {
+        let mut queue = Self {
+            state_dir: state_dir.to_owned(),
+            exists: disk.stat(state_dir)?.is_some_and(|s| s.is_dir),
+            running: instance::is_running(state_dir),
+            command: role.command(),
+            refused: instance::problem(disk, state_dir, role.command())?,
+            spool_size: conf.size,
+            ..Self::default()
+        };
+        if !queue.exists {
+            queue.packs = Some(0);
+            return Ok(queue);
         }
-        let spool = state_dir.join(spool);
+        queue.short = disk.shortage(state_dir, conf.min_free)?;
+        let spool = state_dir.join(if role == Role::Tail { "retry" } else { "spool" });
         let mut segments = Vec::new();
         for name in names(disk, &spool)?
             .into_iter()
@@ -109,8 +124,22 @@ impl Queue {
         format!("{what} {}{limit}: {packs}; state {}", out::bytes(self.spool_bytes), self.state_dir.display())
     }
 
-    /// What somebody must look at, each with the next step.
-    pub fn wrong(&self) -> Vec<String> {
+    /// Packs wait, here or (`elsewhere`) as cuts of a file, and nobody sends them on.
+    fn stopped(&self, elsewhere: usize) -> Option<String> {
+        let packs = match self.packs.map(|n| usize::try_from(n).unwrap_or(usize::MAX).max(elsewhere)) {
+            None => "too many packs to count".to_owned(),
+            Some(0) => return None,
+            Some(n) => format!("at most {}", out::count(n, "pack")),
+        };
+        let command = self.command;
+        (self.running == Some(false))
+            .then(|| format!("NOT RUNNING, and {packs} wait: start it with `logd {command} CONFIG`"))
+    }
+
+    /// What somebody must look at, each with the next step. `elsewhere` = packs that are not acknowledged, wherever they
+    /// are.
+    pub fn wrong(&self, elsewhere: usize) -> Vec<String> {
+        let role = self.refused.iter().cloned().chain(self.stopped(elsewhere));
         let short = self.short.iter().map(|what| paused(what));
         let aside = self
             .aside
@@ -126,7 +155,7 @@ impl Queue {
                 let dir = self.state_dir.join(a.shelf).join(&a.name);
                 format!("{}: {files} of {}, {}, in {}; {step}", a.shelf, a.name, out::bytes(a.bytes), dir.display())
             });
-        short.chain(aside).collect()
+        role.chain(short).chain(aside).collect()
     }
 
     /// For programs.
@@ -139,7 +168,7 @@ impl Queue {
         json!({
             "state_dir": self.state_dir.display().to_string(), "exists": self.exists,
             "spool_bytes": self.spool_bytes, "spool_size": self.spool_size, "packs": self.packs, "aside": aside,
-            "paused": self.short,
+            "paused": self.short, "running": self.running, "refused": self.refused,
         })
     }
 }
@@ -198,7 +227,7 @@ mod tests {
         let temp = Temp::new();
         let (disk, dir) = (Disk::real(), temp.dir());
         let conf = SpoolConfig { size: 1 << 20, segment_size: 4096, min_free: 0, group_commit_ms: 0 };
-        assert!(!Queue::read(&disk, &temp.path("none"), "spool", &conf).unwrap().exists);
+        assert!(!Queue::read(&disk, &temp.path("none"), Role::Collector, &conf).unwrap().exists);
         let mut quarantine = Shelf::open(&disk, &temp.path("quarantine"), 1 << 20, 1 << 20).unwrap();
         let mut held = Shelf::open(&disk, &temp.path("held"), 1 << 20, 1 << 20).unwrap();
         let mut spool =
@@ -211,21 +240,23 @@ mod tests {
         spool.sync().unwrap();
         spool.mark_done(seqs[0]).unwrap();
         spool.mark_done(seqs[5]).unwrap();
-        let queue = Queue::read(&disk, dir, "spool", &conf).unwrap();
+        let queue = Queue::read(&disk, dir, Role::Collector, &conf).unwrap();
         assert_eq!((queue.packs, queue.spool_bytes), (Some(9), spool.bytes()));
         spool.save_marks().unwrap();
         // Nobody's segment, and no reason to tell nothing.
         disk.create_dir_all(&temp.path("spool/00000000000000000099.seg"), 0o755).unwrap();
         held.put("web1", "2026112205.0.3", b"frame").unwrap();
-        let queue = Queue::read(&disk, dir, "spool", &conf).unwrap();
+        let queue = Queue::read(&disk, dir, Role::Collector, &conf).unwrap();
         assert_eq!(queue.packs, Some(7));
         assert!(
             queue.summary("spool").contains("of 1.0 MiB: at most 7 packs wait"),
             "{}",
             queue.summary("spool")
         );
-        assert_eq!(queue.wrong().len(), 1);
-        assert!(queue.wrong()[0].starts_with("held: 1 pack of web1"), "{:?}", queue.wrong());
+        let wrong = queue.wrong(0);
+        assert_eq!(wrong.len(), 2);
+        assert!(wrong[0].starts_with("NOT RUNNING, and at most 7 packs wait: start it"), "{wrong:?}");
+        assert!(wrong[1].starts_with("held: 1 pack of web1"), "{wrong:?}");
         assert_eq!(queue.json()["packs"], 7);
     }
 }

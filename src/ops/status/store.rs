@@ -4,8 +4,8 @@ use super::super::hour::{self, Row, State};
 use super::super::inventory::{Filter, Inventory};
 use super::super::out;
 use super::queue::{Queue, paused};
-use crate::clock::Zone;
-use crate::config::SpoolConfig;
+use crate::clock::{Hour, Zone};
+use crate::config::{Role, SpoolConfig};
 use crate::disk::Disk;
 use crate::footprint;
 use crate::pack::HourKey;
@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 /// An hour that is not closed this long after its end has a follower that does not work. Beyond `close_wait` and
 /// `quiet`, so that the normal course is never called late.
 const OVERDUE_MS: i64 = 30 * 60 * 1000;
+/// Expected hosts are looked for in so many hours: one old file must not make a report of 90,000 lines.
+const EXPECTED_MAX: i64 = 10_000;
 /// Hours that are named one by one, per state.
 const NAMED_MAX: usize = 10;
 
@@ -40,6 +42,30 @@ pub struct Report {
     short: Option<String>,
 }
 
+/// What each host must have by now, if its files hold an hour, or a day: from the store's first one to the last that
+/// is over. Hours that every host lacks are among them.
+fn expected(inv: &Inventory, daily: bool, zone: Option<&Zone>, now_ms: i64) -> Vec<Hour> {
+    let first = inv.hours.keys().map(|key| key.hour).filter(|hour| hour.is_daily() == daily).min();
+    let (Some(zone), Some(first)) = (zone, first) else { return Vec::new() };
+    let back = now_ms.saturating_sub(EXPECTED_MAX * 3_600_000);
+    let mut hour = first.max(if daily { zone.day_at(back) } else { zone.hour_at(back) });
+    let mut hours = Vec::new();
+    loop {
+        match zone.ends_ms(hour) {
+            Some(ends) if now_ms.saturating_sub(ends) > OVERDUE_MS => hours.push(hour),
+            Some(_) => break,
+            // The clock skips it.
+            None => {}
+        }
+        let next = zone.next(hour);
+        if next <= hour {
+            break;
+        }
+        hour = next;
+    }
+    hours
+}
+
 impl Report {
     /// Judges the hours that `filter` takes. `zone` tells which of them are over.
     pub fn read(
@@ -49,12 +75,14 @@ impl Report {
         zone: Option<&Zone>,
         now_ms: i64,
     ) -> Result<Self, String> {
-        // Other hosts' hours tell which ones a silent host lacks.
-        let inv = Inventory::read(disk, place.save_dir, &Filter { host: None, since: filter.since })?;
+        // All of it: the store's first hour tells from when on a host is expected.
+        let inv = Inventory::read(disk, place.save_dir, &Filter::default())?;
         let state = place.state.as_ref();
         let prints = state.and_then(|(dir, _)| footprint::load_json(disk, dir)).unwrap_or_default();
         let queue = match state {
-            Some((dir, conf)) => Some(Queue::read(disk, dir, "spool", conf).map_err(|e| e.to_string())?),
+            Some((dir, conf)) => {
+                Some(Queue::read(disk, dir, Role::Fcollector, conf).map_err(|e| e.to_string())?)
+            }
             None => None,
         };
         let short = match state {
@@ -77,14 +105,20 @@ impl Report {
             }
             rows.push(row);
         }
-        let hours: BTreeSet<_> =
-            inv.hours.keys().filter(|key| over_ms(key).is_some()).map(|key| key.hour).collect();
+        let [hours, days] = [false, true].map(|daily| {
+            let names = inv.hours.keys().filter(|key| key.hour.is_daily() == daily);
+            let names: BTreeSet<&str> = names.map(|key| key.name.as_str()).collect();
+            (names, expected(&inv, daily, zone, now_ms))
+        });
         for name in place.hosts.iter().filter(|name| filter.takes_name(name)) {
-            for at in &hours {
-                let key = HourKey { name: name.clone(), hour: *at };
-                if !inv.hours.contains_key(&key) && !prints.contains_key(&key) {
+            // Of a host that never sent anything nobody knows whether its files hold an hour or a day.
+            let (has_hours, has_days) = (hours.0.contains(&**name), days.0.contains(&**name));
+            let daily = !has_hours && (has_days || hours.1.is_empty());
+            for hour in if daily { &days.1 } else { &hours.1 } {
+                let key = HourKey { name: name.clone(), hour: *hour };
+                if filter.takes(&key) && !inv.hours.contains_key(&key) && !prints.contains_key(&key) {
                     let mut row = Row::new(&key, State::Silent);
-                    row.detail = "expected by hosts_file; other hosts have this hour".into();
+                    row.detail = "expected by hosts_file; nothing of it is here".into();
                     rows.push(row);
                 }
             }
@@ -173,7 +207,7 @@ impl Report {
             }
             list.push(text);
         }
-        list.extend(self.queue.iter().flat_map(Queue::wrong));
+        list.extend(self.queue.iter().flat_map(|queue| queue.wrong(0)));
         list
     }
 

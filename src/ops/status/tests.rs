@@ -132,6 +132,110 @@ fn silent_hosts_take_one_line_each() {
     assert_eq!(status_at(&config, &filter, View::Missing, NOON).1, "web9 2026112209\nweb9 2026112210\n");
 }
 
+/// The story: a relay lost all packs of an hour of every host, or the only host was silent, and no hour was named.
+#[test]
+fn an_hour_that_every_host_lacks_is_named() {
+    let temp = Temp::new();
+    let save = temp.path("save");
+    Build::new("web1_2026112205", PACKS).certify(&save);
+    Build::new("web1_2026112208", PACKS).certify(&save);
+    let config = store_config(&temp, "web1\n");
+    let text = status(&config, View::Summary);
+    assert!(text.contains("\n    web1  4 hours, 2026112206 to 2026112210\n"), "{text}");
+    let want: String = ["06", "07", "09", "10"].map(|h| format!("web1 20261122{h}\n")).concat();
+    assert_eq!(status(&config, View::Missing), want);
+    let filter = Filter { host: None, since: crate::clock::Hour::parse("2026112209") };
+    assert_eq!(status_at(&config, &filter, View::Missing, NOON).1, "web1 2026112209\nweb1 2026112210\n");
+    // Nobody knows what an empty store should have.
+    std::fs::remove_dir_all(&save).unwrap();
+    std::fs::create_dir_all(save.join("received")).unwrap();
+    assert_eq!(status(&config, View::Missing), "");
+}
+
+#[test]
+fn a_host_whose_files_hold_a_day_lacks_days() {
+    let temp = Temp::new();
+    let save = temp.path("save");
+    Build::new("web1_20261119", PACKS).certify(&save);
+    // The 22nd is not over.
+    let config = store_config(&temp, "web1\nweb2\n");
+    let days = "web1 20261120\nweb1 20261121\nweb2 20261119\nweb2 20261120\nweb2 20261121\n";
+    assert_eq!(status(&config, View::Missing), days);
+    Build::new("web2_2026112209", PACKS).certify(&save);
+    assert_eq!(status(&config, View::Missing), "web1 20261120\nweb1 20261121\nweb2 2026112210\n");
+}
+
+#[test]
+fn what_is_expected_has_a_limit() {
+    let temp = Temp::new();
+    Build::new("web1_1970010100", PACKS).certify(&temp.path("save"));
+    let config = store_config(&temp, "web1\n");
+    assert!(
+        status(&config, View::Summary).contains("\n    web1  9999 hours, "),
+        "{}",
+        status(&config, View::Summary)
+    );
+}
+
+#[test]
+fn a_store_that_was_never_started_is_no_wrong_directory() {
+    let temp = Temp::new();
+    let config = store_config(&temp, "web1\n");
+    for _ in 0..2 {
+        let text = status(&config, View::Summary);
+        assert!(
+            text.contains("it has not started yet; `logd fcollector") && !text.contains("wrong:"),
+            "{text}"
+        );
+        assert_eq!(status_at(&config, &Filter::default(), View::Missing, NOON).0, ERROR);
+        std::fs::create_dir_all(temp.path("save")).unwrap();
+    }
+    // Where one has served, its directory is missed.
+    temp.file("state/role.json", "{}");
+    let (code, _, err) = status_at(&config, &Filter::default(), View::Summary, NOON);
+    assert!(code == ERROR && err.contains("not a store"), "{err}");
+}
+
+/// Where a role does nothing, or would not start, `nothing is wrong` was said.
+#[test]
+fn what_keeps_a_role_from_working_is_wrong() {
+    let temp = Temp::new();
+    let state = temp.path("state");
+    let relay = temp.file(
+        "r.ini",
+        &format!("[collector]\nlisten = :1\nallow = any\nsend_to = c:2\nstate_dir = {}\n", state.display()),
+    );
+    let tail = temp.file(
+        "t.ini",
+        &format!(
+            "[tail]\nlog_file = {}/a.<%Y%m%d%H>\nsend_to = c:1\nstate_dir = {}\n",
+            temp.path("logs").display(),
+            state.display()
+        ),
+    );
+    let wrong = |config: &Path, what: &str| {
+        let text = status(config, View::Summary);
+        assert!(text.contains("  wrong:\n") && text.contains(what), "{what}:\n{text}");
+    };
+    wrong(&tail, "logs: ");
+    temp.file("logs", "no directory");
+    wrong(&tail, "no log file can be found there");
+    std::fs::remove_file(temp.path("logs")).unwrap();
+    std::fs::create_dir(temp.path("logs")).unwrap();
+    assert!(status(&tail, View::Summary).ends_with("nothing is wrong\n"));
+
+    temp.file("state", "no directory");
+    wrong(&relay, "state: not a directory");
+    std::fs::remove_file(&state).unwrap();
+    let disk = Disk::real();
+    disk.create_dir_all(&state, 0o750).unwrap();
+    crate::instance::mark(&disk, &state, "tail").unwrap();
+    wrong(&relay, "it is a tail's; give collector its own state_dir");
+    assert!(status(&tail, View::Summary).ends_with("nothing is wrong\n"));
+    std::fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    wrong(&tail, "anybody may write it; chmod o-w");
+}
+
 #[test]
 fn the_machine_form_has_the_same_rows() {
     let temp = fleet();
@@ -188,6 +292,7 @@ fn a_follower_tells_what_is_on_its_way() {
         "web1_2026112210: loss, lost bytes 2-9",
         "gone before the hour was closed",
         "held: 1 pack of web1",
+        "NOT RUNNING, and at most 1 pack wait: start it with `logd tail CONFIG`",
     ] {
         assert!(text.contains(part), "{part}:\n{text}");
     }

@@ -20,7 +20,12 @@ fn wrong(temp: &Temp, hints: &[&str]) {
     for hint in hints {
         assert!(out.contains(hint), "{hint}: {out}");
     }
-    assert!(out.contains("delete nothing") && out.contains("1 WRONG") && out.lines().count() == 2, "{out}");
+    assert!(
+        out.contains("`logd resend CONFIG 2026112205` on web1")
+            && out.contains("1 WRONG")
+            && out.lines().count() == 2,
+        "{out}"
+    );
 }
 
 fn certified() -> Temp {
@@ -43,6 +48,24 @@ fn what_is_right_is_silent_but_for_the_summary() {
     let filter = Filter { host: Some("web1".into()), since: None };
     let (code, out, _) = printed(|out| run(&save, &filter, out));
     assert_eq!((code, out.as_str()), (YES, "1 hour: 1 right (10 B read)\n"));
+}
+
+/// What is wrong keeps its tags, since nothing is changed here: the reader must know which ones to take away.
+#[test]
+fn the_tags_that_still_stand_are_named() {
+    let temp = certified();
+    fs::write(temp.path("save/log_data").join(HOUR), "a\n").unwrap();
+    wrong(&temp, &["; remove received/web1_2026112205_5, which still calls it whole, and no other file"]);
+    temp.file("save/received/web1_20261122", "{}");
+    temp.file("save/received/all_2026112205", "[]");
+    wrong(
+        &temp,
+        &["received/web1_2026112205_5, received/web1_20261122 and received/all_2026112205, which still call"],
+    );
+    for tag in ["web1_2026112205_5", "web1_20261122", "all_2026112205"] {
+        fs::remove_file(temp.path("save/received").join(tag)).unwrap();
+    }
+    wrong(&temp, &["; remove no file; then"]);
 }
 
 #[test]

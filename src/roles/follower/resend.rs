@@ -12,6 +12,7 @@ use crate::clock::Hour;
 use crate::config::Peer;
 use crate::disk::{self, Disk};
 use crate::journal::{Event, HourLog};
+use crate::log::count;
 use crate::pack::HourKey;
 use crate::record;
 use crate::tail::reread;
@@ -203,10 +204,10 @@ impl Follower {
             return Ok(Err("the journal's file of it is damaged; send the whole hour".into()));
         }
         self.journal.append(&Event::Again { hour: key.to_string(), generation, ids: ids.clone() });
-        let count = ids.len();
+        let packs = count(ids.len(), "pack");
         for id in ids {
             self.add(key.clone(), generation, id, Bytes::Source, 0);
         }
-        Ok(Ok(format!("{count} of its packs are sent again")))
+        Ok(Ok(format!("{packs} of it sent again")))
     }
 }
