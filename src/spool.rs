@@ -105,6 +105,14 @@ pub struct Spool {
     buf: Vec<u8>,
 }
 
+/// What became of a stretch that is no record.
+#[derive(PartialEq, Eq)]
+enum Aside {
+    Safe,
+    NoRoom,
+    Unread,
+}
+
 /// For a planted bug: are these bytes all zero?
 fn is_zero(file: &File, from: u64, to: u64) -> disk::Result<bool> {
     let mut bytes = vec![0; usize::try_from(to - from).unwrap_or(0).min(4096)];
@@ -217,10 +225,10 @@ impl Spool {
             Segment { len: 0, count: 0, done: Vec::new(), done_count: 0, marks_dirty: false, pinned: false };
         let marks = self.load_marks(base, report)?;
         let (mut offset, mut expect) = (0, base);
-        let (mut cut, mut lost) = (None, 0);
+        let (mut cut, mut lost, mut unread) = (None, 0, false);
         let mut buf = std::mem::take(&mut self.buf);
         loop {
-            match record::read(&file, offset, RECORD_MAX, &mut buf)? {
+            match record::read_past(&file, offset, RECORD_MAX, &mut buf)? {
                 Found::End => break,
                 Found::Damage { next }
                     if planted::is(Bug::ZerosAreRecords) && is_zero(&file, offset, next)? =>
@@ -231,10 +239,14 @@ impl Spool {
                     offset = next;
                 }
                 Found::Damage { next } => {
-                    let safe = self.set_aside(&file, base, offset, next, quarantine, report)?;
+                    let aside = self.set_aside(&file, base, offset, next, quarantine, report)?;
+                    let safe = aside == Aside::Safe;
                     seg.pinned |= !safe;
+                    unread |= aside == Aside::Unread;
                     if next >= file.stat()?.len {
                         cut = Some(offset).filter(|_| safe);
+                        // The numbers of what may be there are taken.
+                        expect += if unread { (next - offset) / record::HEADER as u64 + 1 } else { 0 };
                         break;
                     }
                     lost += next - offset;
@@ -248,15 +260,17 @@ impl Spool {
                     let its_turn = (expect..=most).contains(&head.seq) && head.seq < numbers.end;
                     if head.kind != KIND_PACK || !its_turn {
                         let safe = self.set_aside(&file, base, head.offset, offset, quarantine, report)?;
-                        seg.pinned |= !safe;
+                        seg.pinned |= safe != Aside::Safe;
                         lost += offset - head.offset;
                         continue;
                     }
                     lost = 0;
-                    // What a damaged stretch held cannot be delivered: it must not pin the segment.
-                    for missing in expect..head.seq {
+                    // What a damaged stretch held cannot be delivered: it must not pin the segment. What could not be read
+                    // may be another time.
+                    for missing in (expect..head.seq).filter(|_| !unread) {
                         seg.mark(missing - base);
                     }
+                    unread = false;
                     let i = head.seq - base;
                     seg.count = i + 1;
                     expect = head.seq + 1;
@@ -313,8 +327,8 @@ impl Spool {
         }
     }
 
-    /// Nothing that was acknowledged is cut away before a copy of it is safe. False: a full disk has no room for one,
-    /// which must not keep the role from starting, for what it sends on may be what fills the disk.
+    /// Nothing that was acknowledged is cut away before a copy of it is safe. A full disk may have no room for one, or
+    /// a bad one not give it: neither must keep the role from starting, for what it sends on may be what fills the disk.
     fn set_aside(
         &self,
         file: &File,
@@ -323,16 +337,27 @@ impl Spool {
         to: u64,
         quarantine: &mut Shelf,
         report: &mut dyn FnMut(String),
-    ) -> disk::Result<bool> {
+    ) -> disk::Result<Aside> {
         let mut bytes = vec![0; usize::try_from(to - from).unwrap_or(usize::MAX).min(RECORD_MAX as usize)];
-        let n = file.read_at(&mut bytes, from)?;
+        let n = match file.read_at(&mut bytes, from) {
+            Ok(n) => n,
+            Err(e) if e.fatal() => return Err(e),
+            Err(e) => {
+                report(format!(
+                    "{e}: bytes {from} to {to} are left where they are and read again at the next start; check the disk;                      at a receiver the collector's `logd status` names hours that must be sent again"
+                ));
+                return Ok(Aside::Unread);
+            }
+        };
         bytes.truncate(n);
         // Numbers begin again when a spool was empty at a start: the CRC tells other bytes at the same place apart.
         let name = format!("{base:020}-{from}-{:08x}.bin", crc32fast::hash(&bytes));
         let (place, safe) = match quarantine.put_raw("spool", &name, &bytes) {
-            Ok(true) => (quarantine.dir().join("spool").join(name).display().to_string(), true),
-            Ok(false) => ("nowhere: quarantine is full".to_owned(), true),
-            Err(e) if e.no_space() => (format!("its place until a start that finds room: {e}"), false),
+            Ok(true) => (quarantine.dir().join("spool").join(name).display().to_string(), Aside::Safe),
+            Ok(false) => ("nowhere: quarantine is full".to_owned(), Aside::Safe),
+            Err(e) if e.no_space() => {
+                (format!("its place until a start that finds room: {e}"), Aside::NoRoom)
+            }
             Err(e) => return Err(e),
         };
         report(format!(
@@ -587,7 +612,7 @@ impl Reader {
         for from in [*offset, 0] {
             *offset = from;
             loop {
-                match record::read(file, *offset, RECORD_MAX, buf)? {
+                match record::read_past(file, *offset, RECORD_MAX, buf)? {
                     Found::Record(h) if h.seq == seq && h.kind == KIND_PACK => {
                         let loc = Loc { seq, base, offset: h.offset, len: h.end() - h.offset };
                         *offset = h.end();
@@ -607,7 +632,7 @@ impl Reader {
     /// Reads the pack at `loc` into `buf`.
     pub fn fetch_at(&self, loc: &Loc, buf: &mut Vec<u8>) -> disk::Result<bool> {
         let file = self.disk.open(&self.path(loc.base))?;
-        let found = record::read(&file, loc.offset, RECORD_MAX, buf)?;
+        let found = record::read_past(&file, loc.offset, RECORD_MAX, buf)?;
         let good = matches!(found, Found::Record(h) if h.seq == loc.seq);
         if good {
             buf.drain(..record::HEADER);
@@ -636,7 +661,7 @@ impl Shelf {
             for sub in disk.list(dir)?.into_iter().filter(|e| e.is_dir) {
                 let mut sum = 0;
                 for f in disk.list(&dir.join(&sub.name))? {
-                    if f.name.starts_with('.') && f.name.strip_suffix(".tmp").is_some() {
+                    if !f.is_dir && f.name.starts_with('.') && f.name.strip_suffix(".tmp").is_some() {
                         // Left by a crash; what it was to become is still where it came from.
                         disk.remove(&dir.join(&sub.name).join(&f.name))?;
                         continue;
@@ -737,6 +762,21 @@ impl Shelf {
         let path = self.dir.join(name).join(file);
         let len = self.disk.stat(&path)?.map_or(0, |s| s.len);
         self.disk.remove(&path)?;
+        self.forget(name, len)
+    }
+
+    /// Moves a file that is of no use here, for people to look at; it does not count any more.
+    pub fn move_out(&mut self, name: &str, file: &str, to: &Path) -> disk::Result<()> {
+        let from = self.dir.join(name).join(file);
+        let len = self.disk.stat(&from)?.map_or(0, |s| s.len);
+        self.disk.rename(&from, to)?;
+        for dir in [to.parent(), from.parent()].into_iter().flatten() {
+            self.disk.sync_dir(dir)?;
+        }
+        self.forget(name, len)
+    }
+
+    fn forget(&mut self, name: &str, len: u64) -> disk::Result<()> {
         if let Some(u) = self.used.get_mut(name) {
             *u = u.saturating_sub(len);
             if *u == 0 {

@@ -3,11 +3,13 @@
 //! Carries P2: packs are applied in id order only, so a data file is at every moment a prefix of the hour. The order
 //! of durability is data, then the proof's line, then the spool's `done`; a [`Hours::checkpoint`] does it for all
 //! files that changed. What lies beyond a gap waits in the spool, and on a shelf when it would pin a segment.
-//! `start` brings files and proofs together again after a crash, `copies` certifies hours and installs later copies.
+//! `start` brings files and proofs together again after a crash, `copies` certifies hours and installs later copies,
+//! `stuck` keeps an hour whose files cannot be used from standing in the way of the others (P4).
 //! Files and what they prove: see [`crate::integrity`].
 
 mod copies;
 mod start;
+mod stuck;
 
 pub use copies::{Filed, VerifyDone, VerifyJob};
 pub use start::Spooled;
@@ -20,6 +22,7 @@ use crate::planted::{self, Bug};
 use crate::spool::{Loc, Reader, Shelf};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use stuck::Stuck;
 
 /// Hours at rest leave memory after this time.
 const FORGET_MS: u64 = 10 * 60 * 1000;
@@ -160,6 +163,7 @@ pub struct Hours {
     reader: Reader,
     early: Shelf,
     states: BTreeMap<HourKey, HourState>,
+    stuck: BTreeMap<HourKey, Stuck>,
     dirty: BTreeSet<(HourKey, u64)>,
     verify: Vec<VerifyJob>,
     /// The disk refused a verification: the next checkpoint, which hands it out again, must not wait for its time.
@@ -182,7 +186,8 @@ impl Hours {
     }
 
     /// Applies a durable pack of the spool, and what was waiting behind it. `raw` spares inflating. Called again
-    /// with the same pack after an error (a full disk), it goes on where it was.
+    /// with the same pack after an error (a full disk), it goes on where it was. Where only the files of this hour cannot
+    /// be used, the pack waits as if those before it were missing.
     pub fn apply(&mut self, loc: Loc, frame: &[u8], raw: Option<&[u8]>, now_ms: u64) -> disk::Result<()> {
         let Some((header, body)) = split_frame(frame) else {
             self.alarms.push(format!("spool record {}: not a frame; left in the spool", loc.seq));
@@ -193,24 +198,38 @@ impl Hours {
                 .push(format!("spool record {}: its header is refused now; left in the spool", loc.seq));
             return Ok(());
         };
+        if !self.stuck.contains_key(&meta.key) {
+            match self.apply_pack(loc, frame, &header, &meta, body, raw, now_ms) {
+                Err(e) if e.is_of_one_path() => self.stick(&meta.key, &e, now_ms),
+                other => return other,
+            }
+        }
+        self.keep_back(&meta.key, meta.generation, meta.id, loc, now_ms);
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)] // one pack, in the forms that it has by now
+    fn apply_pack(
+        &mut self,
+        loc: Loc,
+        frame: &[u8],
+        header: &Header,
+        meta: &Meta,
+        body: &[u8],
+        raw: Option<&[u8]>,
+        now_ms: u64,
+    ) -> disk::Result<()> {
         if !self.states.contains_key(&meta.key) {
             self.load(&meta.key, &Spooled::default(), now_ms)?;
         }
         self.continue_install(&meta.key)?;
-        let Some(generation) = self.choose(&meta) else {
+        let Some(generation) = self.choose(&meta.key, meta.generation) else {
             self.done_now.push(loc.seq);
             return Ok(());
         };
         let Some(state) = self.states.get_mut(&meta.key) else { return Ok(()) };
         state.used_ms = now_ms;
-        // The gate took the tags back before it accepted more of a certified copy.
-        let later = state.closed.take_if(|c| c.generation == generation && meta.id > c.packs);
-        if let Some(c) = later.filter(|c| c.bytes > 0) {
-            let place = self.store.place(&meta.key);
-            if self.store.disk().stat(&place.data)?.is_none() {
-                self.keep_late(&meta.key, &c);
-            }
-        }
+        self.reopen(&meta.key, generation, meta.id)?;
         let Some(state) = self.states.get_mut(&meta.key) else { return Ok(()) };
         let Some(copy) = state.copies.get_mut(&generation) else { return Ok(()) };
         match &copy.health {
@@ -249,8 +268,24 @@ impl Hours {
             }
             _ => {}
         }
-        self.write(&header, &meta, body, raw, generation, Some(loc.seq))?;
+        self.write(header, meta, body, raw, generation, Some(loc.seq))?;
         self.drain(&meta.key, generation)
+    }
+
+    /// The gate took the tags back before it accepted more of a certified copy.
+    fn reopen(&mut self, key: &HourKey, generation: u64, id: u64) -> disk::Result<()> {
+        let closed = self.states.get(key).and_then(|s| s.closed.as_ref());
+        let Some(c) = closed.filter(|c| c.generation == generation && id > c.packs).cloned() else {
+            return Ok(());
+        };
+        let gone = c.bytes > 0 && self.disk().stat(&self.store.place(key).data)?.is_none();
+        if let Some(state) = self.states.get_mut(key) {
+            state.closed = None;
+        }
+        if gone {
+            self.keep_late(key, &c);
+        }
+        Ok(())
     }
 
     /// A pack that is stored already came as new to the gate, which took back the tag: the hour is verified again.
@@ -274,9 +309,13 @@ impl Hours {
             return;
         }
         let found = Scan::empty(late.first_id);
-        let old = state.copies.insert(closed.generation, Copy::new(late, Role::Late, found));
+        let mut copy = Copy::new(late, Role::Late, found);
+        if let Some(mut old) = state.copies.remove(&closed.generation) {
+            copy.early = std::mem::take(&mut old.early);
+            self.done_now.extend(old.let_go());
+        }
+        state.copies.insert(closed.generation, copy);
         state.in_place = None;
-        self.done_now.extend(old.into_iter().flat_map(Copy::let_go));
         self.alarms.push(format!(
             "{key}: lines came after its data file was taken away; they are in aside/{key}.late, its tag is revoked; \
              give them to the job that took the file, or send the hour again"
@@ -284,9 +323,8 @@ impl Hours {
     }
 
     /// Which copy a pack belongs to; `None` = it is of no use any more.
-    fn choose(&mut self, meta: &Meta) -> Option<u64> {
-        let state = self.states.get_mut(&meta.key)?;
-        let generation = meta.generation;
+    fn choose(&mut self, key: &HourKey, generation: u64) -> Option<u64> {
+        let state = self.states.get_mut(key)?;
         let floor = state.closed.as_ref().filter(|c| c.is_tag()).map_or(0, |c| c.generation);
         if generation < floor && !planted::is(Bug::OldCopyInstalled) {
             return None;
@@ -300,13 +338,13 @@ impl Hours {
         let (place, role) = match (state.in_place, &state.closed) {
             (None, Some(c)) if c.generation == generation && c.bytes > 0 => {
                 // Loaded without its data file: see `start`.
-                (self.store.late(&meta.key, c.packs + 1), Role::Late)
+                (self.store.late(key, c.packs + 1), Role::Late)
             }
             (None, None) => {
                 state.in_place = Some(generation);
-                (self.store.place(&meta.key), Role::InPlace)
+                (self.store.place(key), Role::InPlace)
             }
-            _ => (self.store.building(&meta.key, generation), Role::Building),
+            _ => (self.store.building(key, generation), Role::Building),
         };
         let found = Scan::empty(place.first_id);
         state.copies.insert(generation, Copy::new(place, role, found));
@@ -420,16 +458,16 @@ impl Hours {
             let Some(copy) = self.states.get_mut(key).and_then(|s| s.copies.get_mut(&generation)) else {
                 return Ok(());
             };
-            let id = copy.summary.high + 1;
+            let Some(id) = copy.next_early() else { return Ok(()) };
             let mut frame = std::mem::take(&mut self.frame);
             let (found, seq, file) = match copy.early.get(&id) {
-                None => {
-                    self.frame = frame;
-                    return Ok(());
-                }
+                None => return Ok(()),
                 Some(Early::Spool(loc)) => (self.reader.fetch_at(loc, &mut frame)?, Some(loc.seq), None),
                 Some(Early::Shelf(file)) => {
-                    let kept = self.early.get(&key.name, file)?;
+                    let kept = match self.early.get(&key.name, file) {
+                        Err(e) if e.not_found() => None,
+                        other => other?,
+                    };
                     let there = kept.is_some();
                     frame = kept.unwrap_or_default();
                     (there, None, Some(file.clone()))
@@ -439,9 +477,13 @@ impl Hours {
             let Some((header, body)) = parts else {
                 copy.early.remove(&id);
                 self.lost.push((key.clone(), generation, id));
+                let kept = match file {
+                    Some(file) => self.unshelve_damaged(key, generation, id, &file)?,
+                    None => String::new(),
+                };
                 self.alarms.push(format!(
-                    "{key} pack {id}: damaged while it waited for the packs before it; send it or its hour again from the \
-                     source"
+                    "{key} pack {id}: damaged while it waited for the packs before it{kept}; send it or its hour again from \
+                     the source"
                 ));
                 return Ok(());
             };
@@ -449,7 +491,7 @@ impl Hours {
                 self.write(&header, &meta, body, None, generation, seq)?;
             }
             let copy = self.states.get_mut(key).and_then(|s| s.copies.get_mut(&generation));
-            let Some(copy) = copy.filter(|c| c.summary.high >= id) else { return Ok(()) };
+            let Some(copy) = copy.filter(|c| c.has(id)) else { return Ok(()) };
             copy.early.remove(&id);
             if file.is_some() {
                 // The shelf's file goes when the pack is durable in the data file.
@@ -476,7 +518,7 @@ impl Hours {
         let (seqs, lost) = (std::mem::take(&mut self.done_now), std::mem::take(&mut self.lost));
         let mut out = Progress { seqs, lost, ..Progress::default() };
         let dirty = std::mem::take(&mut self.dirty);
-        if let Err(e) = self.sync_in_turn(&dirty)
+        if let Err(e) = self.sync_all(&dirty, now_ms)
             && !planted::is(Bug::CheckpointErrorIgnored)
         {
             // A full disk: everything stays noted and is tried again.
@@ -488,9 +530,13 @@ impl Hours {
             let Some(copy) = self.states.get_mut(&key).and_then(|s| s.copies.get_mut(&generation)) else {
                 continue;
             };
-            let high = if matches!(copy.health, Health::Good) { copy.summary.high } else { 0 };
-            out.seqs.extend_from_slice(&copy.seqs);
-            out.stored.push((key.clone(), generation, high, std::mem::take(&mut copy.seqs)));
+            if self.stuck.contains_key(&key) && !copy.lines.is_empty() {
+                self.dirty.insert((key.clone(), generation));
+            } else {
+                let high = if matches!(copy.health, Health::Good) { copy.summary.high } else { 0 };
+                out.seqs.extend_from_slice(&copy.seqs);
+                out.stored.push((key.clone(), generation, high, std::mem::take(&mut copy.seqs)));
+            }
             if let Err(e) = self.shelve_early(&key, generation, now_ms, &mut out) {
                 self.put_off(e)?;
                 self.dirty.insert((key.clone(), generation));
@@ -510,6 +556,25 @@ impl Hours {
         self.forget_idle(now_ms);
         self.verify_again = false;
         Ok(out)
+    }
+
+    /// Makes copies durable. One whose files cannot be used stays as it is; the others do not wait for it.
+    fn sync_all(&mut self, dirty: &BTreeSet<(HourKey, u64)>, now_ms: u64) -> disk::Result<()> {
+        let go: BTreeSet<_> =
+            dirty.iter().filter(|(key, _)| !self.stuck.contains_key(key)).cloned().collect();
+        match self.sync_in_turn(&go) {
+            Err(e) if e.is_of_one_path() => {}
+            other => return other,
+        }
+        // Which one it is shows when each is tried alone.
+        for copy in go {
+            let key = copy.0.clone();
+            match self.sync_in_turn(&BTreeSet::from([copy])) {
+                Err(e) if e.is_of_one_path() => self.stick(&key, &e, now_ms),
+                other => other?,
+            }
+        }
+        Ok(())
     }
 
     /// Makes copies durable, no more at once than may be open.
@@ -592,6 +657,10 @@ impl Hours {
         out: &mut Progress,
     ) -> disk::Result<()> {
         let Some(copy) = self.states.get(key).and_then(|s| s.copies.get(&generation)) else { return Ok(()) };
+        if matches!(copy.health, Health::Foreign { .. }) {
+            // No gap is waited for: only what is stuck, and a start finds that in the spool.
+            return Ok(());
+        }
         let waiting: Vec<(u64, Loc)> = copy
             .early
             .iter()
@@ -631,7 +700,8 @@ impl Hours {
         for (key, state) in &self.states {
             for (generation, c) in &state.copies {
                 let late = now_ms.saturating_sub(c.early_since_ms) >= wait;
-                if !c.early.is_empty() && late && !c.gaps_written && matches!(c.health, Health::Good) {
+                let free = !self.stuck.contains_key(key) && matches!(c.health, Health::Good);
+                if !c.early.is_empty() && late && !c.gaps_written && free {
                     due.push((key.clone(), *generation));
                 }
             }
@@ -687,7 +757,7 @@ impl Hours {
         self.verify_again
             || self.dirty.iter().any(|(key, generation)| {
                 let copy = self.states.get(key).and_then(|s| s.copies.get(generation));
-                copy.is_some_and(|c| !c.lines.is_empty() && c.is_complete())
+                !self.stuck.contains_key(key) && copy.is_some_and(|c| !c.lines.is_empty() && c.is_complete())
             })
     }
 
@@ -702,7 +772,7 @@ impl Hours {
     }
 
     fn forget_idle(&mut self, now_ms: u64) {
-        let dirty = &self.dirty;
+        let (dirty, stuck) = (&self.dirty, &self.stuck);
         self.states.retain(|key, s| {
             let busy = s.copies.iter().any(|(g, c)| {
                 (c.verifying && !planted::is(Bug::VerificationForgotten))
@@ -711,7 +781,7 @@ impl Hours {
                     || !c.early.is_empty()
                     || dirty.contains(&(key.clone(), *g))
             });
-            busy || now_ms.saturating_sub(s.used_ms) < FORGET_MS
+            busy || stuck.contains_key(key) || now_ms.saturating_sub(s.used_ms) < FORGET_MS
         });
         self.open_copies =
             self.states.values().flat_map(|s| s.copies.values()).filter(|c| c.files.is_some()).count();

@@ -113,6 +113,7 @@ impl Collector {
         if self.settle_ms.is_some_and(|at| now_ms >= at) {
             self.settle_tags(Some(gate), now_ms)?;
         }
+        self.hours.retry(now_ms)?;
         for n in 0..most {
             let Some((seq, base, raw)) = ({
                 let mut g = lock(gate);
@@ -128,8 +129,9 @@ impl Collector {
                 self.messages.push((
                     false,
                     format!(
-                        "{what}: its record {seq} in {} was damaged after it was acknowledged; it is set aside at the next \
-                         start; send the pack or its hour again from the source",
+                        "{what}: its record {seq} in {} was damaged after it was acknowledged, or cannot be read; the next \
+                         start looks at it again, and sets it aside if it is damaged; send the pack or its hour again from \
+                         the source",
                         self.reader.path(base).display()
                     ),
                 ));
@@ -263,6 +265,15 @@ impl Collector {
         let received = self.store.path("received");
         let disk = self.store.disk().clone();
         let (mut days, mut hours) = (BTreeMap::new(), BTreeSet::new());
+        // One bad file takes only its own day's and its hour's tag away; it is told, and tried again.
+        let mut settled = Ok(());
+        let mut try_it = |result: disk::Result<()>| match result {
+            Err(e) if !e.is_of_one_path() => Err(e),
+            other => {
+                settled = std::mem::replace(&mut settled, Ok(())).and(other);
+                Ok(())
+            }
+        };
         for key in self.store.closed_list()? {
             hours.insert(key.hour);
             days.entry(format!("{}_{}", key.name, key.hour.day_of())).or_insert(key);
@@ -271,19 +282,19 @@ impl Collector {
         for (day, key) in days {
             let _g = gate.map(lock);
             if disk.stat(&received.join(day))?.is_none() {
-                self.store.day_tag(&key)?;
+                try_it(self.store.day_tag(&key).map(|_| ()))?;
             }
         }
         if self.hosts_file.is_none() {
-            return Ok(());
+            return settled;
         }
         for hour in hours {
             let _g = gate.map(lock);
             if disk.stat(&received.join(format!("all_{hour}")))?.is_none() {
-                self.fleet(hour)?;
+                try_it(self.fleet(hour))?;
             }
         }
-        Ok(())
+        settled
     }
 
     fn fleet(&mut self, hour: crate::clock::Hour) -> disk::Result<()> {
