@@ -558,25 +558,6 @@ impl Hours {
         Ok(out)
     }
 
-    /// Makes copies durable. One whose files cannot be used stays as it is; the others do not wait for it.
-    fn sync_all(&mut self, dirty: &BTreeSet<(HourKey, u64)>, now_ms: u64) -> disk::Result<()> {
-        let go: BTreeSet<_> =
-            dirty.iter().filter(|(key, _)| !self.stuck.contains_key(key)).cloned().collect();
-        match self.sync_in_turn(&go) {
-            Err(e) if e.is_of_one_path() => {}
-            other => return other,
-        }
-        // Which one it is shows when each is tried alone.
-        for copy in go {
-            let key = copy.0.clone();
-            match self.sync_in_turn(&BTreeSet::from([copy])) {
-                Err(e) if e.is_of_one_path() => self.stick(&key, &e, now_ms),
-                other => other?,
-            }
-        }
-        Ok(())
-    }
-
     /// Makes copies durable, no more at once than may be open.
     fn sync_in_turn(&mut self, dirty: &BTreeSet<(HourKey, u64)>) -> disk::Result<()> {
         let all: Vec<&(HourKey, u64)> = dirty.iter().collect();
