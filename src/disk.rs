@@ -96,6 +96,12 @@ impl Error {
         self.is(&[Errno::MFILE, Errno::NFILE])
     }
 
+    /// Only what stands at its path is in the way: not a failed sync, nor lack of room or of descriptors, which all
+    /// files suffer.
+    pub fn is_of_one_path(&self) -> bool {
+        !(self.fatal || self.no_space() || self.too_many_files())
+    }
+
     /// A sync failed, now or earlier, or the simulated machine stopped: the process must end.
     pub fn fatal(&self) -> bool {
         self.fatal

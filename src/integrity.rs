@@ -9,7 +9,8 @@
 //!   the [`Certificate`]. `received/<name>_<day>` and `received/all_<hour>` say the same of a day and of the fleet.
 //! - `doubtful/<name>_<hour>`: a certificate that is no proof, with the reason in `state`.
 //! - `aside/`: copies being built (`<name>_<hour>.<gen>/`), replaced ones (`….replaced`), `early/`, `conflict/`,
-//!   `….gaps`, `….late`, and the intent of an unfinished installation (`….install`).
+//!   `….gaps`, `….late`, files of `early/` that were damaged (`….damaged`), and the intent of an unfinished
+//!   installation (`….install`).
 //!
 //! and below the state directory `closed/<name>_<hour>`: the certificate of a closed hour again, so that its proof
 //! need not be read at start. It can be deleted; it is made again from the proof.
@@ -517,10 +518,18 @@ impl Scan {
     }
 }
 
+/// Length of a file, 0 if it is missing. What is no file has an error, and no length.
+fn len_of(disk: &Disk, path: &Path) -> disk::Result<u64> {
+    match disk.stat(path)? {
+        Some(s) if !s.is_file => disk.open(path).map(|_| 0),
+        found => Ok(found.map_or(0, |s| s.len)),
+    }
+}
+
 /// Reads the proof of a copy from its first line to its last. Changes nothing.
 pub fn scan(disk: &Disk, place: &Place) -> disk::Result<Scan> {
     let mut out = Scan::empty(place.first_id);
-    out.headers_len = disk.stat(&place.headers)?.map_or(0, |s| s.len);
+    out.headers_len = len_of(disk, &place.headers)?;
     let mut reader = Reader::open(disk, &place.headers)?;
     let mut damage = None;
     while let Some((at, line)) = reader.next()? {
@@ -559,7 +568,7 @@ pub fn scan(disk: &Disk, place: &Place) -> disk::Result<Scan> {
         }
     }
     // Read after the proof: what is proven must be there by then, even while somebody stores.
-    out.data_len = disk.stat(&place.data)?.map_or(0, |s| s.len);
+    out.data_len = len_of(disk, &place.data)?;
     if let Some(why) = damage {
         out.health = Health::Damaged(why);
         return Ok(out);

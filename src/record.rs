@@ -25,6 +25,8 @@ use serde_json::Value;
 pub const HEADER: usize = 32;
 const MAGIC: &[u8; 4] = b"LGD1";
 const VERSION: u8 = 1;
+/// Disks fail by the sector, and the kernel reads by the page.
+const SECTOR: usize = 4096;
 
 /// A record's place and header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +101,23 @@ pub enum Found {
 
 /// Reads the record at `offset` into `buf` (header and payload), or finds out how far the damage goes.
 pub fn read(file: &File, offset: u64, max: u32, buf: &mut Vec<u8>) -> disk::Result<Found> {
-    if let Some(head) = try_read(file, offset, max, buf)? {
+    read_by(file, offset, max, buf, Err)
+}
+
+/// The same where a sector that cannot be read is damage of the records in it, and no more: those behind it are used.
+pub fn read_past(file: &File, offset: u64, max: u32, buf: &mut Vec<u8>) -> disk::Result<Found> {
+    read_by(file, offset, max, buf, |e| if e.fatal() { Err(e) } else { Ok(()) })
+}
+
+fn read_by(
+    file: &File,
+    offset: u64,
+    max: u32,
+    buf: &mut Vec<u8>,
+    unread: fn(disk::Error) -> disk::Result<()>,
+) -> disk::Result<Found> {
+    let mut attempt = |at| try_read(file, at, max, buf).or_else(|e| unread(e).map(|()| None));
+    if let Some(head) = attempt(offset)? {
         return Ok(Found::Record(head));
     }
     let len = file.stat()?.len;
@@ -109,16 +127,31 @@ pub fn read(file: &File, offset: u64, max: u32, buf: &mut Vec<u8>) -> disk::Resu
     let mut at = offset + 1;
     let mut block = vec![0u8; 64 << 10];
     while at < len {
-        let n = file.read_at(&mut block, at)?;
+        let n = match file.read_at(&mut block, at) {
+            Ok(n) => n,
+            // The sectors are tried one by one: what is good of them ends where a bad one begins.
+            Err(e) => {
+                unread(e)?;
+                let rest = SECTOR - (at % SECTOR as u64) as usize;
+                if block.len() > rest {
+                    block.truncate(rest);
+                } else {
+                    at += rest as u64;
+                    block.resize(SECTOR, 0);
+                }
+                continue;
+            }
+        };
         let here = block.get(..n).unwrap_or_default();
         for i in memchr::memmem::find_iter(here, MAGIC) {
-            if try_read(file, at + i as u64, max, buf)?.is_some() {
+            if attempt(at + i as u64)?.is_some() {
                 return Ok(Found::Damage { next: at + i as u64 });
             }
         }
         // Blocks overlap by the magic's length less one, so that none is cut in two.
         match n.checked_sub(MAGIC.len() - 1) {
             Some(step) if step > 0 => at += step as u64,
+            _ if n > 0 => at += n as u64,
             _ => break,
         }
     }

@@ -11,9 +11,13 @@
 //! At start everything is read and checked. A torn or damaged stretch is copied to the quarantine directory before
 //! anything is cut; what lies behind it is used. No index of packs is kept in memory, only one bit each.
 
+mod shelf;
+
+pub use shelf::Shelf;
+
 use crate::config::SpoolConfig;
 use crate::disk::{self, Disk, Entry, File};
-use crate::pack::{self, HourKey, Meta};
+use crate::pack::{self, Meta};
 use crate::planted::{self, Bug};
 use crate::record::{self, Found};
 use std::collections::BTreeMap;
@@ -104,6 +108,14 @@ pub struct Spool {
     until_free_check: u64,
     buf: Vec<u8>,
     damaged: Vec<Meta>,
+}
+
+/// What became of a stretch that is no record.
+#[derive(PartialEq, Eq)]
+enum Aside {
+    Safe,
+    NoRoom,
+    Unread,
 }
 
 /// For a planted bug: are these bytes all zero?
@@ -219,10 +231,10 @@ impl Spool {
             Segment { len: 0, count: 0, done: Vec::new(), done_count: 0, marks_dirty: false, pinned: false };
         let marks = self.load_marks(base, report)?;
         let (mut offset, mut expect) = (0, base);
-        let (mut cut, mut lost) = (None, 0);
+        let (mut cut, mut lost, mut unread) = (None, 0, false);
         let mut buf = std::mem::take(&mut self.buf);
         loop {
-            match record::read(&file, offset, RECORD_MAX, &mut buf)? {
+            match record::read_past(&file, offset, RECORD_MAX, &mut buf)? {
                 Found::End => break,
                 Found::Damage { next }
                     if planted::is(Bug::ZerosAreRecords) && is_zero(&file, offset, next)? =>
@@ -233,10 +245,14 @@ impl Spool {
                     offset = next;
                 }
                 Found::Damage { next } => {
-                    let safe = self.set_aside(&file, base, offset, next, quarantine, report)?;
+                    let aside = self.set_aside(&file, base, offset, next, quarantine, report)?;
+                    let safe = aside == Aside::Safe;
                     seg.pinned |= !safe;
+                    unread |= aside == Aside::Unread;
                     if next >= file.stat()?.len {
                         cut = Some(offset).filter(|_| safe);
+                        // The numbers of what may be there are taken.
+                        expect += if unread { (next - offset) / record::HEADER as u64 + 1 } else { 0 };
                         break;
                     }
                     lost += next - offset;
@@ -250,15 +266,17 @@ impl Spool {
                     let its_turn = (expect..=most).contains(&head.seq) && head.seq < numbers.end;
                     if head.kind != KIND_PACK || !its_turn {
                         let safe = self.set_aside(&file, base, head.offset, offset, quarantine, report)?;
-                        seg.pinned |= !safe;
+                        seg.pinned |= safe != Aside::Safe;
                         lost += offset - head.offset;
                         continue;
                     }
                     lost = 0;
-                    // What a damaged stretch held cannot be delivered: it must not pin the segment.
-                    for missing in expect..head.seq {
+                    // What a damaged stretch held cannot be delivered: it must not pin the segment. What could not be read
+                    // may be another time.
+                    for missing in (expect..head.seq).filter(|_| !unread) {
                         seg.mark(missing - base);
                     }
+                    unread = false;
                     let i = head.seq - base;
                     seg.count = i + 1;
                     expect = head.seq + 1;
@@ -315,8 +333,8 @@ impl Spool {
         }
     }
 
-    /// Nothing that was acknowledged is cut away before a copy of it is safe. False: a full disk has no room for one,
-    /// which must not keep the role from starting, for what it sends on may be what fills the disk.
+    /// Nothing that was acknowledged is cut away before a copy of it is safe. A full disk may have no room for one, or
+    /// a bad one not give it: neither must keep the role from starting, for what it sends on may be what fills the disk.
     fn set_aside(
         &mut self,
         file: &File,
@@ -325,16 +343,27 @@ impl Spool {
         to: u64,
         quarantine: &mut Shelf,
         report: &mut dyn FnMut(String),
-    ) -> disk::Result<bool> {
+    ) -> disk::Result<Aside> {
         let mut bytes = vec![0; usize::try_from(to - from).unwrap_or(usize::MAX).min(RECORD_MAX as usize)];
-        let n = file.read_at(&mut bytes, from)?;
+        let n = match file.read_at(&mut bytes, from) {
+            Ok(n) => n,
+            Err(e) if e.fatal() => return Err(e),
+            Err(e) => {
+                report(format!(
+                    "{e}: bytes {from} to {to} are left where they are and read again at the next start; check the disk;                      at a receiver the collector's `logd status` names hours that must be sent again"
+                ));
+                return Ok(Aside::Unread);
+            }
+        };
         bytes.truncate(n);
         // Numbers begin again when a spool was empty at a start: the CRC tells other bytes at the same place apart.
         let name = format!("{base:020}-{from}-{:08x}.bin", crc32fast::hash(&bytes));
         let (place, safe) = match quarantine.put_raw("spool", &name, &bytes) {
-            Ok(true) => (quarantine.dir().join("spool").join(name).display().to_string(), true),
-            Ok(false) => ("its place, as quarantine is full".to_owned(), false),
-            Err(e) if e.no_space() => (format!("its place until a start that finds room: {e}"), false),
+            Ok(true) => (quarantine.dir().join("spool").join(name).display().to_string(), Aside::Safe),
+            Ok(false) => ("its place, as quarantine is full".to_owned(), Aside::NoRoom),
+            Err(e) if e.no_space() => {
+                (format!("its place until a start that finds room: {e}"), Aside::NoRoom)
+            }
             Err(e) => return Err(e),
         };
         let meta = pack::peek(bytes.get(record::HEADER..).unwrap_or_default());
@@ -377,7 +406,7 @@ impl Spool {
                 Found::End => break,
                 Found::Record(head) => at = head.end(),
                 Found::Damage { next } => {
-                    safe &= self.set_aside(&file, base, at, next, quarantine, &mut |_| {})?;
+                    safe &= self.set_aside(&file, base, at, next, quarantine, &mut |_| {})? == Aside::Safe;
                     at = next;
                 }
             }
@@ -627,7 +656,7 @@ impl Reader {
         for from in [*offset, 0] {
             *offset = from;
             loop {
-                match record::read(file, *offset, RECORD_MAX, buf)? {
+                match record::read_past(file, *offset, RECORD_MAX, buf)? {
                     Found::Record(h) if h.seq == seq && h.kind == KIND_PACK => {
                         let loc = Loc { seq, base, offset: h.offset, len: h.end() - h.offset };
                         *offset = h.end();
@@ -647,144 +676,12 @@ impl Reader {
     /// Reads the pack at `loc` into `buf`.
     pub fn fetch_at(&self, loc: &Loc, buf: &mut Vec<u8>) -> disk::Result<bool> {
         let file = self.disk.open(&self.path(loc.base))?;
-        let found = record::read(&file, loc.offset, RECORD_MAX, buf)?;
+        let found = record::read_past(&file, loc.offset, RECORD_MAX, buf)?;
         let good = matches!(found, Found::Record(h) if h.seq == loc.seq);
         if good {
             buf.drain(..record::HEADER);
         }
         Ok(good)
-    }
-}
-
-/// A directory of packs that are set aside, one file each, below one directory per sender: `held`, early packs,
-/// conflicts, quarantine. Bounded per sender and in total (P4), so that one bad host stops only itself.
-pub struct Shelf {
-    disk: Disk,
-    dir: PathBuf,
-    per_name: u64,
-    total: u64,
-    used: BTreeMap<String, u64>,
-    dir_mode: u32,
-    file_mode: u32,
-}
-
-impl Shelf {
-    /// Opens the directory (made when first needed) and counts what is in it. Limits in bytes.
-    pub fn open(disk: &Disk, dir: &Path, per_name: u64, total: u64) -> disk::Result<Self> {
-        let mut used = BTreeMap::new();
-        if disk.stat(dir)?.is_some() {
-            for sub in disk.list(dir)?.into_iter().filter(|e| e.is_dir) {
-                let mut sum = 0;
-                for f in disk.list(&dir.join(&sub.name))? {
-                    if f.name.starts_with('.') && f.name.strip_suffix(".tmp").is_some() {
-                        // Left by a crash; what it was to become is still where it came from.
-                        disk.remove(&dir.join(&sub.name).join(&f.name))?;
-                        continue;
-                    }
-                    sum += disk.stat(&dir.join(&sub.name).join(&f.name))?.map_or(0, |s| s.len);
-                }
-                used.insert(sub.name, sum);
-            }
-        }
-        let disk = disk.clone();
-        Ok(Self { disk, dir: dir.to_owned(), per_name, total, used, dir_mode: 0o750, file_mode: MODE })
-    }
-
-    /// The directory.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// Would `len` more bytes of this sender fit?
-    pub fn fits(&self, name: &str, len: u64) -> bool {
-        let all: u64 = self.used.values().sum();
-        self.used.get(name).copied().unwrap_or(0) + len <= self.per_name && all + len <= self.total
-    }
-
-    /// Bytes set aside in all.
-    pub fn bytes(&self) -> u64 {
-        self.used.values().sum()
-    }
-
-    /// Keeps a frame, durably; false when a limit is reached. The same name again is the same pack.
-    pub fn put(&mut self, name: &str, file: &str, frame: &[u8]) -> disk::Result<bool> {
-        let mut out = Vec::with_capacity(frame.len() + record::HEADER);
-        record::encode(KIND_PACK, 0, 0, &[frame], &mut out);
-        let path = self.dir.join(name).join(file);
-        if self.disk.stat(&path)?.is_some() && self.get(name, file)?.is_none() {
-            // What stands there is damaged; this is whole.
-            self.disk.replace(&path, &out, self.file_mode)?;
-        }
-        self.put_raw(name, file, &out)
-    }
-
-    fn put_raw(&mut self, name: &str, file: &str, bytes: &[u8]) -> disk::Result<bool> {
-        let dir = self.dir.join(name);
-        let path = dir.join(file);
-        if self.disk.stat(&path)?.is_some() {
-            // Its name may so far exist only in the memory of a machine whose process was killed.
-            self.disk.sync_dir(&dir)?;
-            return Ok(true);
-        }
-        if !self.fits(name, bytes.len() as u64) {
-            return Ok(false);
-        }
-        self.disk.create_dir_all(&dir, self.dir_mode)?;
-        self.disk.replace(&path, bytes, self.file_mode)?;
-        *self.used.entry(name.to_owned()).or_insert(0) += bytes.len() as u64;
-        Ok(true)
-    }
-
-    /// The frame in a file of [`Shelf::put`]; `None` if it is damaged.
-    pub fn get(&self, name: &str, file: &str) -> disk::Result<Option<Vec<u8>>> {
-        let path = self.dir.join(name).join(file);
-        let mut buf = Vec::new();
-        let found = record::read(&self.disk.open(&path)?, 0, RECORD_MAX, &mut buf)?;
-        let good = matches!(found, Found::Record(h) if h.kind == KIND_PACK);
-        Ok(good.then(|| buf.split_off(record::HEADER)))
-    }
-
-    /// Files of one sender.
-    pub fn list(&self, name: &str) -> disk::Result<Vec<String>> {
-        let dir = self.dir.join(name);
-        if self.disk.stat(&dir)?.is_none() {
-            return Ok(Vec::new());
-        }
-        Ok(self.disk.list(&dir)?.into_iter().filter(|e| !e.is_dir).map(|e| e.name).collect())
-    }
-
-    /// Packs of one hour, where files are named `<hour>.<copy>.<id>`: copy, number, file.
-    pub fn packs_of(&self, key: &HourKey) -> disk::Result<Vec<(u64, u64, String)>> {
-        let prefix = format!("{}.", key.hour);
-        let mut out = Vec::new();
-        for file in self.list(&key.name)? {
-            let numbers = file.strip_prefix(&prefix).and_then(|r| r.split_once('.'));
-            if let Some((Ok(copy), Ok(id))) = numbers.map(|(c, i)| (c.parse::<u64>(), i.parse::<u64>())) {
-                out.push((copy, id, file));
-            }
-        }
-        out.sort();
-        Ok(out)
-    }
-
-    /// Senders that have something here.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.used.keys().map(String::as_str)
-    }
-
-    /// Forgets a file whose content is durable elsewhere.
-    pub fn remove(&mut self, name: &str, file: &str) -> disk::Result<()> {
-        let path = self.dir.join(name).join(file);
-        let len = self.disk.stat(&path)?.map_or(0, |s| s.len);
-        self.disk.remove(&path)?;
-        if let Some(u) = self.used.get_mut(name) {
-            *u = u.saturating_sub(len);
-            if *u == 0 {
-                self.used.remove(name);
-                self.disk.remove_dir(&self.dir.join(name))?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -40,6 +40,8 @@ mod random;
 mod spool;
 #[path = "proof/state.rs"]
 mod state;
+#[path = "proof/stuck.rs"]
+mod stuck;
 mod support;
 #[path = "proof/syscalls.rs"]
 mod syscalls;

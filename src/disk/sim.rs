@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -94,6 +95,7 @@ struct State {
     free_bytes: u64,
     capacity: Option<u64>,
     locks: BTreeSet<NodeId>,
+    unreadable: BTreeMap<PathBuf, Range<u64>>,
 }
 
 /// What kind of call it is, for the faults that depend on it.
@@ -226,6 +228,7 @@ impl Sim {
             free_bytes: 1 << 40,
             capacity: None,
             locks: BTreeSet::new(),
+            unreadable: BTreeMap::new(),
         })))
     }
 
@@ -385,6 +388,10 @@ impl SimFile {
     pub(super) fn read_at(&self, path: &Path, buf: &mut [u8], offset: u64) -> Result<usize> {
         let state = self.sim.state();
         state.alive(self.epoch, "read", path)?;
+        let bad = state.unreadable.get(path);
+        if bad.is_some_and(|bad| offset < bad.end && bad.start < offset.saturating_add(buf.len() as u64)) {
+            return Err(Error::errno("read", path, Errno::IO));
+        }
         let rest = state.image.content(self.node).get(offset as usize..).unwrap_or(&[]);
         let n = rest.len().min(buf.len());
         if let (Some(to), Some(from)) = (buf.get_mut(..n), rest.get(..n)) {
@@ -538,6 +545,11 @@ impl SimDisk {
     /// The modification time, Unix milliseconds, that later writes get.
     pub fn set_mtime_ms(&self, unix_ms: i64) {
         self.0.state().image.mtime_ms = unix_ms;
+    }
+
+    /// These bytes of a file give an input/output error from now on, if it is opened by this path; an empty range ends it.
+    pub fn set_unreadable(&self, path: &Path, bytes: Range<u64>) {
+        self.0.state().unreadable.insert(path.to_owned(), bytes);
     }
 
     /// Flips the bits of `mask` in one byte of a file, in both images. False when there is no such byte.

@@ -3,11 +3,15 @@
 //! Carries P2: packs are applied in id order only, so a data file is at every moment a prefix of the hour. The order
 //! of durability is data, then the proof's line, then the spool's `done`; a [`Hours::checkpoint`] does it for all
 //! files that changed. What lies beyond a gap waits in the spool, and on a shelf when it would pin a segment.
-//! `start` brings files and proofs together again after a crash, `copies` certifies hours and installs later copies.
+//! `missing` notes packs that are lost and gives out what lies beyond a gap that stays,
+//! `start` brings files and proofs together again after a crash, `copies` certifies hours and installs later copies,
+//! `stuck` keeps an hour whose files cannot be used from standing in the way of the others (P4).
 //! Files and what they prove: see [`crate::integrity`].
 
 mod copies;
+mod missing;
 mod start;
+mod stuck;
 
 pub use copies::{Filed, VerifyDone, VerifyJob};
 pub use start::Spooled;
@@ -20,6 +24,7 @@ use crate::planted::{self, Bug};
 use crate::spool::{Loc, Reader, Shelf};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use stuck::Stuck;
 
 /// Hours at rest leave memory after this time.
 const FORGET_MS: u64 = 10 * 60 * 1000;
@@ -98,13 +103,6 @@ impl Copy {
         }
     }
 
-    fn holds(&self, id: u64) -> bool {
-        match &self.health {
-            Health::Foreign { ids, .. } => ids.contains(&id),
-            _ => id <= self.summary.high,
-        }
-    }
-
     /// Spool numbers of what nobody needs once the copy is dropped.
     fn let_go(self) -> Vec<u64> {
         let waiting = self.early.into_values().filter_map(|e| match e {
@@ -165,6 +163,7 @@ pub struct Hours {
     reader: Reader,
     early: Shelf,
     states: BTreeMap<HourKey, HourState>,
+    stuck: BTreeMap<HourKey, Stuck>,
     dirty: BTreeSet<(HourKey, u64)>,
     verify: Vec<VerifyJob>,
     /// The disk refused a verification: the next checkpoint, which hands it out again, must not wait for its time.
@@ -189,7 +188,8 @@ impl Hours {
     }
 
     /// Applies a durable pack of the spool, and what was waiting behind it. `raw` spares inflating. Called again
-    /// with the same pack after an error (a full disk), it goes on where it was.
+    /// with the same pack after an error (a full disk), it goes on where it was. Where only the files of this hour cannot
+    /// be used, the pack waits as if those before it were missing.
     pub fn apply(&mut self, loc: Loc, frame: &[u8], raw: Option<&[u8]>, now_ms: u64) -> disk::Result<()> {
         let Some((header, body)) = split_frame(frame) else {
             self.alarms.push(format!("spool record {}: not a frame; left in the spool", loc.seq));
@@ -200,24 +200,38 @@ impl Hours {
                 .push(format!("spool record {}: its header is refused now; left in the spool", loc.seq));
             return Ok(());
         };
+        if !self.stuck.contains_key(&meta.key) {
+            match self.apply_pack(loc, frame, &header, &meta, body, raw, now_ms) {
+                Err(e) if e.is_of_one_path() => self.stick(&meta.key, &e, now_ms),
+                other => return other,
+            }
+        }
+        self.keep_back(&meta.key, meta.generation, meta.id, loc, now_ms);
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)] // one pack, in the forms that it has by now
+    fn apply_pack(
+        &mut self,
+        loc: Loc,
+        frame: &[u8],
+        header: &Header,
+        meta: &Meta,
+        body: &[u8],
+        raw: Option<&[u8]>,
+        now_ms: u64,
+    ) -> disk::Result<()> {
         if !self.states.contains_key(&meta.key) {
             self.load(&meta.key, &Spooled::default(), now_ms)?;
         }
         self.continue_install(&meta.key)?;
-        let Some(generation) = self.choose(&meta) else {
+        let Some(generation) = self.choose(&meta.key, meta.generation) else {
             self.done_now.push(loc.seq);
             return Ok(());
         };
         let Some(state) = self.states.get_mut(&meta.key) else { return Ok(()) };
         state.used_ms = now_ms;
-        // The gate took the tags back before it accepted more of a certified copy.
-        let later = state.closed.take_if(|c| c.generation == generation && meta.id > c.packs);
-        if let Some(c) = later.filter(|c| c.bytes > 0) {
-            let place = self.store.place(&meta.key);
-            if self.store.disk().stat(&place.data)?.is_none() {
-                self.keep_late(&meta.key, &c);
-            }
-        }
+        self.reopen(&meta.key, generation, meta.id)?;
         let Some(state) = self.states.get_mut(&meta.key) else { return Ok(()) };
         let Some(copy) = state.copies.get_mut(&generation) else { return Ok(()) };
         match &copy.health {
@@ -256,8 +270,24 @@ impl Hours {
             }
             _ => {}
         }
-        self.write(&header, &meta, body, raw, generation, Some(loc.seq))?;
+        self.write(header, meta, body, raw, generation, Some(loc.seq))?;
         self.drain(&meta.key, generation)
+    }
+
+    /// The gate took the tags back before it accepted more of a certified copy.
+    fn reopen(&mut self, key: &HourKey, generation: u64, id: u64) -> disk::Result<()> {
+        let closed = self.states.get(key).and_then(|s| s.closed.as_ref());
+        let Some(c) = closed.filter(|c| c.generation == generation && id > c.packs).cloned() else {
+            return Ok(());
+        };
+        let gone = c.bytes > 0 && self.disk().stat(&self.store.place(key).data)?.is_none();
+        if let Some(state) = self.states.get_mut(key) {
+            state.closed = None;
+        }
+        if gone {
+            self.keep_late(key, &c);
+        }
+        Ok(())
     }
 
     /// A pack that is stored already came as new to the gate, which took back the tag: the hour is verified again.
@@ -281,9 +311,13 @@ impl Hours {
             return;
         }
         let found = Scan::empty(late.first_id);
-        let old = state.copies.insert(closed.generation, Copy::new(late, Role::Late, found));
+        let mut copy = Copy::new(late, Role::Late, found);
+        if let Some(mut old) = state.copies.remove(&closed.generation) {
+            copy.early = std::mem::take(&mut old.early);
+            self.done_now.extend(old.let_go());
+        }
+        state.copies.insert(closed.generation, copy);
         state.in_place = None;
-        self.done_now.extend(old.into_iter().flat_map(Copy::let_go));
         self.alarms.push(format!(
             "{key}: lines came after its data file was taken away; they are in aside/{key}.late, its tag is revoked; \
              give them to the job that took the file, or send the hour again"
@@ -291,9 +325,8 @@ impl Hours {
     }
 
     /// Which copy a pack belongs to; `None` = it is of no use any more.
-    fn choose(&mut self, meta: &Meta) -> Option<u64> {
-        let state = self.states.get_mut(&meta.key)?;
-        let generation = meta.generation;
+    fn choose(&mut self, key: &HourKey, generation: u64) -> Option<u64> {
+        let state = self.states.get_mut(key)?;
         let floor = state.closed.as_ref().filter(|c| c.is_tag()).map_or(0, |c| c.generation);
         if generation < floor && !planted::is(Bug::OldCopyInstalled) {
             return None;
@@ -307,13 +340,13 @@ impl Hours {
         let (place, role) = match (state.in_place, &state.closed) {
             (None, Some(c)) if c.generation == generation && c.bytes > 0 => {
                 // Loaded without its data file: see `start`.
-                (self.store.late(&meta.key, c.packs + 1), Role::Late)
+                (self.store.late(key, c.packs + 1), Role::Late)
             }
             (None, None) => {
                 state.in_place = Some(generation);
-                (self.store.place(&meta.key), Role::InPlace)
+                (self.store.place(key), Role::InPlace)
             }
-            _ => (self.store.building(&meta.key, generation), Role::Building),
+            _ => (self.store.building(key, generation), Role::Building),
         };
         let found = Scan::empty(place.first_id);
         state.copies.insert(generation, Copy::new(place, role, found));
@@ -427,16 +460,16 @@ impl Hours {
             let Some(copy) = self.states.get_mut(key).and_then(|s| s.copies.get_mut(&generation)) else {
                 return Ok(());
             };
-            let id = copy.summary.high + 1;
+            let Some(id) = copy.next_early() else { return Ok(()) };
             let mut frame = std::mem::take(&mut self.frame);
             let (found, seq, file) = match copy.early.get(&id) {
-                None => {
-                    self.frame = frame;
-                    return Ok(());
-                }
+                None => return Ok(()),
                 Some(Early::Spool(loc)) => (self.reader.fetch_at(loc, &mut frame)?, Some(loc.seq), None),
                 Some(Early::Shelf(file)) => {
-                    let kept = self.early.get(&key.name, file)?;
+                    let kept = match self.early.get(&key.name, file) {
+                        Err(e) if e.not_found() => None,
+                        other => other?,
+                    };
                     let there = kept.is_some();
                     frame = kept.unwrap_or_default();
                     (there, None, Some(file.clone()))
@@ -448,9 +481,13 @@ impl Hours {
                 if let Some(copy) = self.copy(key, generation) {
                     copy.early.remove(&id);
                 }
+                let kept = match file {
+                    Some(file) => self.unshelve_damaged(key, generation, id, &file)?,
+                    None => String::new(),
+                };
                 self.alarms.push(format!(
-                    "{key} pack {id}: damaged while it waited for the packs before it; send it or its hour again from the \
-                     source"
+                    "{key} pack {id}: damaged while it waited for the packs before it{kept}; send it or its hour again from \
+                     the source"
                 ));
                 return Ok(());
             };
@@ -458,7 +495,7 @@ impl Hours {
                 self.write(&header, &meta, body, None, generation, seq)?;
             }
             let copy = self.states.get_mut(key).and_then(|s| s.copies.get_mut(&generation));
-            let Some(copy) = copy.filter(|c| c.summary.high >= id) else { return Ok(()) };
+            let Some(copy) = copy.filter(|c| c.has(id)) else { return Ok(()) };
             copy.early.remove(&id);
             if file.is_some() {
                 // The shelf's file goes when the pack is durable in the data file.
@@ -466,47 +503,6 @@ impl Hours {
             }
             self.frame = frame;
         }
-    }
-
-    /// Notes durably that a pack was acknowledged and is lost.
-    pub fn note_lost(&mut self, key: &HourKey, generation: u64, id: u64) -> disk::Result<()> {
-        if !self.missing.put(&key.name, &Store::shelf_name(key, generation, id), b"")? {
-            self.alarms.push(format!("{key} pack {id}: aside/lost is full: only this message tells of it"));
-        }
-        self.lost.push((key.clone(), generation, id));
-        Ok(())
-    }
-
-    /// The same of a pack that was found damaged at the start, unless it was stored before.
-    pub fn note_damaged(&mut self, meta: &Meta) -> disk::Result<()> {
-        let (key, generation, id) = (&meta.key, meta.generation, meta.id);
-        let stored = self.copy(key, generation).is_some_and(|c| c.holds(id));
-        let closed = self.store.closed(key)?.is_some_and(|c| (c.generation, c.packs) >= (generation, id));
-        if stored || closed {
-            return Ok(());
-        }
-        self.note_lost(key, generation, id)?;
-        self.lost.clear();
-        Ok(())
-    }
-
-    /// Packs that were noted as lost since the last call: when they come again they are new.
-    pub fn take_lost(&mut self) -> Vec<(HourKey, u64, u64)> {
-        std::mem::take(&mut self.lost)
-    }
-
-    /// Packs of a copy that are lost and did not come again. Those that did are forgotten.
-    fn still_lost(&mut self, key: &HourKey, generation: u64) -> disk::Result<Vec<u64>> {
-        let mut left = Vec::new();
-        for (g, id, file) in self.missing.packs_of(key)? {
-            let came = self.copy(key, generation).is_some_and(|c| c.holds(id));
-            if g < generation || (g == generation && came) {
-                self.missing.remove(&key.name, &file)?;
-            } else if g == generation {
-                left.push(id);
-            }
-        }
-        Ok(left)
     }
 
     fn copy(&mut self, key: &HourKey, generation: u64) -> Option<&mut Copy> {
@@ -525,7 +521,7 @@ impl Hours {
     pub fn checkpoint(&mut self, now_ms: u64) -> disk::Result<Progress> {
         let mut out = Progress { seqs: std::mem::take(&mut self.done_now), ..Progress::default() };
         let dirty = std::mem::take(&mut self.dirty);
-        if let Err(e) = self.sync_in_turn(&dirty)
+        if let Err(e) = self.sync_all(&dirty, now_ms)
             && !planted::is(Bug::CheckpointErrorIgnored)
         {
             // A full disk: everything stays noted and is tried again.
@@ -537,9 +533,13 @@ impl Hours {
             let Some(copy) = self.states.get_mut(&key).and_then(|s| s.copies.get_mut(&generation)) else {
                 continue;
             };
-            let high = if matches!(copy.health, Health::Good) { copy.summary.high } else { 0 };
-            out.seqs.extend_from_slice(&copy.seqs);
-            out.stored.push((key.clone(), generation, high, std::mem::take(&mut copy.seqs)));
+            if self.stuck.contains_key(&key) && !copy.lines.is_empty() {
+                self.dirty.insert((key.clone(), generation));
+            } else {
+                let high = if matches!(copy.health, Health::Good) { copy.summary.high } else { 0 };
+                out.seqs.extend_from_slice(&copy.seqs);
+                out.stored.push((key.clone(), generation, high, std::mem::take(&mut copy.seqs)));
+            }
             if let Err(e) = self.shelve_early(&key, generation, now_ms, &mut out) {
                 self.put_off(e)?;
                 self.dirty.insert((key.clone(), generation));
@@ -641,6 +641,10 @@ impl Hours {
         out: &mut Progress,
     ) -> disk::Result<()> {
         let Some(copy) = self.states.get(key).and_then(|s| s.copies.get(&generation)) else { return Ok(()) };
+        if matches!(copy.health, Health::Foreign { .. }) {
+            // No gap is waited for: only what is stuck, and a start finds that in the spool.
+            return Ok(());
+        }
         let waiting: Vec<(u64, Loc)> = copy
             .early
             .iter()
@@ -672,57 +676,6 @@ impl Hours {
         Ok(())
     }
 
-    /// After `gap_wait`: what lies beyond a gap is given out in `aside/….gaps`, in id order, so that people have it.
-    /// It stays on the shelf too; a pack that comes after all is still put where it belongs.
-    pub fn write_gaps(&mut self, now_ms: u64) -> disk::Result<()> {
-        let wait = self.conf.gap_wait_ms;
-        let mut due = Vec::new();
-        for (key, state) in &self.states {
-            for (generation, c) in &state.copies {
-                let late = now_ms.saturating_sub(c.early_since_ms) >= wait;
-                if !c.early.is_empty() && late && !c.gaps_written && matches!(c.health, Health::Good) {
-                    due.push((key.clone(), *generation));
-                }
-            }
-        }
-        for (key, generation) in due {
-            let Some(copy) = self.states.get_mut(&key).and_then(|s| s.copies.get_mut(&generation)) else {
-                continue;
-            };
-            copy.gaps_written = true;
-            let path = self.store.path("aside").join(format!("{key}.gaps"));
-            let temp = self.store.path("aside").join(format!(".{key}.gaps.tmp"));
-            self.store.disk().remove(&temp)?;
-            let file = self.store.disk().create(&temp, self.store.file_mode)?;
-            let (mut at, mut raw, mut frame) = (0, Vec::new(), Vec::new());
-            for e in copy.early.values() {
-                match e {
-                    Early::Spool(loc) => {
-                        self.reader.fetch_at(loc, &mut frame)?;
-                    }
-                    Early::Shelf(f) => frame = self.early.get(&key.name, f)?.unwrap_or_default(),
-                }
-                let Some((header, body)) = split_frame(&frame) else { continue };
-                let Ok(meta) = header.meta("unknown") else { continue };
-                if pack::inflate(body, &meta, &mut raw, self.conf.max_raw).is_some() {
-                    file.write_at(&raw, at)?;
-                    at += raw.len() as u64;
-                }
-            }
-            file.sync()?;
-            self.store.disk().rename(&temp, &path)?;
-            self.store.disk().sync_dir(&self.store.path("aside"))?;
-            let first = copy.summary.high + 1;
-            self.alarms.push(format!(
-                "{key}: pack {first} has been missing for {} h; the packs after it are also in {}; \
-                 send the hour again from its source",
-                wait / 3_600_000,
-                path.display()
-            ));
-        }
-        Ok(())
-    }
-
     /// Does anything wait for a checkpoint?
     pub fn is_dirty(&self) -> bool {
         !self.dirty.is_empty() || !self.done_now.is_empty() || !self.shelved.is_empty()
@@ -733,7 +686,7 @@ impl Hours {
         self.verify_again
             || self.dirty.iter().any(|(key, generation)| {
                 let copy = self.states.get(key).and_then(|s| s.copies.get(generation));
-                copy.is_some_and(|c| !c.lines.is_empty() && c.is_complete())
+                !self.stuck.contains_key(key) && copy.is_some_and(|c| !c.lines.is_empty() && c.is_complete())
             })
     }
 
@@ -748,7 +701,7 @@ impl Hours {
     }
 
     fn forget_idle(&mut self, now_ms: u64) {
-        let dirty = &self.dirty;
+        let (dirty, stuck) = (&self.dirty, &self.stuck);
         self.states.retain(|key, s| {
             let busy = s.copies.iter().any(|(g, c)| {
                 (c.verifying && !planted::is(Bug::VerificationForgotten))
@@ -757,7 +710,7 @@ impl Hours {
                     || !c.early.is_empty()
                     || dirty.contains(&(key.clone(), *g))
             });
-            busy || now_ms.saturating_sub(s.used_ms) < FORGET_MS
+            busy || stuck.contains_key(key) || now_ms.saturating_sub(s.used_ms) < FORGET_MS
         });
         self.open_copies =
             self.states.values().flat_map(|s| s.copies.values()).filter(|c| c.files.is_some()).count();

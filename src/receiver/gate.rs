@@ -81,7 +81,11 @@ impl Gate {
     ) -> disk::Result<Self> {
         for (loc, meta, bytes, crc32) in spooled {
             if memory.footprint.hour(&meta.key, now_ms).is_none() {
-                load(&mut memory, &meta.key, now_ms)?;
+                match load(&mut memory, &meta.key, now_ms) {
+                    // The storing half tells of the bad file. Until it is mended this hour's packs are asked to wait.
+                    Err(e) if !e.fatal() => continue,
+                    other => other?,
+                }
             }
             let p = Pending { bytes, crc32, seq: loc.seq, weight: loc.len };
             let print = memory.footprint.hour(&meta.key, now_ms);

@@ -116,6 +116,7 @@ impl Collector {
         if self.settle_ms.is_some_and(|at| now_ms >= at) {
             self.settle_tags(Some(gate), now_ms)?;
         }
+        self.hours.retry(now_ms)?;
         for n in 0..most {
             let Some((seq, base, raw)) = ({
                 let mut g = lock(gate);
@@ -285,6 +286,15 @@ impl Collector {
         let received = self.store.path("received");
         let disk = self.store.disk().clone();
         let (mut days, mut hours) = (BTreeMap::new(), BTreeSet::new());
+        // One bad file takes only its own day's and its hour's tag away; it is told, and tried again.
+        let mut settled = Ok(());
+        let mut try_it = |result: disk::Result<()>| match result {
+            Err(e) if !e.is_of_one_path() => Err(e),
+            other => {
+                settled = std::mem::replace(&mut settled, Ok(())).and(other);
+                Ok(())
+            }
+        };
         for key in self.store.closed_list()? {
             hours.insert(key.hour);
             days.entry(format!("{}_{}", key.name, key.hour.day_of())).or_insert(key);
@@ -293,19 +303,19 @@ impl Collector {
         for (day, key) in days {
             let _g = gate.map(lock);
             if disk.stat(&received.join(day))?.is_none() {
-                self.store.day_tag(&key)?;
+                try_it(self.store.day_tag(&key).map(|_| ()))?;
             }
         }
         if self.hosts_file.is_none() {
-            return Ok(());
+            return settled;
         }
         for hour in hours {
             let _g = gate.map(lock);
             if disk.stat(&received.join(format!("all_{hour}")))?.is_none() {
-                self.fleet(hour)?;
+                try_it(self.fleet(hour))?;
             }
         }
-        Ok(())
+        settled
     }
 
     fn fleet(&mut self, hour: crate::clock::Hour) -> disk::Result<()> {

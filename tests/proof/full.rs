@@ -1,5 +1,5 @@
-//! A disk that is full at the wrong moment only delays: whatever one call of a collector fails with "no space", the
-//! next turns make good, without a restart, and at no time does a tag say more than the bytes do.
+//! A disk that is full at the wrong moment only delays: whatever one call of a collector fails with "no space" (or with an
+//! input/output error), the next turns make good, without a restart, and at no time does a tag say more than the bytes do.
 //!
 //! The story: an error in the middle of a turn left what the turn had taken in hand with nobody. An hour was then not
 //! certified before the next restart, or certified without anybody knowing, so that later bytes left its tag in place.
@@ -18,26 +18,27 @@ use serde_json::Value;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-const SEGMENT: &str = "/state/spool/00000000000000000001.seg";
-const HOUR: &str = "2026112205";
-const ENOSPC: i32 = 28;
+pub(super) const SEGMENT: &str = "/state/spool/00000000000000000001.seg";
+pub(super) const HOUR: &str = "2026112205";
+pub(super) const ENOSPC: i32 = 28;
 const EMFILE: i32 = 24;
-const EIO: i32 = 5;
+pub(super) const EIO: i32 = 5;
 /// After an error, tags of days and of the fleet are looked for again within this time.
 const SETTLED_MS: u64 = 61_000;
 
-struct World {
-    disk: Disk,
-    sim: SimDisk,
-    conf: StoreConfig,
-    gate: Mutex<Gate>,
-    collector: Collector,
-    now_ms: u64,
+pub(super) struct World {
+    pub(super) disk: Disk,
+    pub(super) sim: SimDisk,
+    pub(super) conf: StoreConfig,
+    pub(super) gate: Mutex<Gate>,
+    pub(super) collector: Collector,
+    pub(super) now_ms: u64,
     errors: u32,
 }
 
 /// The process ends when a sync fails; what follows a restart is another test.
-struct Ended;
+#[derive(Debug)]
+pub(super) struct Ended;
 
 /// What a connection hands to the gate.
 fn arrived(conf: &ReceiverConfig, pack: &Pack) -> Arrived {
@@ -61,7 +62,7 @@ fn open(disk: &Disk, conf: &StoreConfig, now_ms: u64) -> (Mutex<Gate>, Collector
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with("checkpoint = 3s")
     }
 
@@ -93,12 +94,12 @@ impl World {
     }
 
     /// What the collector's loop does once a second.
-    fn turn(&mut self) -> Result<(), Ended> {
+    pub(super) fn turn(&mut self) -> Result<(), Ended> {
         self.store()?;
         self.certify()
     }
 
-    fn turns(&mut self, n: u32) -> Result<(), Ended> {
+    pub(super) fn turns(&mut self, n: u32) -> Result<(), Ended> {
         (0..n).try_for_each(|_| self.turn())
     }
 
@@ -121,7 +122,7 @@ impl World {
         Ok(())
     }
 
-    fn offer(&mut self, pack: &Pack) -> Result<(), Ended> {
+    pub(super) fn offer(&mut self, pack: &Pack) -> Result<(), Ended> {
         for _ in 0..100 {
             let arrived = arrived(&self.conf.receiver, pack);
             let answer = lock(&self.gate).offer(arrived, self.now_ms, "now");
@@ -146,11 +147,11 @@ impl World {
         self.whole(hour, 1)
     }
 
-    fn names(&self, dir: &str) -> Vec<String> {
+    pub(super) fn names(&self, dir: &str) -> Vec<String> {
         self.disk.list(Path::new(dir)).unwrap().into_iter().map(|e| e.name).collect()
     }
 
-    fn tag(&self, name: &str) -> Option<Value> {
+    pub(super) fn tag(&self, name: &str) -> Option<Value> {
         let file =
             self.names("/store/received").into_iter().find(|n| n.starts_with(&format!("{name}_{HOUR}_")))?;
         let text = self.disk.read(&Path::new("/store/received").join(file), 1 << 20).unwrap();
@@ -158,7 +159,7 @@ impl World {
     }
 
     /// Takes turns until the hour has the tag that it must come to have.
-    fn whole(&mut self, hour: &Hour, revision: u64) -> Result<(), Ended> {
+    pub(super) fn whole(&mut self, hour: &Hour, revision: u64) -> Result<(), Ended> {
         let fits = |c: &Value| {
             c["gen"].as_u64() == Some(hour.generation) && c["revision"].as_u64() == Some(revision)
         };
@@ -218,15 +219,15 @@ fn life(w: &mut World) -> Result<(), Ended> {
 }
 
 #[test]
-fn no_space_for_any_one_call_is_only_a_delay() {
+fn no_space_or_a_bad_sector_for_any_one_call_is_only_a_delay() {
     let mut w = World::new();
     let first = w.sim.calls();
     assert!(life(&mut w).is_ok());
     let last = w.sim.calls();
     let (mut noticed, mut ended, mut wrong) = (0, 0, Vec::new());
-    for at in first + 1..=last {
+    for (at, errno) in (first + 1..=last).flat_map(|at| [(at, ENOSPC), (at, EIO)]) {
         let mut w = World::new();
-        w.sim.plan(at, Fault::Error(ENOSPC));
+        w.sim.plan(at, Fault::Error(errno));
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| life(&mut w).is_err()));
         let call = w.sim.log().into_iter().find(|line| line.contains("Error"));
         match result {
@@ -418,7 +419,7 @@ fn a_proof_whose_directory_could_not_be_synced_is_made_durable_later() {
         w.disk.rename(here, away).unwrap();
         let saved = w.collector.checkpoint(&w.gate, w.now_ms);
         w.note(saved)?;
-        assert_eq!(w.errors, 1);
+        assert_eq!(w.collector.hours.alarms.len(), 1);
         w.disk.rename(away, here).unwrap();
         w.disk.sync_dir(Path::new("/store")).unwrap();
         w.whole(&hour, 1)?;

@@ -2,7 +2,8 @@
 //!
 //! The machine is stopped, the byte is changed, the machine starts again. It must start; no certificate may be false;
 //! and where the pack or its proof still exists elsewhere the hour must become whole by itself. Only what a receiver
-//! had acknowledged and then lost on its own disk may stay missing: its source has it still, and the hour stays open.
+//! had acknowledged and then lost on its own disk may stay missing: its source has it still, and the hour stays open; then
+//! somebody must have named it.
 
 use super::sim::World;
 use super::support::{proved, soak};
@@ -26,6 +27,8 @@ fn begin() -> World {
 }
 
 fn finish(mut w: World, must_be_whole: bool) -> bool {
+    let said = w.messages.len();
+    w.write("2026112204", "a late line\n");
     for i in 0..3 {
         w.write(HOUR, &format!("line {i} after the damage, {:032x}\n", i * 7_919_u64));
         w.round(1_500);
@@ -35,8 +38,21 @@ fn finish(mut w: World, must_be_whole: bool) -> bool {
         w.settle(&["2026112204", HOUR]);
         return true;
     }
-    (0..100).for_each(|_| w.round(2_000));
-    w.is_whole(&["2026112204", HOUR])
+    for _ in 0..100 {
+        w.round(2_000);
+        if w.is_whole(&["2026112204", HOUR]) {
+            return true;
+        }
+    }
+    for hour in ["2026112204", HOUR] {
+        // A record whose header is damaged does not tell its hour.
+        let told = |m: &&String| (m.contains(hour) || m.contains(".seg")) && !m.contains(": verified: ");
+        assert!(
+            w.is_whole(&[hour]) || w.messages[said..].iter().any(|m| told(&m)),
+            "{hour} is open, and nobody says so"
+        );
+    }
+    false
 }
 
 /// State files of a machine that are not the logs themselves.
@@ -45,10 +61,14 @@ fn files(w: &World, node: usize) -> Vec<(PathBuf, u64)> {
     all.into_iter().filter(|(p, n)| !p.starts_with("/log") && *n > 0).collect()
 }
 
-/// Does the change concern the only copy of something that was acknowledged?
-fn only_copy(path: &Path) -> bool {
-    let text = path.to_string_lossy();
-    text.ends_with(".seg") || text.contains("/log_data/")
+/// Does the change concern the only copy of something that was acknowledged, or of what late lines need? A follower's
+/// source has all else.
+fn only_copy(path: &Path, node: usize) -> bool {
+    let store = ["/store/log_data", "/store/headers", "/store/received"];
+    if node == 0 {
+        return path.starts_with("/state/journal/hours");
+    }
+    path.extension().is_some_and(|e| e == "seg") || store.iter().any(|d| path.starts_with(d))
 }
 
 fn damage_everywhere(what: &str, node: usize, step: u64) {
@@ -71,8 +91,7 @@ fn damage_everywhere(what: &str, node: usize, step: u64) {
                 );
                 // A data file that a batch job would read is not state: nobody can tell it from its proof alone.
                 w.judged = !path.starts_with("/store/log_data") && !path.starts_with("/store/received");
-                let may_stay_open =
-                    only_copy(&path) || path.starts_with("/store/received") || (cut && node == 2);
+                let may_stay_open = only_copy(&path, node);
                 let result =
                     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| finish(w, !may_stay_open)));
                 match result {

@@ -426,22 +426,19 @@ impl Hours {
         Ok(())
     }
 
-    /// Finishes installations that a crash cut short.
-    pub(super) fn resume_installations(&mut self) -> disk::Result<()> {
-        let aside = self.store.path("aside");
-        for e in self.disk().list(&aside)? {
-            let Some(key) = e.name.strip_suffix(".install").and_then(HourKey::parse) else { continue };
-            let bytes = self.disk().read_opt(&aside.join(&e.name), 4096)?.unwrap_or_default();
-            match record::from_json::<Intent>(&bytes) {
-                Ok(i) if i.name == key.name && i.hour == key.hour.to_string() => {
-                    self.finish_install(&key, i.from, i.to)?;
-                    self.alarms.push(format!("{key}: installation of copy {} finished after a crash", i.to));
-                }
-                _ => self.alarms.push(format!(
-                    "{}: damaged; the copy below aside/ is verified and installed from the beginning",
-                    aside.join(&e.name).display()
-                )),
+    /// Finishes the installation that a crash cut short.
+    pub(super) fn resume_install(&mut self, key: &HourKey) -> disk::Result<()> {
+        let path = self.intent_path(key);
+        let Some(bytes) = self.disk().read_opt(&path, 4096)? else { return Ok(()) };
+        match record::from_json::<Intent>(&bytes) {
+            Ok(i) if i.name == key.name && i.hour == key.hour.to_string() => {
+                self.finish_install(key, i.from, i.to)?;
+                self.alarms.push(format!("{key}: installation of copy {} finished after a crash", i.to));
             }
+            _ => self.alarms.push(format!(
+                "{}: damaged; the copy below aside/ is verified and installed from the beginning",
+                path.display()
+            )),
         }
         Ok(())
     }

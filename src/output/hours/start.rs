@@ -4,6 +4,7 @@
 //! - A damaged line of a proof is repaired if that can be done for certain.
 //! - Data beyond the proof is cut only if the spool or the early shelf holds it; it is then applied again.
 //! - Anything else makes the hour `damaged`: nothing is appended and nothing cut until a new copy mends it.
+//! - An hour that cannot be looked at, or mended for lack of room, waits (`stuck`); the others start.
 
 use super::{Copy, Early, HourState, Hours, HoursConfig, Role};
 use crate::disk;
@@ -37,6 +38,7 @@ impl Hours {
             reader,
             early,
             states: BTreeMap::new(),
+            stuck: BTreeMap::new(),
             dirty: BTreeSet::new(),
             verify_again: false,
             verify: Vec::new(),
@@ -50,17 +52,17 @@ impl Hours {
             packs: 0,
             alarms: Vec::new(),
         };
-        hours.resume_installations()?;
         let mut keys: BTreeSet<HourKey> = spooled.keys().cloned().collect();
         for key in store.hours()? {
-            if store.closed(&key)?.is_none() {
+            // What cannot be read is looked at, and told, with the rest of its hour.
+            if !matches!(store.closed(&key), Ok(Some(_))) {
                 keys.insert(key);
             }
         }
-        // Copies under construction and packs that wait on the shelf belong to hours, too.
+        // Copies under construction, unfinished installations and packs that wait on the shelf belong to hours, too.
         for e in store.disk().list(&store.path("aside"))? {
-            let name = e.name.rsplit_once('.').map_or(e.name.as_str(), |(n, _)| n);
-            keys.extend(HourKey::parse(name).filter(|_| e.is_dir));
+            let (name, end) = e.name.rsplit_once('.').unwrap_or((&e.name, ""));
+            keys.extend(HourKey::parse(name).filter(|_| e.is_dir || end == "install"));
         }
         for name in hours.early.names() {
             for file in hours.early.list(name)? {
@@ -68,15 +70,36 @@ impl Hours {
                 keys.extend(HourKey::parse(&format!("{name}_{hour}")));
             }
         }
-        let none = Spooled::default();
         for key in keys {
-            hours.load(&key, spooled.get(&key).unwrap_or(&none), now_ms)?;
+            let spooled = spooled.get(&key).cloned().unwrap_or_default();
+            match hours.load(&key, &spooled, now_ms) {
+                Err(e) if !e.fatal() => hours.stick_at_start(&key, &e, spooled, now_ms),
+                other => other?,
+            }
         }
         Ok(hours)
     }
 
-    /// Reads what is on disk of an hour into memory, and mends it.
+    /// Reads what is on disk of an hour into memory, mends it, and applies what waits on the shelf.
     pub(super) fn load(&mut self, key: &HourKey, spooled: &Spooled, now_ms: u64) -> disk::Result<()> {
+        let state = self.look(key, spooled, now_ms)?;
+        self.states.insert(key.clone(), state);
+        self.drain_all(key)
+    }
+
+    pub(super) fn drain_all(&mut self, key: &HourKey) -> disk::Result<()> {
+        let state = self.states.get(key);
+        let generations: Vec<u64> = state.map(|s| s.copies.keys().copied().collect()).unwrap_or_default();
+        for generation in generations {
+            self.drain(key, generation)?;
+            self.note_complete(key, generation);
+        }
+        Ok(())
+    }
+
+    /// What is on disk of an hour, mended.
+    pub(super) fn look(&mut self, key: &HourKey, spooled: &Spooled, now_ms: u64) -> disk::Result<HourState> {
+        self.resume_install(key)?;
         let closed = self.store.closed(key)?;
         let mut state = HourState { closed, used_ms: now_ms, ..HourState::default() };
         let shelf = self.early.packs_of(key)?;
@@ -112,9 +135,19 @@ impl Hours {
             state.copies.entry(generation).or_insert_with(|| Copy::new(place, Role::Building, found));
         }
         for (generation, id, file) in shelf {
+            let good = |c: &&Copy| matches!(c.health, Health::Good);
+            if state.copies.get(&generation).filter(good).is_some_and(|c| id <= c.summary.high) {
+                self.shelved.push((key.clone(), generation, id));
+                continue;
+            }
             if self.early.get(&key.name, &file)?.is_none() {
-                self.alarms
-                    .push(format!("{key} pack {id}: its file in aside/early is damaged; send it again"));
+                let kept = self.unshelve_damaged(key, generation, id, &file)?;
+                if !spooled.get(&generation).is_some_and(|packs| packs.contains_key(&id)) {
+                    self.alarms.push(format!(
+                        "{key} pack {id}: it waited for the packs before it and is damaged{kept}; send it or its hour \
+                         again from the source"
+                    ));
+                }
                 continue;
             }
             if !state.copies.contains_key(&generation) {
@@ -128,20 +161,28 @@ impl Hours {
                 state.copies.insert(generation, Copy::new(place, role, found));
             }
             let Some(copy) = state.copies.get_mut(&generation) else { continue };
-            if id > copy.summary.high && matches!(copy.health, Health::Good) {
+            if matches!(copy.health, Health::Good) {
                 copy.early_since_ms = now_ms;
                 copy.early.insert(id, Early::Shelf(file));
-            } else if matches!(copy.health, Health::Good) {
-                self.shelved.push((key.clone(), generation, id));
             }
         }
-        let generations: Vec<u64> = state.copies.keys().copied().collect();
-        self.states.insert(key.clone(), state);
-        for generation in generations {
-            self.drain(key, generation)?;
-            self.note_complete(key, generation);
+        Ok(state)
+    }
+
+    /// A damaged file must not take its sender's share of the shelf for ever, nor be told of at each start. Where it is
+    /// now, for a message.
+    pub(super) fn unshelve_damaged(
+        &mut self,
+        key: &HourKey,
+        generation: u64,
+        id: u64,
+        file: &str,
+    ) -> disk::Result<String> {
+        let to = self.store.path("aside").join(format!("{key}.{generation}.{id}.damaged"));
+        match self.early.move_out(&key.name, file, &to) {
+            Err(e) if e.not_found() => Ok(String::new()),
+            moved => moved.map(|()| format!(", kept as {}", to.display())),
         }
-        Ok(())
     }
 
     /// Scans a copy, repairs its proof and cuts what will be applied again.
