@@ -242,6 +242,7 @@ mod tests {
             "aside/early/10.0.0.7/2026112205.0.9",
             "aside/early/10.0.0.7/2026112205.0.7",
             "aside/conflict/10.0.0.7/2026112205.0.3.0badcafe",
+            "aside/lost/10.0.0.7/2026112205.0.4",
             "log_data/lost+found",
         ] {
             temp.file(file, "");
@@ -260,6 +261,7 @@ mod tests {
             building: [1234].into(),
             early: [(0, [7, 9].into())].into(),
             conflict: [(0, [3].into())].into(),
+            lost: [(0, [4].into())].into(),
         };
         assert_eq!(*files, want);
         assert_eq!(all.proof(&key("10.0.0.7_2026112205")).unwrap(), Proof::Foreign);

@@ -88,6 +88,18 @@ fn nothing_is_stored_yet_but_packs_wait() {
 }
 
 #[test]
+fn a_pack_that_was_acknowledged_and_lost_is_missing_though_none_is_known_behind_it() {
+    let temp = Temp::new();
+    Build::new(HOUR, PACKS).store(&temp.path("save"));
+    // Stored by now.
+    temp.file("save/aside/lost/web1/2026112205.0.2", "");
+    assert_eq!(look(&temp, None).state, State::Complete);
+    temp.file("save/aside/lost/web1/2026112205.0.4", "");
+    let row = look(&temp, None);
+    assert_eq!((row.state, row.missing), (State::Gaps, vec![(4, 4)]));
+}
+
+#[test]
 fn packs_that_waited_too_long() {
     let temp = Temp::new();
     Build { done: false, ..Build::new(HOUR, PACKS) }.store(&temp.path("save"));
