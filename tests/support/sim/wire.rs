@@ -214,7 +214,8 @@ impl World {
     fn garble(&mut self, frame: &[u8]) -> Vec<u8> {
         let mut out = frame.to_vec();
         if self.wire.rng.below(4) == 0
-            && let Some((mut header, _)) = split_frame(frame)
+            && let Some((mut header, body)) = split_frame(frame)
+            && body != self.wire.body
         {
             header.pack_len = self.wire.body.len() as u64;
             return [header.encode(), self.wire.body.clone()].concat();
