@@ -548,7 +548,9 @@ impl Hours {
         }
         // Now that they are in the data files, the shelf's copies are not needed.
         for (key, generation, id) in std::mem::take(&mut self.shelved) {
-            if let Err(e) = self.early.remove(&key.name, &Store::shelf_name(&key, generation, id)) {
+            if self.copy(&key, generation).is_some_and(|c| !c.lines.is_empty()) {
+                self.shelved.push((key, generation, id));
+            } else if let Err(e) = self.early.remove(&key.name, &Store::shelf_name(&key, generation, id)) {
                 self.put_off(e)?;
                 self.shelved.push((key, generation, id));
             }

@@ -19,7 +19,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// How far is looked for a seed.
 const MOST: u64 = 5_000;
 
-/// A seed on which each bug shows. A bug without one is looked for in the full profile only.
+/// The same in CI, for a bug that its seed does not show any more.
+const NEAR: u64 = 100;
+
+/// A seed on which each bug shows.
 const SEEDS: &[(Bug, u64)] = &[
     (Bug::NoDirectorySync, 1),
     (Bug::NoSegmentSync, 2),
@@ -95,7 +98,8 @@ fn caught(bug: Bug) -> Option<(u64, String)> {
         // Not the seeds that fit the bugs: those of nobody's choice.
         return (1..=MOST).find_map(|seed| Some((seed, lived(bug, seed)?)));
     }
-    known.into_iter().find_map(|seed| Some((seed, lived(bug, seed)?)))
+    // A change of the code may have moved it: most show soon again.
+    known.chain(1..=NEAR).find_map(|seed| Some((seed, lived(bug, seed)?)))
 }
 
 #[test]
@@ -105,10 +109,6 @@ fn each_planted_bug_is_caught() {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 while let Some((bug, text)) = Bug::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if !soak() && SEEDS.iter().all(|(b, _)| b != bug) {
-                        println!("    no seed known: Bug::{bug:?}: {text}");
-                        continue;
-                    }
                     let by = caught(*bug);
                     match &by {
                         Some((seed, said)) => println!("    (Bug::{bug:?}, {seed}), // {text}: {said}"),

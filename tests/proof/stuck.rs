@@ -101,6 +101,29 @@ fn a_proof_that_cannot_be_written_stops_its_hour_alone() {
     nothing_waits(&mut w);
 }
 
+/// The story: a pack left the shelf for a data file whose proof could not be written, so that nobody had it durably.
+#[test]
+fn a_pack_leaves_the_shelf_when_the_proof_has_it() {
+    let mut w = World::new();
+    let a = Hour::new("web1", HOUR, 3, 3);
+    let packs = a.packs();
+    offer(&mut w, &[packs[0].clone(), packs[2].clone()]);
+    w.turns(10).unwrap();
+    assert_eq!(w.names(SHELF).len(), 1);
+    offer(&mut w, &packs[1..2]);
+    w.collector.step(&w.gate, w.now_ms, 64).unwrap();
+    w.collector.hours.relieve().unwrap();
+    let proof = w.disk.read(Path::new(PROOF), 1 << 20).unwrap();
+    w.sim.remove_tree(Path::new(PROOF));
+    w.sim.put(&Path::new(PROOF).join("x"), b"");
+    w.turns(5).unwrap();
+    assert_eq!(w.names(SHELF).len(), 1, "it is proven nowhere");
+    w.sim.remove_tree(Path::new(PROOF));
+    w.sim.put(Path::new(PROOF), &proof);
+    w.whole(&a, 1).unwrap();
+    nothing_waits(&mut w);
+}
+
 #[test]
 fn directories_under_names_of_an_hour_stop_no_start() {
     let (a, b) = (Hour::new("web1", HOUR, 2, 3), Hour::new("web2", HOUR, 2, 3));
