@@ -173,6 +173,8 @@ pub struct Hours {
     shelved: Vec<(HourKey, u64, u64)>,
     /// Numbers of packs that were acknowledged and cannot be read any more: their copies get no tag before they came again.
     missing: Shelf,
+    /// Those for which there was no room at the start.
+    unwritten: Vec<(HourKey, u64, u64)>,
     lost: Vec<(HourKey, u64, u64)>,
     done_now: Vec<u64>,
     open_copies: usize,

@@ -142,7 +142,7 @@ impl World {
     }
 
     /// An hour comes and is certified.
-    fn certified(&mut self, hour: &Hour) -> Result<(), Ended> {
+    pub fn certified(&mut self, hour: &Hour) -> Result<(), Ended> {
         hour.packs().iter().try_for_each(|p| self.offer(p))?;
         self.whole(hour, 1)
     }

@@ -124,6 +124,29 @@ fn a_pack_leaves_the_shelf_when_the_proof_has_it() {
     nothing_waits(&mut w);
 }
 
+/// A pack is lost, and there is no room to note it: the hour gets no tag all the same, and the collector starts.
+#[test]
+fn what_is_lost_on_a_full_disk_is_not_forgotten() {
+    let mut w = World::new();
+    let mut a = Hour::new("web1", HOUR, 2, 3);
+    w.certified(&a).unwrap();
+    a.raws.push(b"a late line\n".to_vec());
+    offer(&mut w, &a.packs()[2..]);
+    let end = w.sim.look(Path::new(SEGMENT), |b| b.unwrap().len() as u64);
+    assert!(w.sim.flip(Path::new(SEGMENT), end - 1, 1));
+    w.sim.set_capacity(Some(0));
+    restart(&mut w);
+    w.sim.set_capacity(None);
+    w.turns(10).unwrap();
+    assert!(w.tag("web1").is_none(), "{:?}", w.tag("web1"));
+    restart(&mut w);
+    w.turns(10).unwrap();
+    assert!(w.tag("web1").is_none(), "after another start: {:?}", w.tag("web1"));
+    offer(&mut w, &a.packs()[2..]);
+    w.turns(10).unwrap();
+    assert!(w.tag("web1").is_some_and(|t| t["packs"] == 3));
+}
+
 #[test]
 fn directories_under_names_of_an_hour_stop_no_start() {
     let (a, b) = (Hour::new("web1", HOUR, 2, 3), Hour::new("web2", HOUR, 2, 3));

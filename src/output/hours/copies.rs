@@ -320,9 +320,11 @@ impl Hours {
                 self.remove_building(&self.store.building_dir(key, lower))?;
             }
         }
-        for (g, _, file) in self.early.packs_of(key)? {
-            if g < generation {
-                self.early.remove(&key.name, &file)?;
+        for shelf in [&mut self.early, &mut self.missing] {
+            for (g, _, file) in shelf.packs_of(key)? {
+                if g < generation {
+                    shelf.remove(&key.name, &file)?;
+                }
             }
         }
         Ok(())

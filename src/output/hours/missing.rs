@@ -24,7 +24,11 @@ impl Hours {
         if stored || closed {
             return Ok(());
         }
-        self.note_lost(key, generation, id)?;
+        match self.note_lost(key, generation, id) {
+            // A full disk keeps the damage where it is, too: the next start finds it again.
+            Err(e) if e.no_space() => self.unwritten.push((key.clone(), generation, id)),
+            other => other?,
+        }
         self.lost.clear();
         Ok(())
     }
@@ -37,11 +41,17 @@ impl Hours {
     /// Packs of a copy that are lost and did not come again. Those that did are forgotten.
     pub(super) fn still_lost(&mut self, key: &HourKey, generation: u64) -> disk::Result<Vec<u64>> {
         let mut left = Vec::new();
+        for (k, g, id) in self.unwritten.clone() {
+            let here = k == *key && g == generation;
+            left.extend((here && !self.copy(key, g).is_some_and(|c| c.has(id))).then_some(id));
+        }
         for (g, id, file) in self.missing.packs_of(key)? {
-            let came = self.copy(key, generation).is_some_and(|c| c.has(id));
-            if g < generation || (g == generation && came) {
+            if g != generation {
+                continue;
+            }
+            if self.copy(key, g).is_some_and(|c| c.has(id)) {
                 self.missing.remove(&key.name, &file)?;
-            } else if g == generation {
+            } else {
                 left.push(id);
             }
         }

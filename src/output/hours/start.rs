@@ -46,6 +46,7 @@ impl Hours {
             frame: Vec::new(),
             shelved: Vec::new(),
             missing,
+            unwritten: Vec::new(),
             lost: Vec::new(),
             done_now: Vec::new(),
             open_copies: 0,
