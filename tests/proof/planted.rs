@@ -56,7 +56,7 @@ const SEEDS: &[(Bug, u64)] = &[
     (Bug::BytesBeyondProofCut, 26),
     (Bug::BytesBeyondProofKept, 3),
     (Bug::CheckpointErrorIgnored, 474),
-    (Bug::FootprintBelieved, 472),
+    (Bug::FootprintBelieved, 2385),
     (Bug::TagKept, 7),
     (Bug::TagRemovalNotSynced, 37),
     (Bug::TagOfUnclosedKept, 52),
