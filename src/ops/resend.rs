@@ -1,6 +1,6 @@
 //! `logd resend CONFIG HOUR|FROM..TO|-`: has the follower of this host send hours, or packs of an hour, again.
 //!
-//! It leaves requests in the follower's state directory ([`resend`](crate::roles::follower::resend)) and looks first whether
+//! It leaves requests in the follower's state directory ([`resend`]) and looks first whether
 //! they can be met, so that most refusals are told here and not in a log. It changes nothing else.
 
 use super::out::{self, Out};

@@ -368,8 +368,18 @@ impl Follower {
 
     /// One turn: reads files, seals packs, makes them durable in the journal, and only then queues them.
     pub fn step(&mut self) -> disk::Result<()> {
-        self.note_acks()?;
         let noted = self.retry_done.len();
+        let turned = self.turn(noted);
+        if turned.as_ref().is_err_and(disk::Error::no_space) && noted > 0 {
+            // Packs that are delivered may be what fills the disk: without their room nothing could be noted ever again.
+            self.forget_retry(noted.min(self.retry_done.len()))?;
+            self.journal.commit()?;
+        }
+        turned
+    }
+
+    fn turn(&mut self, noted: usize) -> disk::Result<()> {
+        self.note_acks()?;
         if let Err(e) = self.take_requests() {
             if e.fatal() {
                 return Err(e);

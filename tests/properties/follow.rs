@@ -57,6 +57,27 @@ fn delivered_packs_of_the_retry_spool_are_marked_while_the_follower_runs() {
     w.settle(&[HOUR]);
 }
 
+/// The story: packs that had been delivered stayed on the full disk that they filled, since there was no room to note it.
+#[test]
+fn a_disk_that_is_full_of_delivered_packs_gets_room_again() {
+    let mut w = World::new(1);
+    w.wire.cut_off = true;
+    for n in 0..40 {
+        w.write(HOUR, &format!("{n}: {}\n", "a".repeat(90)));
+        rounds(&mut w, 2);
+    }
+    let used = w.machines[0].sim.paths().iter().map(|(_, len)| len).sum();
+    w.machines[0].sim.set_capacity(Some(used));
+    w.wire.cut_off = false;
+    over(&mut w);
+    w.settle(&[HOUR]);
+    let left = w.machines[0].sim.paths();
+    // The segment that is written to stays.
+    let segments =
+        left.iter().filter(|(p, _)| p.starts_with("/state/retry") && p.extension() == Some("seg".as_ref()));
+    assert!(segments.count() <= 1, "{left:?}");
+}
+
 #[test]
 fn a_line_beyond_the_limit_arrives_in_parts_and_identical() {
     let mut w = World::new(1);
