@@ -63,8 +63,8 @@ fn damage_scenario(w: &mut World) {
     w.settle(&HOURS[..1]);
 }
 
-/// The relay cannot be reached for a while: packs go to the follower's retry spool and from there.
-fn outage_scenario(w: &mut World) {
+/// The relay cannot be reached for a while: packs go to the follower's retry spool.
+fn outage(w: &mut World) {
     w.write(HOURS[0], "line before the outage\n");
     w.round(2_000);
     w.wire.cut_off = true;
@@ -72,20 +72,19 @@ fn outage_scenario(w: &mut World) {
         w.write(HOURS[0], &format!("line {i} in the outage, {:048x}\n", i * 104_729_u64));
         w.round(2_000);
     }
+}
+
+/// They are sent from there.
+fn outage_scenario(w: &mut World) {
+    outage(w);
     w.wire.cut_off = false;
     w.clock.advance(3_600_000);
     w.settle(&HOURS[..1]);
 }
 
-/// The same, and the log file is cleaned away while its packs wait: they are all that is left of it.
+/// The log file is cleaned away while its packs wait: they are all that is left of it.
 fn cleaned_scenario(w: &mut World) {
-    w.write(HOURS[0], "line before the outage\n");
-    w.round(2_000);
-    w.wire.cut_off = true;
-    for i in 0..8 {
-        w.write(HOURS[0], &format!("line {i} in the outage, {:048x}\n", i * 104_729_u64));
-        w.round(2_000);
-    }
+    outage(w);
     w.clock.advance(3_600_000);
     for _ in 0..80 {
         w.round(2_000);

@@ -107,16 +107,19 @@ impl Chain {
         tail(&self.temp, host, &pattern, &self.entry.to_string(), &keys, &args)
     }
 
+    /// Names of the tags of hours. Days have one, too, and one that is being written has a name of its own.
+    fn tag_names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.temp.path("save/received")).into_iter().flatten().flatten();
+        let names = entries.filter_map(|e| e.file_name().into_string().ok());
+        names.filter(|n| !n.starts_with('.') && n.matches('_').count() == 2).collect()
+    }
+
     /// Tags of hours by `NAME_HOUR`.
     fn tags(&self) -> BTreeMap<String, Value> {
-        let dir = self.temp.path("save/received");
-        let entries = fs::read_dir(&dir).into_iter().flatten().map(Result::unwrap);
-        let read = entries.filter_map(|e| {
-            let file = e.file_name().into_string().unwrap();
-            let (hour, _lines) = file.rsplit_once('_')?;
-            // Days have a tag, too.
-            hour.contains('_').then_some(())?;
-            Some((hour.to_owned(), serde_json::from_slice(&fs::read(e.path()).unwrap()).unwrap()))
+        let read = self.tag_names().into_iter().map(|name| {
+            let text = fs::read(self.temp.path("save/received").join(&name)).unwrap();
+            let (hour, _lines) = name.rsplit_once('_').unwrap();
+            (hour.to_owned(), serde_json::from_slice(&text).unwrap())
         });
         read.collect()
     }
@@ -124,12 +127,7 @@ impl Chain {
     /// Every hour is identical to its source, certified, and stored once.
     fn check(&self, hosts: &[(&str, &[String])]) -> BTreeMap<String, Value> {
         let expected: usize = hosts.iter().map(|(_, hours)| hours.len()).sum();
-        let dir = self.temp.path("save/received");
-        moves("a tag for each hour", || {
-            let names = fs::read_dir(&dir).into_iter().flatten().flatten().map(|e| e.file_name());
-            let of_hours = names.filter(|n| n.to_str().is_some_and(|n| n.matches('_').count() == 2));
-            expected.saturating_sub(of_hours.count())
-        });
+        moves("a tag for each hour", || expected.saturating_sub(self.tag_names().len()));
         let tags = self.tags();
         assert_eq!(tags.len(), expected, "more tags than hours");
         let save = self.temp.path("save");
