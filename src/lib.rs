@@ -6,7 +6,7 @@
 //! `access.log.2026112205`; [`packer`] says where one pack ends. A pack is then *sealed*: its number, its byte range and
 //! its digests stand in the [`journal`], durably, before anybody sends it. [`sender`] decides which pack goes next and
 //! what an answer means; [`pack`] is the wire format. What cannot be sent waits in a [`spool`], or as a mere cut in the
-//! journal, from which the source is read again.
+//! journal, from which the source is read again. [`roles::follower::resend`] takes up what an operator wants once more.
 //!
 //! **On a receiver** [`receiver`] cuts a connection's bytes into packs and verifies each while it streams in;
 //! [`receiver::gate`] decides under one lock whether it is new, known, early, of an old copy or in conflict, and makes

@@ -1,7 +1,7 @@
 //! The proof of an hour: the headers journal, line by line.
 //!
 //! ```text
-//! {"Route":[…],"PackLen":N,"offset":O,"bytes":B,"crc32":"xxxxxxxx","crc":"xxxxxxxx"}
+//! {"Route":[…],"PackLen":N,"offset":O,"bytes":B,"crc32":"8e439b68","crc":"e8cecdb7"}
 //! ```
 //! `Route` and `PackLen` are the pack's header as the original would store it; `offset` and `bytes` say which bytes of
 //! the data file are the pack's, `crc32` is theirs, `crc` that of the line up to `,"crc":`. A line of the original
