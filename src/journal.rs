@@ -200,7 +200,7 @@ impl HourLog {
                 };
             }
             Event::Cut { cut, .. } => {
-                if cut.id != self.next_id() || unhex(&cut.sha).is_none() || cut.end < cut.start {
+                if cut.id != self.next_id() || unhex::<32>(&cut.sha).is_none() || cut.end < cut.start {
                     return false;
                 }
                 self.pos = cut.end;

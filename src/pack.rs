@@ -306,9 +306,8 @@ impl Header {
         let text = |k: &str| e.get(k).map_or("", String::as_str);
         let number = |k: &str, max: u64| -> Result<u64, Refusal> {
             let t = text(k);
-            let plain = !t.is_empty() && t.len() <= 19 && t.bytes().all(|b| b.is_ascii_digit());
-            match t.parse::<u64>() {
-                Ok(n) if plain && n <= max => Ok(n),
+            match decimal(t) {
+                Some(n) if n <= max => Ok(n),
                 _ => wrong(format!("{k} {t:?} is not a number up to {max}")),
             }
         };
@@ -346,8 +345,7 @@ impl Header {
             None => None,
             Some(VERSION) => {
                 let crc = text("crc32");
-                let Some(crc32) = (crc.len() == 8).then(|| u32::from_str_radix(crc, 16).ok()).flatten()
-                else {
+                let Some(crc32) = unhex(crc).map(u32::from_be_bytes) else {
                     return wrong(format!("crc32 {crc:?} is not 8 hex digits"));
                 };
                 Some(Seal { bytes: number("bytes", u64::MAX / 4)?, crc32, sha256: digest("sha256")? })
@@ -399,16 +397,21 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// A digest from its hex digits.
-pub fn unhex(text: &str) -> Option<Sha> {
-    let mut out = [0u8; 32];
-    if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+/// The bytes of a digest or a checksum from their hex digits, nothing else: `from_str_radix` alone would take `+0f8a286`.
+pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut out = [0u8; N];
+    if text.len() != 2 * N || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }
     for (o, pair) in out.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
         *o = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
     }
     Some(out)
+}
+
+/// A number of at most 19 decimal digits, nothing else: `parse` alone would take `+5`.
+pub fn decimal(text: &str) -> Option<u64> {
+    (text.len() <= 19 && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok()).flatten()
 }
 
 /// The digest of an hour: SHA-256 over its packs' digests in id order.

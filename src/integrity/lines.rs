@@ -11,7 +11,7 @@
 //! mending is rebuilt from its neighbours and the data, because the next line's offset tells its length.
 
 use crate::disk::{self, Disk, File};
-use crate::pack::{Checked, Entry, Header, HourKey, Meta, Seal, Sha, Totals};
+use crate::pack::{Checked, Entry, Header, HourKey, Meta, Seal, Sha, Totals, decimal, unhex};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -116,14 +116,14 @@ fn crc_holds(line: &[u8]) -> bool {
 /// The CRC that a line's end tells.
 fn told(tail: &[u8]) -> Option<u32> {
     let digits = tail.strip_prefix(TAIL.as_bytes())?.strip_suffix(b"\"}")?;
-    u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    unhex(std::str::from_utf8(digits).ok()?).map(u32::from_be_bytes)
 }
 
 fn parse_checked(line: &[u8]) -> Option<Line> {
     let ours: Ours = serde_json::from_slice(line).ok()?;
     let header = Header::parse(line).ok()?;
     let entry = header.route.first()?;
-    let number = |k: &str| entry.get(k).and_then(|v| v.parse::<u64>().ok());
+    let number = |k: &str| entry.get(k).and_then(|v| decimal(v));
     let Some(offset) = ours.offset else {
         // The original wrote `"ip":""` for every sender; the file's name is all that names the host there.
         let known = !line.windows(TAIL.len()).any(|w| w == TAIL.as_bytes());
@@ -135,7 +135,7 @@ fn parse_checked(line: &[u8]) -> Option<Line> {
         return None;
     }
     let meta = header.meta("127.0.0.1").ok()?;
-    let crc32 = u32::from_str_radix(&ours.crc32?, 16).ok()?;
+    let crc32 = u32::from_be_bytes(unhex(&ours.crc32?)?);
     Some(Line::Ours(Stored {
         key: meta.key,
         id: meta.id,

@@ -9,7 +9,7 @@ use crate::clock::{Hour, Zone};
 use crate::config::Config;
 use crate::config::Role;
 use crate::disk::{self, Disk};
-use crate::pack::HourKey;
+use crate::pack::{HourKey, decimal};
 use crate::roles::follower::resend::{self, Request};
 use crate::tail::Identity;
 use crate::tail::pattern::Pattern;
@@ -31,7 +31,7 @@ pub enum What {
 
 /// `3-7,9` as ranges.
 pub fn ranges(list: &str) -> Result<Vec<(u64, u64)>, String> {
-    let number = |text: &str| text.parse::<u64>().ok().filter(|n| *n > 0);
+    let number = |text: &str| decimal(text).filter(|n| *n > 0);
     list.split(',')
         .map(|part| {
             let (from, to) = part.split_once('-').unwrap_or((part, part));

@@ -108,6 +108,10 @@ fn lies_about_the_lines_are_refused() {
     ] {
         refused(&store, &ours.clone().set(key, value), key);
     }
+    // The right value, but not in eight digits: another reader would refuse or read it otherwise.
+    let raw = (0..1000).map(|n| lines("zero", n, 5)).find(|raw| crc32fast::hash(raw) < 1 << 28).unwrap();
+    let signed = format!("+{:07x}", crc32fast::hash(&raw));
+    refused(&store, &Pack::ours("web1", HOUR, 0, 1, &raw).set("crc32", &signed), "crc32");
     store.settle();
     nothing_stored(&store);
 }
