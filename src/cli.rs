@@ -150,7 +150,10 @@ pub static COMMANDS: &[Command] = &[
         alias: "repull",
         args: "CONFIG HOUR|FROM..TO|-",
         help: "on the host: have its follower send hours again, or what `status --missing` printed",
-        options: &[option("packs", "LIST", "only these packs of one hour, such as 3-7,9")],
+        options: &[
+            option("stream", "NAME", "hours of the stream [tail:NAME]; without it those of [tail]"),
+            option("packs", "LIST", "only these packs of one hour, such as 3-7,9"),
+        ],
         run: resend_to,
     },
     Command {
@@ -446,7 +449,11 @@ fn resend_to(call: &Call, out: &mut Out) -> Result<u8, String> {
         _ if packs.is_empty() => {}
         _ => return Err("--packs goes with one hour".into()),
     }
-    Ok(resend::run(call.path(0), what, &packs, out))
+    let stream = call.value("stream").unwrap_or_default();
+    if what == resend::What::Lines && !stream.is_empty() {
+        return Err("--stream goes with hours; the lines name their streams themselves".into());
+    }
+    Ok(resend::run(call.path(0), what, &stream, &packs, out))
 }
 
 #[cfg(test)]

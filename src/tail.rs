@@ -12,7 +12,9 @@
 //! A file is the same file when the bytes of the last cut still have their CRC, whatever its inode says. Anything else
 //! is read as new content and bars the certificate (`changed`): never a silent restart at the beginning or the end.
 
+mod identity;
 pub mod pattern;
+pub mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -22,9 +24,8 @@ use crate::journal::{Cut, Event, HourLog, Journal};
 use crate::pack::{HourKey, Meta};
 use crate::packer::{Packer, PackerConfig};
 use crate::planted::{self, Bug};
-use crate::record;
+pub use identity::{Identity, begin};
 use pattern::Pattern;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +34,8 @@ const ACTIVE_MAX: usize = 3;
 /// Bytes read at a time: few enough to stay in the processor's cache. Only a longer line needs more.
 const BLOCK: usize = 128 << 10;
 const LATE_WAIT_MAX_MS: u64 = 3_600_000;
+/// Time between two looks at a file that has long been quiet.
+pub const LOOK_MAX_MS: u64 = 1_000;
 
 /// What this stage needs of the configuration.
 #[derive(Clone, Debug)]
@@ -49,49 +52,6 @@ pub struct FollowConfig {
     pub journal_ms: i64,
     /// Ship what is there and come to an end.
     pub once: bool,
-}
-
-/// `follower.json`: what a state directory was begun with.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    /// 1.
-    pub format: u32,
-    /// Sender's name.
-    pub name: String,
-    /// Time zone of the hours.
-    pub zone: String,
-    /// Hours before this one are none of ours.
-    pub first_hour: Hour,
-    /// Up to this hour packs may have been sent before this state began: its hours go as a copy.
-    pub copies_until: Option<Hour>,
-    /// The copy's number, the unix millisecond at which the state began: a state lost twice in a second needs two.
-    pub copies_generation: u64,
-    /// Read the first hour from its end (`start = end`).
-    #[serde(default)]
-    pub from_end: bool,
-}
-
-const IDENTITY: &str = "follower.json";
-
-impl Identity {
-    /// Loads it; `Ok(None)` = a new state directory; `Err` = it is damaged.
-    pub fn load(disk: &Disk, state_dir: &Path) -> disk::Result<Option<Result<Self, String>>> {
-        let path = state_dir.join(IDENTITY);
-        let Some(bytes) = disk.read_opt(&path, 64 << 10)? else { return Ok(None) };
-        Ok(Some(match record::from_json::<Self>(&bytes) {
-            Ok(id) if id.format != 1 => {
-                Err(format!("{}: format {} is not known here", path.display(), id.format))
-            }
-            Ok(id) if crate::name::problem(&id.name).is_none() => Ok(id),
-            Ok(id) => Err(format!("{}: name {:?} is not valid", path.display(), id.name)),
-            Err(e) => Err(format!("{}: {e}", path.display())),
-        }))
-    }
-
-    /// Saves it.
-    pub fn save(&self, disk: &Disk, state_dir: &Path) -> disk::Result<()> {
-        disk.replace(&state_dir.join(IDENTITY), &record::to_json(self), 0o640)
-    }
 }
 
 /// A pack that the journal holds as a cut.
@@ -147,6 +107,29 @@ pub fn reread(disk: &Disk, path: &Path, cut: &Cut, raw: &mut Vec<u8>) -> disk::R
     Ok((n == len && crc32fast::hash(raw) == cut.crc).then_some(()))
 }
 
+/// Buffers that are used again.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    block: Vec<u8>,
+    spare: Vec<Vec<u8>>,
+}
+
+impl Scratch {
+    /// A buffer that a sent pack no longer needs; `pack_bytes` is the size of a pack.
+    pub fn recycle(&mut self, mut raw: Vec<u8>, pack_bytes: usize) {
+        if self.spare.len() < 8 && raw.capacity() <= pack_bytes * 2 {
+            raw.clear();
+            self.spare.push(raw);
+        }
+    }
+
+    /// No catch-up: what it needed goes back to the system.
+    pub fn shrink(&mut self) {
+        self.spare.truncate(1);
+        self.block = Vec::new();
+    }
+}
+
 struct Follow {
     path: PathBuf,
     file: Option<(File, u64, u64)>,
@@ -183,14 +166,17 @@ pub struct Tail {
     /// `--once`: nothing beyond this hour is looked at.
     last: Option<Hour>,
     had_file: bool,
-    block: Vec<u8>,
-    spare: Vec<Vec<u8>>,
+    /// Memory that comes and goes; whoever follows many files lends one to each in turn.
+    pub scratch: Scratch,
+    /// The last look at the files; what is read now may have been there since.
+    looked_ms: u64,
     /// Sentences for the log.
     pub alarms: Vec<String>,
 }
 
 impl Tail {
-    /// Begins where the journal and `identity` say.
+    /// Begins where the journal and `identity` say; `archived` is the journal's list of closed hours.
+    #[allow(clippy::too_many_arguments)] // all of them are its surroundings; a struct would only be taken apart again
     pub fn open(
         disk: &Disk,
         clock: &Clock,
@@ -199,6 +185,7 @@ impl Tail {
         pattern: Pattern,
         identity: Identity,
         journal: &mut Journal,
+        archived: &[HourKey],
     ) -> disk::Result<Self> {
         let mut tail = Self {
             disk: disk.clone(),
@@ -209,8 +196,8 @@ impl Tail {
             had_file: false,
             active: BTreeMap::new(),
             late: BTreeMap::new(),
-            block: Vec::new(),
-            spare: Vec::new(),
+            scratch: Scratch::default(),
+            looked_ms: clock.mono_ms(),
             alarms: Vec::new(),
             conf,
             identity,
@@ -227,10 +214,13 @@ impl Tail {
                 _ => tail.activate(key.hour),
             }
         }
-        for key in journal.archive_list()? {
+        for key in archived {
+            if key.name != tail.identity.name {
+                continue;
+            }
             let young = tail.zone.ends_ms(key.hour).is_some_and(|e| tail.is_watched(e));
-            if key.name == tail.identity.name && young && !tail.late.contains_key(&key.hour) {
-                match journal.archived(&key)? {
+            if young && !tail.late.contains_key(&key.hour) {
+                match journal.archived(key)? {
                     Some(log) => tail.watch(key.hour, log.pos),
                     None => tail.alarms.push(format!(
                         "{key}: the journal's file of this closed hour is damaged; lines that come late to it are \
@@ -239,7 +229,6 @@ impl Tail {
                 }
             }
         }
-        tail.prune(journal)?;
         Ok(tail)
     }
 
@@ -267,6 +256,19 @@ impl Tail {
     /// Hours whose files are being read.
     pub fn active(&self) -> usize {
         self.active.len()
+    }
+
+    /// Bytes that are read and not sealed yet.
+    pub fn unsealed(&self) -> usize {
+        self.active.values().map(|f| f.packer.len()).sum()
+    }
+
+    /// Seals what was read so far: the memory is needed.
+    pub fn seal_all(&mut self, journal: &mut Journal, out: &mut Vec<Sealed>) {
+        let begun = self.active.iter().filter(|(_, f)| !f.packer.is_empty()).map(|(h, _)| *h);
+        for hour in begun.collect::<Vec<_>>() {
+            self.seal(journal, hour, false, out);
+        }
     }
 
     /// Can this hour be read once more from its first byte? The error says why not.
@@ -303,14 +305,6 @@ impl Tail {
     /// Is this hour's file being read? Then its journal is not at rest, even if the hour was closed once.
     pub fn is_reading(&self, hour: Hour) -> bool {
         self.active.contains_key(&hour)
-    }
-
-    /// A buffer that a sent pack no longer needs.
-    pub fn recycle(&mut self, mut raw: Vec<u8>) {
-        if self.spare.len() < 8 && raw.capacity() <= self.conf.packer.pack_bytes * 2 {
-            raw.clear();
-            self.spare.push(raw);
-        }
     }
 
     /// With `--once`: is everything sealed that will be?
@@ -356,10 +350,7 @@ impl Tail {
                 break;
             }
         }
-        if out.is_empty() {
-            // No catch-up: what it needed goes back to the system.
-            self.spare.truncate(1);
-        }
+        self.looked_ms = self.clock.mono_ms();
         self.look_at_closed(journal)?;
         failed.map_or(Ok(()), Err)
     }
@@ -444,7 +435,7 @@ impl Tail {
         let Some(log) = journal.hour(&key) else { return };
         let (id, start, generation) = (log.next_id(), log.pos, log.generation);
         let Some(f) = self.active.get_mut(&hour) else { return };
-        let filled = f.packer.cut(self.spare.pop().unwrap_or_default());
+        let filled = f.packer.cut(self.scratch.spare.pop().unwrap_or_default());
         let unterminated = done && !filled.raw.is_empty() && filled.raw.last() != Some(&b'\n');
         let lines = filled.lines + u64::from(unterminated);
         let cut = Cut::new(id, start, lines, &filled.seal, done);
@@ -553,6 +544,8 @@ impl Tail {
         out: &mut Vec<Sealed>,
     ) -> disk::Result<bool> {
         let now = self.clock.mono_ms();
+        // A quiet file is looked at less often; its first line must not wait longer for that.
+        let since = self.looked_ms.max(now.saturating_sub(LOOK_MAX_MS));
         let first = out.len();
         let mut most = BLOCK;
         loop {
@@ -570,11 +563,12 @@ impl Tail {
             let useful =
                 usize::try_from(stat.len.saturating_sub(at)).unwrap_or(usize::MAX).min(f.packer.wants());
             let want = useful.min(most);
-            self.block.resize(want, 0);
-            let n = file.read_at(&mut self.block, at)?;
-            let block = self.block.get(..n).unwrap_or_default();
+            let block = &mut self.scratch.block;
+            block.resize(want, 0);
+            let n = file.read_at(block, at)?;
+            let block = block.get(..n).unwrap_or_default();
             let whole = at + n as u64 >= stat.len;
-            let taken = f.packer.push(block, last && whole, now);
+            let taken = f.packer.push(block, last && whole, since);
             if taken == 0 && n == want && want < useful {
                 // A line that is longer than the block.
                 most = useful;
@@ -582,7 +576,8 @@ impl Tail {
             }
             most = BLOCK;
             let end = taken == 0 || (whole && taken == n);
-            if f.packer.is_due(end, now) {
+            // With `last` the caller seals what is left: it knows whether it is the hour's end.
+            if f.packer.is_due(end && !last, now) {
                 self.seal(journal, hour, false, out);
                 *left -= 1;
             } else if end {
@@ -658,7 +653,7 @@ impl Tail {
         self.active.remove(&hour);
         let pos = journal.hour(&key).map_or(0, |l| l.pos);
         self.watch(hour, pos);
-        self.prune(journal)
+        Ok(())
     }
 
     /// Closed files: did one grow?
@@ -694,23 +689,24 @@ impl Tail {
         Ok(())
     }
 
-    /// Forgets archived hours that are old, but never the newest.
-    fn prune(&mut self, journal: &mut Journal) -> disk::Result<()> {
+    /// Of the journal's closed hours its own that are old, but never the newest. They are none of ours any more: when that
+    /// is durable in the [`Identity`], the journal may forget them.
+    pub fn outdated(&mut self, archived: &[HourKey]) -> Vec<HourKey> {
         let now = self.clock.now_ms();
-        let mut keys = journal.archive_list()?;
-        keys.retain(|k| k.name == self.identity.name);
-        keys.sort();
+        let mut keys: Vec<&HourKey> = archived.iter().filter(|k| k.name == self.identity.name).collect();
+        keys.sort_unstable();
         keys.pop();
+        let mut out = Vec::new();
         for key in keys {
             let old = self.zone.ends_ms(key.hour).is_some_and(|e| now - e > self.conf.journal_ms);
             if old && key.hour >= self.identity.first_hour {
                 self.identity.first_hour = self.zone.next(key.hour);
             }
             if old && !self.late.contains_key(&key.hour) {
-                journal.forget(&key)?;
+                out.push(key.clone());
             }
         }
-        Ok(())
+        out
     }
 
     /// What the state directory is bound to; `first_hour` moves on as old hours are forgotten.

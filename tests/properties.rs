@@ -30,6 +30,8 @@ mod limits;
 mod original;
 #[path = "properties/resend.rs"]
 mod resend;
+#[path = "properties/streams.rs"]
+mod streams;
 mod support;
 #[path = "properties/wire.rs"]
 mod wire;

@@ -12,8 +12,8 @@ use crate::name;
 pub enum Kind {
     /// Free text: a path, a pattern.
     Text,
-    /// The path of an hourly file, with `<%Y%m%d%H>` or the like.
-    HourlyFile,
+    /// The path of log files, with `<%Y%m%d%H>` or the like and perhaps `*`.
+    LogFile,
     /// Bytes, from … to: `4096`, `64k`, `8M`, `1G`, `2T`, in powers of 1024; `KiB` and `KB` mean the same as `k`.
     Size(u64, u64),
     /// Milliseconds, from … to: `200ms`, `5s`, `10m`, `24h`, `7d`; a bare number counts seconds.
@@ -56,7 +56,7 @@ impl Kind {
     pub fn parse(self, text: &str) -> Result<Value, String> {
         match self {
             Self::Text | Self::Uri | Self::Ignored => Ok(Value::Text(text.into())),
-            Self::HourlyFile => hourly(text),
+            Self::LogFile => hourly(text),
             Self::Size(min, max) => ranged(self, size(text), text, min, max),
             Self::Duration(min, max) => ranged(self, duration_ms(text), text, min, max),
             Self::Number(min, max) => ranged(self, digits(text), text, min, max),
@@ -96,7 +96,7 @@ impl Kind {
     pub fn describe(self) -> String {
         match self {
             Self::Text => "text".into(),
-            Self::HourlyFile => "a path with `<%Y%m%d%H>` in it".into(),
+            Self::LogFile => "a path with `<%Y%m%d%H>` in it".into(),
             Self::Size(min, max) => format!("a size from {} to {}", show_size(min), show_size(max)),
             Self::Duration(min, max) => {
                 format!("a time from {} to {}", show_duration(min), show_duration(max))
@@ -371,9 +371,9 @@ mod tests {
             assert!(Kind::Start.parse(text).is_ok(), "{text}");
         }
         assert!(Kind::Start.parse("now").is_err());
-        assert!(Kind::HourlyFile.parse("/a/b.<%Y%m%d%H>.log").is_ok());
-        assert!(Kind::HourlyFile.parse("/a/b.log").is_err());
-        assert!(Kind::HourlyFile.parse("/a/b.<%H>").is_err());
+        assert!(Kind::LogFile.parse("/a/b.<%Y%m%d%H>.log").is_ok());
+        assert!(Kind::LogFile.parse("/a/b.log").is_err());
+        assert!(Kind::LogFile.parse("/a/b.<%H>").is_err());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::pack::{HourKey, decimal};
 use crate::roles::follower::resend::{self, Request};
 use crate::tail::Identity;
 use crate::tail::pattern::Pattern;
+use crate::tail::streams::{self, Found, full_name};
 use crate::{instance, journal, state};
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
@@ -46,13 +47,13 @@ pub fn ranges(list: &str) -> Result<Vec<(u64, u64)>, String> {
 struct Host {
     disk: Disk,
     state_dir: PathBuf,
-    pattern: Pattern,
+    streams: Vec<Found>,
     identity: Identity,
     zone: Zone,
 }
 
 /// Leaves the requests; the exit code says whether all that was asked for can be sent.
-pub fn run(config: &Path, what: What, packs: &[(u64, u64)], out: &mut Out) -> u8 {
+pub fn run(config: &Path, what: What, stream: &str, packs: &[(u64, u64)], out: &mut Out) -> u8 {
     let host = match open(config) {
         Ok(host) => host,
         Err(why) => {
@@ -63,7 +64,7 @@ pub fn run(config: &Path, what: What, packs: &[(u64, u64)], out: &mut Out) -> u8
     let asked = match what {
         What::Hours(from, to) => host
             .hours(from, to)
-            .map(|hours| hours.into_iter().map(|hour| Request::new(hour, packs.to_vec())).collect()),
+            .map(|hours| hours.into_iter().map(|hour| Request::new(stream, hour, packs.to_vec())).collect()),
         What::Lines => lines(&mut std::io::stdin().lock(), &host.identity.name, out),
     };
     match asked.and_then(|asked| host.ask(&asked, out)) {
@@ -80,7 +81,8 @@ fn open(config: &Path) -> Result<Host, String> {
     let disk = Disk::real();
     let state_dir = state::resolve(&Role::Tail, conf.state_dir.as_deref());
     let say = |why: String| format!("logd: resend: {why}");
-    let identity = match Identity::load(&disk, &state_dir).map_err(|e| say(e.to_string()))? {
+    let place = Identity::path(&state_dir, "");
+    let identity = match Identity::load(&disk, &place).map_err(|e| say(e.to_string()))? {
         Some(Ok(identity)) => identity,
         Some(Err(why)) => return Err(say(format!("{why}; its next start makes it again"))),
         None => {
@@ -91,8 +93,8 @@ fn open(config: &Path) -> Result<Host, String> {
         }
     };
     let zone = Zone::named(&identity.zone).map_err(|e| say(e.clone()))?;
-    let pattern = Pattern::parse(&conf.log_file).map_err(|e| say(format!("log_file: {e}")))?;
-    Ok(Host { disk, state_dir, pattern, identity, zone })
+    let (streams, _) = streams::find(&disk, &streams::sources(&conf).map_err(say)?, &identity.name);
+    Ok(Host { disk, state_dir, streams, identity, zone })
 }
 
 /// `HOST HOUR [RANGES]`, as `logd status --missing` prints them. Lines of other hosts are counted and left out.
@@ -119,10 +121,10 @@ fn lines(from: &mut dyn BufRead, name: &str, out: &mut Out) -> Result<Vec<Reques
                 "standard input, line {n}: {hour:?} is no hour YYYYMMDDHH and no day YYYYMMDD"
             ));
         };
-        if *host == name {
-            asked.push(Request::new(hour, packs));
-        } else {
-            others += 1;
+        // A stream of this host has its name before a `+`.
+        match host.strip_prefix(name).map(|rest| rest.strip_prefix('+').unwrap_or(rest)) {
+            Some(stream) if full_name(name, stream) == *host => asked.push(Request::new(stream, hour, packs)),
+            _ => others += 1,
         }
     }
     if others > 0 {
@@ -154,9 +156,13 @@ impl Host {
         let text = |e: disk::Error| format!("{e}; run it as the user of the follower, or as root");
         let (mut left, mut refused) = (0, 0);
         for request in asked {
-            let Request { hour, packs, .. } = request;
-            let key = HourKey { name: self.identity.name.clone(), hour: *hour };
-            let problem = if packs.is_empty() { self.no_hour(&key) } else { self.no_packs(&key, packs) };
+            let packs = &request.packs;
+            let key = request.key(&self.identity.name);
+            let problem = match self.streams.iter().find(|f| f.stream == request.stream) {
+                None => Ok(Some(self.no_stream(&request.stream))),
+                Some(found) if packs.is_empty() => self.no_hour(&key, &found.pattern),
+                Some(_) => self.no_packs(&key, packs),
+            };
             if let Some(why) = problem.map_err(text)? {
                 out.line(format_args!("{key}: cannot be sent again: {why}"));
                 refused += 1;
@@ -185,11 +191,23 @@ impl Host {
         Ok(if refused > 0 { NO } else { YES })
     }
 
-    fn no_hour(&self, key: &HourKey) -> disk::Result<Option<String>> {
-        if key.hour.is_daily() != self.pattern.is_daily() {
+    fn no_stream(&self, stream: &str) -> String {
+        let mut names: Vec<&str> = self.streams.iter().map(|f| f.stream.as_str()).collect();
+        names.retain(|n| !n.is_empty());
+        match (stream, names.as_slice()) {
+            ("", names) => {
+                format!("[tail] has no log_file of its own; give --stream, one of {}", names.join(", "))
+            }
+            (_, []) => format!("there is no stream {stream:?}: the config has none"),
+            (_, names) => format!("there is no stream {stream:?}; there are {}", names.join(", ")),
+        }
+    }
+
+    fn no_hour(&self, key: &HourKey, pattern: &Pattern) -> disk::Result<Option<String>> {
+        if key.hour.is_daily() != pattern.is_daily() {
             return Ok(Some("log_file names other files: an hour is YYYYMMDDHH, a day YYYYMMDD".into()));
         }
-        let path = self.pattern.path(key.hour);
+        let path = pattern.path(key.hour);
         Ok(match self.disk.stat(&path)? {
             Some(_) => None,
             None => Some(format!("{} is not there", path.display())),
@@ -222,15 +240,17 @@ mod tests {
 
     #[test]
     fn lines_of_status_are_read_and_other_hosts_left_out() {
-        let text = "web1 2026112205\n\nweb2 2026112205 1-2\nweb1 2026112206 3-7,9\n";
+        let text = "web1 2026112205\n\nweb2 2026112205 1-2\nweb1 2026112206 3-7,9\nweb1+err 2026112205\nweb11 2026112205\n";
         let hour = |h: &str| Hour::parse(h).unwrap();
         let (_, _, err) = printed(|out| {
             let found = lines(&mut text.as_bytes(), "web1", out).unwrap();
-            let wanted = [("2026112205", vec![]), ("2026112206", vec![(3, 7), (9, 9)])];
-            assert_eq!(found, wanted.map(|(h, packs)| Request::new(hour(h), packs)));
+            let packs = vec![(3, 7), (9, 9)];
+            let wanted =
+                [("", "2026112205", vec![]), ("", "2026112206", packs), ("err", "2026112205", vec![])];
+            assert_eq!(found, wanted.map(|(s, h, packs)| Request::new(s, hour(h), packs)));
             0
         });
-        assert!(err.contains("1 line of other hosts"), "{err}");
+        assert!(err.contains("2 lines of other hosts"), "{err}");
         printed(|out| {
             for (text, why) in [("web1 x\n", "line 1: \"x\" is no hour"), ("a b c d\n", "status --missing")] {
                 assert!(lines(&mut text.as_bytes(), "web1", out).unwrap_err().contains(why));

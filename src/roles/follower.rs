@@ -5,6 +5,7 @@
 //! memory (bounded by `tail_memory`), in the retry spool, or only in the source, from where a cut is read again.
 
 pub mod resend;
+mod streams;
 
 use crate::clock::{Clock, Zone};
 use crate::config::{Peer, TailConfig};
@@ -14,10 +15,13 @@ use crate::pack::{Encoder, Header, HourKey, Meta, Seal, split_frame};
 use crate::planted::{self, Bug};
 use crate::sender::{Next, Outcome, Queue};
 use crate::spool::{AppendError, Loc, Reader, Shelf, Spool};
-use crate::tail::pattern::Pattern;
-use crate::tail::{FollowConfig, Identity, Sealed, Tail, meta_of, reread};
+use crate::tail::{Identity, Sealed, meta_of, reread};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+pub use streams::Streams;
+
+/// Hours that are archived in one turn, so that a thousand streams that close at once do not stop it.
+const ARCHIVE_AT_ONCE: usize = 64;
 
 enum Bytes {
     Memory(Vec<u8>),
@@ -78,7 +82,7 @@ pub struct Follower {
     conf: TailConfig,
     state_dir: PathBuf,
     /// The files.
-    pub tail: Tail,
+    pub streams: Streams,
     /// The cuts.
     pub journal: Journal,
     /// What is to be sent.
@@ -95,7 +99,6 @@ pub struct Follower {
     acked: BTreeMap<(HourKey, u64), Vec<u64>>,
     encoder: Encoder,
     frame: Vec<u8>,
-    saved_identity: Identity,
     recorded: Option<(PathBuf, u64)>,
     marks_saved: u64,
     /// Packs of the retry spool whose acknowledgement the journal does not have yet.
@@ -125,8 +128,8 @@ pub struct Setup<'a> {
     pub served: bool,
     /// Identity for a new state directory.
     pub fresh: Identity,
-    /// An original's position to go on from (`peer = original`): hour, first pack number, byte.
-    pub resume: Option<(crate::clock::Hour, u64, u64)>,
+    /// An original's position to go on from (`peer = original`): hour, first pack number, byte, file.
+    pub resume: Option<(crate::clock::Hour, u64, u64, PathBuf)>,
     /// Ship what is there and come to an end.
     pub once: bool,
     /// For the jitter.
@@ -135,11 +138,11 @@ pub struct Setup<'a> {
 
 impl Follower {
     /// Opens the state directory and finds out where to go on.
-    pub fn open(s: &Setup<'_>, conf: &TailConfig, pattern: Pattern) -> Result<Self, String> {
+    pub fn open(s: &Setup<'_>, conf: &TailConfig) -> Result<Self, String> {
         let text = |e: disk::Error| e.to_string();
         let mut alarms = Vec::new();
         let disk = s.disk;
-        let known = match Identity::load(disk, s.state_dir).map_err(text)? {
+        let known = match Identity::load(disk, &Identity::path(s.state_dir, "")).map_err(text)? {
             Some(Ok(id)) => Some(id),
             Some(Err(why)) => {
                 alarms.push(format!("{why}; begun again from the configuration, hours go as new copies"));
@@ -171,28 +174,16 @@ impl Follower {
         let (mut journal, damaged) =
             Journal::open(disk, s.state_dir, s.served && known.is_some(), &mut |t| alarms.push(t))
                 .map_err(text)?;
-        let mut identity = known.clone().unwrap_or_else(|| s.fresh.clone());
-        if damaged || known.is_none() {
-            identity.copies_until = s.fresh.copies_until;
-            let highest = journal.hours().values().map(|h| h.generation).max().unwrap_or(0);
-            identity.copies_generation =
-                s.fresh.copies_generation.max(highest + 1).max(identity.copies_generation + 1);
-            if known.is_none() {
-                // Where this state directory began is told by what it has: no hour in between may be skipped.
-                let archived = journal.archive_list().map_err(text)?;
-                let mine = journal.hours().keys().chain(&archived).filter(|k| k.name == identity.name);
-                if let Some(oldest) = mine.map(|k| k.hour).min() {
-                    identity.first_hour = identity.first_hour.min(oldest);
-                }
-            }
-            identity.save(disk, s.state_dir).map_err(text)?;
-            if damaged {
-                restart_hours(disk, &mut journal, &identity).map_err(text)?;
-            }
+        let archived = journal.archive_list().map_err(text)?;
+        let identity = streams::adopt(known.clone(), &s.fresh, &journal, &archived, damaged);
+        if known.as_ref() != Some(&identity) {
+            identity.save(disk, &Identity::path(s.state_dir, "")).map_err(text)?;
         }
-        if let (true, Some((hour, first_id, pos))) = (known.is_none(), s.resume) {
+        if damaged {
+            restart_hours(disk, &mut journal, &identity).map_err(text)?;
+        }
+        if let (true, Some((hour, first_id, pos, path))) = (known.is_none(), s.resume.clone()) {
             let hour = HourKey { name: identity.name.clone(), hour };
-            let path = pattern.path(hour.hour);
             journal.append(&Event::Opened { hour: hour.to_string(), generation: 0, path, first_id, pos });
         }
         match journal.commit() {
@@ -204,28 +195,15 @@ impl Follower {
         let held = s.state_dir.join("held");
         let held =
             Shelf::open(disk, &held, conf.sender.held_per_name, conf.sender.held_total).map_err(text)?;
-        let follow = FollowConfig {
-            packer: crate::packer::PackerConfig {
-                pack_bytes: conf.pack_bytes,
-                max_line: conf.max_line,
-                lines_per_pack: conf.recv_buffer_size,
-                flush_ms: conf.flush_interval_ms,
-            },
-            close_wait_ms: conf.close_wait_ms.cast_signed(),
-            quiet_ms: conf.quiet_ms.cast_signed(),
-            late_watch_ms: conf.late_watch_ms.cast_signed(),
-            journal_ms: conf.journal_days.cast_signed().saturating_mul(86_400_000),
-            once: s.once,
-        };
-        let tail = Tail::open(disk, s.clock, s.zone, follow, pattern, identity.clone(), &mut journal)
-            .map_err(text)?;
+        let mut streams = Streams::open(s, conf, &identity, &mut journal, damaged)?;
+        alarms.append(&mut streams.alarms);
         let mut me = Self {
             disk: disk.clone(),
             clock: s.clock.clone(),
             zone: s.zone.clone(),
             conf: conf.clone(),
             state_dir: s.state_dir.to_owned(),
-            tail,
+            streams,
             journal,
             queue: Queue::new(&conf.sender, s.seed),
             retry: None,
@@ -239,7 +217,6 @@ impl Follower {
             acked: BTreeMap::new(),
             encoder: Encoder::new(conf.sender.compress_level),
             frame: Vec::new(),
-            saved_identity: identity,
             recorded: None,
             marks_saved: s.clock.mono_ms(),
             retry_done: Vec::new(),
@@ -396,7 +373,7 @@ impl Follower {
             let packs = self.conf.window_packs.saturating_sub(self.waiting.len() + self.unreleased.len());
             if packs > 0 {
                 // What was sealed before an error is released all the same.
-                looked = self.tail.step(&mut self.journal, room, packs, &mut self.unreleased);
+                looked = self.streams.step(&mut self.journal, room, packs, &mut self.unreleased);
             }
         }
         if planted::is(Bug::CutBeforeJournal) {
@@ -410,11 +387,9 @@ impl Follower {
             self.in_memory += weight;
             self.add(s.key, s.generation, s.id, Bytes::Memory(s.raw), weight);
         }
-        self.alarms.append(&mut self.tail.alarms);
-        if *self.tail.identity() != self.saved_identity {
-            self.saved_identity = self.tail.identity().clone();
-            self.saved_identity.save(&self.disk, &self.state_dir)?;
-        }
+        self.alarms.append(&mut self.streams.alarms);
+        self.messages.append(&mut self.streams.messages);
+        self.streams.save()?;
         // Behind the journal's commit: whatever these marks call done is acknowledged in the journal, too.
         let now = self.clock.mono_ms();
         if let Some(r) =
@@ -440,10 +415,16 @@ impl Follower {
             self.journal.append(&Event::Acked { hour: key.to_string(), generation, ids });
         }
         self.keep_record()?;
-        let reading = |k: &HourKey| self.tail.is_reading(k.hour) && !planted::is(Bug::LateBytesForgotten);
+        let reading = |k: &HourKey| self.streams.is_reading(k) && !planted::is(Bug::LateBytesForgotten);
         let whole = |k: &HourKey, l: &HourLog| l.is_done() && l.unacked.is_empty() && !reading(k);
-        let done: Vec<HourKey> =
-            self.journal.hours().iter().filter(|(k, l)| whole(k, l)).map(|(k, _)| k.clone()).collect();
+        let done: Vec<HourKey> = self
+            .journal
+            .hours()
+            .iter()
+            .filter(|(k, l)| whole(k, l))
+            .map(|(k, _)| k.clone())
+            .take(ARCHIVE_AT_ONCE)
+            .collect();
         for key in done {
             self.journal.archive(&key)?;
         }
@@ -453,7 +434,9 @@ impl Follower {
     /// Keeps `record_file` as the original would, for a way back.
     fn keep_record(&mut self) -> disk::Result<()> {
         let Some(path) = &self.conf.record_file else { return Ok(()) };
-        let Some((_, log)) = self.journal.hours().iter().next_back() else { return Ok(()) };
+        // The original knows one file.
+        let own = |(key, _): &(&HourKey, &HourLog)| key.name == self.streams.host();
+        let Some((_, log)) = self.journal.hours().iter().rfind(own) else { return Ok(()) };
         let first_open = log.unacked.first().copied().unwrap_or(u64::MAX);
         let lines: u64 = log.cuts.iter().take_while(|c| c.id < first_open).map(|c| c.lines).sum();
         let now = (log.path.clone(), lines);
@@ -496,7 +479,7 @@ impl Follower {
         let Load::Raw(_, raw) = job.load else { return Ok(()) };
         w.bytes = Bytes::Source;
         self.in_memory = self.in_memory.saturating_sub(std::mem::take(&mut w.weight));
-        self.tail.recycle(raw);
+        self.streams.recycle(raw);
         let Some(retry) = &mut self.retry else { return Ok(()) };
         match retry.append(&[frame]) {
             Ok(loc) => {
@@ -629,7 +612,7 @@ impl Follower {
                 self.acked.entry((w.key, w.generation)).or_default().push(w.id);
                 self.sent += 1;
                 if let Load::Raw(_, raw) = job.load {
-                    self.tail.recycle(raw);
+                    self.streams.recycle(raw);
                 }
                 Ok(())
             }
@@ -657,7 +640,7 @@ impl Follower {
 
     /// With `--once`: has everything that is there been acknowledged?
     pub fn is_finished(&self) -> bool {
-        self.tail.at_end() && self.waiting.is_empty() && self.unreleased.is_empty()
+        self.streams.at_end() && self.waiting.is_empty() && self.unreleased.is_empty()
     }
 
     /// Packs that are sealed and not acknowledged.

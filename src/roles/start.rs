@@ -3,7 +3,7 @@
 use super::collector::{self, Collector};
 use super::follower::{Follower, Setup, resend};
 use super::relay;
-use super::serve::{Server, Shared, fd_limit, max_connections, spawn};
+use super::serve::{Server, Shared, fd_limit, max_connections, raise_fd_limit, spawn};
 use super::ship;
 use crate::clock::{Clock, Hour, Zone};
 use crate::config::{
@@ -16,12 +16,13 @@ use crate::log::{Log, count};
 use crate::receiver::gate::Gate;
 use crate::receiver::lock;
 use crate::shutdown::Shutdown;
-use crate::tail::Identity;
 use crate::tail::pattern::Pattern;
+use crate::tail::streams::{self, Source};
+use crate::tail::{Identity, begin};
 use std::io::IsTerminal;
 use std::net::{IpAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -187,10 +188,12 @@ fn run_tail(
     };
     warn_all(&w.log, warnings);
     let say = |e: String| format!("logd: tail: {e}");
-    let pattern =
-        Pattern::parse(&conf.log_file).map_err(|e| say(format!("log_file {}: {e}", conf.log_file)))?;
+    let sources = streams::sources(conf).map_err(say)?;
+    // A thousand files are open at once, and some systems begin with a limit of as many.
+    raise_fd_limit();
+    let own = sources.iter().find(|s| s.conf.stream.is_empty());
     let addr = conf.sender.send_to.first().cloned().unwrap_or_default();
-    let (fresh, resume) = first_start(&w, conf, &pattern, &addr, options.once).map_err(say)?;
+    let (fresh, resume) = first_start(&w, conf, own, &addr, options.once).map_err(say)?;
     let setup = Setup {
         disk: &w.disk,
         clock: &w.clock,
@@ -204,16 +207,20 @@ fn run_tail(
     };
     // Made here, so that it belongs to this user, whoever asks first.
     w.disk.create_dir_all(&w.instance.dir.join(resend::DIR), 0o750).map_err(|e| say(e.to_string()))?;
-    let mut f = Follower::open(&setup, conf, pattern).map_err(say)?;
+    let mut f = Follower::open(&setup, conf).map_err(say)?;
     for a in f.alarms.drain(..) {
         w.log.error(&a);
     }
-    let name = f.tail.identity().name.clone();
-    for (path, pos) in f.tail.following(&f.journal) {
+    let name = f.streams.host().to_owned();
+    let following = f.streams.following(&f.journal);
+    for (path, pos) in following.iter().take(MESSAGES_MAX) {
         w.log.info(&format!("following {} from byte {pos} as {name} to {addr}", path.display()));
     }
-    if f.tail.following(&f.journal).is_empty() {
-        w.log.info(&format!("following {} as {name} to {addr}", conf.log_file));
+    if following.len() > MESSAGES_MAX {
+        w.log.info(&format!("and {} more", count(following.len() - MESSAGES_MAX, "file")));
+    }
+    for s in sources.iter().filter(|_| following.is_empty()) {
+        w.log.info(&format!("following {} as {name} to {addr}", s.conf.log_file));
     }
     if f.resumed > 0 {
         w.log
@@ -235,18 +242,28 @@ fn run_tail(
     Ok(0)
 }
 
-type Resume = Option<(Hour, u64, u64)>;
+/// Files that are named one by one at the start.
+const MESSAGES_MAX: usize = 20;
+
+type Resume = Option<(Hour, u64, u64, PathBuf)>;
 
 /// What a new state directory begins with.
 fn first_start(
     w: &World,
     conf: &TailConfig,
-    pattern: &Pattern,
+    own: Option<&Source>,
     addr: &str,
     once: bool,
 ) -> Result<(Identity, Resume), String> {
-    let now = w.clock.now_ms();
-    let current = if pattern.is_daily() { w.zone.day_at(now) } else { w.zone.hour_at(now) };
+    let name = conf.name.clone().unwrap_or_else(|| own_name(addr));
+    let copies = conf.sender.peer == Peer::Logd;
+    let Some(Source { conf: own, pattern }) = own else {
+        // Only streams are followed; the host's name and zone are fixed all the same.
+        return Ok((
+            begin(&name, &Pattern::none(), Start::Beginning, &[], copies, (&w.zone, &w.clock)),
+            None,
+        ));
+    };
     let listed = pattern.existing(&w.disk);
     if let (true, Err(e)) = (once, &listed) {
         return Err(format!("log_file: {e}"));
@@ -255,31 +272,17 @@ fn first_start(
         w.log.warn(&format!("log_file: {e}; waiting until it can be read"));
         Vec::new()
     });
-    let start = conf.start.unwrap_or(if once { Start::Oldest } else { Start::Beginning });
-    let mut first_hour = match start {
-        Start::Beginning | Start::End => current,
-        Start::Oldest => existing.first().copied().unwrap_or(current),
-        Start::Hour(h) => h,
-    };
+    let mut start = own.start.unwrap_or(if once { Start::Oldest } else { Start::Beginning });
     let mut resume = None;
     if let Some((hour, lines)) = read_record(conf, pattern) {
-        first_hour = hour;
+        start = Start::Hour(hour);
         if let (Peer::Original, Some(per_pack)) = (conf.sender.peer, conf.recv_buffer_size) {
-            let pos = offset_of_line(&w.disk, &pattern.path(hour), lines)?;
-            resume = Some((hour, lines / per_pack + 1, pos));
+            let path = pattern.path(hour);
+            let pos = offset_of_line(&w.disk, &path, lines)?;
+            resume = Some((hour, lines / per_pack + 1, pos, path));
         }
     }
-    let identity = Identity {
-        format: 1,
-        name: conf.name.clone().unwrap_or_else(|| own_name(addr)),
-        zone: w.zone.name(),
-        first_hour,
-        copies_until: existing.last().copied().filter(|_| conf.sender.peer == Peer::Logd),
-        copies_generation: w.clock.now_ms().unsigned_abs(),
-        // A file that appears later is read whole.
-        from_end: start == Start::End && existing.contains(&first_hour),
-    };
-    Ok((identity, resume))
+    Ok((begin(&name, pattern, start, &existing, copies, (&w.zone, &w.clock)), resume))
 }
 
 /// The original's `line.rec`: path and lines that it had read.

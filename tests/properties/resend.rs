@@ -15,7 +15,7 @@ const NEXT: &str = "2026112206";
 const STATE: &str = "/state";
 
 fn ask(w: &World, hour: &str, packs: &[(u64, u64)]) {
-    let request = Request::new(Hour::parse(hour).unwrap(), packs.to_vec());
+    let request = Request::new("", Hour::parse(hour).unwrap(), packs.to_vec());
     request.save(&w.machines[0].disk, Path::new(STATE)).unwrap();
 }
 

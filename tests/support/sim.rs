@@ -344,8 +344,8 @@ impl World {
             .map(drop)?;
         let mut conf = self.confs.tail.clone();
         conf.sender.peer = self.peer;
-        conf.log_file = format!("{}<%Y%m%d%H>", s.prefix);
-        let pattern = Pattern::parse(&conf.log_file)?;
+        conf.streams[0].log_file = format!("{}<%Y%m%d%H>", s.prefix);
+        let pattern = Pattern::parse(&conf.streams[0].log_file)?;
         let existing = pattern.existing(&disk).map_err(|e| e.to_string())?;
         let now = self.now.now_ms();
         let oldest = existing.first().copied().filter(|_| self.begin != Begin::Now);
@@ -365,12 +365,12 @@ impl World {
                 copies_generation: self.now.now_ms().unsigned_abs(),
                 from_end: self.begin == Begin::End,
             },
-            resume: self.resume,
+            resume: self.resume.map(|(hour, id, pos)| (hour, id, pos, pattern.path(hour))),
             once: false,
             seed: 7,
         };
         conf.name = Some(s.name.into());
-        let mut f = Follower::open(&setup, &conf, pattern)?;
+        let mut f = Follower::open(&setup, &conf)?;
         self.messages.append(&mut f.alarms);
         self.streams[stream].node = Some(f);
         Ok(())

@@ -7,7 +7,7 @@ use crate::config::{Role, TailConfig};
 use crate::disk::{self, Disk};
 use crate::journal::{self, HourLog};
 use crate::pack::HourKey;
-use crate::tail::pattern::Pattern;
+use crate::tail::streams;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -45,6 +45,8 @@ pub struct Follower {
     queue: Queue,
     /// Why the follower finds no files.
     blind: Option<String>,
+    /// Files that match and are not followed.
+    problems: Vec<String>,
     now_ms: i64,
 }
 
@@ -57,15 +59,23 @@ impl Follower {
         filter: &Filter,
         now_ms: i64,
     ) -> disk::Result<Self> {
-        let blind = match Pattern::parse(&config.log_file) {
-            Err(why) => Some(format!("log_file: {why}; `logd check` tells more")),
-            Ok(pattern) => disk.list(&pattern.directory()).err().map(|e| {
-                format!(
-                    "{e}: no log file can be found there; the follower's user (run this as that one) \
-                     must be able to list it"
-                )
-            }),
-        };
+        let (mut blind, mut problems) = (None, Vec::new());
+        match streams::sources(config) {
+            Err(why) => blind = Some(format!("{why}; `logd check` tells more")),
+            Ok(sources) => {
+                for source in &sources {
+                    if let Err(e) = disk.list(&source.pattern.directory()) {
+                        blind = Some(format!(
+                            "{e}: no log file can be found there; the follower's user (run this as that one) \
+                             must be able to list it"
+                        ));
+                    }
+                }
+                // The name only matters for its length here.
+                let host = config.name.as_deref().unwrap_or("h");
+                problems = streams::find(disk, &sources, host).1;
+            }
+        }
         let mut rows = Vec::new();
         for (key, log) in journal::peek(disk, state_dir)?.into_iter().filter(|(key, _)| filter.takes(key)) {
             let source = match disk.stat(&log.path) {
@@ -85,7 +95,7 @@ impl Follower {
             Err(e) => return Err(e),
         };
         let queue = Queue::read(disk, state_dir, Role::Tail, &config.spool)?;
-        Ok(Self { rows, archived, queue, blind, now_ms })
+        Ok(Self { rows, archived, queue, blind, problems, now_ms })
     }
 
     /// For people.
@@ -121,7 +131,7 @@ impl Follower {
 
     /// What somebody must look at.
     pub fn wrong(&self) -> Vec<String> {
-        let mut list: Vec<String> = self.blind.iter().cloned().collect();
+        let mut list: Vec<String> = self.blind.iter().chain(&self.problems).cloned().collect();
         for row in &self.rows {
             let log = &row.log;
             if !log.notes.is_empty() {

@@ -16,6 +16,7 @@ use crate::log::count;
 use crate::pack::HourKey;
 use crate::record;
 use crate::tail::reread;
+use crate::tail::streams::full_name;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -35,14 +36,22 @@ pub struct Request {
     format: u32,
     /// The hour, or the day of a file that holds a day.
     pub hour: Hour,
+    /// The stream, as its section names it; empty for `[tail]`.
+    #[serde(default)]
+    pub stream: String,
     /// Numbers of its packs, as ranges; none = all of it.
     pub packs: Vec<(u64, u64)>,
 }
 
 impl Request {
     /// A request for an hour, or for some of its packs.
-    pub fn new(hour: Hour, packs: Vec<(u64, u64)>) -> Self {
-        Self { format: 1, hour, packs }
+    pub fn new(stream: &str, hour: Hour, packs: Vec<(u64, u64)>) -> Self {
+        Self { format: 1, hour, stream: stream.to_owned(), packs }
+    }
+
+    /// Whose hour it is.
+    pub fn key(&self, host: &str) -> HourKey {
+        HourKey { name: full_name(host, &self.stream), hour: self.hour }
     }
 
     /// Leaves it for the follower; the same one again is one.
@@ -125,10 +134,10 @@ impl Follower {
         for path in waiting(&self.disk, &self.state_dir)? {
             let (place, done) = match Request::load(&self.disk, &path)? {
                 Ok(request) => {
-                    if request.packs.is_empty() && self.tail.active() > AT_ONCE {
+                    let key = request.key(self.streams.host());
+                    if request.packs.is_empty() && self.streams.active(&key.name) > AT_ONCE {
                         continue;
                     }
-                    let key = HourKey { name: self.tail.identity().name.clone(), hour: request.hour };
                     let done = if request.packs.is_empty() {
                         self.send_hour_again(&key)?
                     } else {
@@ -153,7 +162,7 @@ impl Follower {
         if self.conf.sender.peer == Peer::Original {
             return Ok(Err("the next receiver is an original, which knows no copies of an hour".into()));
         }
-        if let Err(why) = self.tail.can_restart(key.hour)? {
+        if let Err(why) = self.streams.can_restart(key)? {
             return Ok(Err(why));
         }
         let before = match self.journal.hour(key) {
@@ -161,7 +170,7 @@ impl Follower {
             None => self.journal.archived(key)?.map(|log| log.generation),
         };
         let generation = self.clock.now_ms().unsigned_abs().max(before.map_or(0, |g| g + 1));
-        self.tail.restart(&mut self.journal, key.hour, generation);
+        self.streams.restart(&mut self.journal, key, generation);
         // Of the copy before nothing more is sent.
         self.unreleased.retain(|s| s.key != *key);
         let old: Vec<u64> = self.waiting.iter().filter(|(_, w)| w.key == *key).map(|(n, _)| *n).collect();
