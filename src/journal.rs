@@ -6,6 +6,8 @@
 //!
 //! - `journal/log`: [records](crate::record) of JSON [`Event`]s, appended, one fdatasync per tick; replaced as a whole
 //!   by a snapshot of the open hours when it has grown.
+//!   Zeros follow the last record, at least one and up to a multiple of 4 KiB: a file that was cut between two records is
+//!   recognised by its length.
 //! - `journal/hours/<name>_<hour>`: the same records for an hour that is closed and wholly acknowledged. Its presence
 //!   proves that the hour need not be sent again. Kept `journal_days`.
 //!
@@ -24,6 +26,8 @@ use std::path::{Path, PathBuf};
 const KIND: u8 = b'J';
 const MODE: u32 = 0o640;
 const RECORD_MAX: u32 = 1 << 20;
+/// Every file's length is a multiple of this; see the module's header.
+const GRAIN: u64 = 4096;
 /// The log is rewritten when it is larger than this and than twice what is live.
 const COMPACT_AT: u64 = 1 << 20;
 
@@ -288,8 +292,9 @@ pub struct Journal {
     dir: PathBuf,
     /// `None` = what stands there is damaged or gone: it is replaced as a whole, by the next write.
     file: Option<File>,
-    /// Bytes of the log that are written.
+    /// Bytes of the log that are written, and how long the file is with its zeros.
     len: u64,
+    size: u64,
     seq: u64,
     /// Encoded events that are not written yet.
     pending: Vec<u8>,
@@ -317,10 +322,15 @@ impl Journal {
         }
         let mut file = if damaged { None } else { Some(disk.create(&path, MODE)?) };
         let mut hours = BTreeMap::new();
-        let (len, bad, seq) = match &file {
+        let (len, mut bad, seq) = match &file {
             Some(f) => replay(f, &mut |e| apply(&mut hours, &e))?,
             None => (0, None, 0),
         };
+        let size = file.as_ref().map_or(Ok(0), |f| f.stat().map(|s| s.len))?;
+        if size == 0 && !served_before {
+            // New.
+            bad = None;
+        }
         if let (Some(at), Some(file)) = (bad, file.take_if(|_| bad.is_some())) {
             let aside = dir.join(format!("log.damaged-{at}"));
             let mut all = vec![0; usize::try_from(file.stat()?.len).unwrap_or(0)];
@@ -339,6 +349,7 @@ impl Journal {
             dir,
             file,
             len,
+            size,
             seq,
             pending: Vec::new(),
             unsynced: true,
@@ -383,9 +394,14 @@ impl Journal {
     pub fn flush(&mut self) -> disk::Result<()> {
         let Some(file) = &self.file else { return self.compact() };
         if !self.pending.is_empty() {
+            let end = self.len + self.pending.len() as u64;
+            if end >= self.size {
+                file.set_len(padded(end))?;
+                self.size = padded(end);
+            }
             if let Err(e) = file.write_at(&self.pending, self.len) {
                 // Half a record would look like damage after a crash.
-                let _ = file.set_len(self.len);
+                let _ = file.set_len(self.len).and_then(|()| file.set_len(self.size));
                 return Err(e);
             }
             self.len += self.pending.len() as u64;
@@ -417,9 +433,11 @@ impl Journal {
                 encode(&e, &mut seq, &mut out);
             }
         }
+        let len = out.len() as u64;
+        let size = pad(&mut out);
         self.disk.replace(&path, &out, MODE)?;
         self.file = Some(self.disk.open_rw(&path)?);
-        self.len = out.len() as u64;
+        (self.len, self.size) = (len, size);
         self.live = self.len;
         self.seq = seq;
         self.pending.clear();
@@ -438,6 +456,7 @@ impl Journal {
         for e in log.snapshot(&key.to_string()) {
             encode(&e, &mut seq, &mut out);
         }
+        pad(&mut out);
         self.disk.replace(&self.archive_path(key), &out, MODE)?;
         self.append(&Event::Archived { hour: key.to_string() });
         Ok(())
@@ -517,6 +536,17 @@ fn encode(event: &Event, seq: &mut u64, out: &mut Vec<u8>) {
     *seq += 1;
 }
 
+fn padded(len: u64) -> u64 {
+    (len / GRAIN + 1).saturating_mul(GRAIN)
+}
+
+/// Zeros behind the records; the length with them.
+fn pad(out: &mut Vec<u8>) -> u64 {
+    let size = padded(out.len() as u64);
+    out.resize(usize::try_from(size).unwrap_or(out.len()), 0);
+    size
+}
+
 fn apply(hours: &mut BTreeMap<HourKey, HourLog>, event: &Event) -> bool {
     let Some(key) = HourKey::parse(event.hour()) else { return false };
     match event {
@@ -528,13 +558,15 @@ fn apply(hours: &mut BTreeMap<HourKey, HourLog>, event: &Event) -> bool {
     }
 }
 
-/// Applies every record; the end of the good part, the place of the first damage, and the next record's number.
+/// Applies every record; the end of the last one, the place of the first damage, and the next record's number.
 fn replay(file: &File, each: &mut dyn FnMut(Event) -> bool) -> disk::Result<(u64, Option<u64>, u64)> {
     let (mut at, mut bad, mut expect) = (0, None, 0);
     let mut buf = Vec::new();
     loop {
         match record::read(file, at, RECORD_MAX, &mut buf)? {
-            Found::End => return Ok((at, bad, expect)),
+            // The zeros were cut off, and perhaps records before them.
+            Found::End => return Ok((at, bad.or(Some(at)), expect)),
+            Found::Damage { next } if is_padding(file, at, next)? => return Ok((at, bad, expect)),
             Found::Damage { next } => {
                 bad = bad.or(Some(at));
                 at = next;
@@ -551,6 +583,22 @@ fn replay(file: &File, each: &mut dyn FnMut(Event) -> bool) -> disk::Result<(u64
     }
 }
 
+/// Are these the zeros that end every file?
+fn is_padding(file: &File, from: u64, to: u64) -> disk::Result<bool> {
+    if to != file.stat()?.len || to % GRAIN != 0 {
+        return Ok(false);
+    }
+    let (mut at, mut block) = (from, vec![0; GRAIN as usize]);
+    while at < to {
+        let n = file.read_at(&mut block, at)?;
+        if n == 0 || block.iter().take(n).any(|b| *b != 0) {
+            return Ok(false);
+        }
+        at += n as u64;
+    }
+    Ok(true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -564,10 +612,11 @@ mod tests {
             let (journal, damaged) = Journal::open(&disk, dir, true, &mut |text| said.push(text)).unwrap();
             (journal, damaged, said)
         };
+        // More than fits behind the last record.
         let opened = |hour: &str| Event::Opened {
             hour: hour.into(),
             generation: 0,
-            path: "/log".into(),
+            path: "/long".repeat(1_000).into(),
             first_id: 1,
             pos: 0,
         };
@@ -593,5 +642,34 @@ mod tests {
         let (journal, damaged, said) = open();
         assert!(!damaged && said.is_empty(), "{said:?}");
         assert_eq!(journal.hours().len(), 2);
+    }
+
+    #[test]
+    fn a_log_that_ends_early_is_damaged_wherever_it_was_cut() {
+        let (disk, sim) = Disk::sim(1);
+        let dir = Path::new("/s");
+        let open = |served| {
+            let (journal, damaged) = Journal::open(&disk, dir, served, &mut |_| {}).unwrap();
+            (journal, damaged)
+        };
+        let mut journal = open(false).0;
+        for n in 0..24 {
+            let hour = format!("web1_20261122{n:02}");
+            let path = "/log".into();
+            journal.append(&Event::Opened { hour, generation: 0, path, first_id: 1, pos: 0 });
+            journal.commit().unwrap();
+        }
+        drop(journal);
+        let log = dir.join("journal/log");
+        let whole = disk.read(&log, 1 << 20).unwrap();
+        assert!(whole.len() as u64 == GRAIN && whole.last() == Some(&0));
+        let (journal, damaged) = open(true);
+        assert!(!damaged && journal.hours().len() == 24);
+        drop(journal);
+        let whole = disk.read(&log, 1 << 20).unwrap();
+        for len in 0..whole.len() {
+            sim.put(&log, &whole[..len]);
+            assert!(open(true).1, "cut to {len} bytes");
+        }
     }
 }

@@ -264,7 +264,10 @@ fn the_manual_has_every_key_with_its_sections_and_default() {
         );
     }
     let sections = items(&section("man/logd.conf.5", "Sh SECTIONS"));
-    assert_eq!(set(sections.iter().filter_map(|i| i.arg("Cm"))), set(SECTIONS.iter().copied().chain(["tail:NAME"])));
+    assert_eq!(
+        set(sections.iter().filter_map(|i| i.arg("Cm"))),
+        set(SECTIONS.iter().copied().chain(["tail:NAME"]))
+    );
 }
 
 // ---- examples and files ---------------------------------------------------------------------------------------
