@@ -17,6 +17,7 @@ pub mod pattern;
 pub mod streams;
 #[cfg(test)]
 mod tests;
+pub mod unpack;
 
 use crate::clock::{Clock, Hour, Zone};
 use crate::disk::{self, Disk, File};
@@ -52,6 +53,8 @@ pub struct FollowConfig {
     pub journal_ms: i64,
     /// Ship what is there and come to an end.
     pub once: bool,
+    /// Where compressed files are unpacked.
+    pub unpacked: PathBuf,
 }
 
 /// A pack that the journal holds as a cut.
@@ -203,7 +206,7 @@ impl Tail {
             identity,
             pattern,
         };
-        let existing = tail.pattern.existing(disk).unwrap_or_default();
+        let existing = tail.existing().unwrap_or_default();
         tail.had_file = !existing.is_empty() || journal.hours().values().any(|h| h.pos > 0);
         tail.last = tail.conf.once.then(|| existing.last().copied().unwrap_or(tail.next));
         let open: Vec<HourKey> =
@@ -211,7 +214,7 @@ impl Tail {
         for key in open {
             match journal.hour(&key) {
                 Some(log) if log.is_done() => tail.watch(key.hour, log.pos),
-                _ => tail.activate(key.hour),
+                _ => tail.activate(key.hour)?,
             }
         }
         for key in archived {
@@ -278,7 +281,7 @@ impl Tail {
                 if self.pattern.is_daily() { ("a day", "YYYYMMDD") } else { ("an hour", "YYYYMMDDHH") };
             return Ok(Err(format!("each file holds {file}: name it {form}")));
         }
-        let path = self.pattern.path(hour);
+        let path = self.source(hour)?;
         Ok(match self.disk.stat(&path)? {
             Some(_) if self.zone.starts_ms(hour).is_none_or(|ms| ms > self.clock.now_ms()) => {
                 Err("it has not begun yet".to_owned())
@@ -289,9 +292,9 @@ impl Tail {
     }
 
     /// Begins an hour anew, as a copy that is read from the first byte.
-    pub fn restart(&mut self, journal: &mut Journal, hour: Hour, generation: u64) {
+    pub fn restart(&mut self, journal: &mut Journal, hour: Hour, generation: u64) -> disk::Result<()> {
         self.late.remove(&hour);
-        let path = self.pattern.path(hour);
+        let path = self.source(hour)?;
         journal.append(&Event::Opened {
             hour: self.key(hour).to_string(),
             generation,
@@ -299,7 +302,39 @@ impl Tail {
             first_id: 1,
             pos: 0,
         });
-        self.activate(hour);
+        self.activate(hour)
+    }
+
+    /// The file from which an hour is read: its own, or what its compressed form was unpacked to.
+    fn source(&self, hour: Hour) -> disk::Result<PathBuf> {
+        let own = self.pattern.path(hour);
+        let unpacked = unpack::place(&self.conf.unpacked, &self.key(hour));
+        Ok(match self.disk.stat(&own)? {
+            None if self.disk.stat(&unpacked)?.is_some() => unpacked,
+            _ => own,
+        })
+    }
+
+    /// Hours that have a file that would be read.
+    fn existing(&self) -> disk::Result<Vec<Hour>> {
+        if self.conf.once {
+            unpack::existing(&self.pattern, &self.disk)
+        } else {
+            self.pattern.existing(&self.disk)
+        }
+    }
+
+    /// With `--once`: an hour's file that is only there compressed is unpacked. One that is damaged is an error of the run.
+    fn unpack(&self, hour: Hour) -> disk::Result<bool> {
+        let from = unpack::packed(&self.pattern.path(hour));
+        if !self.conf.once || self.disk.stat(&from)?.is_none() {
+            return Ok(false);
+        }
+        let to = unpack::place(&self.conf.unpacked, &self.key(hour));
+        match unpack::unpack(&self.disk, &from, &to)? {
+            Ok(()) => Ok(true),
+            Err(why) => Err(disk::Error::new("unpack", &from, std::io::Error::other(why))),
+        }
     }
 
     /// Is this hour's file being read? Then its journal is not at rest, even if the hour was closed once.
@@ -363,15 +398,17 @@ impl Tail {
             && self.last.is_none_or(|l| self.next <= l)
         {
             let hour = self.next;
-            let exists = self.disk.stat(&self.pattern.path(hour))?.is_some();
+            let mut exists = self.disk.stat(&self.source(hour)?)?.is_some();
             if !exists && hour > current {
                 return Ok(());
             }
+            let archived = journal.is_archived(&self.key(hour))?;
+            exists = exists || (!archived && self.unpack(hour)?);
             let gap = now.saturating_sub(self.zone.ends_ms(hour).unwrap_or(now));
             if !exists && gap > self.conf.journal_ms {
                 let first = self.zone.hour_at(now - self.conf.journal_ms);
                 let first = if self.pattern.is_daily() { first.day_of() } else { first };
-                let existing = self.pattern.existing(&self.disk)?;
+                let existing = self.existing()?;
                 let to = existing.into_iter().find(|h| *h > hour).map_or(first, |h| h.min(first));
                 if to > hour {
                     self.alarms
@@ -380,10 +417,9 @@ impl Tail {
                     continue;
                 }
             }
-            let key = self.key(hour);
             let taken_up = self.late.contains_key(&hour) || self.active.contains_key(&hour);
-            if !taken_up && !journal.is_archived(&key)? {
-                self.activate(hour);
+            if !taken_up && !archived {
+                self.activate(hour)?;
             }
             self.next = self.zone.next(hour);
             if self.next == hour {
@@ -393,10 +429,11 @@ impl Tail {
         Ok(())
     }
 
-    fn activate(&mut self, hour: Hour) {
+    fn activate(&mut self, hour: Hour) -> disk::Result<()> {
         let packer = Packer::new(self.conf.packer.clone());
-        let path = self.pattern.path(hour);
+        let path = self.source(hour)?;
         self.active.insert(hour, Follow { path, file: None, packer, mtime_ms: 0, failed: false });
+        Ok(())
     }
 
     /// The journal knows an hour from the moment when there is something to say of it.
@@ -405,7 +442,7 @@ impl Tail {
         if journal.hour(&key).is_some() {
             return;
         }
-        let path = self.pattern.path(hour);
+        let path = self.active.get(&hour).map_or_else(|| self.pattern.path(hour), |f| f.path.clone());
         let copy =
             self.identity.copies_until.is_some_and(|u| hour <= u) && !planted::is(Bug::SameNumberForNewCopy);
         let generation = if copy { self.identity.copies_generation } else { 0 };
@@ -684,7 +721,7 @@ impl Tail {
                 continue;
             }
             self.late.remove(&hour);
-            self.activate(hour);
+            self.activate(hour)?;
         }
         Ok(())
     }

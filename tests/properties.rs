@@ -35,5 +35,7 @@ mod streams;
 mod support;
 #[path = "properties/wire.rs"]
 mod wire;
+#[path = "properties/year.rs"]
+mod year;
 
 use support::{peer, sim, store};

@@ -11,9 +11,9 @@ use crate::config::Role;
 use crate::disk::{self, Disk};
 use crate::pack::{HourKey, decimal};
 use crate::roles::follower::resend::{self, Request};
-use crate::tail::Identity;
 use crate::tail::pattern::Pattern;
 use crate::tail::streams::{self, Found, full_name};
+use crate::tail::{Identity, unpack};
 use crate::{instance, journal, state};
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
@@ -208,10 +208,17 @@ impl Host {
             return Ok(Some("log_file names other files: an hour is YYYYMMDDHH, a day YYYYMMDD".into()));
         }
         let path = pattern.path(key.hour);
-        Ok(match self.disk.stat(&path)? {
-            Some(_) => None,
-            None => Some(format!("{} is not there", path.display())),
-        })
+        if self.disk.stat(&path)?.is_some() {
+            return Ok(None);
+        }
+        let packed = unpack::packed(&path);
+        if self.disk.stat(&packed)?.is_none() {
+            return Ok(Some(format!("neither {} nor {} is there", path.display(), packed.display())));
+        }
+        // Here and not in the follower, which must go on reading meanwhile.
+        let dir = self.state_dir.join(unpack::DIR);
+        self.disk.create_dir_all(&dir, 0o750)?;
+        Ok(unpack::unpack(&self.disk, &packed, &unpack::place(&dir, key))?.err())
     }
 
     fn no_packs(&self, key: &HourKey, packs: &[(u64, u64)]) -> disk::Result<Option<String>> {

@@ -15,7 +15,7 @@ use crate::pack::{Encoder, Header, HourKey, Meta, Seal, split_frame};
 use crate::planted::{self, Bug};
 use crate::sender::{Next, Outcome, Queue};
 use crate::spool::{AppendError, Loc, Reader, Shelf, Spool};
-use crate::tail::{Identity, Sealed, meta_of, reread};
+use crate::tail::{Identity, Sealed, meta_of, reread, unpack};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 pub use streams::Streams;
@@ -427,6 +427,10 @@ impl Follower {
             .collect();
         for key in done {
             self.journal.archive(&key)?;
+            let unpacked = unpack::place(&self.state_dir.join(unpack::DIR), &key);
+            if self.disk.stat(&unpacked)?.is_some() {
+                self.disk.remove(&unpacked)?;
+            }
         }
         self.journal.flush()
     }

@@ -18,7 +18,7 @@ use crate::receiver::lock;
 use crate::shutdown::Shutdown;
 use crate::tail::pattern::Pattern;
 use crate::tail::streams::{self, Source};
-use crate::tail::{Identity, begin};
+use crate::tail::{Identity, begin, unpack};
 use std::io::IsTerminal;
 use std::net::{IpAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::os::unix::process::CommandExt;
@@ -205,8 +205,10 @@ fn run_tail(
         once: options.once,
         seed: seed(),
     };
-    // Made here, so that it belongs to this user, whoever asks first.
-    w.disk.create_dir_all(&w.instance.dir.join(resend::DIR), 0o750).map_err(|e| say(e.to_string()))?;
+    // Made here, so that they belong to this user, whoever asks first.
+    for dir in [resend::DIR, unpack::DIR] {
+        w.disk.create_dir_all(&w.instance.dir.join(dir), 0o750).map_err(|e| say(e.to_string()))?;
+    }
     let mut f = Follower::open(&setup, conf).map_err(say)?;
     for a in f.alarms.drain(..) {
         w.log.error(&a);
@@ -264,7 +266,7 @@ fn first_start(
             None,
         ));
     };
-    let listed = pattern.existing(&w.disk);
+    let listed = if once { unpack::existing(pattern, &w.disk) } else { pattern.existing(&w.disk) };
     if let (true, Err(e)) = (once, &listed) {
         return Err(format!("log_file: {e}"));
     }

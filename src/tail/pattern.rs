@@ -152,6 +152,19 @@ impl Pattern {
         Self { parts, ..*self }
     }
 
+    /// The pattern of the same files, compressed.
+    #[must_use]
+    pub fn packed(&self) -> Self {
+        let mut packed = self.clone();
+        if let Some(part) = packed.parts.last_mut() {
+            match part.last_mut() {
+                Some(Token::Text(end)) => end.push_str(".gz"),
+                _ => part.push(Token::Text(".gz".into())),
+            }
+        }
+        packed
+    }
+
     /// The file of an hour; where files bear no date, the file.
     pub fn path(&self, hour: Hour) -> PathBuf {
         let mut out = self.root();

@@ -170,7 +170,7 @@ impl Follower {
             None => self.journal.archived(key)?.map(|log| log.generation),
         };
         let generation = self.clock.now_ms().unsigned_abs().max(before.map_or(0, |g| g + 1));
-        self.streams.restart(&mut self.journal, key, generation);
+        self.streams.restart(&mut self.journal, key, generation)?;
         // Of the copy before nothing more is sent.
         self.unreleased.retain(|s| s.key != *key);
         let old: Vec<u64> = self.waiting.iter().filter(|(_, w)| w.key == *key).map(|(n, _)| *n).collect();

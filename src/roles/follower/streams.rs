@@ -12,6 +12,7 @@ use crate::journal::Journal;
 use crate::pack::HourKey;
 use crate::packer::PackerConfig;
 use crate::tail::streams::{Found, Source, find, full_name, sources};
+use crate::tail::unpack;
 use crate::tail::{FollowConfig, Identity, LOOK_MAX_MS, Scratch, Sealed, Tail, begin};
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -161,6 +162,7 @@ impl Streams {
             late_watch_ms: source.conf.late_watch_ms.cast_signed(),
             journal_ms: self.conf.journal_days.cast_signed().saturating_mul(86_400_000),
             once: self.once,
+            unpacked: self.state_dir.join(unpack::DIR),
         };
         let saved = identity.clone();
         let (disk, clock, zone) = (&self.disk, &self.clock, &self.zone);
@@ -191,7 +193,12 @@ impl Streams {
             None if self.once => Start::Oldest,
             None => Start::Beginning,
         };
-        let existing = found.pattern.existing(&self.disk).unwrap_or_default();
+        let existing = if self.once {
+            unpack::existing(&found.pattern, &self.disk)
+        } else {
+            found.pattern.existing(&self.disk)
+        };
+        let existing = existing.unwrap_or_default();
         let copies = self.conf.sender.peer == Peer::Logd;
         begin(name, &found.pattern, start, &existing, copies, (&self.zone, &self.clock))
     }
@@ -323,9 +330,15 @@ impl Streams {
     }
 
     /// See [`Tail::restart`].
-    pub(super) fn restart(&mut self, journal: &mut Journal, key: &HourKey, generation: u64) {
-        if let Some(s) = self.by_name.get(&key.name).and_then(|i| self.list.get_mut(*i)) {
-            s.tail.restart(journal, key.hour, generation);
+    pub(super) fn restart(
+        &mut self,
+        journal: &mut Journal,
+        key: &HourKey,
+        generation: u64,
+    ) -> disk::Result<()> {
+        match self.by_name.get(&key.name).and_then(|i| self.list.get_mut(*i)) {
+            Some(s) => s.tail.restart(journal, key.hour, generation),
+            None => Ok(()),
         }
     }
 
