@@ -12,6 +12,7 @@
 //! A file is the same file when the bytes of the last cut still have their CRC, whatever its inode says. Anything else
 //! is read as new content and bars the certificate (`changed`): never a silent restart at the beginning or the end.
 
+mod content;
 mod identity;
 pub mod pattern;
 pub mod streams;
@@ -25,6 +26,8 @@ use crate::journal::{Cut, Event, HourLog, Journal};
 use crate::pack::{HourKey, Meta};
 use crate::packer::{Packer, PackerConfig};
 use crate::planted::{self, Bug};
+pub use content::reread;
+use content::{Content, compare};
 pub use identity::{Identity, begin};
 use pattern::Pattern;
 use std::collections::BTreeMap;
@@ -90,26 +93,6 @@ pub fn meta_of(key: &HourKey, log: &HourLog, id: u64, zone: &Zone) -> Option<Met
     })
 }
 
-/// Reads the bytes of a cut from its source again; `None` = the source does not have them any more.
-pub fn reread(disk: &Disk, path: &Path, cut: &Cut, raw: &mut Vec<u8>) -> disk::Result<Option<()>> {
-    let len = usize::try_from(cut.end.saturating_sub(cut.start)).unwrap_or(usize::MAX);
-    if len == 0 {
-        raw.clear();
-        return Ok(Some(()));
-    }
-    let file = match disk.open(path) {
-        Ok(f) => f,
-        Err(e) if e.not_found() => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    if file.stat()?.len < cut.end {
-        return Ok(None);
-    }
-    raw.resize(len, 0);
-    let n = file.read_at(raw, cut.start)?;
-    Ok((n == len && crc32fast::hash(raw) == cut.crc).then_some(()))
-}
-
 /// Buffers that are used again.
 #[derive(Debug, Default)]
 pub struct Scratch {
@@ -146,13 +129,6 @@ struct Late {
     pos: u64,
     next_ms: u64,
     wait_ms: u64,
-}
-
-enum Content {
-    Same,
-    /// Equal to the cuts up to this byte, where it ends.
-    Shorter(u64),
-    New,
 }
 
 /// See the module's header.
@@ -750,50 +726,4 @@ impl Tail {
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
-}
-
-/// Is this the file whose bytes the cuts describe?
-fn compare(file: &File, log: &HourLog) -> disk::Result<Content> {
-    let len = file.stat()?.len;
-    // After a replacement positions begin again: only the cuts since then speak of this file.
-    let mut from = log.cuts.len();
-    let mut next = log.pos;
-    for (i, c) in log.cuts.iter().enumerate().rev() {
-        if c.end != next {
-            break;
-        }
-        (from, next) = (i, c.start);
-    }
-    let cuts = log.cuts.get(from..).unwrap_or_default();
-    let Some(last) = cuts.iter().rev().find(|c| c.end > c.start) else {
-        return Ok(if len >= log.pos { Content::Same } else { Content::New });
-    };
-    if len >= last.end && holds(file, last)? {
-        return Ok(Content::Same);
-    }
-    let mut end = None;
-    for c in cuts.iter().filter(|c| c.end > c.start && c.end <= len) {
-        if !holds(file, c)? {
-            return Ok(Content::New);
-        }
-        end = Some(c.end);
-    }
-    // Bytes after the last whole cut cannot be compared; they are sent again rather than lost.
-    Ok(end.filter(|_| len < last.end).map_or(Content::New, Content::Shorter))
-}
-
-fn holds(file: &File, cut: &Cut) -> disk::Result<bool> {
-    let mut hash = crc32fast::Hasher::new();
-    let mut buf = vec![0; 64 << 10];
-    let mut at = cut.start;
-    while at < cut.end {
-        let want = usize::try_from(cut.end - at).unwrap_or(usize::MAX).min(buf.len());
-        let part = buf.get_mut(..want).unwrap_or_default();
-        if file.read_at(part, at)? < want {
-            return Ok(false);
-        }
-        hash.update(part);
-        at += want as u64;
-    }
-    Ok(hash.finalize() == cut.crc)
 }

@@ -208,3 +208,72 @@ fn a_damaged_hour_is_verified_again_by_a_pipe() {
     let verify = logd(&["verify".as_ref(), save.as_os_str()]);
     assert_eq!(verify.code, 0, "{verify:?}");
 }
+
+/// Compresses a file as `gzip` does: the plain one goes.
+fn gzip(path: &Path) -> Vec<u8> {
+    let text = fs::read(path).unwrap();
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut gz, &text).unwrap();
+    fs::write(format!("{}.gz", path.display()), gz.finish().unwrap()).unwrap();
+    fs::remove_file(path).unwrap();
+    text
+}
+
+#[test]
+fn a_compressed_hour_is_read_by_once_and_by_resend_and_a_damaged_one_is_an_error() {
+    let temp = Temp::new("gzip");
+    let hours = past_hours(3);
+    let log = temp.path("log");
+    fs::create_dir_all(&log).unwrap();
+    let file = |hour: &Hour| log.join(format!("access.log.{hour}"));
+    let mut lines = Lines::new("web1", 5);
+    let text: Vec<String> = hours.iter().map(|_| lines.block(3_000)).collect();
+    for (hour, text) in hours.iter().zip(&text) {
+        fs::write(file(hour), text).unwrap();
+    }
+    gzip(&file(&hours[0]));
+    gzip(&file(&hours[2]));
+    let mut store = support::store(&temp, &[]);
+    let pattern = log.join("access.log.<%Y%m%d%H>");
+    let keys = [("close_wait", "0"), ("quiet", "0")];
+    let args = ["--once", "--timeout", "60s"];
+    let mut tail = support::tail(&temp, "web1", &pattern, &store.addr().to_string(), &keys, &args);
+    assert_eq!(tail.wait(Duration::from_secs(70)), 0);
+    let save = temp.path("save");
+    let stored = |hour: &Hour| fs::read(save.join("log_data").join(format!("web1_{hour}"))).unwrap();
+    for (hour, text) in hours.iter().zip(&text) {
+        assert_eq!(support::certified(&save, "web1", hour)["verified"], true);
+        assert_eq!(stored(hour), text.as_bytes());
+    }
+    let unpacked = || fs::read_dir(temp.path("web1.state/unpacked")).unwrap().count();
+    assert_eq!(unpacked(), 0, "what was unpacked is gone when it is acknowledged");
+
+    // While it runs; it looks neither into the archive nor for it by itself.
+    tail.restart_with(&[]);
+    tail.ready();
+    let hour = hours[0].to_string();
+    let ask = |hour: &str| logd(&["resend".as_ref(), tail.config().as_os_str(), hour.as_ref()]);
+    let asked = ask(&hour);
+    assert_eq!(asked.code, 0, "{asked:?}");
+    support::until(support::SOON, "the new copy", || {
+        support::tag(&save, "web1", &hour).filter(|t| t["revision"] == 2 && t["verified"] == true)
+    });
+    assert_eq!(stored(&hours[0]), text[0].as_bytes());
+    support::until(support::SOON, "no unpacked file", || (unpacked() == 0).then_some(()));
+
+    // Half an archive is nothing.
+    let archive = format!("{}.gz", file(&hours[2]).display());
+    let bytes = fs::read(&archive).unwrap();
+    fs::write(&archive, &bytes[..bytes.len() / 2]).unwrap();
+    let asked = ask(&hours[2].to_string());
+    assert!(asked.code == 1 && asked.out.contains(&archive) && unpacked() == 0, "{asked:?}");
+    assert_eq!(tail.terminate(), 0);
+    let mut other = support::tail(&temp, "web2", &pattern, &store.addr().to_string(), &keys, &args);
+    assert_ne!(other.wait(Duration::from_secs(70)), 0);
+    assert!(other.log().contains(&archive), "{}", other.log());
+    assert_eq!(store.terminate(), 0);
+    assert!(
+        support::tag(&save, "web2", hours[2]).is_none(),
+        "an hour is not empty because its archive is damaged"
+    );
+}

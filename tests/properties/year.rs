@@ -78,7 +78,10 @@ fn year(name: &str) {
     let mine: Vec<&Hour> = sent.keys().filter(|h| written.contains_key(h)).collect();
     assert_eq!(mine.len(), written.len());
     for hour in sent.keys().filter(|h| !written.contains_key(h)) {
-        assert!(zone.starts_ms(*hour).is_some_and(|at| at >= clock.now_ms() - 4 * 3_600_000), "{name}: {hour}");
+        assert!(
+            zone.starts_ms(*hour).is_some_and(|at| at >= clock.now_ms() - 4 * 3_600_000),
+            "{name}: {hour}"
+        );
     }
 }
 
