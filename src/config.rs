@@ -126,6 +126,12 @@ pub struct TailConfig {
     pub scan_interval_ms: u64,
     /// Packs sealed and not acknowledged, at most.
     pub window_packs: usize,
+    /// Packed bytes a second, at most; 0 = no limit.
+    pub max_rate: u64,
+    /// How much other processes come first, 0 to 19.
+    pub nice: i32,
+    /// Packs that are compressed at the same time.
+    pub compressors: usize,
     /// The way out.
     pub sender: SenderConfig,
     /// The retry spool.

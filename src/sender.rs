@@ -10,6 +10,8 @@
 //! | `TempFail` | no connection, no answer, `busy`, `denied` | again, with back-off and full jitter, per pack |
 //! | `PermFail` | `wrong header` | five more tries over `held_after`, then held aside |
 
+pub mod rate;
+
 use crate::config::SenderConfig;
 use crate::disk::sim::Rng;
 use crate::planted::{self, Bug};

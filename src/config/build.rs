@@ -24,6 +24,9 @@ pub(super) fn tail(r: &mut Reader) -> TailConfig {
         journal_days: r.number(s, "journal_days"),
         scan_interval_ms: r.number(s, "scan_interval"),
         window_packs: r.count(s, "window_packs"),
+        max_rate: r.number(s, "max_rate"),
+        nice: r.number(s, "nice") as i32,
+        compressors: r.count(s, "compressors"),
         // The journal's sync paces the follower; a second wait in its spool would share nothing.
         spool: spool(r, s, 0),
         sender: sender(r, s),

@@ -173,6 +173,9 @@ pub static KEYS: &[Key] = &[
     key(T, "scan_interval", Kind::Duration(10, 10 * SEC), "200ms", "Time between two looks at the files; also the time between two journal syncs."),
     key(T, "journal_days", Kind::Number(1, 365), "7", "Days for which the cuts of an hour are kept for a resend."),
     key(T, "window_packs", Kind::Number(1, 1_000_000), "4096", "Packs sealed and not yet acknowledged; beyond it reading stops, and nothing is lost."),
+    key(T, "max_rate", Kind::Size(0, 64 * GIB), "0", "Packed bytes a second that are sent at most, over all connections; 0: no limit."),
+    key(T, "nice", Kind::Number(0, 19), "0", "How much the follower gives way to other processes; 19 is the most."),
+    key(T, "compressors", Kind::Number(1, 64), "1", "Packs that are compressed at the same time."),
     key(T, "compress_level", Kind::Number(1, 9), "6", "zlib level: 1 is fast, 9 is small."),
 
     // The sender.

@@ -191,6 +191,10 @@ fn run_tail(
     let sources = streams::sources(conf).map_err(say)?;
     // A thousand files are open at once, and some systems begin with a limit of as many.
     raise_fd_limit();
+    if conf.nice > 0 {
+        // Before there are threads: each has a niceness of its own, which it takes from the one that starts it.
+        rustix::process::setpriority_process(None, conf.nice).map_err(|e| say(format!("nice: {e}")))?;
+    }
     let own = sources.iter().find(|s| s.conf.stream.is_empty());
     let addr = conf.sender.send_to.first().cloned().unwrap_or_default();
     let (fresh, resume) = first_start(&w, conf, own, &addr, options.once).map_err(say)?;
