@@ -153,6 +153,7 @@ pub static COMMANDS: &[Command] = &[
         options: &[
             option("stream", "NAME", "hours of the stream [tail:NAME]; without it those of [tail]"),
             option("packs", "LIST", "only these packs of one hour, such as 3-7,9"),
+            option("to", "ADDR", "whole hours to this address of send_to, whichever is in use"),
         ],
         run: resend_to,
     },
@@ -453,7 +454,12 @@ fn resend_to(call: &Call, out: &mut Out) -> Result<u8, String> {
     if what == resend::What::Lines && !stream.is_empty() {
         return Err("--stream goes with hours; the lines name their streams themselves".into());
     }
-    Ok(resend::run(call.path(0), what, &stream, &packs, out))
+    let to = call.value("to");
+    if to.is_some() && !packs.is_empty() {
+        return Err("--to is for whole hours, without --packs".into());
+    }
+    let asked = resend::Asked { what, stream: &stream, packs: &packs, to: to.as_deref() };
+    Ok(resend::run(call.path(0), &asked, out))
 }
 
 #[cfg(test)]

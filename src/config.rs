@@ -207,8 +207,12 @@ impl fmt::Display for Start {
 /// What the sender needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SenderConfig {
-    /// Addresses `host:port`, the preferred one first; for now exactly one.
+    /// Addresses `host:port`, the preferred one first; no two are equal.
     pub send_to: Vec<String>,
+    /// What may go to another address when one does not answer.
+    pub failover: Failover,
+    /// Attempts in a row without an answer, after which the next address is used.
+    pub failover_after: u32,
     /// Connections.
     pub senders: usize,
     /// zlib level, 1–9.
@@ -227,6 +231,15 @@ pub struct SenderConfig {
     pub held_per_name: u64,
     /// Bytes held aside in all.
     pub held_total: u64,
+}
+
+/// What may go to another address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failover {
+    /// Hours of which nothing was acknowledged.
+    Hour,
+    /// Every pack: the addresses are relays of one collector.
+    Any,
 }
 
 /// The program at the other end.

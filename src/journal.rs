@@ -109,6 +109,10 @@ pub enum Event {
         generation: u64,
         /// Their numbers.
         ids: Vec<u64>,
+        /// The address to which the hour is bound from here on. It stands in the first such record, before or with the
+        /// first number, so that no acknowledgement is ever known without its receiver.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<String>,
     },
     /// Packs that are to be sent again although they were acknowledged.
     Again {
@@ -149,9 +153,15 @@ pub struct HourLog {
     pub notes: BTreeSet<String>,
     /// Lost ranges.
     pub loss: Vec<(u64, Option<u64>)>,
+    /// The address that acknowledged packs of it; only there it can become whole.
+    pub bound: Option<String>,
 }
 
 impl HourLog {
+    /// Was one of its packs ever acknowledged?
+    pub fn is_begun(&self) -> bool {
+        self.cuts.len() > self.unacked.len() || !self.again.is_empty()
+    }
     /// Number of the next pack.
     pub fn next_id(&self) -> u64 {
         self.first_id + self.cuts.len() as u64
@@ -218,8 +228,9 @@ impl HourLog {
                 self.loss.extend(*range);
                 self.pos = pos.unwrap_or(self.pos);
             }
-            Event::Acked { generation, ids, .. } => {
+            Event::Acked { generation, ids, to, .. } => {
                 if *generation == self.generation {
+                    self.bound = to.clone().or_else(|| self.bound.take());
                     for id in ids {
                         self.unacked.remove(id);
                         self.again.remove(id);
@@ -262,9 +273,14 @@ impl HourLog {
         }
         let acked: Vec<u64> =
             self.cuts.iter().map(|c| c.id).filter(|id| !self.unacked.contains(id)).collect();
-        for ids in acked.chunks(10_000) {
-            out.push(Event::Acked { hour: hour(), generation: self.generation, ids: ids.to_vec() });
-        }
+        let acked_by = |ids: &[u64], to: Option<String>| Event::Acked {
+            hour: hour(),
+            generation: self.generation,
+            ids: ids.to_vec(),
+            to,
+        };
+        out.extend(self.bound.clone().map(|addr| acked_by(&[], Some(addr))));
+        out.extend(acked.chunks(10_000).map(|ids| acked_by(ids, None)));
         if !self.again.is_empty() {
             let ids = self.again.iter().copied().collect();
             out.push(Event::Again { hour: hour(), generation: self.generation, ids });
@@ -585,7 +601,7 @@ fn replay(file: &File, each: &mut dyn FnMut(Event) -> bool) -> disk::Result<(u64
 
 /// Are these the zeros that end every file?
 fn is_padding(file: &File, from: u64, to: u64) -> disk::Result<bool> {
-    if to != file.stat()?.len || to % GRAIN != 0 {
+    if to != file.stat()?.len || !to.is_multiple_of(GRAIN) {
         return Ok(false);
     }
     let (mut at, mut block) = (from, vec![0; GRAIN as usize]);
@@ -602,6 +618,49 @@ fn is_padding(file: &File, from: u64, to: u64) -> disk::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_hour_knows_who_acknowledged_it() {
+        let (disk, _) = Disk::sim(1);
+        let open = || Journal::open(&disk, Path::new("/s"), false, &mut |text| panic!("{text}")).unwrap().0;
+        let key = HourKey::parse("web1_2026112205").unwrap();
+        let hour = || key.to_string();
+        let opened =
+            |generation| Event::Opened { hour: hour(), generation, path: "/log".into(), first_id: 1, pos: 0 };
+        let acked = |generation, ids: &[u64], to: Option<&str>| Event::Acked {
+            hour: hour(),
+            generation,
+            ids: ids.to_vec(),
+            to: to.map(str::to_owned),
+        };
+        let mut journal = open();
+        journal.append(&opened(0));
+        let cut = Cut::new(1, 0, 1, &Seal::of(b"line\n"), true);
+        journal.append(&Event::Cut { hour: hour(), cut });
+        assert!(!journal.hour(&key).unwrap().is_begun());
+        // Of another copy.
+        journal.append(&acked(7, &[], Some("c:1")));
+        journal.append(&acked(0, &[], Some("b:1")));
+        journal.append(&acked(0, &[1], None));
+        journal.commit().unwrap();
+        drop(journal);
+        // By the events, by the snapshot that a start writes, and by the hour's own file.
+        drop(open());
+        let mut journal = open();
+        let log = journal.hour(&key).unwrap();
+        assert_eq!((log.bound.as_deref(), log.is_begun()), (Some("b:1"), true));
+        journal.archive(&key).unwrap();
+        assert!(journal.hour(&key).is_none() && journal.reopen(&key).unwrap());
+        assert_eq!(journal.hour(&key).unwrap().bound.as_deref(), Some("b:1"));
+        // A new copy is free.
+        journal.append(&opened(8));
+        assert_eq!(journal.hour(&key).unwrap().bound, None);
+        // As it was written before there were several addresses.
+        let old = br#"{"t":"acked","hour":"web1_2026112205","generation":0,"ids":[1]}"#;
+        let read: Event = serde_json::from_slice(old).unwrap();
+        assert_eq!(read, acked(0, &[1], None));
+        assert_eq!(serde_json::to_vec(&read).unwrap(), old);
+    }
 
     #[test]
     fn on_a_full_disk_the_log_goes_on_as_it_is() {

@@ -497,7 +497,7 @@ fn the_table_of_the_journal_names_what_is_written() {
         Event::Opened { hour: hour.clone(), generation: 0, path: "/log".into(), first_id: 1, pos: 0 },
         Event::Cut { hour: hour.clone(), cut: Cut::new(1, 0, 1, &seal, true) },
         Event::Note { hour: hour.clone(), what: "loss".into(), range: Some((5, None)), pos: Some(9) },
-        Event::Acked { hour: hour.clone(), generation: 0, ids: vec![1] },
+        Event::Acked { hour: hour.clone(), generation: 0, ids: vec![1], to: Some("b:1302".into()) },
         Event::Again { hour: hour.clone(), generation: 0, ids: vec![1] },
         Event::Archived { hour },
     ];

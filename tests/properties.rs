@@ -20,6 +20,8 @@ mod damage;
 mod descriptors;
 #[path = "properties/e2e.rs"]
 mod e2e;
+#[path = "properties/failover.rs"]
+mod failover;
 #[path = "properties/follow.rs"]
 mod follow;
 #[path = "properties/hostile.rs"]

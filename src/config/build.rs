@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::allow::Allow;
 use super::read::Reader;
 use super::{
-    Level, LogConfig, Peer, ReceiverConfig, RelayConfig, Role, SenderConfig, SpoolConfig, Start, StoreConfig,
-    StreamConfig, TailConfig, keys, value,
+    Failover, Level, LogConfig, Peer, ReceiverConfig, RelayConfig, Role, SenderConfig, SpoolConfig, Start,
+    StoreConfig, StreamConfig, TailConfig, keys, value,
 };
 
 pub(super) fn tail(r: &mut Reader) -> TailConfig {
@@ -165,11 +165,19 @@ fn receiver(r: &mut Reader, s: &str) -> ReceiverConfig {
 fn sender(r: &mut Reader, s: &str) -> SenderConfig {
     let send_to: Vec<String> =
         r.text(s, "send_to").map(|list| list.split(',').map(String::from).collect()).unwrap_or_default();
-    if send_to.len() > 1 {
-        r.error(r.line_of(s, "send_to"), "send_to", "failover needs a later version; give one address");
+    let twice =
+        (1..).zip(&send_to).find(|(n, a)| send_to.iter().skip(*n).any(|other| other.eq_ignore_ascii_case(a)));
+    if let Some((_, addr)) = twice {
+        r.error(r.line_of(s, "send_to"), "send_to", format!("`{addr}` is named twice"));
     }
     SenderConfig {
         send_to,
+        failover: if r.text(s, "failover").as_deref() == Some("any") {
+            Failover::Any
+        } else {
+            Failover::Hour
+        },
+        failover_after: u32::try_from(r.number(s, "failover_after")).unwrap_or(u32::MAX),
         senders: r.count(s, "senders"),
         // A relay passes bodies on as they came; where it must deflate itself the follower's default will do.
         compress_level: if keys::find(s, "compress_level").is_some() {

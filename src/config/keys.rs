@@ -151,7 +151,7 @@ pub static KEYS: &[Key] = &[
     key(TS, "log_file", Kind::LogFile, "", "The log file of an hour: a path with strftime inside <>; a * stands for a part of a name. Required unless there is a [tail:NAME].").original(),
     key(CF, "listen", Kind::Listen, "", "Address to listen on; `:1302` means every IPv4 address, `[::]:1302` IPv6.").original().required(),
     key(F, "save_dir", Kind::Text, "", "Directory of the hour files; a relative one is below the working directory.").original().required(),
-    key(TC, "send_to", Kind::Addresses, "", "The collector to send to, host:port.").original().required(),
+    key(TC, "send_to", Kind::Addresses, "", "The collector to send to, host:port; others that take its place after commas.").original().required(),
     key(TC, "senders", Kind::Number(1, 1000), "2", "Connections to send on, one pack at a time each.").original(),
     key(CF, "allow", Kind::Networks, "", "Who may connect: addresses and networks separated by commas, or `any`. Empty: any, with a warning."),
 
@@ -180,6 +180,8 @@ pub static KEYS: &[Key] = &[
 
     // The sender.
     key(TC, "peer", Kind::Choice(&["logd", "original"]), "logd", "What answers at send_to: this program, or the original."),
+    key(TC, "failover", Kind::Choice(&["hour", "any"]), "hour", "What may go to another address of send_to: hours not begun, or any pack (relays of one collector)."),
+    key(TC, "failover_after", Kind::Number(1, 1000), "10", "Attempts in a row without an answer, after which the next address of send_to is used."),
     key(TC, "ack_timeout", Kind::Duration(100, HOUR), "60s", "How long to wait for the answer to a pack."),
     key(TC, "connect_timeout", Kind::Duration(100, 10 * MIN), "10s", "How long to wait for a connection."),
     key(TC, "backoff_max", Kind::Duration(200, HOUR), "60s", "Longest wait between two attempts with one pack."),

@@ -42,8 +42,8 @@ fn all_errors_come_at_once_in_the_order_of_lines() {
             "f:6: expected `key = value`, `[section]`, or a comment that begins with `;`",
             "f:7: [nonsense]: unknown section; the nearest known one is [logAgent]",
             "f:9: local_level: `loud` is not valid; expected debug, info, warning, error",
-            "f:10: send_to: missing; The collector to send to, host:port. A collector only passes on; to store, did you \
-             mean fcollector?",
+            "f:10: send_to: missing; The collector to send to, host:port; others that take its place after commas. A \
+             collector only passes on; to store, did you mean fcollector?",
             "f:11: listen: `:99999` has no port from 0 to 65535",
         ]
     );
@@ -103,12 +103,6 @@ fn a_key_of_another_section_is_named() {
 }
 
 #[test]
-fn failover_is_refused_for_now() {
-    let text = "[tail]\nlog_file = /l/a.<%Y%m%d%H>\nsend_to = a:1, b:1\n";
-    assert_eq!(errors(text), ["f:3: send_to: failover needs a later version; give one address"]);
-}
-
-#[test]
 fn a_stream_has_the_keys_of_tail_but_for_its_own() {
     let text = "[tail]\nsend_to = a:1\nquiet = 7s\nstart = end\n\
                 [tail:err]\nlog_file = /l/e.<%Y%m%d>\nquiet = 2s\n\
@@ -147,6 +141,35 @@ fn streams_that_cannot_be_are_named() {
             .any(|e| e.contains("[tail] beside"))
     );
     assert!(parse("[tail:x]\n[fcollector]\nlisten=1\nsave_dir=s\n").store(false).is_ok());
+}
+
+#[test]
+fn several_addresses() {
+    let tail = |keys: &str| parse(&format!("[tail]\nlog_file = /l/a.<%Y%m%d%H>\n{keys}")).tail(true);
+    let (one, _) = tail("send_to = a:1\nfailover = any\nfailover_after = 3\n").unwrap();
+    assert_eq!((one.sender.failover, one.sender.failover_after), (Failover::Any, 3));
+    let (two, _) = tail("send_to = a:1, :2,[::1]:3\n").unwrap();
+    assert_eq!(two.sender.send_to, ["a:1", "localhost:2", "[::1]:3"]);
+    assert_eq!((two.sender.failover, two.sender.failover_after), (Failover::Hour, 10));
+    let relay = parse("[collector]\nlisten = :1\nallow = any\nsend_to = a:1,b:1\nfailover = Any\n");
+    assert_eq!(relay.relay(true).unwrap().0.sender.failover, Failover::Any);
+    for (keys, problem) in [
+        ("send_to = a:1, b:1, A:1", "f:3: send_to: `a:1` is named twice"),
+        ("send_to = :1, localhost:1", "f:3: send_to: `localhost:1` is named twice"),
+        ("send_to = a:1,, b:1", "f:3: send_to: `` has no port; write host:port"),
+        ("send_to = a:1, b", "f:3: send_to: `b` has no port; write host:port"),
+        (
+            "send_to = a:1 b:1",
+            "f:3: send_to: `a:1 b:1` is an IPv6 address without brackets; write [address]:port",
+        ),
+        ("send_to = a:1\nfailover = pack", "f:4: failover: `pack` is not valid; expected hour, any"),
+        (
+            "send_to = a:1\nfailover_after = 0",
+            "f:4: failover_after: `0` is out of range; expected a number from 1 to 1000",
+        ),
+    ] {
+        assert_eq!(tail(keys).unwrap_err().to_string(), problem);
+    }
 }
 
 #[test]

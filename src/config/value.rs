@@ -105,7 +105,7 @@ impl Kind {
             Self::Mode(_) => "octal permission bits such as 0640".into(),
             Self::Choice(words) => words.join(", "),
             Self::Listen => ":port, host:port or [v6]:port".into(),
-            Self::Addresses => "host:port".into(),
+            Self::Addresses => "host:port, several separated by commas".into(),
             Self::Networks => "addresses and networks separated by commas, or `any`".into(),
             Self::Name => "letters, digits and . : + -".into(),
             Self::Zone => "an IANA name such as Asia/Shanghai".into(),

@@ -6,8 +6,8 @@
 use super::out::{self, Out};
 use super::{ERROR, NO, YES};
 use crate::clock::{Hour, Zone};
-use crate::config::Config;
-use crate::config::Role;
+use crate::config::value::{Kind, Value};
+use crate::config::{Config, Failover, Role, SenderConfig};
 use crate::disk::{self, Disk};
 use crate::pack::{HourKey, decimal};
 use crate::roles::follower::resend::{self, Request};
@@ -30,6 +30,19 @@ pub enum What {
     Lines,
 }
 
+/// All of the question.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Which hours.
+    pub what: What,
+    /// Of which stream; empty for `[tail]`.
+    pub stream: &'a str,
+    /// Packs of one hour, as ranges; none = all of it.
+    pub packs: &'a [(u64, u64)],
+    /// The address that whole hours have to go to, whichever is in use.
+    pub to: Option<&'a str>,
+}
+
 /// `3-7,9` as ranges.
 pub fn ranges(list: &str) -> Result<Vec<(u64, u64)>, String> {
     let number = |text: &str| decimal(text).filter(|n| *n > 0);
@@ -50,11 +63,14 @@ struct Host {
     streams: Vec<Found>,
     identity: Identity,
     zone: Zone,
+    /// The address that the hours are for.
+    to: Option<String>,
 }
 
 /// Leaves the requests; the exit code says whether all that was asked for can be sent.
-pub fn run(config: &Path, what: What, stream: &str, packs: &[(u64, u64)], out: &mut Out) -> u8 {
-    let host = match open(config) {
+pub fn run(config: &Path, asked: &Asked<'_>, out: &mut Out) -> u8 {
+    let Asked { what, stream, packs, to } = *asked;
+    let host = match open(config, to) {
         Ok(host) => host,
         Err(why) => {
             out.complain(why);
@@ -76,11 +92,12 @@ pub fn run(config: &Path, what: What, stream: &str, packs: &[(u64, u64)], out: &
     }
 }
 
-fn open(config: &Path) -> Result<Host, String> {
+fn open(config: &Path, to: Option<&str>) -> Result<Host, String> {
     let (conf, _) = Config::load(config).and_then(|c| c.tail(false)).map_err(|errors| errors.to_string())?;
     let disk = Disk::real();
     let state_dir = state::resolve(&Role::Tail, conf.state_dir.as_deref());
     let say = |why: String| format!("logd: resend: {why}");
+    let to = to.map(|addr| address(addr, &conf.sender)).transpose().map_err(say)?;
     let place = Identity::path(&state_dir, "");
     let identity = match Identity::load(&disk, &place).map_err(|e| say(e.to_string()))? {
         Some(Ok(identity)) => identity,
@@ -94,7 +111,21 @@ fn open(config: &Path) -> Result<Host, String> {
     };
     let zone = Zone::named(&identity.zone).map_err(|e| say(e.clone()))?;
     let (streams, _) = streams::find(&disk, &streams::sources(&conf).map_err(say)?, &identity.name);
-    Ok(Host { disk, state_dir, streams, identity, zone })
+    Ok(Host { disk, state_dir, streams, identity, zone, to })
+}
+
+/// The address as the config means it.
+fn address(text: &str, conf: &SenderConfig) -> Result<String, String> {
+    let known = |addr: &String| conf.send_to.contains(addr);
+    let addr = match Kind::Addresses.parse(text) {
+        Ok(Value::Text(addr)) => Some(addr).filter(known),
+        _ => None,
+    };
+    let addr = addr.ok_or_else(|| format!("--to {text}: send_to names {}", conf.send_to.join(", ")))?;
+    if conf.failover == Failover::Any {
+        return Err("--to: with failover = any no hour is bound to an address".into());
+    }
+    Ok(addr)
 }
 
 /// `HOST HOUR [RANGES]`, as `logd status --missing` prints them. Lines of other hosts are counted and left out.
@@ -161,6 +192,9 @@ impl Host {
             let problem = match self.streams.iter().find(|f| f.stream == request.stream) {
                 None => Ok(Some(self.no_stream(&request.stream))),
                 Some(found) if packs.is_empty() => self.no_hour(&key, &found.pattern),
+                Some(_) if self.to.is_some() => {
+                    Ok(Some("--to is for whole hours: packs go where their hour is".into()))
+                }
                 Some(_) => self.no_packs(&key, packs),
             };
             if let Some(why) = problem.map_err(text)? {
@@ -168,13 +202,15 @@ impl Host {
                 refused += 1;
                 continue;
             }
+            let request = request.clone().bound_to(self.to.clone());
             request.save(&self.disk, &self.state_dir).map_err(text)?;
             let what = if packs.is_empty() {
                 "all of it".to_owned()
             } else {
                 format!("packs {}", out::ranges(packs))
             };
-            out.line(format_args!("{key}: asked for: {what}"));
+            let to = self.to.as_ref().map_or(String::new(), |addr| format!(", for {addr}"));
+            out.line(format_args!("{key}: asked for: {what}{to}"));
             left += 1;
         }
         if asked.is_empty() {
@@ -236,6 +272,20 @@ impl Host {
 mod tests {
     use super::super::testing::printed;
     use super::*;
+
+    #[test]
+    fn an_address_is_one_of_the_configs() {
+        let conf = |keys: &str| {
+            let text = format!("[tail]\nlog_file = /l.<%Y%m%d%H>\nsend_to = a:1, :2\n{keys}");
+            Config::parse("t", text.as_bytes()).tail(false).unwrap().0.sender
+        };
+        assert_eq!(address(":2", &conf("")), Ok("localhost:2".into()));
+        for wrong in ["a", "a:2", "a:1,:2", ""] {
+            let why = address(wrong, &conf("")).unwrap_err();
+            assert_eq!(why, format!("--to {wrong}: send_to names a:1, localhost:2"));
+        }
+        assert!(address("a:1", &conf("failover = any\n")).unwrap_err().contains("no hour is bound"));
+    }
 
     #[test]
     fn lists_of_packs() {

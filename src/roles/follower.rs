@@ -4,6 +4,7 @@
 //! can come out of [`Follower::next_job`]; [`Follower::report`] takes what became of it. A pack's bytes are in
 //! memory (bounded by `tail_memory`), in the retry spool, or only in the source, from where a cut is read again.
 
+pub mod bound;
 pub mod resend;
 mod streams;
 
@@ -108,6 +109,7 @@ pub struct Follower {
     /// Packs that the journal held unacknowledged at start.
     pub resumed: usize,
     look_for_requests_ms: u64,
+    route_saved: Option<bound::RouteFile>,
     /// Sentences for the log.
     pub alarms: Vec<String>,
     /// The same, of what went well.
@@ -223,9 +225,11 @@ impl Follower {
             sent: 0,
             resumed: 0,
             look_for_requests_ms: 0,
+            route_saved: None,
             alarms,
             messages: Vec::new(),
         };
+        me.check_bindings();
         me.take_up_unacknowledged();
         me.open_retry_spool().map_err(text)?;
         Ok(me)
@@ -247,8 +251,10 @@ impl Follower {
         let number = self.next_number;
         self.next_number += 1;
         self.numbers.insert((key.clone(), id), number);
+        let bound = self.lane_of(&key);
         self.waiting.insert(number, Waiting { key, generation, id, bytes, weight });
         self.queue.push(number);
+        self.queue.bind(number, bound);
     }
 
     /// Packs that an earlier run could not send lie here, in case their source is gone.
@@ -356,6 +362,7 @@ impl Follower {
     }
 
     fn turn(&mut self, noted: usize) -> disk::Result<()> {
+        self.tick_route();
         self.note_acks()?;
         if let Err(e) = self.take_requests() {
             if e.fatal() {
@@ -370,7 +377,7 @@ impl Follower {
         let mut looked = Ok(());
         if self.in_memory <= self.conf.tail_memory / 2 {
             let room = self.conf.tail_memory.saturating_sub(self.in_memory);
-            let packs = self.conf.window_packs.saturating_sub(self.waiting.len() + self.unreleased.len());
+            let packs = self.conf.window_packs.saturating_sub(self.in_window() + self.unreleased.len());
             if packs > 0 {
                 // What was sealed before an error is released all the same.
                 looked = self.streams.step(&mut self.journal, room, packs, &mut self.unreleased);
@@ -387,6 +394,8 @@ impl Follower {
             self.in_memory += weight;
             self.add(s.key, s.generation, s.id, Bytes::Memory(s.raw), weight);
         }
+        self.shed();
+        self.save_route()?;
         self.alarms.append(&mut self.streams.alarms);
         self.messages.append(&mut self.streams.messages);
         self.streams.save()?;
@@ -412,7 +421,7 @@ impl Follower {
     /// Notes what was acknowledged and archives hours that are whole. None of it has to be durable now.
     fn note_acks(&mut self) -> disk::Result<()> {
         for ((key, generation), ids) in std::mem::take(&mut self.acked) {
-            self.journal.append(&Event::Acked { hour: key.to_string(), generation, ids });
+            self.journal.append(&Event::Acked { hour: key.to_string(), generation, ids, to: None });
         }
         self.keep_record()?;
         let reading = |k: &HourKey| self.streams.is_reading(k) && !planted::is(Bug::LateBytesForgotten);
@@ -484,7 +493,9 @@ impl Follower {
         w.bytes = Bytes::Source;
         self.in_memory = self.in_memory.saturating_sub(std::mem::take(&mut w.weight));
         self.streams.recycle(raw);
-        let Some(retry) = &mut self.retry else { return Ok(()) };
+        // What waits for another address must not fill the room of those that will be sent first.
+        let elsewhere = self.queue.is_elsewhere(job.number);
+        let Some(retry) = self.retry.as_mut().filter(|_| !elsewhere) else { return Ok(()) };
         match retry.append(&[frame]) {
             Ok(loc) => {
                 w.bytes = Bytes::Spool(loc);
@@ -531,8 +542,7 @@ impl Follower {
                 Ok(load) => Ok(Some(Job { number, load })),
                 Err(e) => {
                     // Its turn comes again.
-                    let outcome = Outcome::TempFail { reason: e.to_string(), link: false };
-                    self.queue.report(number, &outcome, self.clock.mono_ms());
+                    self.queue.put_off(number, self.clock.mono_ms());
                     Err(e)
                 }
             };
@@ -595,7 +605,7 @@ impl Follower {
     }
 
     fn forget(&mut self, number: u64) {
-        self.queue.report(number, &Outcome::Sent, 0);
+        self.queue.remove(number);
         if let Some(w) = self.waiting.remove(&number) {
             self.numbers.remove(&(w.key, w.id));
             self.in_memory = self.in_memory.saturating_sub(w.weight);
@@ -605,6 +615,7 @@ impl Follower {
     /// Takes what became of a job; `frame` is what was sent.
     pub fn report(&mut self, job: Job, frame: &[u8], outcome: &Outcome) -> disk::Result<()> {
         let number = job.number;
+        let to = self.asked(number);
         match self.queue.report(number, outcome, self.clock.mono_ms()) {
             Next::Done => {
                 let Some(w) = self.waiting.remove(&number) else { return Ok(()) };
@@ -613,6 +624,7 @@ impl Follower {
                 if let Bytes::Spool(loc) = &w.bytes {
                     self.retry_done.push(loc.seq);
                 }
+                self.bind_hour(&w.key, w.generation, to);
                 self.acked.entry((w.key, w.generation)).or_default().push(w.id);
                 self.sent += 1;
                 if let Load::Raw(_, raw) = job.load {

@@ -198,6 +198,7 @@ fn run_tail(
     let own = sources.iter().find(|s| s.conf.stream.is_empty());
     let addr = conf.sender.send_to.first().cloned().unwrap_or_default();
     let (fresh, resume) = first_start(&w, conf, own, &addr, options.once).map_err(say)?;
+    let addrs = conf.sender.send_to.join(", ");
     let setup = Setup {
         disk: &w.disk,
         clock: &w.clock,
@@ -220,13 +221,13 @@ fn run_tail(
     let name = f.streams.host().to_owned();
     let following = f.streams.following(&f.journal);
     for (path, pos) in following.iter().take(MESSAGES_MAX) {
-        w.log.info(&format!("following {} from byte {pos} as {name} to {addr}", path.display()));
+        w.log.info(&format!("following {} from byte {pos} as {name} to {addrs}", path.display()));
     }
     if following.len() > MESSAGES_MAX {
         w.log.info(&format!("and {} more", count(following.len() - MESSAGES_MAX, "file")));
     }
     for s in sources.iter().filter(|_| following.is_empty()) {
-        w.log.info(&format!("following {} as {name} to {addr}", s.conf.log_file));
+        w.log.info(&format!("following {} as {name} to {addrs}", s.conf.log_file));
     }
     if f.resumed > 0 {
         w.log
@@ -237,7 +238,7 @@ fn run_tail(
     let all = ship::follow(&mut f, conf, options.once, deadline, world).map_err(|e| say(e.to_string()))?;
     let left = f.unacknowledged();
     w.log.info(&format!(
-        "stopped: {} acknowledged by {addr}, {left} wait in the journal",
+        "stopped: {} acknowledged by {addrs}, {left} wait in the journal",
         count(f.sent, "pack")
     ));
     if options.once && !all {
@@ -394,7 +395,7 @@ fn run_relay(
     }
     let listener = bind(&conf.receiver.listen).map_err(say)?;
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
-    let to = conf.sender.send_to.first().cloned().unwrap_or_default();
+    let to = conf.sender.send_to.join(", ");
     w.log.info(&format!("listening on {addr}, passing on to {to}"));
     let (shared, _instance) = share(w, gate);
     let server = Server::start(listener, conf.receiver.clone(), &shared, false, conf.spool.group_commit_ms);

@@ -228,6 +228,12 @@ impl World {
         }
     }
 
+    /// The followers know the relay by two addresses, and leave one soon.
+    pub fn second_address(&mut self) {
+        self.confs.tail.sender.send_to.push("relay:2".into());
+        self.confs.tail.sender.failover_after = 3;
+    }
+
     /// Another program writes to the first stream's file of an hour.
     pub fn write(&mut self, hour: &str, text: &str) {
         self.write_to(0, hour, text);

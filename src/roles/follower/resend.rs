@@ -41,12 +41,21 @@ pub struct Request {
     pub stream: String,
     /// Numbers of its packs, as ranges; none = all of it.
     pub packs: Vec<(u64, u64)>,
+    /// The address that the whole hour has to go to; none = the one in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
 }
 
 impl Request {
     /// A request for an hour, or for some of its packs.
     pub fn new(stream: &str, hour: Hour, packs: Vec<(u64, u64)>) -> Self {
-        Self { format: 1, hour, stream: stream.to_owned(), packs }
+        Self { format: 1, hour, stream: stream.to_owned(), packs, to: None }
+    }
+
+    /// The same for one address.
+    #[must_use]
+    pub fn bound_to(self, to: Option<String>) -> Self {
+        Self { to, ..self }
     }
 
     /// Whose hour it is.
@@ -139,7 +148,7 @@ impl Follower {
                         continue;
                     }
                     let done = if request.packs.is_empty() {
-                        self.send_hour_again(&key)?
+                        self.send_hour_again(&key, request.to.as_deref())?
                     } else {
                         self.send_packs_again(&key, &request.packs)?
                     };
@@ -158,10 +167,17 @@ impl Follower {
         Ok(())
     }
 
-    fn send_hour_again(&mut self, key: &HourKey) -> disk::Result<Result<String, String>> {
+    fn send_hour_again(&mut self, key: &HourKey, to: Option<&str>) -> disk::Result<Result<String, String>> {
         if self.conf.sender.peer == Peer::Original {
             return Ok(Err("the next receiver is an original, which knows no copies of an hour".into()));
         }
+        let lane = match to.map(|addr| (addr, self.queue.route().index_of(addr))) {
+            Some((addr, None)) => return Ok(Err(format!("send_to does not name {addr}"))),
+            Some(_) if !self.queue.route().binds() => {
+                return Ok(Err("with failover = any no hour is bound to an address".into()));
+            }
+            found => found.and_then(|(_, lane)| lane),
+        };
         if let Err(why) = self.streams.can_restart(key)? {
             return Ok(Err(why));
         }
@@ -180,7 +196,12 @@ impl Follower {
             }
             self.forget(number);
         }
-        Ok(Ok(format!("it is sent again as a whole, as copy {generation}")))
+        let mut where_to = String::new();
+        if let Some(lane) = lane {
+            self.bind_to(key, generation, lane);
+            where_to = format!(", to {}", self.queue.route().addr(lane));
+        }
+        Ok(Ok(format!("it is sent again as a whole, as copy {generation}{where_to}")))
     }
 
     fn send_packs_again(
