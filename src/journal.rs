@@ -429,11 +429,13 @@ impl Journal {
 
     /// Makes everything noted so far durable. After an error nothing is forgotten; call it again.
     pub fn commit(&mut self) -> disk::Result<()> {
-        self.flush()?;
+        let flushed = self.flush();
+        // What is written becomes durable even if there is no room for more: packs of it may be sent.
         if let Some(file) = self.file.as_ref().filter(|_| self.unsynced) {
             file.sync()?;
             self.unsynced = false;
         }
+        flushed?;
         if self.len > COMPACT_AT.max(self.live.saturating_mul(2)) {
             self.compact()?;
         }
@@ -730,5 +732,31 @@ mod tests {
             sim.put(&log, &whole[..len]);
             assert!(open(true).1, "cut to {len} bytes");
         }
+    }
+
+    /// The story: there was no room for a new event, so older ones stayed unsynced; their packs were sent all the same, and a
+    /// power cut took the cuts.
+    #[test]
+    fn what_is_written_is_made_durable_even_if_there_is_no_room_for_more() {
+        let (disk, sim) = Disk::sim(1);
+        let dir = Path::new("/s");
+        let mut journal = Journal::open(&disk, dir, false, &mut |_| {}).unwrap().0;
+        let opened = |n: u32, path: &str| Event::Opened {
+            hour: format!("web1_202611220{n}"),
+            generation: 0,
+            path: path.into(),
+            first_id: 1,
+            pos: 0,
+        };
+        journal.append(&opened(1, "/log"));
+        journal.flush().unwrap();
+        sim.set_capacity(Some(0));
+        journal.append(&opened(2, &"/long".repeat(1_000)));
+        assert!(journal.commit().unwrap_err().no_space());
+        sim.crash();
+        sim.set_capacity(None);
+        sim.restart(crate::disk::Outcome::LoseUnsynced);
+        let (journal, damaged) = Journal::open(&disk, dir, true, &mut |_| {}).unwrap();
+        assert_eq!((damaged, journal.hours().len()), (false, 1));
     }
 }

@@ -109,6 +109,7 @@ pub struct Follower {
     /// Packs that the journal held unacknowledged at start.
     pub resumed: usize,
     look_for_requests_ms: u64,
+    look_at_held_ms: u64,
     route_saved: Option<bound::RouteFile>,
     /// Sentences for the log.
     pub alarms: Vec<String>,
@@ -225,6 +226,7 @@ impl Follower {
             sent: 0,
             resumed: 0,
             look_for_requests_ms: 0,
+            look_at_held_ms: s.clock.mono_ms() + conf.sender.held_after_ms,
             route_saved: None,
             alarms,
             messages: Vec::new(),
@@ -297,7 +299,7 @@ impl Follower {
             }
             spool.mark_done(loc.seq)?;
         }
-        self.put_back(&mut spool)?;
+        self.put_back(&mut spool, true)?;
         self.retry_reader = Some(spool.reader());
         self.retry = Some(spool);
         Ok(())
@@ -321,26 +323,34 @@ impl Follower {
     }
 
     /// Packs that a receiver refused for good get another chance; their source may be gone by now.
-    fn put_back(&mut self, spool: &mut Spool) -> disk::Result<()> {
+    fn put_back(&mut self, spool: &mut Spool, tell: bool) -> disk::Result<()> {
         let names: Vec<String> = self.held.names().map(str::to_owned).collect();
         for name in names {
             for file in self.held.list(&name)? {
                 let Some(frame) = self.held.get(&name, &file)? else {
-                    let path = self.held.dir().join(&name).join(&file);
-                    self.alarms.push(format!(
-                        "{}: damaged; its pack is read again from the log file; remove this file",
-                        path.display()
-                    ));
+                    if tell {
+                        let path = self.held.dir().join(&name).join(&file);
+                        self.alarms.push(format!(
+                            "{}: damaged; its pack is read again from the log file; remove this file",
+                            path.display()
+                        ));
+                    }
                     continue;
                 };
                 let Some(meta) = split_frame(&frame).and_then(|(h, _)| h.meta("none").ok()) else { continue };
-                let number = self.numbers.get(&(meta.key.clone(), meta.id)).copied();
-                let waiting = number.and_then(|n| self.waiting.get_mut(&n));
-                let Some(w) = waiting.filter(|w| w.generation == meta.generation) else { continue };
-                match spool.append(&[&frame]) {
-                    Ok(loc) => w.bytes = Bytes::Spool(loc),
+                let log = self.journal.hour(&meta.key).filter(|l| l.generation == meta.generation);
+                if log.is_none_or(|l| !l.unacked.contains(&meta.id)) {
+                    continue;
+                }
+                let loc = match spool.append(&[&frame]) {
+                    Ok(loc) => loc,
                     Err(AppendError::Full(_)) => continue,
                     Err(AppendError::Disk(e)) => return Err(e),
+                };
+                let number = self.numbers.get(&(meta.key.clone(), meta.id)).copied();
+                match number.and_then(|n| self.waiting.get_mut(&n)) {
+                    Some(w) => w.bytes = Bytes::Spool(loc),
+                    None => self.add(meta.key, meta.generation, meta.id, Bytes::Spool(loc), 0),
                 }
                 spool.sync()?;
                 self.held.remove(&name, &file)?;
@@ -369,6 +379,15 @@ impl Follower {
                 return Err(e);
             }
             self.alarms.push(format!("{e}; requests of `logd resend` wait"));
+        }
+        let now = self.clock.mono_ms();
+        if now >= self.look_at_held_ms
+            && let Some(mut retry) = self.retry.take()
+        {
+            self.look_at_held_ms = now + self.conf.sender.held_after_ms;
+            let done = self.put_back(&mut retry, false);
+            self.retry = Some(retry);
+            done?;
         }
         if self.queue.is_link_down() {
             self.spill()?;
@@ -641,14 +660,20 @@ impl Follower {
                 let file = format!("{}.{}.{}", w.key.hour, w.generation, w.id);
                 let kept =
                     self.held.put(&w.key.name, &file, frame).inspect_err(|_| self.queue.push(number))?;
-                let Some(w) = self.waiting.remove(&number) else { return Ok(()) };
-                self.in_memory = self.in_memory.saturating_sub(w.weight);
                 self.alarms.push(format!(
-                    "{} pack {}: the receiver refuses it for good; {}; it is tried again after a restart",
+                    "{} pack {}: the receiver refuses it for good; {}; it is tried again later",
                     w.key,
                     w.id,
-                    if kept { "kept in held/" } else { "held/ is full, it stays in its source" }
+                    if kept { "kept in held/" } else { "held/ is full, it stays where it is" }
                 ));
+                if !kept {
+                    self.queue.push(number);
+                    return self.keep(job, frame);
+                }
+                if let Some(w) = self.waiting.remove(&number) {
+                    self.in_memory = self.in_memory.saturating_sub(w.weight);
+                    self.numbers.remove(&(w.key, w.id));
+                }
                 Ok(())
             }
         }

@@ -53,6 +53,8 @@ pub struct Relay {
     bound: Bound,
     reader: Reader,
     held: Shelf,
+    held_after_ms: u64,
+    look_at_held_ms: u64,
     quarantine: Shelf,
     bases: BTreeMap<u64, u64>,
     cursor: u64,
@@ -72,18 +74,38 @@ impl Relay {
         quarantine: Shelf,
         (queue, bound): (Queue, Bound),
     ) -> disk::Result<Self> {
-        let mut held = Shelf::open(disk, &state_dir.join("held"), conf.held_per_name, conf.held_total)?;
-        let mut alarms = Vec::new();
-        let names: Vec<String> = held.names().map(str::to_owned).collect();
+        let held = Shelf::open(disk, &state_dir.join("held"), conf.held_per_name, conf.held_total)?;
+        let mut me = Self {
+            queue,
+            bound,
+            reader: gate.spool.reader(),
+            held,
+            held_after_ms: conf.held_after_ms,
+            look_at_held_ms: 0,
+            quarantine,
+            bases: BTreeMap::new(),
+            cursor: 0,
+            sent: 0,
+            alarms: Vec::new(),
+        };
+        me.put_back(gate, true)?;
+        Ok(me)
+    }
+
+    /// Packs that were held aside get another chance: what was wrong may have been the line, or a receiver's version.
+    fn put_back(&mut self, gate: &mut Gate, tell: bool) -> disk::Result<()> {
+        let names: Vec<String> = self.held.names().map(str::to_owned).collect();
         for name in names {
-            for file in held.list(&name)? {
-                let Some(frame) = held.get(&name, &file)? else {
-                    let path = held.dir().join(&name).join(&file);
-                    alarms.push(format!(
-                        "{}: damaged, it cannot be sent; its directory and name tell host and hour; send the hour again \
-                         from its source, then remove this file",
-                        path.display()
-                    ));
+            for file in self.held.list(&name)? {
+                let Some(frame) = self.held.get(&name, &file)? else {
+                    if tell {
+                        let path = self.held.dir().join(&name).join(&file);
+                        self.alarms.push(format!(
+                            "{}: damaged, it cannot be sent; its directory and name tell host and hour; send the hour \
+                             again from its source, then remove this file",
+                            path.display()
+                        ));
+                    }
                     continue;
                 };
                 match gate.spool.append(&[&frame]) {
@@ -91,20 +113,10 @@ impl Relay {
                     Err(AppendError::Full(_)) => continue,
                     Err(AppendError::Disk(e)) => return Err(e),
                 }
-                held.remove(&name, &file)?;
+                self.held.remove(&name, &file)?;
             }
         }
-        Ok(Self {
-            queue,
-            bound,
-            reader: gate.spool.reader(),
-            held,
-            quarantine,
-            bases: BTreeMap::new(),
-            cursor: 0,
-            sent: 0,
-            alarms,
-        })
+        Ok(())
     }
 
     /// Takes up packs that have become durable.
@@ -127,6 +139,12 @@ impl Relay {
         gate: &mut Gate,
         frame: &mut Vec<u8>,
     ) -> disk::Result<Option<u64>> {
+        if self.look_at_held_ms == 0 {
+            self.look_at_held_ms = now_ms + self.held_after_ms;
+        } else if now_ms >= self.look_at_held_ms {
+            self.look_at_held_ms = now_ms + self.held_after_ms;
+            self.put_back(gate, false)?;
+        }
         loop {
             let Some(seq) = self.queue.next(now_ms) else { return Ok(None) };
             let base = self.bases.get(&seq).copied().unwrap_or(seq);
@@ -222,7 +240,7 @@ impl Relay {
                 let kept = self.held.put(&m.key.name, &file, frame).inspect_err(|_| self.queue.push(seq))?;
                 if kept {
                     self.alarms.push(format!(
-                        "{}: the next receiver refuses it for good; kept in {}; it is tried again after a restart",
+                        "{}: the next receiver refuses it for good; kept in {}; it is tried again later",
                         m.label(),
                         self.held.dir().join(&m.key.name).join(&file).display()
                     ));

@@ -244,6 +244,20 @@ impl Hours {
             self.report_damage(key, &found);
             return Ok(found);
         }
+        // A tag stands for these bytes. That their proof is damaged, and packs of them came once more, takes none of them.
+        let certified = self
+            .store
+            .closed(key)?
+            .filter(|c| c.generation == found.summary.generation || found.good_len == 0);
+        if certified.is_some_and(|c| found.summary.bytes < c.bytes && place.first_id == 1) {
+            found.health = Health::Damaged(format!(
+                "{}: no good line after pack {}, within what was certified",
+                place.headers.display(),
+                found.summary.high
+            ));
+            self.report_damage(key, &found);
+            return Ok(found);
+        }
         if beyond > 0 && !planted::is(Bug::BytesBeyondProofKept) {
             let data = disk.open_rw(&place.data)?;
             data.set_len(found.summary.bytes)?;
