@@ -551,12 +551,10 @@ impl Follower {
             let Some(number) = self.queue.next(self.clock.mono_ms()) else { return Ok(None) };
             let Some(meta) = self.meta(number) else {
                 // Its hour began anew as another copy.
+                self.queue.drop_unsent(number);
                 self.forget(number);
                 continue;
             };
-            if !self.waiting.contains_key(&number) {
-                continue;
-            }
             return match self.load(number, meta) {
                 Ok(load) => Ok(Some(Job { number, load })),
                 Err(e) => {

@@ -173,7 +173,7 @@ impl Relay {
                  status` names its hour, as `gaps` or `open, overdue`; send that again from its source",
                 self.reader.path(base).display()
             ));
-            self.queue.remove(seq);
+            self.queue.drop_unsent(seq);
             self.bases.remove(&seq);
         }
     }

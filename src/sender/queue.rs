@@ -103,7 +103,8 @@ impl Queue {
     /// From now on this pack goes to one address only; an answer that another one still gives to it counts for nothing.
     /// `None` = to the address in use.
     pub fn bind(&mut self, number: u64, to: Option<usize>) {
-        if self.bound(number) == to {
+        let before = self.bound(number);
+        if before == to {
             return;
         }
         for lane in &mut self.lanes {
@@ -116,6 +117,7 @@ impl Queue {
             self.put(number, item);
         }
         self.park(number);
+        self.unpark(before);
     }
 
     /// Is this pack bound to an address that is not in use?
@@ -170,7 +172,7 @@ impl Queue {
         self.away.get(&number).copied()
     }
 
-    /// Takes a pack out, whatever its state; what becomes of it under way is of no interest.
+    /// Takes a pack out, whatever its state. If it is under way its connection is free again when that is reported.
     pub fn remove(&mut self, number: u64) {
         self.lanes.iter_mut().for_each(|l| _ = l.parked.remove(&number));
         let to = self.take(number).and_then(|item| item.bound);
@@ -186,7 +188,13 @@ impl Queue {
         self.park(number);
     }
 
-    /// The same because it could not be read; it waits as after an attempt, and no address is to blame.
+    /// A pack that [`Queue::next`] gave out will never be sent.
+    pub fn drop_unsent(&mut self, number: u64) {
+        self.away.remove(&number);
+        self.remove(number);
+    }
+
+    /// As [`Queue::put_back`], because it could not be read; it waits as after an attempt, and no address is to blame.
     pub fn put_off(&mut self, number: u64, now_ms: u64) {
         self.put_back(number);
         let attempts = self.items.get(&number).map_or(0, |i| i.attempts + 1);
@@ -485,5 +493,12 @@ mod tests {
         q.remove(2);
         assert_eq!(q.report(2, &silence(Fail::NoAnswer), 0), Next::Done);
         assert!(q.is_empty() && q.sent_to(2).is_none());
+        // So it is for those that nobody will send.
+        (3..=9).for_each(|n| q.push(n));
+        for n in 3..=8 {
+            assert_eq!(q.next(0), Some(n));
+            q.drop_unsent(n);
+        }
+        assert_eq!((q.next(0), q.len()), (Some(9), 1));
     }
 }
