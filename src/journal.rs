@@ -332,21 +332,19 @@ impl Journal {
         let dir = state_dir.join("journal");
         disk.create_dir_all(&dir.join("hours"), 0o750)?;
         let path = dir.join("log");
-        let mut damaged = served_before && disk.stat(&path)?.is_none();
+        let there = disk.stat(&path)?.is_some();
+        let mut damaged = served_before && !there;
         if damaged {
             report(format!("{}: missing; open hours are sent again whole, as new copies", path.display()));
         }
-        let mut file = if damaged { None } else { Some(disk.create(&path, MODE)?) };
+        // A new one begins as a snapshot, so that it is never there without its zeros.
+        let mut file = if there { Some(disk.open_rw(&path)?) } else { None };
         let mut hours = BTreeMap::new();
-        let (len, mut bad, seq) = match &file {
+        let (len, bad, seq) = match &file {
             Some(f) => replay(f, &mut |e| apply(&mut hours, &e))?,
             None => (0, None, 0),
         };
         let size = file.as_ref().map_or(Ok(0), |f| f.stat().map(|s| s.len))?;
-        if size == 0 && !served_before {
-            // New.
-            bad = None;
-        }
         if let (Some(at), Some(file)) = (bad, file.take_if(|_| bad.is_some())) {
             let aside = dir.join(format!("log.damaged-{at}"));
             let mut all = vec![0; usize::try_from(file.stat()?.len).unwrap_or(0)];

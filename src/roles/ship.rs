@@ -10,7 +10,7 @@ use crate::log::Log;
 use crate::pack::Encoder;
 use crate::receiver::lock;
 use crate::sender::rate::Rate;
-use crate::sender::{Link, Outcome, Queue};
+use crate::sender::{Fail, Link, Outcome, Queue};
 use crate::shutdown::Shutdown;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -255,7 +255,9 @@ pub fn follow(
                 continue;
             };
             teller.tell(task.to, &outcome);
-            rate.sent(task.frame.len() as u64);
+            if !matches!(outcome, Outcome::TempFail { how: Fail::NoConnection, .. }) {
+                rate.sent(task.frame.len() as u64);
+            }
             if let Err(e) = f.report(job, &task.frame, &outcome) {
                 super::disk_trouble(disk, log, stop, &e);
             }

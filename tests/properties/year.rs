@@ -9,6 +9,7 @@ use logd::roles::follower::{Follower, Load, Setup};
 use logd::sender::Outcome;
 use logd::tail::{begin, streams};
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::Path;
 
 const MINUTE: u64 = 60_000;
@@ -55,7 +56,7 @@ fn year(name: &str) {
     for n in 0..366 * 24 * 3 {
         let hour = zone.hour_at(clock.now_ms());
         let text = written.entry(hour).or_default();
-        text.push_str(&format!("{n} at {}\n", clock.now_ms()));
+        writeln!(text, "{n} at {}", clock.now_ms()).unwrap();
         // One writer, one file at a time: the file of the hour before stays as it is.
         sim.put(&pattern.path(hour), text.as_bytes());
         deliver(&mut f, &mut sent);
