@@ -5,7 +5,7 @@
 //! appended and synced *before* the first pack of the hour counts as done. A killed relay sends that pack again; the hour is
 //! bound by then, or nothing of it was ever taken off the spool. Only on a full disk packs go on before.
 //!
-//! The newest [`KEEP`] hours are kept, whether or not packs of them wait: more of the hour may come at any time. A relay
+//! The newest `KEEP` hours are kept, whether or not packs of them wait: more of the hour may come at any time. A relay
 //! with one address, or with `failover = any`, neither reads nor writes the file. Damage is told and costs the hours in the
 //! damaged records alone: packs of those that still come go to the address in use.
 
