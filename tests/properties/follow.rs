@@ -405,6 +405,12 @@ fn packs_that_are_held_aside_are_tried_again_without_a_restart() {
 /// brought back, and the data was cut to what was left of the proof.
 #[test]
 fn bytes_that_were_certified_are_not_cut_whatever_has_become_of_their_proof() {
+    for closed_is_lost in [false, true] {
+        certified_bytes_stay(closed_is_lost);
+    }
+}
+
+fn certified_bytes_stay(closed_is_lost: bool) {
     const STORE: usize = 2;
     let mut w = World::new(1);
     for n in 0..4 {
@@ -432,6 +438,9 @@ fn bytes_that_were_certified_are_not_cut_whatever_has_become_of_their_proof() {
     }
     let proof = Path::new("/store/headers/web1_2026112205");
     assert!(w.machines[STORE].sim.truncate(proof, 300));
+    if closed_is_lost {
+        w.machines[STORE].sim.remove_tree(Path::new("/state/closed/web1_2026112205"));
+    }
     w.spoiled = true;
     rounds(&mut w, 60);
     assert_eq!(w.stored(HOUR), stored);

@@ -58,6 +58,20 @@ fn a_whole_hour_takes_the_place_of_what_was_stored() {
     assert!(requests(&w).is_empty() && told(&w, "sent again as a whole"), "{:?}", w.messages);
 }
 
+/// The story: a copy that was read when less of the file was there, by a follower whose clock was ahead, took the place of
+/// the whole one.
+#[test]
+fn a_shorter_copy_does_not_take_the_place_of_certified_bytes() {
+    let mut w = certified();
+    let stored = w.stored(HOUR);
+    let log = format!("/log/access.log.{HOUR}");
+    w.machines[0].sim.put(Path::new(&log), &stored.as_bytes()[..stored.find('\n').unwrap() + 1]);
+    ask(&w, HOUR, &[]);
+    (0..60).for_each(|_| w.round(1_500));
+    assert_eq!((w.tags()[HOUR].generation, w.stored(HOUR)), (0, stored));
+    assert!(told(&w, "the longer one stays in place"), "{:?}", w.messages);
+}
+
 #[test]
 fn an_open_hour_begins_anew_and_its_later_lines_go_with_the_new_copy() {
     let mut w = World::new(1);

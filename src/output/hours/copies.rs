@@ -188,6 +188,15 @@ impl Hours {
                     if cert.state.is_empty() { "unverified" } else { &cert.state }
                 )));
             }
+            // A log file only grows: a later copy that is shorter was read when less of it was there, by a follower whose
+            // clock stood elsewhere, or somebody has cut the file.
+            if let Some(c) = state.closed.as_ref().filter(|c| c.verified && c.bytes > cert.bytes) {
+                return Ok(Filed::Refused(format!(
+                    "{key}: copy {} is complete with {} bytes, and {} are certified; the longer one stays in place; send \
+                     the hour again if its source has more",
+                    job.generation, cert.bytes, c.bytes
+                )));
+            }
             if state.in_place.is_some_and(|g| g > job.generation) && !planted::is(Bug::OldCopyInstalled) {
                 return Ok(Filed::Void);
             }

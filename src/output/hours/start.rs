@@ -245,10 +245,12 @@ impl Hours {
             return Ok(found);
         }
         // A tag stands for these bytes. That their proof is damaged, and packs of them came once more, takes none of them.
-        let certified = self
-            .store
-            .closed(key)?
-            .filter(|c| c.generation == found.summary.generation || found.good_len == 0);
+        let certified = match self.store.closed(key)? {
+            // That file may be lost, and is made again from the hour; the tag is what a batch job has seen.
+            None => self.store.tag(key)?.and_then(|(_, content)| content),
+            known => known,
+        };
+        let certified = certified.filter(|c| c.generation == found.summary.generation || found.good_len == 0);
         if certified.is_some_and(|c| found.summary.bytes < c.bytes && place.first_id == 1) {
             found.health = Health::Damaged(format!(
                 "{}: no good line after pack {}, within what was certified",
