@@ -374,12 +374,13 @@ impl Tail {
             && self.last.is_none_or(|l| self.next <= l)
         {
             let hour = self.next;
-            let mut exists = self.disk.stat(&self.source(hour)?)?.is_some();
-            if !exists && hour > current {
+            let own = self.disk.stat(&self.pattern.path(hour))?.is_some();
+            if !own && hour > current {
                 return Ok(());
             }
             let archived = journal.is_archived(&self.key(hour))?;
-            exists = exists || (!archived && self.unpack(hour)?);
+            let exists =
+                own || self.disk.stat(&self.source(hour)?)?.is_some() || (!archived && self.unpack(hour)?);
             let gap = now.saturating_sub(self.zone.ends_ms(hour).unwrap_or(now));
             if !exists && gap > self.conf.journal_ms {
                 let first = self.zone.hour_at(now - self.conf.journal_ms);

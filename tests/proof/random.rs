@@ -24,7 +24,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Seeds that once failed, for other reasons than a planted bug.
-const REGRESSIONS: [u64; 6] = [2_708, 3_955, 6_478, 15_540, 15_961, 18_151];
+const REGRESSIONS: [u64; 8] = [2_708, 2_869, 3_955, 6_399, 6_478, 15_540, 15_961, 18_151];
 /// Midnight in Berlin before the clock is put back, and before it is put forward.
 const DAYS: [(i64, &str); 2] = [(1_792_879_200_000, "20261025"), (1_774_738_800_000, "20260329")];
 const ENOSPC: i32 = 28;

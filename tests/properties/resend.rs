@@ -65,7 +65,7 @@ fn a_shorter_copy_does_not_take_the_place_of_certified_bytes() {
     let mut w = certified();
     let stored = w.stored(HOUR);
     let log = format!("/log/access.log.{HOUR}");
-    w.machines[0].sim.put(Path::new(&log), &stored.as_bytes()[..stored.find('\n').unwrap() + 1]);
+    w.machines[0].sim.put(Path::new(&log), &stored.as_bytes()[..=stored.find('\n').unwrap()]);
     ask(&w, HOUR, &[]);
     (0..60).for_each(|_| w.round(1_500));
     assert_eq!((w.tags()[HOUR].generation, w.stored(HOUR)), (0, stored));

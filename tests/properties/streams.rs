@@ -1,13 +1,12 @@
 //! Goal: one follower follows every file that its sections name, each as a stream with hours of its own; none keeps the
 //! others waiting, and what appears later is not skipped.
 
+use super::sim;
 use super::support::*;
 use logd::clock::{Clock, Hour, Zone};
-use logd::config::Config;
 use logd::disk::Disk;
-use logd::roles::follower::{Follower, Load, Setup};
+use logd::roles::follower::Load;
 use logd::sender::Outcome;
-use logd::tail::{Identity, begin, streams};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -136,33 +135,17 @@ fn a_thousand_files_are_one_process_with_few_threads() {
 
 /// The packs of a follower on a simulated disk, in the order in which they would be sent.
 fn order(ini: &str, put: &[(String, String)], turns: usize) -> Vec<String> {
-    let (disk, sim) = Disk::sim(1);
+    let (disk, machine) = Disk::sim(1);
     let (clock, handle) = Clock::sim(1_795_327_200_000);
     for (path, text) in put {
-        sim.put(Path::new(path), text.as_bytes());
+        machine.put(Path::new(path), text.as_bytes());
     }
     let text = format!(
         "[tail]\nsend_to = c:1\nname = h\npack_bytes = 4k\nmax_line = 4k\ntail_memory = 1M\nflush_interval = 1s\n\
          start = oldest\n{ini}"
     );
-    let conf = Config::parse("t", text.as_bytes()).tail(true).unwrap().0;
     let zone = Zone::named("UTC").unwrap();
-    let pattern = streams::sources(&conf).unwrap()[0].pattern.clone();
-    let fresh: Identity = begin("h", &pattern, logd::config::Start::Beginning, &[], false, (&zone, &clock));
-    let state_dir = Path::new("/state");
-    disk.create_dir_all(state_dir, 0o750).unwrap();
-    let setup = Setup {
-        disk: &disk,
-        clock: &clock,
-        zone: &zone,
-        state_dir,
-        served: false,
-        fresh,
-        resume: None,
-        once: false,
-        seed: 1,
-    };
-    let mut f = Follower::open(&setup, &conf).unwrap();
+    let mut f = sim::follower(&disk, &clock, &zone, &text);
     let mut out = Vec::new();
     for _ in 0..turns {
         f.step().unwrap();

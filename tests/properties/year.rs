@@ -1,13 +1,13 @@
 //! Goal: every line of a year is sent once, in the hour that its file names, and every hour is closed, in zones with and
 //! without daylight saving time, with offsets of half hours and with a clock that is moved by half an hour only.
 
+use super::sim::follower;
 use logd::clock::{Clock, Hour, Zone};
-use logd::config::{Config, Start};
 use logd::disk::Disk;
 use logd::pack::Meta;
-use logd::roles::follower::{Follower, Load, Setup};
+use logd::roles::follower::{Follower, Load};
 use logd::sender::Outcome;
-use logd::tail::{begin, streams};
+use logd::tail::pattern::Pattern;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -21,24 +21,9 @@ fn year(name: &str) {
     let (clock, handle) = Clock::sim(1_767_225_600_000 + 7 * 60_000);
     let zone = Zone::named(name).unwrap();
     let ini = "[tail]\nlog_file = /l/a.<%Y%m%d%H>\nsend_to = c:1\nname = h\nflush_interval = 1s\nclose_wait = 10m\nquiet = 60s\n";
-    let conf = Config::parse("t", ini.as_bytes()).tail(true).unwrap().0;
-    let pattern = streams::sources(&conf).unwrap()[0].pattern.clone();
-    let state_dir = Path::new("/state");
+    let pattern = Pattern::parse("/l/a.<%Y%m%d%H>").unwrap();
     sim.put(Path::new("/l/.keep"), b"");
-    disk.create_dir_all(state_dir, 0o750).unwrap();
-    let fresh = begin("h", &pattern, Start::Beginning, &[], false, (&zone, &clock));
-    let setup = Setup {
-        disk: &disk,
-        clock: &clock,
-        zone: &zone,
-        state_dir,
-        served: false,
-        fresh,
-        resume: None,
-        once: false,
-        seed: 1,
-    };
-    let mut f = Follower::open(&setup, &conf).unwrap();
+    let mut f = follower(&disk, &clock, &zone, ini);
     let mut written: BTreeMap<Hour, String> = BTreeMap::new();
     let mut sent: BTreeMap<Hour, (String, Option<Meta>)> = BTreeMap::new();
     let deliver = |f: &mut Follower, sent: &mut BTreeMap<Hour, (String, Option<Meta>)>| {

@@ -167,6 +167,18 @@ fn dead(m: &Machine, e: &disk::Error) -> bool {
     e.fatal() || m.sim.crashed() || m.disk.failure().is_some()
 }
 
+/// A follower alone, of the first section of `ini`, which begins now with an empty state.
+pub fn follower(disk: &Disk, clock: &Clock, zone: &Zone, ini: &str) -> Follower {
+    let conf = Config::parse("t", ini.as_bytes()).tail(true).unwrap().0;
+    let pattern = logd::tail::streams::sources(&conf).unwrap()[0].pattern.clone();
+    let state_dir = Path::new("/state");
+    disk.create_dir_all(state_dir, 0o750).unwrap();
+    let fresh = logd::tail::begin("h", &pattern, logd::config::Start::Beginning, &[], false, (zone, clock));
+    let (served, resume, once, seed) = (false, None, false, 1);
+    let setup = Setup { disk, clock, zone, state_dir, served, fresh, resume, once, seed };
+    Follower::open(&setup, &conf).unwrap()
+}
+
 impl World {
     /// One follower, a relay and a collector.
     pub fn new(seed: u64) -> Self {
