@@ -9,7 +9,7 @@
 use super::{Copy, Early, HourState, Hours, HoursConfig, Role};
 use crate::disk;
 use crate::integrity::lines::{Line, Reader as ProofReader};
-use crate::integrity::{Health, Place, Scan, Store, repair, scan};
+use crate::integrity::{Certificate, Health, Place, Scan, Store, repair, scan};
 use crate::pack::{HourKey, split_frame};
 use crate::planted::{self, Bug};
 use crate::spool::{Reader, Shelf};
@@ -251,7 +251,8 @@ impl Hours {
             known => known,
         };
         let certified = certified.filter(|c| c.generation == found.summary.generation || found.good_len == 0);
-        if certified.is_some_and(|c| found.summary.bytes < c.bytes && place.first_id == 1) {
+        let within = |c: Certificate| found.summary.bytes < c.bytes && place.first_id == 1;
+        if certified.is_some_and(within) && !planted::is(Bug::BytesBeyondProofCut) {
             found.health = Health::Damaged(format!(
                 "{}: no good line after pack {}, within what was certified",
                 place.headers.display(),
