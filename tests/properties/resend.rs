@@ -72,6 +72,25 @@ fn a_shorter_copy_does_not_take_the_place_of_certified_bytes() {
     assert!(told(&w, "the longer one stays in place"), "{:?}", w.messages);
 }
 
+/// The same copy is better than a certified one of which the disk has lost a part.
+#[test]
+fn a_shorter_copy_takes_the_place_of_a_damaged_one() {
+    const STORE: usize = 2;
+    let mut w = certified();
+    let stored = w.stored(HOUR);
+    let most = stored[..stored.rfind("line 5").unwrap()].rfind('\n').unwrap() + 1;
+    let log = format!("/log/access.log.{HOUR}");
+    w.machines[0].sim.put(Path::new(&log), &stored.as_bytes()[..most]);
+    let data = format!("/store/log_data/web1_{HOUR}");
+    assert!(w.machines[STORE].sim.truncate(Path::new(&data), most as u64 / 2));
+    w.crash(STORE);
+    (w.spoiled, w.judged) = (true, false);
+    ask(&w, HOUR, &[]);
+    (0..60).for_each(|_| w.round(1_500));
+    assert!(w.tags()[HOUR].generation > 0, "{:?}", w.messages);
+    assert_eq!(w.stored(HOUR), stored[..most]);
+}
+
 #[test]
 fn an_open_hour_begins_anew_and_its_later_lines_go_with_the_new_copy() {
     let mut w = World::new(1);
