@@ -109,6 +109,8 @@ pub struct Follower {
     /// Packs that the journal held unacknowledged at start.
     pub resumed: usize,
     look_for_requests_ms: u64,
+    /// Requests of `logd resend` that wait for their turn; at first nobody has looked.
+    requests: usize,
     look_at_held_ms: u64,
     route_saved: Option<bound::RouteFile>,
     /// Sentences for the log.
@@ -226,6 +228,7 @@ impl Follower {
             sent: 0,
             resumed: 0,
             look_for_requests_ms: 0,
+            requests: usize::MAX,
             look_at_held_ms: s.clock.mono_ms() + conf.sender.held_after_ms,
             route_saved: None,
             alarms,
@@ -669,6 +672,10 @@ impl Follower {
                     return self.keep(job, frame);
                 }
                 if let Some(w) = self.waiting.remove(&number) {
+                    // Its frame is in held/ now, durably, and comes back as another record.
+                    if let Bytes::Spool(loc) = &w.bytes {
+                        self.retry_done.push(loc.seq);
+                    }
                     self.in_memory = self.in_memory.saturating_sub(w.weight);
                     self.numbers.remove(&(w.key, w.id));
                 }
@@ -679,7 +686,7 @@ impl Follower {
 
     /// With `--once`: has everything that is there been acknowledged?
     pub fn is_finished(&self) -> bool {
-        self.streams.at_end() && self.waiting.is_empty() && self.unreleased.is_empty()
+        self.requests == 0 && self.streams.at_end() && self.waiting.is_empty() && self.unreleased.is_empty()
     }
 
     /// Packs that are sealed and not acknowledged.

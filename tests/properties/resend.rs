@@ -275,6 +275,33 @@ fn gzip(path: &Path) -> Vec<u8> {
     text
 }
 
+/// More hours than are read again at a time: `--once` ends when the last of them is sent.
+#[test]
+fn once_ends_when_all_that_was_asked_for_is_sent() {
+    let temp = Temp::new("resend-once");
+    let hours = past_hours(6);
+    let log = temp.path("log");
+    fs::create_dir(&log).unwrap();
+    for (hour, n) in hours.iter().zip(1..) {
+        fs::write(log.join(format!("a.{hour}")), Lines::new("web1", n).block(300)).unwrap();
+    }
+    let mut store = support::store(&temp, &[]);
+    let pattern = log.join("a.<%Y%m%d%H>");
+    let (keys, args) = ([("close_wait", "0"), ("quiet", "200ms")], ["--once", "--timeout", "60s"]);
+    let mut tail = support::tail(&temp, "web1", &pattern, &store.addr().to_string(), &keys, &args);
+    assert_eq!(tail.wait(Duration::from_secs(70)), 0);
+    let range = format!("{}..{}", hours[0], hours[5]);
+    let asked = logd(&["resend".as_ref(), tail.config().as_os_str(), range.as_ref()]);
+    assert_eq!(asked.code, 0, "{asked:?}");
+    tail.restart();
+    assert_eq!(tail.wait(Duration::from_secs(70)), 0);
+    for hour in &hours {
+        let sent = || support::tag(&temp.path("save"), "web1", hour).filter(|t| t["revision"] == 2);
+        support::until(support::SOON, "the second copy", sent);
+    }
+    assert_eq!(store.terminate(), 0);
+}
+
 #[test]
 fn a_compressed_hour_is_read_by_once_and_by_resend_and_a_damaged_one_is_an_error() {
     let temp = Temp::new("gzip");
@@ -324,9 +351,13 @@ fn a_compressed_hour_is_read_by_once_and_by_resend_and_a_damaged_one_is_an_error
     let asked = ask(&hours[2].to_string());
     assert!(asked.code == 1 && asked.out.contains(&archive) && unpacked() == 0, "{asked:?}");
     assert_eq!(tail.terminate(), 0);
+    // It stops its own hour alone, and the run does not end well.
     let mut other = support::tail(&temp, "web2", &pattern, &store.addr().to_string(), &keys, &args);
-    assert_ne!(other.wait(Duration::from_secs(70)), 0);
+    assert_eq!(other.wait(Duration::from_secs(70)), 1);
     assert!(other.log().contains(&archive), "{}", other.log());
+    for hour in &hours[..2] {
+        assert_eq!(support::certified(&save, "web2", hour)["verified"], true);
+    }
     assert_eq!(store.terminate(), 0);
     assert!(
         support::tag(&save, "web2", hours[2]).is_none(),

@@ -140,7 +140,9 @@ impl Follower {
             return Ok(());
         }
         self.look_for_requests_ms = now + LOOK_MS;
-        for path in waiting(&self.disk, &self.state_dir)? {
+        let waiting = waiting(&self.disk, &self.state_dir)?;
+        self.requests = waiting.len();
+        for path in waiting {
             let (place, done) = match Request::load(&self.disk, &path)? {
                 Ok(request) => {
                     let key = request.key(self.streams.host());
@@ -163,6 +165,7 @@ impl Follower {
             // Only then may the request go.
             self.journal.commit()?;
             self.disk.remove(&path)?;
+            self.requests -= 1;
         }
         Ok(())
     }

@@ -115,7 +115,7 @@ impl Streams {
 
     /// The streams that there are and that are not followed yet.
     fn search(&mut self) -> Vec<Found> {
-        let (mut found, problems) = find(&self.disk, &self.sources, &self.host.name);
+        let (mut found, problems) = find(&self.disk, &self.sources, &self.host.name, &self.state_dir);
         found.retain(|f| !self.by_name.contains_key(&full_name(&self.host.name, &f.stream)));
         for problem in problems {
             if self.told.insert(problem.clone()) {
@@ -143,7 +143,8 @@ impl Streams {
             let known = self.known(&place)?;
             let fresh = self.fresh(&name, &found, appeared);
             let kept = known.clone();
-            let identity = adopt(known, &fresh, journal, archived, damaged);
+            let mut identity = adopt(known, &fresh, journal, archived, damaged);
+            identity.files = found.pattern.to_string();
             if kept.as_ref() != Some(&identity) {
                 identity.save(&self.disk, &place)?;
             }
@@ -345,6 +346,11 @@ impl Streams {
     /// A buffer that a sent pack no longer needs.
     pub(super) fn recycle(&mut self, raw: Vec<u8>) {
         self.scratch.recycle(raw, self.conf.pack_bytes);
+    }
+
+    /// Hours that are not sent because their compressed file is damaged.
+    pub fn left_out(&self) -> usize {
+        self.list.iter().map(|s| s.tail.left_out()).sum()
     }
 
     /// With `--once`: is everything sealed that will be?
