@@ -275,6 +275,31 @@ fn gzip(path: &Path) -> Vec<u8> {
     text
 }
 
+/// The story: a follower was down while cron compressed an hour's file, and declared the hour empty.
+#[test]
+fn an_hour_that_was_compressed_while_nobody_looked_is_not_empty() {
+    let text = format!("{NEXT} a line\n").repeat(50);
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut gz, text.as_bytes()).unwrap();
+    let gz = gz.finish().unwrap();
+    for len in [gz.len(), gz.len() / 2] {
+        let mut w = certified();
+        let path = format!("/log/access.log.{NEXT}.gz");
+        w.machines[0].sim.put(Path::new(&path), &gz[..len]);
+        w.judged = false;
+        w.clock.advance(3_600_000);
+        (0..60).for_each(|_| w.round(30_000));
+        let tags = w.tags();
+        if len < gz.len() {
+            // Nor is one whose archive is damaged.
+            assert!(!tags.contains_key(NEXT) && told(&w, &path), "{:?}", w.messages);
+            continue;
+        }
+        assert!(tags.get(NEXT).is_some_and(|t| t.verified && !t.empty), "{:?}", w.messages);
+        assert_eq!(w.stored(NEXT), text);
+    }
+}
+
 /// More hours than are read again at a time: `--once` ends when the last of them is sent.
 #[test]
 fn once_ends_when_all_that_was_asked_for_is_sent() {

@@ -313,6 +313,14 @@ impl Node {
         self.child.as_ref().map(|c| Pid::from_child(&c.0))
     }
 
+    /// A number of `/proc/PID/status`: `Threads`, or `VmHWM`, the most memory that it ever had, in kB.
+    pub fn proc_status(&self, key: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.pid().unwrap().as_raw_nonzero());
+        let status = fs::read_to_string(path).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':')).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
     /// Is it running?
     pub fn runs(&mut self) -> bool {
         self.child.as_mut().is_some_and(|c| c.0.try_wait().unwrap().is_none())
