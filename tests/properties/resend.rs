@@ -69,7 +69,7 @@ fn a_shorter_copy_does_not_take_the_place_of_certified_bytes() {
     ask(&w, HOUR, &[]);
     (0..60).for_each(|_| w.round(1_500));
     assert_eq!((w.tags()[HOUR].generation, w.stored(HOUR)), (0, stored));
-    assert!(told(&w, "the longer one stays in place"), "{:?}", w.messages);
+    assert!(told(&w, "that are certified, and is not installed"), "{:?}", w.messages);
 }
 
 /// The same copy is better than a certified one of which the disk has lost a part.
