@@ -45,6 +45,9 @@ pub struct Cut {
     /// Last pack of the hour (so far).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub done: bool,
+    /// Read from a rotated file behind the position: it moves no position and says nothing of the current file.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub aside: bool,
 }
 
 impl Cut {
@@ -55,7 +58,16 @@ impl Cut {
     }
     /// A cut with this seal.
     pub fn new(id: u64, start: u64, lines: u64, seal: &Seal, done: bool) -> Self {
-        Self { id, start, end: start + seal.bytes, lines, crc: seal.crc32, sha: hex(&seal.sha256), done }
+        Self {
+            id,
+            start,
+            end: start + seal.bytes,
+            lines,
+            crc: seal.crc32,
+            sha: hex(&seal.sha256),
+            done,
+            aside: false,
+        }
     }
 }
 
@@ -75,6 +87,9 @@ pub enum Event {
         first_id: u64,
         /// Byte at which reading begins.
         pos: u64,
+        /// The hour is cut by the clock, from a file whose name has no date.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        clock: bool,
     },
     /// A pack is sealed.
     Cut {
@@ -96,6 +111,13 @@ pub enum Event {
         /// Where reading goes on.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pos: Option<u64>,
+    },
+    /// The source is another file from here on, as its rotation wants it: nothing is lost.
+    Rotated {
+        /// `NAME_HOUR`.
+        hour: String,
+        /// Where reading goes on in it.
+        pos: u64,
     },
     /// Packs that the receiver has made durable.
     Acked {
@@ -145,6 +167,10 @@ pub struct HourLog {
     pub notes: BTreeSet<String>,
     /// Lost ranges.
     pub loss: Vec<(u64, Option<u64>)>,
+    /// The hour is cut by the clock.
+    pub clock: bool,
+    /// Where the source became another file: number of the next pack, and its first byte.
+    pub rotated: Vec<(u64, u64)>,
 }
 
 impl HourLog {
@@ -189,13 +215,14 @@ impl HourLog {
 
     fn apply(&mut self, event: &Event) -> bool {
         match event {
-            Event::Opened { generation, path, first_id, pos, .. } => {
+            Event::Opened { generation, path, first_id, pos, clock, .. } => {
                 *self = Self {
                     generation: *generation,
                     path: path.clone(),
                     first_id: (*first_id).max(1),
                     pos: *pos,
                     begin: *pos,
+                    clock: *clock,
                     ..Self::default()
                 };
             }
@@ -203,7 +230,9 @@ impl HourLog {
                 if cut.id != self.next_id() || unhex::<32>(&cut.sha).is_none() || cut.end < cut.start {
                     return false;
                 }
-                self.pos = cut.end;
+                if !cut.aside {
+                    self.pos = cut.end;
+                }
                 self.unacked.insert(cut.id);
                 self.cuts.push(cut.clone());
             }
@@ -213,6 +242,10 @@ impl HourLog {
                 self.notes.extend(range.map(|_| "loss".to_owned()));
                 self.loss.extend(*range);
                 self.pos = pos.unwrap_or(self.pos);
+            }
+            Event::Rotated { pos, .. } => {
+                self.rotated.push((self.next_id(), *pos));
+                self.pos = *pos;
             }
             Event::Acked { generation, ids, .. } => {
                 if *generation == self.generation {
@@ -243,8 +276,16 @@ impl HourLog {
             path: self.path.clone(),
             first_id: self.first_id,
             pos: self.begin,
+            clock: self.clock,
         }];
-        out.extend(self.cuts.iter().map(|c| Event::Cut { hour: hour(), cut: c.clone() }));
+        let mut rotated = self.rotated.iter().peekable();
+        for c in &self.cuts {
+            while let Some((_, pos)) = rotated.next_if(|(id, _)| *id <= c.id) {
+                out.push(Event::Rotated { hour: hour(), pos: *pos });
+            }
+            out.push(Event::Cut { hour: hour(), cut: c.clone() });
+        }
+        out.extend(rotated.map(|(_, pos)| Event::Rotated { hour: hour(), pos: *pos }));
         for what in self.notes.iter().filter(|w| *w != "loss" || self.loss.is_empty()) {
             out.push(Event::Note { hour: hour(), what: what.clone(), range: None, pos: Some(self.pos) });
         }
@@ -275,6 +316,7 @@ impl Event {
             Self::Opened { hour, .. }
             | Self::Cut { hour, .. }
             | Self::Note { hour, .. }
+            | Self::Rotated { hour, .. }
             | Self::Acked { hour, .. }
             | Self::Again { hour, .. }
             | Self::Archived { hour } => hour,
@@ -570,6 +612,7 @@ mod tests {
             path: "/log".into(),
             first_id: 1,
             pos: 0,
+            clock: false,
         };
         drop(open());
         let mut journal = open().0;

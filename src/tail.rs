@@ -124,6 +124,7 @@ pub fn meta_of(key: &HourKey, log: &HourLog, id: u64, zone: &Zone) -> Option<Met
         state: if done { log.state() } else { String::new() },
         loss: if done { log.loss_text() } else { String::new() },
         day_hours: if done && !key.hour.is_daily() { zone.hours_in_day(key.hour.day_of()) } else { 0 },
+        clock: log.clock,
     })
 }
 
@@ -296,6 +297,7 @@ impl Tail {
             path,
             first_id: 1,
             pos: 0,
+            clock: false,
         });
         self.activate(hour);
     }
@@ -423,7 +425,14 @@ impl Tail {
         let before = journal.hours().values().next_back().filter(|_| planted::is(Bug::PositionOfOtherHour));
         let pos = before.map_or(pos, |l| l.pos);
         let hour = key.to_string();
-        journal.append(&Event::Opened { hour: hour.clone(), generation, path, first_id: 1, pos });
+        journal.append(&Event::Opened {
+            hour: hour.clone(),
+            generation,
+            path,
+            first_id: 1,
+            pos,
+            clock: false,
+        });
         if pos > 0 {
             journal.append(&Event::Note { hour, what: "partial".into(), range: None, pos: None });
         }

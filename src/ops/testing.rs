@@ -107,6 +107,7 @@ impl<'a> Build<'a> {
                     state: if done { self.state.into() } else { String::new() },
                     loss: String::new(),
                     day_hours: 0,
+                    clock: false,
                 }
             })
             .collect()
@@ -152,6 +153,7 @@ impl<'a> Build<'a> {
             state: self.state.into(),
             loss: String::new(),
             day_hours: 0,
+            cut: String::new(),
             certified: 1_795_000_000,
         };
         store_at(save_dir).certify(&cert).unwrap();

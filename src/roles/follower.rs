@@ -193,7 +193,14 @@ impl Follower {
         if let (true, Some((hour, first_id, pos))) = (known.is_none(), s.resume) {
             let hour = HourKey { name: identity.name.clone(), hour };
             let path = pattern.path(hour.hour);
-            journal.append(&Event::Opened { hour: hour.to_string(), generation: 0, path, first_id, pos });
+            journal.append(&Event::Opened {
+                hour: hour.to_string(),
+                generation: 0,
+                path,
+                first_id,
+                pos,
+                clock: false,
+            });
         }
         match journal.commit() {
             // Each turn tries it again, and until it succeeds nothing new is sent.
@@ -690,7 +697,7 @@ fn restart_hours(disk: &Disk, journal: &mut Journal, identity: &Identity) -> dis
     }
     for (key, path) in open {
         let (hour, generation) = (key.to_string(), identity.copies_generation);
-        journal.append(&Event::Opened { hour, generation, path, first_id: 1, pos: 0 });
+        journal.append(&Event::Opened { hour, generation, path, first_id: 1, pos: 0, clock: false });
     }
     Ok(())
 }

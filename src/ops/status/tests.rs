@@ -256,8 +256,14 @@ fn a_follower_tells_what_is_on_its_way() {
     let (mut journal, _) = Journal::open(&disk, &temp.path("state"), false, &mut |_| {}).unwrap();
     for (hour, path, raw) in [("web1_2026112211", &log, "a\nb\n"), ("web1_2026112210", &gone, "x\n")] {
         let hour = hour.to_owned();
-        let opened =
-            Event::Opened { hour: hour.clone(), generation: 0, path: path.clone(), first_id: 1, pos: 0 };
+        let opened = Event::Opened {
+            hour: hour.clone(),
+            generation: 0,
+            path: path.clone(),
+            first_id: 1,
+            pos: 0,
+            clock: false,
+        };
         journal.append(&opened);
         let cut = Cut::new(1, 0, 1, &Seal::of(raw.as_bytes()), false);
         journal.append(&Event::Cut { hour, cut });
