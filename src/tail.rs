@@ -15,6 +15,7 @@
 pub mod pattern;
 #[cfg(test)]
 mod tests;
+pub mod undated;
 
 use crate::clock::{Clock, Hour, Zone};
 use crate::disk::{self, Disk, File};

@@ -1,0 +1,286 @@
+//! From one file to the next: what stands at the path, what rotation left beside it, and which of them it was that was
+//! read before a restart.
+
+use super::rotated::{self, History};
+use super::source::Source;
+use super::{Current, GZ_MAX, NEXT_MAX, Next, Old, SLACK_MS, Undated};
+use crate::clock::Hour;
+use crate::disk::{self, File};
+use crate::journal::{Event, Journal};
+use std::path::Path;
+
+impl Undated {
+    // ---- rotation ---------------------------------------------------------------------------------------------
+
+    pub(super) fn open_path(&mut self) -> disk::Result<Option<File>> {
+        let file = match self.disk.open(&self.path) {
+            Ok(f) => Some(f),
+            Err(e) if e.not_found() => None,
+            Err(e) => return Err(e),
+        };
+        self.missing = file.is_none();
+        Ok(file)
+    }
+
+    /// Another file at the path is opened at once: it may be gone when its turn comes.
+    pub(super) fn look_at_path(&mut self) -> disk::Result<()> {
+        let stat = self.disk.stat(&self.path)?;
+        self.missing = stat.is_none();
+        let Some(stat) = stat else { return Ok(()) };
+        let inode = Some((stat.dev, stat.ino));
+        let known = self.next.back().map(|n| n.inode);
+        let mono_ms = self.clock.mono_ms();
+        if let Some(cur) = &mut self.cur {
+            if cur.source.inode() == inode {
+                // With others seen in between, its turn comes again behind them.
+                cur.replaced = cur.replaced.filter(|_| known.is_some());
+                return Ok(());
+            }
+            cur.replaced = cur.replaced.or(Some((mono_ms, cur.source.mtime_ms())));
+        }
+        if inode == known || self.next.len() >= NEXT_MAX {
+            return Ok(());
+        }
+        let Some(file) = self.open_path()? else { return Ok(()) };
+        let stat = file.stat()?;
+        self.next.push_back(Next { file, inode: (stat.dev, stat.ino) });
+        Ok(())
+    }
+
+    /// The current file is read to its end, and another one stands at the path.
+    pub(super) fn finish(&mut self, journal: &mut Journal, hour: Hour) {
+        let Some(cur) = self.cur.take() else { return };
+        let pos = self.pos(journal);
+        self.since_ms = cur.replaced.map_or(i64::MAX, |(_, m)| m).min(cur.source.mtime_ms());
+        if let Some(why) = cur.source.broken() {
+            self.note(journal, hour, "loss", Some((pos, None)));
+            self.alarms.push(format!(
+                "{}: damaged behind byte {pos} of the log ({why}); lost; the hour is not certified",
+                cur.path.display()
+            ));
+        }
+        if matches!(cur.source, Source::Plain(_)) && !cur.finished {
+            let now = self.clock.mono_ms();
+            let (look_ms, until_ms) = (now + self.conf.packer.flush_ms, now + self.watch_ms());
+            self.old.push(Old { source: cur.source, path: cur.path, pos, look_ms, until_ms });
+        }
+    }
+
+    /// Files that rotation left and nobody has read, the oldest first, each with the byte to begin at.
+    pub(super) fn newer(&self, journal: &Journal) -> disk::Result<Vec<(rotated::Candidate, u64)>> {
+        let mut mine: Vec<(u64, u64)> = self.next.iter().map(|n| n.inode).collect();
+        mine.extend(self.old.iter().filter_map(|o| o.source.inode()));
+        mine.extend(self.cur.iter().filter_map(|c| c.source.inode()));
+        let since = self.cur.as_ref().map_or(self.since_ms, |c| c.source.mtime_ms().min(self.since_ms));
+        let mut found = rotated::candidates(&self.disk, &self.path)?;
+        found
+            .retain(|c| c.series && c.mtime_ms >= since.saturating_sub(SLACK_MS) && !mine.contains(&c.inode));
+        let mut out = Vec::new();
+        if !found.is_empty() {
+            let history = History::of(journal, &self.identity.name)?;
+            for c in found.into_iter().rev() {
+                match history.candidate(&self.disk, &c)? {
+                    None => out.push((c, 0)),
+                    Some(k) if k.upto < k.len => out.push((c, k.upto)),
+                    Some(_) => {}
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// Begins with the next file; false = there is none yet.
+    pub(super) fn go_on(&mut self, journal: &mut Journal, hour: Hour) -> disk::Result<bool> {
+        self.look_at_path()?;
+        for (c, from) in self.newer(journal)? {
+            let Some(source) = Source::open(&self.disk, &c.path, c.gz, from, self.clock.mono_ms())? else {
+                continue;
+            };
+            // It was replaced before it was seen. Who still writes to it is followed like any other.
+            let replaced = Some((self.clock.mono_ms(), c.mtime_ms));
+            self.rotate(journal, hour, from);
+            self.cur = Some(Current { source, path: c.path, replaced, finished: false });
+            return Ok(true);
+        }
+        let Some(n) = self.next.front() else { return Ok(false) };
+        let from = match self.old.iter().position(|o| o.source.inode() == Some(n.inode)) {
+            // The link was switched back.
+            Some(i) => self.old.remove(i).pos,
+            None if n.file.stat()?.len >= rotated::STRONG => {
+                let known = History::of(journal, &self.identity.name)?.plain(&n.file)?;
+                known.filter(|k| k.compared >= rotated::STRONG).map_or(0, |k| k.upto)
+            }
+            None => 0,
+        };
+        if let Some(n) = self.next.pop_front() {
+            let path = self.path.clone();
+            self.read_from(n.file, path, from)?;
+            self.rotate(journal, hour, from);
+            if let Some(c) = self.cur.as_mut().filter(|_| !self.next.is_empty()) {
+                c.replaced = Some((self.clock.mono_ms(), c.source.mtime_ms()));
+            }
+        }
+        Ok(true)
+    }
+
+    fn rotate(&self, journal: &mut Journal, hour: Hour, pos: u64) {
+        let key = self.key(hour);
+        let said = |l: &crate::journal::HourLog| l.rotated.last() == Some(&(l.next_id(), pos));
+        if !journal.hour(&key).is_some_and(said) {
+            journal.append(&Event::Rotated { hour: key.to_string(), pos });
+        }
+    }
+
+    /// Other bytes stand in the file, or fewer: it was emptied, perhaps after a copy was made.
+    pub(super) fn rewritten(&mut self, journal: &mut Journal, hour: Hour) -> disk::Result<()> {
+        let at = self.pos(journal);
+        let mono_ms = self.clock.mono_ms();
+        let Some(Source::Plain(p)) = self.cur.as_ref().map(|c| &c.source) else { return Ok(()) };
+        let copy = rotated::copy_of(&self.disk, &self.path, at, p.mark(), (p.dev, p.ino), mono_ms)?;
+        let Some(Current { source: Source::Plain(p), path, replaced, finished }) = self.cur.take() else {
+            return Ok(());
+        };
+        if let Some((path, source)) = copy {
+            self.next.push_front(Next { inode: (p.dev, p.ino), file: p.file });
+            self.cur = Some(Current { source, path, replaced: None, finished: true });
+            return Ok(());
+        }
+        if p.seen > at {
+            self.note(journal, hour, "loss", Some((at, Some(p.seen))));
+            self.alarms.push(format!(
+                "{}: it was emptied before bytes {at}-{} were read, and no copy of it was found; lost; the hour is not \
+                 certified",
+                path.display(),
+                p.seen
+            ));
+        }
+        self.rotate(journal, hour, 0);
+        self.read_from(p.file, path, 0)?;
+        if let Some(c) = &mut self.cur {
+            (c.replaced, c.finished) = (replaced, finished);
+        }
+        Ok(())
+    }
+
+    // ---- after a restart --------------------------------------------------------------------------------------
+
+    /// Finds the file that was being read; false = it may still come.
+    pub(super) fn settle(&mut self, journal: &mut Journal, hour: Hour) -> disk::Result<bool> {
+        let pos = self.pos(journal);
+        let there = self.open_path()?;
+        let history = History::of(journal, &self.identity.name)?;
+        let path = self.path.clone();
+        if history.is_empty() {
+            // It began, and read nothing: nobody can tell whether this is still the same file.
+            let Some(file) = there else { return self.wait(journal, hour, pos) };
+            self.note(journal, hour, "partial", None);
+            let at = if file.stat()?.len < pos { 0 } else { pos };
+            if at < pos {
+                self.rotate(journal, hour, 0);
+            }
+            self.read_from(file, path, at)?;
+            self.settled = true;
+            return Ok(true);
+        }
+        let known = match &there {
+            Some(file) => history.plain(file)?,
+            None => None,
+        };
+        let at_path = known.filter(|k| k.newest);
+        let mut unreadable = None;
+        let inode = match &there {
+            Some(f) => f.stat().map(|s| Some((s.dev, s.ino)))?,
+            None => None,
+        };
+        let mut mine = None;
+        let mut inflated = 0;
+        for c in rotated::candidates(&self.disk, &path)? {
+            let searched = at_path.is_some() || mine.is_some();
+            if Some(c.inode) == inode || (c.gz && searched && inflated >= GZ_MAX) {
+                continue;
+            }
+            inflated += usize::from(c.gz);
+            match history.candidate(&self.disk, &c) {
+                Ok(Some(k)) if k.newest && !searched => mine = Some((c, k)),
+                Ok(Some(k)) => self.watch_again(&c, k)?,
+                Ok(None) => {}
+                Err(e) if !e.is_of_one_path() => return Err(e),
+                Err(e) => unreadable = Some(e),
+            }
+        }
+        match (there, at_path, mine, unreadable) {
+            (Some(file), Some(k), ..) => {
+                let at = if history.current { pos } else { k.upto };
+                if at != pos {
+                    self.rotate(journal, hour, at);
+                }
+                self.read_from(file, path, at)?;
+            }
+            (_, _, Some((c, k)), _) => {
+                self.since_ms = c.mtime_ms;
+                if history.current {
+                    let now = self.clock.mono_ms();
+                    let Some(source) = Source::open(&self.disk, &c.path, c.gz, pos, now)? else {
+                        return Ok(false);
+                    };
+                    self.cur = Some(Current { source, path: c.path, replaced: None, finished: false });
+                } else {
+                    self.watch_again(&c, k)?;
+                }
+            }
+            // One of those that cannot be read may be the one: it is tried again.
+            (_, _, _, Some(e)) => return Err(e),
+            (Some(file), ..) => match history.shorter(&file)? {
+                Some(end) => {
+                    self.note(journal, hour, "changed", None);
+                    self.rotate(journal, hour, end);
+                    self.alarms.push(format!(
+                        "{}: it lost bytes that were sent already; going on at byte {end}; the hour is not certified",
+                        path.display()
+                    ));
+                    self.read_from(file, path, end)?;
+                }
+                None => self.lost(journal, hour, pos),
+            },
+            (None, ..) => return self.wait(journal, hour, pos),
+        }
+        self.settled = true;
+        Ok(true)
+    }
+
+    /// A rotated file that is known: somebody may have written to it meanwhile, or still does.
+    fn watch_again(&mut self, c: &rotated::Candidate, k: rotated::Known) -> disk::Result<()> {
+        let age = self.clock.now_ms().saturating_sub(c.mtime_ms);
+        if k.upto >= k.len && (c.gz || age.unsigned_abs() >= self.watch_ms()) {
+            return Ok(());
+        }
+        let now = self.clock.mono_ms();
+        if let Some(source) = Source::open(&self.disk, &c.path, c.gz, k.upto, now)? {
+            let (look_ms, until_ms) = (now, now + self.watch_ms());
+            self.old.push(Old { source, path: c.path.clone(), pos: k.upto, look_ms, until_ms });
+        }
+        Ok(())
+    }
+
+    /// Nothing is at the path and nothing known beside it: it may be on a disk that is not mounted yet.
+    fn wait(&mut self, journal: &mut Journal, hour: Hour, pos: u64) -> disk::Result<bool> {
+        let ends = self.zone.ends_ms(hour).unwrap_or(i64::MIN);
+        if self.clock.now_ms() < ends.saturating_add(self.conf.close_wait_ms) {
+            return Ok(false);
+        }
+        self.disk.list(self.path.parent().unwrap_or(Path::new("/")))?;
+        self.lost(journal, hour, pos);
+        self.settled = true;
+        Ok(true)
+    }
+
+    fn lost(&mut self, journal: &mut Journal, hour: Hour, pos: u64) {
+        self.note(journal, hour, "loss", Some((pos, None)));
+        self.alarms.push(format!(
+            "{}: the file that was read to byte {pos} is gone, and no rotated one holds what was read of it; it may have \
+             held more; the hour is not certified",
+            self.path.display()
+        ));
+        self.rotate(journal, hour, 0);
+    }
+}
