@@ -28,6 +28,8 @@
 //! follower was down when the one took the other's place.
 
 mod find;
+#[cfg(test)]
+mod model;
 mod rotated;
 mod source;
 #[cfg(test)]
