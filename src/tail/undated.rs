@@ -67,8 +67,10 @@ struct Current {
     path: PathBuf,
     /// Another one was seen at the path: when (monotonic), and when this one had last changed.
     replaced: Option<(u64, i64)>,
-    /// Nobody writes to it any more.
+    /// Nobody writes to it any more: it is a copy.
     finished: bool,
+    /// It was found beside the path, rotated already.
+    found: bool,
 }
 
 /// A file that was seen at the path.
@@ -151,6 +153,8 @@ pub struct Undated {
     spare: Vec<Vec<u8>>,
     /// The hour is over: of this file only so many bytes are its.
     drain: Option<((u64, u64), u64)>,
+    /// Compressed files that were given up.
+    broken: Vec<(u64, u64)>,
     /// Wall time of the last look that could read.
     looked_ms: Option<i64>,
     /// There was no file at the path.
@@ -191,6 +195,7 @@ impl Undated {
             block: Vec::new(),
             spare: Vec::new(),
             drain: None,
+            broken: Vec::new(),
             looked_ms: None,
             missing: false,
             waited: false,
@@ -534,8 +539,10 @@ impl Undated {
         let Source::Plain(p) = &cur.source else { return true };
         let Some((since, _)) = cur.replaced else { return cur.finished };
         let now = self.clock.mono_ms();
+        let age = self.clock.now_ms().saturating_sub(p.mtime_ms);
         cur.finished
             || self.conf.once
+            || (cur.found && age >= STILL_MS.cast_signed())
             || now.saturating_sub(p.grown_ms.max(since)) >= STILL_MS
             || now.saturating_sub(since) >= SWITCH_MAX_MS
     }
@@ -582,7 +589,7 @@ impl Undated {
     fn read_from(&mut self, file: File, path: PathBuf, at: u64) -> disk::Result<()> {
         let plain = Plain::new(file, at, self.clock.mono_ms())?;
         let source = Source::Plain(Box::new(plain));
-        self.cur = Some(Current { source, path, replaced: None, finished: false });
+        self.cur = Some(Current { source, path, replaced: None, finished: false, found: false });
         Ok(())
     }
 

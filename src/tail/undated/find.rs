@@ -53,6 +53,7 @@ impl Undated {
         let pos = self.pos(journal);
         self.since_ms = cur.replaced.map_or(i64::MAX, |(_, m)| m).min(cur.source.mtime_ms());
         if let Some(why) = cur.source.broken() {
+            self.broken.extend(cur.source.gz_inode());
             self.note(journal, hour, "loss", Some((pos, None)));
             self.alarms.push(format!(
                 "{}: damaged behind byte {pos} of the log ({why}); lost; the hour is not certified",
@@ -71,6 +72,7 @@ impl Undated {
         let mut mine: Vec<(u64, u64)> = self.next.iter().map(|n| n.inode).collect();
         mine.extend(self.old.iter().filter_map(|o| o.source.inode()));
         mine.extend(self.cur.iter().filter_map(|c| c.source.inode()));
+        mine.extend(&self.broken);
         let since = self.cur.as_ref().map_or(self.since_ms, |c| c.source.mtime_ms().min(self.since_ms));
         let mut found = rotated::candidates(&self.disk, &self.path)?;
         found
@@ -99,7 +101,7 @@ impl Undated {
             // It was replaced before it was seen. Who still writes to it is followed like any other.
             let replaced = Some((self.clock.mono_ms(), c.mtime_ms));
             self.rotate(journal, hour, from);
-            self.cur = Some(Current { source, path: c.path, replaced, finished: false });
+            self.cur = Some(Current { source, path: c.path, replaced, finished: false, found: true });
             return Ok(true);
         }
         let Some(n) = self.next.front() else { return Ok(false) };
@@ -137,12 +139,12 @@ impl Undated {
         let mono_ms = self.clock.mono_ms();
         let Some(Source::Plain(p)) = self.cur.as_ref().map(|c| &c.source) else { return Ok(()) };
         let copy = rotated::copy_of(&self.disk, &self.path, at, p.mark(), (p.dev, p.ino), mono_ms)?;
-        let Some(Current { source: Source::Plain(p), path, replaced, finished }) = self.cur.take() else {
+        let Some(Current { source: Source::Plain(p), path, replaced, .. }) = self.cur.take() else {
             return Ok(());
         };
         if let Some((path, source)) = copy {
             self.next.push_front(Next { inode: (p.dev, p.ino), file: p.file });
-            self.cur = Some(Current { source, path, replaced: None, finished: true });
+            self.cur = Some(Current { source, path, replaced: None, finished: true, found: true });
             return Ok(());
         }
         if p.seen > at {
@@ -157,7 +159,7 @@ impl Undated {
         self.rotate(journal, hour, 0);
         self.read_from(p.file, path, 0)?;
         if let Some(c) = &mut self.cur {
-            (c.replaced, c.finished) = (replaced, finished);
+            c.replaced = replaced;
         }
         Ok(())
     }
@@ -194,6 +196,8 @@ impl Undated {
         };
         let mut mine = None;
         let mut inflated = 0;
+        // Of copies of one file only one is read.
+        let mut chains: Vec<usize> = at_path.iter().map(|k| k.chain).collect();
         for c in rotated::candidates(&self.disk, &path)? {
             let searched = at_path.is_some() || mine.is_some();
             if Some(c.inode) == inode || (c.gz && searched && inflated >= GZ_MAX) {
@@ -201,8 +205,15 @@ impl Undated {
             }
             inflated += usize::from(c.gz);
             match history.candidate(&self.disk, &c) {
-                Ok(Some(k)) if k.newest && !searched => mine = Some((c, k)),
-                Ok(Some(k)) => self.watch_again(&c, k)?,
+                Ok(Some(k)) if chains.contains(&k.chain) => {}
+                Ok(Some(k)) => {
+                    chains.push(k.chain);
+                    if k.newest {
+                        mine = Some((c, k));
+                    } else {
+                        self.watch_again(&c, k)?;
+                    }
+                }
                 Ok(None) => {}
                 Err(e) if !e.is_of_one_path() => return Err(e),
                 Err(e) => unreadable = Some(e),
@@ -223,7 +234,8 @@ impl Undated {
                     let Some(source) = Source::open(&self.disk, &c.path, c.gz, pos, now)? else {
                         return Ok(false);
                     };
-                    self.cur = Some(Current { source, path: c.path, replaced: None, finished: false });
+                    self.cur =
+                        Some(Current { source, path: c.path, replaced: None, finished: false, found: true });
                 } else {
                     self.watch_again(&c, k)?;
                 }

@@ -136,6 +136,8 @@ pub(super) struct Known {
     pub(super) len: u64,
     /// It is the file that was read last.
     pub(super) newest: bool,
+    /// Which of the files that were read it is.
+    pub(super) chain: usize,
     /// Bytes that were compared.
     pub(super) compared: u64,
 }
@@ -217,8 +219,12 @@ impl History {
             firsts.chain(lasts).chain(&self.asides).map(|m| (*m, crc32fast::Hasher::new())).collect();
         let (mut gz, mut block, mut at) = (Gz::new(file)?, vec![0; 64 << 10], 0);
         loop {
-            // Of a damaged one that counts which comes out of it.
-            let n = gz.next(&mut block)?.unwrap_or(0);
+            let n = match gz.next(&mut block)? {
+                Ok(n) => n,
+                Err(_) if at == 0 => return Ok(None),
+                // Of a damaged one that counts which comes out of it.
+                Err(_) => 0,
+            };
             if n == 0 {
                 break;
             }
@@ -228,6 +234,9 @@ impl History {
                 hash.update(block.get(place(m.start)..place(m.end)).unwrap_or_default());
             }
             at = end;
+        }
+        if at == 0 {
+            return Ok(Some(Known { upto: 0, len: 0, newest: false, chain: usize::MAX, compared: 0 }));
         }
         let good: Vec<Mark> =
             open.into_iter().filter(|(m, h)| h.clone().finalize() == m.crc).map(|(m, _)| m).collect();
@@ -251,7 +260,7 @@ impl History {
             }
             if compared > 0 {
                 let upto = self.with_asides(chain.end(), len, &mut holds)?;
-                return Ok(Some(Known { upto, len, newest, compared }));
+                return Ok(Some(Known { upto, len, newest, chain: i, compared }));
             }
             // A copy that was made before the file was read to its end holds nothing new. One equal line at the beginning
             // is no proof of that.
@@ -265,7 +274,7 @@ impl History {
                     compared = m.end;
                 }
                 if compared > 0 && (compared >= len / 2 || compared >= ENOUGH) {
-                    return Ok(Some(Known { upto: len, len, newest: false, compared }));
+                    return Ok(Some(Known { upto: len, len, newest: false, chain: usize::MAX, compared }));
                 }
             }
         }

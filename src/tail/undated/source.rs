@@ -119,6 +119,7 @@ impl Read for InOrder {
 /// A compressed file.
 pub(super) struct Gz {
     inflate: MultiGzDecoder<InOrder>,
+    id: (u64, u64),
     /// Inflated and not taken; its first byte is byte `start` of the log.
     buf: Vec<u8>,
     start: u64,
@@ -131,9 +132,9 @@ pub(super) struct Gz {
 impl Gz {
     /// Nothing is inflated yet.
     pub(super) fn new(file: File) -> disk::Result<Self> {
-        let mtime_ms = file.stat()?.mtime_ms;
+        let Stat { mtime_ms, dev, ino, .. } = file.stat()?;
         let inflate = MultiGzDecoder::new(InOrder { file, at: 0 });
-        Ok(Self { inflate, buf: Vec::new(), start: 0, ended: false, broken: None, mtime_ms })
+        Ok(Self { inflate, id: (dev, ino), buf: Vec::new(), start: 0, ended: false, broken: None, mtime_ms })
     }
 
     /// The next bytes of the log; none at its end. The error says what is wrong with the file.
@@ -220,6 +221,14 @@ impl Source {
     pub(super) fn took(&mut self, block: &[u8], taken: usize) {
         if let Self::Plain(p) = self {
             p.took(block, taken);
+        }
+    }
+
+    /// Device and inode of a compressed file.
+    pub(super) fn gz_inode(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Gz(g) => Some(g.id),
         }
     }
 
