@@ -52,8 +52,8 @@ const STALL_MS: i64 = 60_000;
 const STILL_MS: u64 = 5_000;
 /// A replaced file whose writer never stops must not keep the new one waiting, in ms.
 const SWITCH_MAX_MS: u64 = 60_000;
-/// File times are compared with this much patience, in ms: a replaced file may still have grown a little.
-const SLACK_MS: i64 = 10_000;
+/// File times are compared with this much patience, in ms: a replaced file may still have grown, beyond the next one.
+const SLACK_MS: i64 = 60_000;
 /// Rotated files whose writers are still watched.
 const OLD_MAX: usize = 4;
 /// Files that were seen at the path and wait for their turn.

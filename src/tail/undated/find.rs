@@ -51,7 +51,9 @@ impl Undated {
     pub(super) fn finish(&mut self, journal: &mut Journal, hour: Hour) {
         let Some(cur) = self.cur.take() else { return };
         let pos = self.pos(journal);
-        self.since_ms = cur.replaced.map_or(i64::MAX, |(_, m)| m).min(cur.source.mtime_ms());
+        let since_ms = cur.replaced.map_or(i64::MAX, |(_, m)| m).min(cur.source.mtime_ms());
+        // Of those beside the path each is looked at again, until all are read.
+        self.since_ms = if cur.found { since_ms.min(self.since_ms) } else { since_ms };
         if let Some(why) = cur.source.broken() {
             self.broken.extend(cur.source.gz_inode());
             self.note(journal, hour, "loss", Some((pos, None)));
@@ -70,8 +72,8 @@ impl Undated {
     /// Files that rotation left and nobody has read, the oldest first, each with the byte to begin at.
     pub(super) fn newer(&self, journal: &Journal) -> disk::Result<Vec<(rotated::Candidate, u64)>> {
         let mut mine: Vec<(u64, u64)> = self.next.iter().map(|n| n.inode).collect();
-        mine.extend(self.old.iter().filter_map(|o| o.source.inode()));
-        mine.extend(self.cur.iter().filter_map(|c| c.source.inode()));
+        let open = self.old.iter().map(|o| &o.source).chain(self.cur.iter().map(|c| &c.source));
+        mine.extend(open.filter_map(|s| s.inode().or(s.gz_inode())));
         mine.extend(&self.broken);
         let since = self.cur.as_ref().map_or(self.since_ms, |c| c.source.mtime_ms().min(self.since_ms));
         let mut found = rotated::candidates(&self.disk, &self.path)?;
@@ -82,6 +84,8 @@ impl Undated {
             let history = History::of(journal, &self.identity.name)?;
             for c in found.into_iter().rev() {
                 match history.candidate(&self.disk, &c)? {
+                    // Its original may be open here, and wait for its turn.
+                    None if self.next.iter().any(|n| rotated::is_copy(&self.disk, &c, &n.file)) => {}
                     None => out.push((c, 0)),
                     Some(k) if k.upto < k.len => out.push((c, k.upto)),
                     Some(_) => {}

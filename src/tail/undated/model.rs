@@ -231,6 +231,10 @@ impl Model {
         let c = &mut self.contents[content];
         let from = c.seen_len.max(alive).min(c.bytes.len());
         c.excused[from..].fill(true);
+        if self.up && c.seen_len == 0 {
+            // Nobody knows that it was anything but empty.
+            c.ignore(0);
+        }
         Ok(())
     }
 
@@ -410,6 +414,8 @@ impl Model {
             self.trace.push(format!("  sent {hour} {} = file {i} {start}-{end} aside={}", p.id, cut.aside));
             if !cut.aside {
                 self.current = Some(i);
+            }
+            if !cut.aside && !c.ignored {
                 let (from_ms, to_ms) = (c.written_ms[start], c.written_ms[end - 1]);
                 self.dated.push(Dated { hour, from_ms, to_ms });
             }

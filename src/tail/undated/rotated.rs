@@ -339,6 +339,28 @@ fn holds(file: &File, mark: &Mark) -> disk::Result<bool> {
     Ok(hash.finalize() == mark.crc)
 }
 
+/// Is this a copy of an open file, or of so much of it that it is no accident?
+pub(super) fn is_copy(disk: &Disk, c: &Candidate, file: &File) -> bool {
+    let compare = || -> disk::Result<bool> {
+        let Some(mut copy) = Source::open(disk, &c.path, c.gz, 0, 0)? else { return Ok(false) };
+        let (mut at, mut one, mut other) = (0, Vec::new(), Vec::new());
+        loop {
+            copy.fetch(at, 64 << 10, 64 << 10, u64::MAX, 0, &mut one)?;
+            copy.took(&one, one.len());
+            other.resize(one.len(), 0);
+            let n = file.read_at(&mut other, at)?;
+            if n < one.len() || one != other {
+                return Ok(false);
+            }
+            if one.is_empty() {
+                return Ok(at > 0 && (at >= STRONG || at == file.stat()?.len));
+            }
+            at += one.len() as u64;
+        }
+    };
+    compare().unwrap_or(false)
+}
+
 /// The copy that was made of a file before it was emptied: it holds what was read last, at the same place.
 pub(super) fn copy_of(
     disk: &Disk,
