@@ -513,7 +513,11 @@ impl Undated {
             if self.cur.is_none() && !self.go_on(journal, hour)? {
                 return Ok(true);
             }
-            let over = self.is_over();
+            // What came to the path after the hour was over is of the next one.
+            let drained = self.drain.is_some_and(|(inode, _)| {
+                inode == (0, 0) || self.cur.as_ref().and_then(|c| c.source.inode()) == Some(inode)
+            });
+            let over = !drained && self.is_over();
             match self.read(journal, hour, over, room)? {
                 Read::NoRoom => return Ok(false),
                 Read::Rewritten => {
@@ -528,7 +532,7 @@ impl Undated {
                     }
                     self.finish(journal, hour);
                 }
-                Read::End => return Ok(self.next.is_empty()),
+                Read::End => return Ok(drained || self.next.is_empty()),
             }
         }
     }
@@ -564,7 +568,7 @@ impl Undated {
             }
             let at = self.pos(journal) + self.packer.len() as u64;
             let Some(cur) = &mut self.cur else { return Ok(Read::End) };
-            let limit = self.drain.filter(|(inode, _)| !last && cur.source.inode() == Some(*inode));
+            let limit = self.drain.filter(|(inode, _)| cur.source.inode() == Some(*inode));
             let limit = limit.map_or(u64::MAX, |(_, len)| len);
             let fetched = cur.source.fetch(at, most, self.packer.wants(), limit, now, &mut self.block)?;
             let Fetched::Bytes { whole, more } = fetched else { return Ok(Read::Rewritten) };

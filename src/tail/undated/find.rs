@@ -65,8 +65,15 @@ impl Undated {
         if matches!(cur.source, Source::Plain(_)) && !cur.finished {
             let now = self.clock.mono_ms();
             let (look_ms, until_ms) = (now + self.conf.packer.flush_ms, now + self.watch_ms());
-            self.old.push(Old { source: cur.source, path: cur.path, pos, look_ms, until_ms });
+            self.watch(Old { source: cur.source, path: cur.path, pos, look_ms, until_ms });
         }
+    }
+
+    /// Each file is watched once.
+    fn watch(&mut self, old: Old) {
+        let id = |o: &Old| o.source.inode().or(o.source.gz_inode());
+        self.old.retain(|o| id(o) != id(&old));
+        self.old.push(old);
     }
 
     /// Files that rotation left and nobody has read, the oldest first, each with the byte to begin at.
@@ -273,7 +280,7 @@ impl Undated {
         let now = self.clock.mono_ms();
         if let Some(source) = Source::open(&self.disk, &c.path, c.gz, k.upto, now)? {
             let (look_ms, until_ms) = (now, now + self.watch_ms());
-            self.old.push(Old { source, path: c.path.clone(), pos: k.upto, look_ms, until_ms });
+            self.watch(Old { source, path: c.path.clone(), pos: k.upto, look_ms, until_ms });
         }
         Ok(())
     }

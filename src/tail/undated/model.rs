@@ -64,6 +64,7 @@ struct Model {
     ids: BTreeMap<Hour, u64>,
     done: BTreeSet<Hour>,
     losses: BTreeMap<Hour, usize>,
+    ranges: Vec<(usize, usize)>,
     dated: Vec<Dated>,
     /// It was started, and has nothing to go on from.
     fresh: bool,
@@ -110,6 +111,7 @@ impl Model {
             ids: BTreeMap::new(),
             done: BTreeSet::new(),
             losses: BTreeMap::new(),
+            ranges: Vec::new(),
             dated: Vec::new(),
             fresh: false,
             lagging,
@@ -261,7 +263,8 @@ impl Model {
     fn bury(&mut self) {
         for i in 0..self.contents.len() {
             let alive = self.alive(i);
-            let known = if self.up { self.contents[i].seen } else { self.current == Some(i) };
+            // Of the last one a copy may be left, made before its last lines.
+            let known = if self.up { self.contents[i].seen } else { self.current == Some(i) && alive == 0 };
             if !known {
                 self.contents[i].excused[alive..].fill(true);
             }
@@ -405,7 +408,13 @@ impl Model {
             if fits.is_empty() {
                 return Err(format!("{hour} pack {}: nobody wrote this to {start}: {text:?}", p.id));
             }
-            let fresh = fits.into_iter().find(|i| self.contents[*i].sent[start..end].iter().all(|s| !s));
+            // Some bytes of two files are equal: the one is meant that was sent up to there.
+            let first = fits.iter().copied().find(|i| {
+                let sent = &self.contents[*i].sent;
+                start > 0 && sent[start - 1] && !sent[start]
+            });
+            let fresh =
+                first.into_iter().chain(fits).find(|i| self.contents[*i].sent[start..end].iter().all(|s| !s));
             let Some(i) = fresh else {
                 return Err(format!("{hour} pack {}: twice: {start}-{end} {text:?}", p.id));
             };
@@ -415,11 +424,13 @@ impl Model {
             if !cut.aside {
                 self.current = Some(i);
             }
-            if !cut.aside && !c.ignored {
+            // A line that is never finished is sent in the end.
+            if !cut.aside && !c.ignored && p.raw.ends_with(b"\n") {
                 let (from_ms, to_ms) = (c.written_ms[start], c.written_ms[end - 1]);
                 self.dated.push(Dated { hour, from_ms, to_ms });
             }
         }
+        self.excuse_ranges();
         Ok(())
     }
 
@@ -446,11 +457,8 @@ impl Model {
                     let c = &mut self.contents[i];
                     let from = from as usize;
                     if let Some(to) = to {
-                        let reached = from == 0 || c.sent.get(from - 1) == Some(&true);
-                        let to = (to as usize).min(c.bytes.len());
-                        if reached && from < to && !c.sent[from] {
-                            c.excused[from..to].fill(true);
-                        }
+                        self.ranges.push((from, to as usize));
+                        break;
                     } else if Some(i) != here {
                         // Nothing tells which of the files beside the path were read before.
                         c.ignore(0);
@@ -459,6 +467,19 @@ impl Model {
             }
         }
         Ok(())
+    }
+
+    /// The same of ranges, as soon as what was read before them is here.
+    fn excuse_ranges(&mut self) {
+        for (from, to) in std::mem::take(&mut self.ranges) {
+            for c in &mut self.contents {
+                let reached = from == 0 || c.sent.get(from - 1) == Some(&true);
+                let to = to.min(c.bytes.len());
+                if reached && from < to && !c.sent[from] {
+                    c.excused[from..to].fill(true);
+                }
+            }
+        }
     }
 
     fn finish(&mut self) -> Check {

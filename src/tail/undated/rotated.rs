@@ -122,6 +122,8 @@ impl Chain {
 #[derive(Default)]
 pub(super) struct History {
     chains: Vec<Chain>,
+    /// Files of which everything was read aside.
+    late: Vec<Chain>,
     asides: Vec<Mark>,
     /// Of the last of them the next byte is to be read; else reading was about to begin with another file.
     pub(super) current: bool,
@@ -182,6 +184,9 @@ impl History {
             let mark = Mark { start: cut.start, end: cut.end, crc: cut.crc };
             if cut.aside {
                 self.asides.push(mark);
+                if cut.start == 0 {
+                    self.late.push(Chain(vec![mark]));
+                }
             } else if cut.end > cut.start {
                 match self.chains.last_mut().filter(|c| !*broken && c.end() == cut.start) {
                     Some(chain) => chain.0.push(mark),
@@ -214,7 +219,7 @@ impl History {
             return self.plain(&file);
         }
         let firsts = self.chains.iter().flat_map(Chain::first);
-        let lasts = self.chains.iter().flat_map(Chain::last);
+        let lasts = self.chains.iter().chain(&self.late).flat_map(Chain::last);
         let mut open: Vec<(Mark, crc32fast::Hasher)> =
             firsts.chain(lasts).chain(&self.asides).map(|m| (*m, crc32fast::Hasher::new())).collect();
         let (mut gz, mut block, mut at) = (Gz::new(file)?, vec![0; 64 << 10], 0);
@@ -248,8 +253,9 @@ impl History {
         len: u64,
         mut holds: impl FnMut(&Mark) -> disk::Result<bool>,
     ) -> disk::Result<Option<Known>> {
-        for (i, chain) in self.chains.iter().enumerate().rev() {
-            let newest = i + 1 == self.chains.len();
+        let all: Vec<&Chain> = self.late.iter().chain(&self.chains).collect();
+        for (i, chain) in all.iter().enumerate().rev() {
+            let newest = i + 1 == all.len() && !self.chains.is_empty();
             let mut compared = 0;
             for m in chain.last().iter().rev().take_while(|_| len >= chain.end()) {
                 if !holds(m)? {
