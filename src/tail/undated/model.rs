@@ -140,11 +140,11 @@ impl Model {
             let mut line = std::mem::take(&mut c.rest);
             if line.is_empty() {
                 self.lines += 1;
-                line = format!("{:05}", self.lines);
-                for _ in 0..self.rng.below(40) {
+                // No two lines begin alike: what is known by its content must be told from all else.
+                for _ in 0..8 + self.rng.below(40) {
                     line.push(char::from(b'a' + self.rng.below(26) as u8));
                 }
-                line.push('\n');
+                line.push_str(&format!("{:05}\n", self.lines));
             }
             if self.rng.chance(20) && line.len() > 12 {
                 c.rest = line.split_off(4 + self.rng.below(line.len() as u64 - 8) as usize);
@@ -316,7 +316,9 @@ impl Model {
             return Ok(());
         }
         self.begin();
+        let fresh = !self.rig.undated.as_ref().unwrap().settled;
         self.rig.look();
+        self.fresh = fresh && !self.rig.undated.as_ref().unwrap().settled && self.current.is_none();
         self.absorb()
     }
 
@@ -426,7 +428,9 @@ impl Model {
             }
             // A line that is never finished is sent in the end.
             if !cut.aside && !c.ignored && p.raw.ends_with(b"\n") {
-                let (from_ms, to_ms) = (c.written_ms[start], c.written_ms[end - 1]);
+                // A line that was begun in one hour and finished in the next is the next one's.
+                let line = p.raw.iter().position(|b| *b == b'\n').unwrap_or(0);
+                let (from_ms, to_ms) = (c.written_ms[start + line], c.written_ms[end - 1]);
                 self.dated.push(Dated { hour, from_ms, to_ms });
             }
         }

@@ -157,7 +157,7 @@ impl Rig {
 
     pub(super) fn mv(&mut self, from: &str, to: &str) {
         self.disk.rename(Path::new(from), Path::new(to)).unwrap();
-        self.disk.sync_dir(Path::new("/log")).unwrap();
+        self.disk.sync_dir(Path::new(to).parent().unwrap()).unwrap();
     }
 
     pub(super) fn rm(&mut self, path: &str) {
@@ -440,7 +440,7 @@ fn after_a_restart_the_file_is_found_by_its_content_and_newer_ones_are_read_befo
         let mut rig = Rig::new("UTC", "2026112204");
         // What is older than the file that is known was there before the follower.
         rig.write("/log/access.log.4", "another story\n");
-        rig.pass(20_000);
+        rig.pass(80_000);
         rig.write(LOG, "one\n");
         rig.start();
         rig.run(6);
@@ -461,4 +461,306 @@ fn after_a_restart_the_file_is_found_by_its_content_and_newer_ones_are_read_befo
         assert_eq!(rig.text("2026112204"), "one\ntwo\nthree\nfourfive\n", "{gz}");
         assert_eq!(rig.log("2026112204").unwrap().state(), "");
     }
+}
+
+#[test]
+fn a_file_that_nobody_has_is_told_as_lost_and_named() {
+    let mut rig = Rig::started("UTC", "2026112204", "one\n");
+    rig.run(6);
+    rig.stop(Outcome::Killed);
+    rig.rm(LOG);
+    // The inode is given to the new file, which is longer than the old one was.
+    rig.write(LOG, "another file\n");
+    rig.start();
+    rig.run(12);
+    assert_eq!(rig.text("2026112204"), "one\nanother file\n");
+    let log = rig.log("2026112204").unwrap();
+    assert_eq!((log.loss_text(), log.state()), ("4-".into(), "loss".into()));
+    assert!(rig.alarms.concat().contains("/log/access.log: the file that was read to byte 4 is gone"));
+}
+
+#[test]
+fn copies_of_what_was_sent_are_not_sent_again() {
+    let mut rig = Rig::started("UTC", "2026112204", "one\ntwo\n");
+    rig.run(6);
+    let copy = |rig: &mut Rig, to: &str| {
+        let text = rig.sim.look(Path::new(LOG), |c| c.unwrap().to_vec());
+        rig.sim.put(Path::new(to), &text);
+    };
+    copy(&mut rig, "/log/access.log-20261122");
+    copy(&mut rig, "/log/access.log-20261121");
+    rig.gz("/log/access.log-20261121");
+    rig.write(LOG, "three\n");
+    rig.run(6);
+    rig.mv(LOG, "/log/access.log.1");
+    rig.write(LOG, "four\n");
+    rig.run(12);
+    rig.gz("/log/access.log.1");
+    rig.restart();
+    rig.run(12);
+    rig.mv(LOG, "/log/access.log.1");
+    rig.write(LOG, "five\n");
+    rig.run(20);
+    assert_eq!(rig.text("2026112204"), "one\ntwo\nthree\nfour\nfive\n");
+    assert_eq!(rig.log("2026112204").unwrap().state(), "");
+}
+
+#[test]
+fn an_hour_whose_end_nobody_saw_is_whole_if_nothing_was_written_after_it() {
+    // Nothing at all was written.
+    let mut rig = Rig::started("UTC", "2026112204", "one\n");
+    rig.run(6);
+    rig.stop(Outcome::Killed);
+    rig.go_to("2026112207", 5);
+    rig.start();
+    rig.look();
+    assert_eq!(rig.closed(), ["2026112204:", "2026112205:", "2026112206:"]);
+    // What was written was written before it ended: it is its.
+    let mut rig = Rig::started("UTC", "2026112204", "one\n");
+    rig.run(6);
+    rig.stop(Outcome::Killed);
+    rig.write(LOG, "two\nthr");
+    rig.go_to("2026112206", 5);
+    rig.start();
+    rig.look();
+    assert_eq!(rig.closed(), ["2026112204:", "2026112205:"]);
+    assert_eq!(rig.text("2026112204"), "one\ntwo\n");
+    rig.write(LOG, "ee\n");
+    rig.run(6);
+    assert_eq!(
+        (rig.text("2026112206"), rig.log("2026112206").unwrap().state()),
+        ("three\n".into(), String::new())
+    );
+}
+
+#[test]
+fn hours_whose_edges_nobody_saw_are_partial_if_unread_bytes_may_be_theirs() {
+    for down in [true, false] {
+        let mut rig = Rig::started("UTC", "2026112204", "one\n");
+        rig.run(6);
+        if down {
+            rig.stop(Outcome::Killed);
+        }
+        rig.write(LOG, "two\n");
+        rig.go_to("2026112207", 5);
+        rig.write(LOG, "three\n");
+        if down {
+            rig.start();
+        }
+        rig.run(6);
+        assert_eq!(
+            rig.closed(),
+            ["2026112204:partial", "2026112205:partial", "2026112206:partial"],
+            "{down}"
+        );
+        assert_eq!((rig.text("2026112205"), rig.text("2026112206")), (String::new(), String::new()));
+        assert_eq!(rig.text("2026112207"), "two\nthree\n");
+        assert_eq!(rig.log("2026112207").unwrap().state(), "partial");
+        rig.go_to("2026112208", 0);
+        rig.looked_lately();
+        assert_eq!(rig.log("2026112208").unwrap().state(), "");
+    }
+}
+
+#[test]
+fn hours_beyond_the_journals_days_are_not_declared() {
+    let mut rig = Rig::started("UTC", "2026112204", "one\n");
+    rig.run(6);
+    rig.stop(Outcome::Killed);
+    rig.conf.journal_ms = 3 * 3_600_000;
+    rig.go_to("2026112304", 5);
+    rig.start();
+    rig.look();
+    assert_eq!(rig.closed(), ["2026112204:", "2026112301:", "2026112302:", "2026112303:"]);
+    assert!(
+        rig.alarms.concat().contains("hours 2026112205 to 2026112301: nobody looked"),
+        "{:?}",
+        rig.alarms
+    );
+}
+
+#[test]
+fn a_clock_that_is_put_back_opens_no_hour_again() {
+    let mut rig = Rig::started("UTC", "2026112204", "one\n");
+    rig.run(6);
+    rig.go_to("2026112205", 10);
+    rig.looked_lately();
+    rig.step_wall(-20_000);
+    rig.write(LOG, "two\n");
+    rig.run(6);
+    assert_eq!(rig.text("2026112205"), "two\n");
+    rig.step_wall(-7_200_000);
+    rig.restart();
+    rig.write(LOG, "three\n");
+    rig.run(6);
+    assert_eq!((rig.text("2026112204"), rig.text("2026112205")), ("one\n".into(), "two\nthree\n".into()));
+}
+
+#[test]
+fn a_repeated_hour_is_one_and_one_that_is_left_out_is_none() {
+    for (first, second, third) in
+        [("2026102501", "2026102502", "2026102503"), ("2026032901", "2026032903", "2026032904")]
+    {
+        let mut rig = Rig::started(BERLIN, first, "one\n");
+        for _ in 0..150 {
+            rig.write(LOG, "x\n");
+            rig.pass(50_000);
+            rig.look();
+        }
+        let mut closed = rig.closed();
+        closed.truncate(2);
+        let wanted = [format!("{first}:"), format!("{second}:")];
+        assert!(wanted.starts_with(&closed) && !closed.is_empty(), "{closed:?}");
+        let hours: std::collections::BTreeSet<String> =
+            rig.packs.iter().map(|p| p.key.hour.to_string()).collect();
+        assert!(hours.iter().all(|h| [first, second, third].contains(&h.as_str())), "{hours:?}");
+    }
+}
+
+#[test]
+fn a_power_cut_that_took_the_files_end_is_told_as_a_change() {
+    let mut rig = Rig::started("UTC", "2026112204", "one\n");
+    rig.run(6);
+    rig.write(LOG, "two\n");
+    rig.run(6);
+    rig.stop(Outcome::Killed);
+    rig.sim.truncate(Path::new(LOG), 6);
+    rig.write(LOG, "three\n");
+    rig.sim.truncate(Path::new(LOG), 7);
+    rig.start();
+    rig.run(1);
+    rig.write(LOG, "hree\n");
+    rig.run(6);
+    assert_eq!(
+        (rig.text("2026112204"), rig.log("2026112204").unwrap().state()),
+        ("one\ntwo\ntwthree\n".into(), "changed".into())
+    );
+}
+
+#[test]
+fn a_step_stays_within_its_room() {
+    let mut rig = Rig::new("UTC", "2026112204");
+    let text = "0123456789abcde\n".repeat(60_000);
+    rig.write(LOG, &text);
+    rig.start();
+    rig.room = (3 << 16, 2);
+    for _ in 0..4 {
+        assert_eq!(rig.look(), 2);
+    }
+    rig.room = ((3 << 16) - 1, 100);
+    assert_eq!(rig.look(), 2, "a pack is begun only if a whole one fits");
+    rig.room = (1, 100);
+    assert_eq!(rig.look(), 0);
+    rig.room = (1 << 20, 100);
+    rig.run(10);
+    assert_eq!(rig.text("2026112204"), text);
+}
+
+#[test]
+fn once_sends_what_is_there_and_leaves_the_hour_open() {
+    let mut rig = Rig::new("UTC", "2026112204");
+    rig.conf.once = true;
+    rig.start();
+    rig.look();
+    assert!(rig.undated.as_ref().unwrap().at_end(), "there is no file");
+    rig.write(LOG, "one\ntwo\nthr");
+    rig.look();
+    assert!(rig.undated.as_ref().unwrap().at_end());
+    assert_eq!(rig.texts("2026112204"), ["one\ntwo\n"]);
+    assert_eq!(rig.closed(), [""; 0]);
+    rig.restart();
+    rig.mv(LOG, "/log/access.log.1");
+    rig.write("/log/access.log.1", "ee\n");
+    rig.write(LOG, "four\n");
+    rig.look();
+    assert!(rig.undated.as_ref().unwrap().at_end());
+    assert_eq!(rig.text("2026112204"), "one\ntwo\nthree\nfour\n");
+}
+
+#[test]
+fn an_unreadable_file_is_tried_again_and_named() {
+    let mut rig = Rig::started("UTC", "2026112204", "one\n");
+    rig.run(6);
+    rig.sim.set_unreadable(Path::new(LOG), 0..100);
+    rig.write(LOG, "two\n");
+    for _ in 0..100 {
+        rig.pass(1000);
+        let e = rig.try_step().unwrap_err();
+        assert!(e.to_string().contains(LOG), "{e}");
+    }
+    rig.sim.set_unreadable(Path::new(LOG), 0..0);
+    rig.run(6);
+    assert_eq!(
+        (rig.text("2026112204"), rig.log("2026112204").unwrap().state()),
+        ("one\ntwo\n".into(), String::new())
+    );
+}
+
+#[test]
+fn a_damaged_compressed_file_is_told_as_lost_and_holds_up_nothing() {
+    let mut rig = Rig::started("UTC", "2026112204", "one\n");
+    rig.run(6);
+    rig.stop(Outcome::Killed);
+    rig.write(LOG, &"two two two\n".repeat(500));
+    rig.mv(LOG, "/log/access.log.1");
+    rig.gz("/log/access.log.1");
+    let len = rig.sim.look(Path::new("/log/access.log.1.gz"), |c| c.unwrap().len());
+    rig.sim.truncate(Path::new("/log/access.log.1.gz"), len as u64 - 9);
+    rig.write(LOG, "three\n");
+    rig.start();
+    rig.run(12);
+    let text = rig.text("2026112204");
+    assert!(text.starts_with("one\ntwo two") && text.ends_with("two\nthree\n"), "{text}");
+    assert_eq!(rig.log("2026112204").unwrap().state(), "loss");
+    assert!(rig.alarms.concat().contains("access.log.1.gz: damaged behind byte"), "{:?}", rig.alarms);
+}
+
+#[test]
+fn a_disk_that_is_mounted_late_is_waited_for() {
+    let mut rig = Rig::started("UTC", "2026112204", "one\n");
+    rig.run(6);
+    rig.stop(Outcome::Killed);
+    rig.mv("/log", "/away");
+    rig.disk.create_dir_all(Path::new("/log"), 0o755).unwrap();
+    rig.start();
+    rig.run(30);
+    rig.disk.remove_dir(Path::new("/log")).unwrap();
+    rig.disk.rename(Path::new("/away"), Path::new("/log")).unwrap();
+    rig.write(LOG, "two\n");
+    rig.run(6);
+    assert_eq!(
+        (rig.text("2026112204"), rig.log("2026112204").unwrap().state()),
+        ("one\ntwo\n".into(), String::new())
+    );
+    // A file that never comes back is told, and the hours go on.
+    rig.stop(Outcome::Killed);
+    rig.rm(LOG);
+    rig.start();
+    rig.go_to("2026112205", 300);
+    rig.look();
+    assert_eq!(rig.closed(), [""; 0]);
+    rig.go_to("2026112205", 700);
+    rig.look();
+    assert_eq!(rig.closed(), ["2026112204:loss"]);
+    rig.write(LOG, "new\n");
+    rig.run(6);
+    assert_eq!(rig.text("2026112205"), "new\n");
+}
+
+#[test]
+fn the_journals_snapshot_tells_the_same_of_rotation() {
+    let mut rig = Rig::started("UTC", "2026112204", "one\n");
+    rig.run(6);
+    rig.mv(LOG, "/log/access.log.1");
+    rig.write(LOG, "two\n");
+    rig.run(12);
+    rig.write("/log/access.log.1", "late\n");
+    rig.run(6);
+    let before = rig.log("2026112204").unwrap();
+    assert_eq!((before.rotated.clone(), before.pos), (vec![(2, 0)], 4));
+    // Each start writes a snapshot, and the second one reads it.
+    rig.restart();
+    rig.restart();
+    let after = rig.log("2026112204").unwrap();
+    assert_eq!((after.cuts, after.rotated, after.pos, after.clock), (before.cuts, before.rotated, 4, true));
 }
