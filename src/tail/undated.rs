@@ -73,10 +73,15 @@ struct Current {
     found: bool,
 }
 
-/// A file that was seen at the path.
+/// A file that was seen at the path, and how it began.
 struct Next {
-    file: File,
-    inode: (u64, u64),
+    plain: Box<Plain>,
+}
+
+impl Next {
+    fn inode(&self) -> (u64, u64) {
+        (self.plain.dev, self.plain.ino)
+    }
 }
 
 /// A rotated file that may still grow.
@@ -430,7 +435,7 @@ impl Undated {
             None => None,
         };
         for n in &self.next {
-            let stat = n.file.stat()?;
+            let stat = n.plain.file.stat()?;
             latest = latest.max((stat.len > 0).then_some(stat.mtime_ms));
         }
         for o in &self.old {
@@ -447,7 +452,7 @@ impl Undated {
     /// The file at the path and its length: what is written to it from now on is of a later hour.
     fn limit(&self) -> disk::Result<((u64, u64), u64)> {
         if let Some(n) = self.next.back() {
-            return Ok((n.inode, n.file.stat()?.len));
+            return Ok((n.inode(), n.plain.file.stat()?.len));
         }
         Ok(match self.cur.as_ref().map(|c| &c.source) {
             Some(Source::Plain(p)) => ((p.dev, p.ino), p.file.stat()?.len),

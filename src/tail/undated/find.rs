@@ -2,7 +2,7 @@
 //! read before a restart.
 
 use super::rotated::{self, History};
-use super::source::Source;
+use super::source::{Plain, Source};
 use super::{Current, GZ_MAX, NEXT_MAX, Next, Old, SLACK_MS, Undated};
 use crate::clock::Hour;
 use crate::disk::{self, File};
@@ -28,8 +28,11 @@ impl Undated {
         self.missing = stat.is_none();
         let Some(stat) = stat else { return Ok(()) };
         let inode = Some((stat.dev, stat.ino));
-        let known = self.next.back().map(|n| n.inode);
+        let known = self.next.back().map(Next::inode);
         let mono_ms = self.clock.mono_ms();
+        if let Some(n) = self.next.back_mut() {
+            n.plain.peek(mono_ms, &mut self.block)?;
+        }
         if let Some(cur) = &mut self.cur {
             if cur.source.inode() == inode {
                 // With others seen in between, its turn comes again behind them.
@@ -42,8 +45,9 @@ impl Undated {
             return Ok(());
         }
         let Some(file) = self.open_path()? else { return Ok(()) };
-        let stat = file.stat()?;
-        self.next.push_back(Next { file, inode: (stat.dev, stat.ino) });
+        let mut plain = Box::new(Plain::new(file, 0, mono_ms)?);
+        plain.peek(mono_ms, &mut self.block)?;
+        self.next.push_back(Next { plain });
         Ok(())
     }
 
@@ -78,7 +82,7 @@ impl Undated {
 
     /// Files that rotation left and nobody has read, the oldest first, each with the byte to begin at.
     pub(super) fn newer(&self, journal: &Journal) -> disk::Result<Vec<(rotated::Candidate, u64)>> {
-        let mut mine: Vec<(u64, u64)> = self.next.iter().map(|n| n.inode).collect();
+        let mut mine: Vec<(u64, u64)> = self.next.iter().map(Next::inode).collect();
         let open = self.old.iter().map(|o| &o.source).chain(self.cur.iter().map(|c| &c.source));
         mine.extend(open.filter_map(|s| s.inode().or(s.gz_inode())));
         mine.extend(&self.broken);
@@ -90,12 +94,18 @@ impl Undated {
         if !found.is_empty() {
             let history = History::of(journal, &self.identity.name)?;
             for c in found.into_iter().rev() {
-                match history.candidate(&self.disk, &c)? {
-                    // Its original may be open here, and wait for its turn.
-                    None if self.next.iter().any(|n| rotated::is_copy(&self.disk, &c, &n.file)) => {}
-                    None => out.push((c, 0)),
-                    Some(k) if k.upto < k.len => out.push((c, k.upto)),
-                    Some(_) => {}
+                let from = match history.candidate(&self.disk, &c)? {
+                    None => 0,
+                    Some(k) if k.upto < k.len => k.upto,
+                    Some(_) => continue,
+                };
+                // Its original may be open here, and wait for its turn, or be read to its end and watched.
+                let old = self.old.iter().filter_map(|o| o.source.plain());
+                if !old
+                    .chain(self.next.iter().map(|n| &*n.plain))
+                    .any(|p| rotated::is_copy(&self.disk, &c, &p.file))
+                {
+                    out.push((c, from));
                 }
             }
         }
@@ -116,18 +126,27 @@ impl Undated {
             return Ok(true);
         }
         let Some(n) = self.next.front() else { return Ok(false) };
-        let from = match self.old.iter().position(|o| o.source.inode() == Some(n.inode)) {
+        let old = self.old.iter().position(|o| o.source.inode() == Some(n.inode()));
+        let from = match old.and_then(|i| self.old.get(i)) {
             // The link was switched back.
-            Some(i) => self.old.remove(i).pos,
-            None if n.file.stat()?.len >= rotated::STRONG => {
-                let known = History::of(journal, &self.identity.name)?.plain(&n.file)?;
+            Some(old) => old.pos,
+            None if n.plain.file.stat()?.len >= rotated::STRONG => {
+                let known = History::of(journal, &self.identity.name)?.plain(&n.plain.file)?;
                 known.filter(|k| k.compared >= rotated::STRONG).map_or(0, |k| k.upto)
             }
             None => 0,
         };
         if let Some(n) = self.next.pop_front() {
             let path = self.path.clone();
-            self.read_from(n.file, path, from)?;
+            if let Some(i) = old {
+                let source = self.old.remove(i).source;
+                self.cur = Some(Current { source, path, replaced: None, finished: false, found: false });
+            } else if from > 0 {
+                self.read_from(n.plain.file, path, from)?;
+            } else {
+                let source = Source::Plain(n.plain);
+                self.cur = Some(Current { source, path, replaced: None, finished: false, found: false });
+            }
             self.rotate(journal, hour, from);
             if let Some(c) = self.cur.as_mut().filter(|_| !self.next.is_empty()) {
                 c.replaced = Some((self.clock.mono_ms(), c.source.mtime_ms()));
@@ -154,7 +173,9 @@ impl Undated {
             return Ok(());
         };
         if let Some((path, source)) = copy {
-            self.next.push_front(Next { inode: (p.dev, p.ino), file: p.file });
+            let mut plain = Box::new(Plain::new(p.file, 0, mono_ms)?);
+            plain.peek(mono_ms, &mut self.block)?;
+            self.next.push_front(Next { plain });
             self.cur = Some(Current { source, path, replaced: None, finished: true, found: true });
             return Ok(());
         }

@@ -440,8 +440,8 @@ impl Model {
 
     /// A loss that is told excuses what is gone.
     fn excuse_losses(&mut self) -> Check {
-        let hours: Vec<Hour> =
-            self.ids.keys().copied().chain(self.rig.undated.as_ref().and_then(|u| u.hour)).collect();
+        let live = self.rig.journal.iter().flat_map(|j| j.hours().keys()).map(|k| k.hour);
+        let hours: BTreeSet<Hour> = self.ids.keys().copied().chain(live).collect();
         for hour in hours {
             let Some(log) = self.rig.log(&hour.to_string()) else { continue };
             let seen = self.losses.entry(hour).or_default();

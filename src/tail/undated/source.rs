@@ -58,6 +58,14 @@ impl Plain {
         (&self.tail, &self.ahead)
     }
 
+    /// Remembers how it begins, while it waits for its turn: it may be emptied before that.
+    pub(super) fn peek(&mut self, mono_ms: u64, block: &mut Vec<u8>) -> disk::Result<()> {
+        if self.fetch(0, AHEAD, AHEAD, u64::MAX, mono_ms, block)? != Fetched::Rewritten {
+            self.took(block, 0);
+        }
+        Ok(())
+    }
+
     fn fetch(
         &mut self,
         at: u64,
@@ -236,6 +244,14 @@ impl Source {
     pub(super) fn inode(&self) -> Option<(u64, u64)> {
         match self {
             Self::Plain(p) => Some((p.dev, p.ino)),
+            Self::Gz(_) => None,
+        }
+    }
+
+    /// The plain file.
+    pub(super) fn plain(&self) -> Option<&Plain> {
+        match self {
+            Self::Plain(p) => Some(p),
             Self::Gz(_) => None,
         }
     }
