@@ -56,8 +56,8 @@ impl Undated {
         let Some(cur) = self.cur.take() else { return };
         let pos = self.pos(journal);
         let since_ms = cur.replaced.map_or(i64::MAX, |(_, m)| m).min(cur.source.mtime_ms());
-        // Of those beside the path each is looked at again, until all are read.
-        self.since_ms = if cur.found { since_ms.min(self.since_ms) } else { since_ms };
+        // All that is newer is looked at again, until the one at the path is begun.
+        self.since_ms = since_ms.min(self.since_ms);
         if let Some(why) = cur.source.broken() {
             self.broken.extend(cur.source.gz_inode());
             self.note(journal, hour, "loss", Some((pos, None)));
@@ -115,7 +115,12 @@ impl Undated {
     /// Begins with the next file; false = there is none yet.
     pub(super) fn go_on(&mut self, journal: &mut Journal, hour: Hour) -> disk::Result<bool> {
         self.look_at_path()?;
-        for (c, from) in self.newer(journal)? {
+        let front = match self.next.front().filter(|_| self.next.len() > 1) {
+            Some(n) => n.plain.file.stat()?.mtime_ms,
+            // The one at the path is the newest, whatever its time says.
+            None => i64::MAX,
+        };
+        for (c, from) in self.newer(journal)?.into_iter().filter(|(c, _)| c.mtime_ms < front) {
             let Some(source) = Source::open(&self.disk, &c.path, c.gz, from, self.clock.mono_ms())? else {
                 continue;
             };
@@ -148,7 +153,9 @@ impl Undated {
                 self.cur = Some(Current { source, path, replaced: None, finished: false, found: false });
             }
             self.rotate(journal, hour, from);
-            if let Some(c) = self.cur.as_mut().filter(|_| !self.next.is_empty()) {
+            if self.next.is_empty() {
+                self.since_ms = i64::MAX;
+            } else if let Some(c) = &mut self.cur {
                 c.replaced = Some((self.clock.mono_ms(), c.source.mtime_ms()));
             }
         }
@@ -169,10 +176,20 @@ impl Undated {
         let mono_ms = self.clock.mono_ms();
         let Some(Source::Plain(p)) = self.cur.as_ref().map(|c| &c.source) else { return Ok(()) };
         let copy = rotated::copy_of(&self.disk, &self.path, at, p.mark(), (p.dev, p.ino), mono_ms)?;
+        let mut found = None;
+        if let Some(c) = copy {
+            // It may have been read before the file's turn came.
+            let known = History::of(journal, &self.identity.name)?.candidate(&self.disk, &c)?;
+            let from = known.map_or(at, |k| k.upto.max(at));
+            found = Source::open(&self.disk, &c.path, c.gz, from, mono_ms)?.map(|s| (c.path, s, from));
+        }
         let Some(Current { source: Source::Plain(p), path, replaced, .. }) = self.cur.take() else {
             return Ok(());
         };
-        if let Some((path, source)) = copy {
+        if let Some((path, source, from)) = found {
+            if from > at {
+                self.rotate(journal, hour, from);
+            }
             let mut plain = Box::new(Plain::new(p.file, 0, mono_ms)?);
             plain.peek(mono_ms, &mut self.block)?;
             self.next.push_front(Next { plain });

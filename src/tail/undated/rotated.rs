@@ -375,22 +375,18 @@ pub(super) fn copy_of(
     mark: (&[u8], &[u8]),
     not: (u64, u64),
     mono_ms: u64,
-) -> disk::Result<Option<(PathBuf, Source)>> {
+) -> disk::Result<Option<Candidate>> {
     let (tail, ahead) = mark;
     if tail.is_empty() && ahead.is_empty() {
         return Ok(None);
     }
     let start = at.saturating_sub(tail.len() as u64);
     let (mut out, wants) = (Vec::new(), tail.len() + ahead.len());
-    for c in candidates(disk, path)?.iter().filter(|c| c.inode != not && (c.gz || c.len >= at)) {
+    for c in candidates(disk, path)?.into_iter().filter(|c| c.inode != not && (c.gz || c.len >= at)) {
         let Some(mut source) = Source::open(disk, &c.path, c.gz, start, mono_ms)? else { continue };
         source.fetch(start, wants, wants, u64::MAX, mono_ms, &mut out)?;
         if out.strip_prefix(tail).is_some_and(|rest| rest == ahead) {
-            if !c.gz {
-                let Some(again) = Source::open(disk, &c.path, false, at, mono_ms)? else { continue };
-                source = again;
-            }
-            return Ok(Some((c.path.clone(), source)));
+            return Ok(Some(c));
         }
     }
     Ok(None)

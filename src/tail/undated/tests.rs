@@ -764,3 +764,24 @@ fn the_journals_snapshot_tells_the_same_of_rotation() {
     let after = rig.log("2026112204").unwrap();
     assert_eq!((after.cuts, after.rotated, after.pos, after.clock), (before.cuts, before.rotated, 4, true));
 }
+
+#[test]
+fn the_wire_says_cut_by_the_clock_on_the_last_pack_only() {
+    use crate::pack::{Header, Refusal};
+    let mut rig = Rig::started("UTC", "2026112204", "one\n");
+    rig.run(6);
+    rig.go_to("2026112205", 1);
+    rig.looked_lately();
+    let log = rig.log("2026112204").unwrap();
+    let key = HourKey { name: "web1".into(), hour: Hour::parse("2026112204").unwrap() };
+    let parse = |id: u64, cut: Option<&str>| {
+        let mut entry = meta_of(&key, &log, id, &rig.zone).unwrap().entry();
+        if let Some(cut) = cut {
+            entry.insert("cut".into(), cut.into());
+        }
+        Header { route: vec![entry], pack_len: 9 }.meta("none").map(|m| m.clock)
+    };
+    assert_eq!((parse(1, None), parse(2, None)), (Ok(false), Ok(true)));
+    assert!(matches!(parse(1, Some("clock")), Err(Refusal::Wrong(_))));
+    assert!(matches!(parse(2, Some("name")), Err(Refusal::Wrong(_))));
+}
