@@ -160,6 +160,8 @@ pub struct Undated {
     drain: Option<((u64, u64), u64)>,
     /// Compressed files that were given up.
     broken: Vec<(u64, u64)>,
+    /// When newer files were looked for, while there was none at the path.
+    searched_ms: Option<u64>,
     /// Wall time of the last look that could read.
     looked_ms: Option<i64>,
     /// There was no file at the path.
@@ -201,6 +203,7 @@ impl Undated {
             spare: Vec::new(),
             drain: None,
             broken: Vec::new(),
+            searched_ms: None,
             looked_ms: None,
             missing: false,
             waited: false,
@@ -442,7 +445,7 @@ impl Undated {
             latest = latest.max(o.source.unread(o.pos)?);
         }
         if !self.next.is_empty() || self.missing || self.cur.is_none() {
-            for (c, _) in self.newer(journal)? {
+            for (c, _) in self.newer(journal)?.into_iter().filter(|(c, _)| c.len > 0) {
                 latest = latest.max(Some(c.mtime_ms));
             }
         }
@@ -537,7 +540,15 @@ impl Undated {
                     }
                     self.finish(journal, hour);
                 }
-                Read::End => return Ok(drained || self.next.is_empty()),
+                Read::End if drained || !self.passed_by(journal)? => {
+                    return Ok(drained || self.next.is_empty());
+                }
+                Read::End => {
+                    if !self.packer.is_empty() {
+                        self.seal(journal, hour, false, room);
+                    }
+                    self.finish(journal, hour);
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use super::rotated::{self, History};
 use super::source::{Plain, Source};
-use super::{Current, GZ_MAX, NEXT_MAX, Next, Old, SLACK_MS, Undated};
+use super::{Current, GZ_MAX, NEXT_MAX, Next, Old, SLACK_MS, STILL_MS, Undated};
 use crate::clock::Hour;
 use crate::disk::{self, File};
 use crate::journal::{Event, Journal};
@@ -94,6 +94,11 @@ impl Undated {
         if !found.is_empty() {
             let history = History::of(journal, &self.identity.name)?;
             for c in found.into_iter().rev() {
+                if c.len == 0 {
+                    // Its writer may not know yet that it was rotated.
+                    out.push((c, 0));
+                    continue;
+                }
                 let from = match history.candidate(&self.disk, &c)? {
                     None => 0,
                     Some(k) if k.upto < k.len => k.upto,
@@ -112,6 +117,20 @@ impl Undated {
         Ok(out)
     }
 
+    /// Nothing is at the path yet, but newer files stand beside it.
+    pub(super) fn passed_by(&mut self, journal: &Journal) -> disk::Result<bool> {
+        let now = self.clock.mono_ms();
+        let wall = self.clock.now_ms();
+        let done =
+            |c: &Current| c.found && wall.saturating_sub(c.source.mtime_ms()) >= STILL_MS.cast_signed();
+        let due = self.searched_ms.is_none_or(|ms| now.saturating_sub(ms) >= STILL_MS);
+        if !self.missing || !due || !self.next.is_empty() || !self.cur.as_ref().is_some_and(done) {
+            return Ok(false);
+        }
+        self.searched_ms = Some(now);
+        Ok(self.newer(journal)?.iter().any(|(c, _)| c.len > 0))
+    }
+
     /// Begins with the next file; false = there is none yet.
     pub(super) fn go_on(&mut self, journal: &mut Journal, hour: Hour) -> disk::Result<bool> {
         self.look_at_path()?;
@@ -121,6 +140,19 @@ impl Undated {
             None => i64::MAX,
         };
         for (c, from) in self.newer(journal)?.into_iter().filter(|(c, _)| c.mtime_ms < front) {
+            if c.len == 0 {
+                let now = self.clock.mono_ms();
+                if let Some(source) = Source::open(&self.disk, &c.path, false, 0, now)? {
+                    self.watch(Old {
+                        source,
+                        path: c.path,
+                        pos: 0,
+                        look_ms: now,
+                        until_ms: now + self.watch_ms(),
+                    });
+                }
+                continue;
+            }
             let Some(source) = Source::open(&self.disk, &c.path, c.gz, from, self.clock.mono_ms())? else {
                 continue;
             };

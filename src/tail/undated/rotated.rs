@@ -46,7 +46,7 @@ pub(super) fn candidates(disk: &Disk, path: &Path) -> disk::Result<Vec<Candidate
             continue;
         }
         let path = dir.join(other);
-        let Some(stat) = disk.stat(&path)?.filter(|s| s.is_file && s.len > 0) else { continue };
+        let Some(stat) = disk.stat(&path)?.filter(|s| s.is_file) else { continue };
         let digits: String =
             other.get(name.len()..).unwrap_or_default().chars().filter(char::is_ascii_digit).collect();
         out.push(Candidate {
