@@ -55,7 +55,7 @@ const SWITCH_MAX_MS: u64 = 60_000;
 /// File times are compared with this much patience, in ms: a replaced file may still have grown, beyond the next one.
 const SLACK_MS: i64 = 60_000;
 /// Rotated files whose writers are still watched.
-const OLD_MAX: usize = 4;
+const OLD_MAX: usize = 8;
 /// Files that were seen at the path and wait for their turn.
 const NEXT_MAX: usize = 16;
 /// Compressed files that are searched for lines behind what was read of them: inflating is dear.
@@ -390,6 +390,7 @@ impl Undated {
         if !seen && let Some(written_ms) = self.unread(journal)? {
             if written_ms < ends {
                 self.drain = Some(self.limit()?);
+                self.searched_ms = None;
                 return Ok(Edge::Drain);
             }
             partial = true;
@@ -457,7 +458,8 @@ impl Undated {
         if let Some(n) = self.next.back() {
             return Ok((n.inode(), n.plain.file.stat()?.len));
         }
-        Ok(match self.cur.as_ref().map(|c| &c.source) {
+        // What is read now may have been rotated already: all that stands beside the path was there before.
+        Ok(match self.cur.as_ref().filter(|c| !c.found).map(|c| &c.source) {
             Some(Source::Plain(p)) => ((p.dev, p.ino), p.file.stat()?.len),
             _ => ((0, 0), u64::MAX),
         })
@@ -523,7 +525,10 @@ impl Undated {
             }
             // What came to the path after the hour was over is of the next one.
             let drained = self.drain.is_some_and(|(inode, _)| {
-                inode == (0, 0) || self.cur.as_ref().and_then(|c| c.source.inode()) == Some(inode)
+                if inode == (0, 0) {
+                    return !self.next.is_empty();
+                }
+                self.cur.as_ref().and_then(|c| c.source.inode()) == Some(inode)
             });
             let over = !drained && self.is_over();
             match self.read(journal, hour, over, room)? {
@@ -607,7 +612,9 @@ impl Undated {
 
     /// Reads on in this file.
     fn read_from(&mut self, file: File, path: PathBuf, at: u64) -> disk::Result<()> {
-        let plain = Plain::new(file, at, self.clock.mono_ms())?;
+        let mono_ms = self.clock.mono_ms();
+        let mut plain = Plain::new(file, at, mono_ms)?;
+        plain.peek(at, mono_ms, &mut self.block)?;
         let source = Source::Plain(Box::new(plain));
         self.cur = Some(Current { source, path, replaced: None, finished: false, found: false });
         Ok(())

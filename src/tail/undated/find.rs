@@ -31,7 +31,7 @@ impl Undated {
         let known = self.next.back().map(Next::inode);
         let mono_ms = self.clock.mono_ms();
         if let Some(n) = self.next.back_mut() {
-            n.plain.peek(mono_ms, &mut self.block)?;
+            n.plain.peek(0, mono_ms, &mut self.block)?;
         }
         if let Some(cur) = &mut self.cur {
             if cur.source.inode() == inode {
@@ -46,7 +46,7 @@ impl Undated {
         }
         let Some(file) = self.open_path()? else { return Ok(()) };
         let mut plain = Box::new(Plain::new(file, 0, mono_ms)?);
-        plain.peek(mono_ms, &mut self.block)?;
+        plain.peek(0, mono_ms, &mut self.block)?;
         self.next.push_back(Next { plain });
         Ok(())
     }
@@ -54,6 +54,7 @@ impl Undated {
     /// The current file is read to its end, and another one stands at the path.
     pub(super) fn finish(&mut self, journal: &mut Journal, hour: Hour) {
         let Some(cur) = self.cur.take() else { return };
+        self.searched_ms = None;
         let pos = self.pos(journal);
         let since_ms = cur.replaced.map_or(i64::MAX, |(_, m)| m).min(cur.source.mtime_ms());
         // All that is newer is looked at again, until the one at the path is begun.
@@ -121,8 +122,9 @@ impl Undated {
     pub(super) fn passed_by(&mut self, journal: &Journal) -> disk::Result<bool> {
         let now = self.clock.mono_ms();
         let wall = self.clock.now_ms();
-        let done =
-            |c: &Current| c.found && wall.saturating_sub(c.source.mtime_ms()) >= STILL_MS.cast_signed();
+        let draining = self.drain.is_some();
+        let still = |c: &Current| wall.saturating_sub(c.source.mtime_ms()) >= STILL_MS.cast_signed();
+        let done = |c: &Current| c.found && (draining || still(c));
         let due = self.searched_ms.is_none_or(|ms| now.saturating_sub(ms) >= STILL_MS);
         if !self.missing || !due || !self.next.is_empty() || !self.cur.as_ref().is_some_and(done) {
             return Ok(false);
@@ -223,7 +225,7 @@ impl Undated {
                 self.rotate(journal, hour, from);
             }
             let mut plain = Box::new(Plain::new(p.file, 0, mono_ms)?);
-            plain.peek(mono_ms, &mut self.block)?;
+            plain.peek(0, mono_ms, &mut self.block)?;
             self.next.push_front(Next { plain });
             self.cur = Some(Current { source, path, replaced: None, finished: true, found: true });
             return Ok(());

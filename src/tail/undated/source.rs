@@ -58,9 +58,9 @@ impl Plain {
         (&self.tail, &self.ahead)
     }
 
-    /// Remembers how it begins, while it waits for its turn: it may be emptied before that.
-    pub(super) fn peek(&mut self, mono_ms: u64, block: &mut Vec<u8>) -> disk::Result<()> {
-        if self.fetch(0, AHEAD, AHEAD, u64::MAX, mono_ms, block)? != Fetched::Rewritten {
+    /// Remembers what stands at `at`, while it waits for its turn: it may be emptied before that.
+    pub(super) fn peek(&mut self, at: u64, mono_ms: u64, block: &mut Vec<u8>) -> disk::Result<()> {
+        if self.fetch(at, AHEAD, AHEAD, u64::MAX, mono_ms, block)? != Fetched::Rewritten {
             self.took(block, 0);
         }
         Ok(())
