@@ -23,7 +23,8 @@
 //! **What may be lost without a word**, because nobody can see it: what the writer adds between the copy and the
 //! truncation of a `copytruncate` that nobody looked in between, if no copy is kept; a file that is made and deleted
 //! between two looks (or while the follower is down, behind one that is found); a rewrite after which 1,024 equal bytes
-//! stand before the position. **What may be sent twice**: a file shorter than [`rotated::STRONG`] that comes back to the
+//! stand before the position; what comes to a rotated file after it was watched for ten times `quiet`, or after its
+//! name went while the follower was down. **What may be sent twice**: a file shorter than [`rotated::STRONG`] that comes back to the
 //! path under a new inode. **What may be left out**: of two files with equal bytes up to the position, the second, if the
 //! follower was down when the one took the other's place.
 

@@ -10,6 +10,7 @@ use super::tests::{BERLIN, LOG, Rig};
 use crate::clock::Hour;
 use crate::disk::sim::{Fault, Outcome, Rng};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::Path;
 
 /// How long a writer goes on with a file that was renamed, in ms.
@@ -144,7 +145,7 @@ impl Model {
                 for _ in 0..8 + self.rng.below(40) {
                     line.push(char::from(b'a' + self.rng.below(26) as u8));
                 }
-                line.push_str(&format!("{:05}\n", self.lines));
+                let _ = writeln!(line, "{:05}", self.lines);
             }
             if self.rng.chance(20) && line.len() > 12 {
                 c.rest = line.split_off(4 + self.rng.below(line.len() as u64 - 8) as usize);
@@ -241,7 +242,7 @@ impl Model {
     }
 
     fn gz(&mut self) {
-        let plain = |n: &&String| n.as_str() != LOG && !n.ends_with(".gz");
+        let plain = |n: &&String| n.as_str() != LOG && Path::new(n).extension().is_none_or(|e| e != "gz");
         let names: Vec<String> = self.names.keys().filter(plain).cloned().collect();
         let Some(name) = names.get(self.rng.below(names.len() as u64) as usize) else { return };
         let (content, len) = self.names.remove(name).unwrap();
@@ -627,7 +628,7 @@ impl Model {
             92..94 => {
                 // Not over an hour's edge: there it would be a matter of opinion.
                 let now = self.rig.clock.now_ms();
-                let delta = self.rng.below(40_000) as i64 - 20_000;
+                let delta = self.rng.below(40_000).cast_signed() - 20_000;
                 if self.rig.zone.hour_at(now) == self.rig.zone.hour_at(now + delta) {
                     self.rig.step_wall(delta);
                     self.slow = None;
@@ -639,7 +640,7 @@ impl Model {
                 // To just before the hour's end.
                 let now = self.rig.clock.now_ms();
                 let ends = self.rig.zone.ends_ms(self.rig.zone.hour_at(now)).unwrap();
-                let to = ends - self.rng.below(8000) as i64;
+                let to = ends - self.rng.below(8000).cast_signed();
                 let looks = self.rng.chance(70);
                 while self.rig.clock.now_ms() < to {
                     let step = if looks { 50_000 } else { i64::MAX };

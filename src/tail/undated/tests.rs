@@ -73,7 +73,7 @@ impl Rig {
 
     pub(super) fn start(&mut self) {
         let mut journal = Journal::open(&self.disk, Path::new("/state"), true, &mut |t| {
-            assert!(!t.contains("damaged"), "{t}")
+            assert!(!t.contains("damaged"), "{t}");
         })
         .unwrap()
         .0;
@@ -417,7 +417,7 @@ fn copytruncate_without_a_copy_tells_what_is_lost() {
     rig.run(6);
     assert_eq!(
         (rig.text("2026112204"), rig.log("2026112204").unwrap().state()),
-        ("one\ntwo\nthree\n".into(), "".into())
+        ("one\ntwo\nthree\n".into(), String::new())
     );
 }
 
