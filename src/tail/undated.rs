@@ -531,7 +531,7 @@ impl Undated {
                 }
                 self.cur.as_ref().and_then(|c| c.source.inode()) == Some(inode)
             });
-            let over = !drained && self.is_over();
+            let over = !drained && (self.is_over() || self.passed_by(journal)?);
             match self.read(journal, hour, over, room)? {
                 Read::NoRoom => return Ok(false),
                 Read::Rewritten => {
@@ -546,15 +546,7 @@ impl Undated {
                     }
                     self.finish(journal, hour);
                 }
-                Read::End if drained || !self.passed_by(journal)? => {
-                    return Ok(drained || self.next.is_empty());
-                }
-                Read::End => {
-                    if !self.packer.is_empty() {
-                        self.seal(journal, hour, false, room);
-                    }
-                    self.finish(journal, hour);
-                }
+                Read::End => return Ok(drained || self.next.is_empty()),
             }
         }
     }
