@@ -150,7 +150,11 @@ pub static COMMANDS: &[Command] = &[
         alias: "repull",
         args: "CONFIG HOUR|FROM..TO|-",
         help: "on the host: have its follower send hours again, or what `status --missing` printed",
-        options: &[option("packs", "LIST", "only these packs of one hour, such as 3-7,9")],
+        options: &[
+            option("stream", "NAME", "hours of the stream [tail:NAME]; without it those of [tail]"),
+            option("packs", "LIST", "only these packs of one hour, such as 3-7,9"),
+            option("to", "ADDR", "whole hours to this address of send_to, whichever is in use"),
+        ],
         run: resend_to,
     },
     Command {
@@ -446,7 +450,16 @@ fn resend_to(call: &Call, out: &mut Out) -> Result<u8, String> {
         _ if packs.is_empty() => {}
         _ => return Err("--packs goes with one hour".into()),
     }
-    Ok(resend::run(call.path(0), what, &packs, out))
+    let stream = call.value("stream").unwrap_or_default();
+    if what == resend::What::Lines && !stream.is_empty() {
+        return Err("--stream goes with hours; the lines name their streams themselves".into());
+    }
+    let to = call.value("to");
+    if to.is_some() && !packs.is_empty() {
+        return Err("--to is for whole hours, without --packs".into());
+    }
+    let asked = resend::Asked { what, stream: &stream, packs: &packs, to: to.as_deref() };
+    Ok(resend::run(call.path(0), &asked, out))
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub use allow::Allow;
 pub use raw::{Errors, Problem, Warning};
 
 use crate::clock::Hour;
-use keys::SECTIONS;
+use keys::{SECTIONS, STREAM};
 use raw::Raw;
 use read::Reader;
 pub use read::nearest;
@@ -102,8 +102,8 @@ impl Role {
 /// What the follower needs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TailConfig {
-    /// Path of the hourly file, strftime inside `<>`.
-    pub log_file: String,
+    /// What is followed: `[tail]` itself, if it has a `log_file`, and each `[tail:NAME]`.
+    pub streams: Vec<StreamConfig>,
     /// The original's position file, if one is kept.
     pub record_file: Option<PathBuf>,
     /// Lines after which a pack is cut.
@@ -112,8 +112,6 @@ pub struct TailConfig {
     pub name: Option<String>,
     /// Where the state is; `None` = the default place of the role.
     pub state_dir: Option<PathBuf>,
-    /// Where a new state directory begins; `None` = `Beginning`, with `--once` `Oldest`.
-    pub start: Option<Start>,
     /// IANA zone of the hours; `None` = the machine's.
     pub timezone: Option<String>,
     /// Raw bytes after which a pack is cut.
@@ -122,20 +120,18 @@ pub struct TailConfig {
     pub tail_memory: usize,
     /// Bytes beyond which a line goes in parts.
     pub max_line: usize,
-    /// Milliseconds from a pack's first line to its cut, at most.
-    pub flush_interval_ms: u64,
-    /// Milliseconds after an hour's end at which it closes without a next file.
-    pub close_wait_ms: u64,
-    /// Milliseconds without a change before an hour closes.
-    pub quiet_ms: u64,
-    /// Milliseconds for which a closed file is watched.
-    pub late_watch_ms: u64,
     /// Days for which an hour's cuts are kept.
     pub journal_days: u64,
     /// Milliseconds between two ticks.
     pub scan_interval_ms: u64,
     /// Packs sealed and not acknowledged, at most.
     pub window_packs: usize,
+    /// Packed bytes a second, at most; 0 = no limit.
+    pub max_rate: u64,
+    /// How much other processes come first, 0 to 19.
+    pub nice: i32,
+    /// Packs that are compressed at the same time.
+    pub compressors: usize,
     /// The way out.
     pub sender: SenderConfig,
     /// The retry spool.
@@ -144,6 +140,32 @@ pub struct TailConfig {
     pub log: LogConfig,
     /// Milliseconds that a clean stop may take.
     pub quit_timeout_ms: u64,
+}
+
+/// What `[tail]` or `[tail:NAME]` says of its files. A key that `[tail:NAME]` does not set is that of `[tail]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StreamConfig {
+    /// NAME, perhaps with `*`; empty for `[tail]`.
+    pub stream: String,
+    /// Path of the files, strftime inside `<>`.
+    pub log_file: String,
+    /// Where a new state directory begins; `None` = `Beginning`, with `--once` `Oldest`.
+    pub start: Option<Start>,
+    /// Milliseconds from a pack's first line to its cut, at most.
+    pub flush_interval_ms: u64,
+    /// Milliseconds after an hour's end at which it closes without a next file.
+    pub close_wait_ms: u64,
+    /// Milliseconds without a change before an hour closes.
+    pub quiet_ms: u64,
+    /// Milliseconds for which a closed file is watched.
+    pub late_watch_ms: u64,
+}
+
+impl StreamConfig {
+    /// Its section, for messages.
+    pub fn section(&self) -> String {
+        if self.stream.is_empty() { "[tail]".to_owned() } else { format!("[{STREAM}{}]", self.stream) }
+    }
 }
 
 /// Where a follower without state begins.
@@ -160,6 +182,15 @@ pub enum Start {
 }
 
 impl Start {
+    /// Where a follower begins that was not told. One file without a date may hold days, and nobody knows of which hours.
+    pub fn usual(once: bool, dated: bool) -> Self {
+        match (once, dated) {
+            (true, _) => Self::Oldest,
+            (false, true) => Self::Beginning,
+            (false, false) => Self::End,
+        }
+    }
+
     /// Reads `beginning`, `oldest`, `end` (any case) or `YYYYMMDDHH`.
     pub fn parse(text: &str) -> Option<Self> {
         match text.to_ascii_lowercase().as_str() {
@@ -185,8 +216,12 @@ impl fmt::Display for Start {
 /// What the sender needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SenderConfig {
-    /// Addresses `host:port`, the preferred one first; for now exactly one.
+    /// Addresses `host:port`, the preferred one first; no two are equal.
     pub send_to: Vec<String>,
+    /// What may go to another address when one does not answer.
+    pub failover: Failover,
+    /// Attempts in a row without an answer, after which the next address is used.
+    pub failover_after: u32,
     /// Connections.
     pub senders: usize,
     /// zlib level, 1–9.
@@ -205,6 +240,15 @@ pub struct SenderConfig {
     pub held_per_name: u64,
     /// Bytes held aside in all.
     pub held_total: u64,
+}
+
+/// What may go to another address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failover {
+    /// Hours of which nothing was acknowledged.
+    Hour,
+    /// Every pack: the addresses are relays of one collector.
+    Any,
 }
 
 /// The program at the other end.
@@ -424,17 +468,27 @@ impl Config {
     /// from their default, then the others. Secrets and the credentials in addresses print as `***`.
     pub fn effective(&self) -> String {
         let mut out = String::new();
-        for section in SECTIONS.iter().filter_map(|name| self.raw.section(name)) {
+        let streams = self.raw.sections.iter().filter(|s| s.name.starts_with(STREAM));
+        for section in SECTIONS.iter().filter_map(|name| self.raw.section(name)).chain(streams) {
             let (mut set, mut defaults) = (String::new(), String::new());
             for key in keys::of(&section.name) {
-                let value = read::set_entry(section, key).map_or(key.default, |e| e.value.as_str());
+                let set_here = read::set_entry(section, key);
+                if set_here.is_none() && section.name.starts_with(STREAM) {
+                    // It is that of [tail], whatever the table says.
+                    continue;
+                }
+                let value = set_here.map_or(key.default, |e| e.value.as_str());
                 let shown: String = match key.kind {
                     _ if key.secret && !value.is_empty() => "***".into(),
                     Kind::Uri => value::without_credentials(value),
                     _ => value.into(),
                 };
                 // By value and not by presence, so that the output loaded again gives the same output.
-                let group = if value == key.default { &mut defaults } else { &mut set };
+                let group = if value == key.default && !section.name.starts_with(STREAM) {
+                    &mut defaults
+                } else {
+                    &mut set
+                };
                 let blank = if shown.is_empty() { "" } else { " " };
                 let _ = writeln!(group, "{} ={blank}{shown}", key.name);
             }

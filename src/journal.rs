@@ -6,6 +6,8 @@
 //!
 //! - `journal/log`: [records](crate::record) of JSON [`Event`]s, appended, one fdatasync per tick; replaced as a whole
 //!   by a snapshot of the open hours when it has grown.
+//!   Zeros follow the last record, at least one and up to a multiple of 4 KiB: a file that was cut between two records is
+//!   recognised by its length.
 //! - `journal/hours/<name>_<hour>`: the same records for an hour that is closed and wholly acknowledged. Its presence
 //!   proves that the hour need not be sent again. Kept `journal_days`.
 //!
@@ -24,6 +26,8 @@ use std::path::{Path, PathBuf};
 const KIND: u8 = b'J';
 const MODE: u32 = 0o640;
 const RECORD_MAX: u32 = 1 << 20;
+/// Every file's length is a multiple of this; see the module's header.
+const GRAIN: u64 = 4096;
 /// The log is rewritten when it is larger than this and than twice what is live.
 const COMPACT_AT: u64 = 1 << 20;
 
@@ -127,6 +131,10 @@ pub enum Event {
         generation: u64,
         /// Their numbers.
         ids: Vec<u64>,
+        /// The address to which the hour is bound from here on. It stands in the first such record, before or with the
+        /// first number, so that no acknowledgement is ever known without its receiver.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<String>,
     },
     /// Packs that are to be sent again although they were acknowledged.
     Again {
@@ -171,9 +179,15 @@ pub struct HourLog {
     pub clock: bool,
     /// Where the source became another file: number of the next pack, and its first byte.
     pub rotated: Vec<(u64, u64)>,
+    /// The address that acknowledged packs of it; only there it can become whole.
+    pub bound: Option<String>,
 }
 
 impl HourLog {
+    /// Was one of its packs ever acknowledged?
+    pub fn is_begun(&self) -> bool {
+        self.cuts.len() > self.unacked.len() || !self.again.is_empty()
+    }
     /// Number of the next pack.
     pub fn next_id(&self) -> u64 {
         self.first_id + self.cuts.len() as u64
@@ -247,8 +261,9 @@ impl HourLog {
                 self.rotated.push((self.next_id(), *pos));
                 self.pos = *pos;
             }
-            Event::Acked { generation, ids, .. } => {
+            Event::Acked { generation, ids, to, .. } => {
                 if *generation == self.generation {
+                    self.bound = to.clone().or_else(|| self.bound.take());
                     for id in ids {
                         self.unacked.remove(id);
                         self.again.remove(id);
@@ -299,9 +314,14 @@ impl HourLog {
         }
         let acked: Vec<u64> =
             self.cuts.iter().map(|c| c.id).filter(|id| !self.unacked.contains(id)).collect();
-        for ids in acked.chunks(10_000) {
-            out.push(Event::Acked { hour: hour(), generation: self.generation, ids: ids.to_vec() });
-        }
+        let acked_by = |ids: &[u64], to: Option<String>| Event::Acked {
+            hour: hour(),
+            generation: self.generation,
+            ids: ids.to_vec(),
+            to,
+        };
+        out.extend(self.bound.clone().map(|addr| acked_by(&[], Some(addr))));
+        out.extend(acked.chunks(10_000).map(|ids| acked_by(ids, None)));
         if !self.again.is_empty() {
             let ids = self.again.iter().copied().collect();
             out.push(Event::Again { hour: hour(), generation: self.generation, ids });
@@ -330,8 +350,9 @@ pub struct Journal {
     dir: PathBuf,
     /// `None` = what stands there is damaged or gone: it is replaced as a whole, by the next write.
     file: Option<File>,
-    /// Bytes of the log that are written.
+    /// Bytes of the log that are written, and how long the file is with its zeros.
     len: u64,
+    size: u64,
     seq: u64,
     /// Encoded events that are not written yet.
     pending: Vec<u8>,
@@ -353,16 +374,19 @@ impl Journal {
         let dir = state_dir.join("journal");
         disk.create_dir_all(&dir.join("hours"), 0o750)?;
         let path = dir.join("log");
-        let mut damaged = served_before && disk.stat(&path)?.is_none();
+        let there = disk.stat(&path)?.is_some();
+        let mut damaged = served_before && !there;
         if damaged {
             report(format!("{}: missing; open hours are sent again whole, as new copies", path.display()));
         }
-        let mut file = if damaged { None } else { Some(disk.create(&path, MODE)?) };
+        // A new one begins as a snapshot, so that it is never there without its zeros.
+        let mut file = if there { Some(disk.open_rw(&path)?) } else { None };
         let mut hours = BTreeMap::new();
         let (len, bad, seq) = match &file {
             Some(f) => replay(f, &mut |e| apply(&mut hours, &e))?,
             None => (0, None, 0),
         };
+        let size = file.as_ref().map_or(Ok(0), |f| f.stat().map(|s| s.len))?;
         if let (Some(at), Some(file)) = (bad, file.take_if(|_| bad.is_some())) {
             let aside = dir.join(format!("log.damaged-{at}"));
             let mut all = vec![0; usize::try_from(file.stat()?.len).unwrap_or(0)];
@@ -381,6 +405,7 @@ impl Journal {
             dir,
             file,
             len,
+            size,
             seq,
             pending: Vec::new(),
             unsynced: true,
@@ -425,9 +450,14 @@ impl Journal {
     pub fn flush(&mut self) -> disk::Result<()> {
         let Some(file) = &self.file else { return self.compact() };
         if !self.pending.is_empty() {
+            let end = self.len + self.pending.len() as u64;
+            if end >= self.size {
+                file.set_len(padded(end))?;
+                self.size = padded(end);
+            }
             if let Err(e) = file.write_at(&self.pending, self.len) {
                 // Half a record would look like damage after a crash.
-                let _ = file.set_len(self.len);
+                let _ = file.set_len(self.len).and_then(|()| file.set_len(self.size));
                 return Err(e);
             }
             self.len += self.pending.len() as u64;
@@ -439,11 +469,13 @@ impl Journal {
 
     /// Makes everything noted so far durable. After an error nothing is forgotten; call it again.
     pub fn commit(&mut self) -> disk::Result<()> {
-        self.flush()?;
+        let flushed = self.flush();
+        // What is written becomes durable even if there is no room for more: packs of it may be sent.
         if let Some(file) = self.file.as_ref().filter(|_| self.unsynced) {
             file.sync()?;
             self.unsynced = false;
         }
+        flushed?;
         if self.len > COMPACT_AT.max(self.live.saturating_mul(2)) {
             self.compact()?;
         }
@@ -459,9 +491,11 @@ impl Journal {
                 encode(&e, &mut seq, &mut out);
             }
         }
+        let len = out.len() as u64;
+        let size = pad(&mut out);
         self.disk.replace(&path, &out, MODE)?;
         self.file = Some(self.disk.open_rw(&path)?);
-        self.len = out.len() as u64;
+        (self.len, self.size) = (len, size);
         self.live = self.len;
         self.seq = seq;
         self.pending.clear();
@@ -480,6 +514,7 @@ impl Journal {
         for e in log.snapshot(&key.to_string()) {
             encode(&e, &mut seq, &mut out);
         }
+        pad(&mut out);
         self.disk.replace(&self.archive_path(key), &out, MODE)?;
         self.append(&Event::Archived { hour: key.to_string() });
         Ok(())
@@ -559,6 +594,17 @@ fn encode(event: &Event, seq: &mut u64, out: &mut Vec<u8>) {
     *seq += 1;
 }
 
+fn padded(len: u64) -> u64 {
+    (len / GRAIN + 1).saturating_mul(GRAIN)
+}
+
+/// Zeros behind the records; the length with them.
+fn pad(out: &mut Vec<u8>) -> u64 {
+    let size = padded(out.len() as u64);
+    out.resize(usize::try_from(size).unwrap_or(out.len()), 0);
+    size
+}
+
 fn apply(hours: &mut BTreeMap<HourKey, HourLog>, event: &Event) -> bool {
     let Some(key) = HourKey::parse(event.hour()) else { return false };
     match event {
@@ -570,13 +616,15 @@ fn apply(hours: &mut BTreeMap<HourKey, HourLog>, event: &Event) -> bool {
     }
 }
 
-/// Applies every record; the end of the good part, the place of the first damage, and the next record's number.
+/// Applies every record; the end of the last one, the place of the first damage, and the next record's number.
 fn replay(file: &File, each: &mut dyn FnMut(Event) -> bool) -> disk::Result<(u64, Option<u64>, u64)> {
     let (mut at, mut bad, mut expect) = (0, None, 0);
     let mut buf = Vec::new();
     loop {
         match record::read(file, at, RECORD_MAX, &mut buf)? {
-            Found::End => return Ok((at, bad, expect)),
+            // The zeros were cut off, and perhaps records before them.
+            Found::End => return Ok((at, bad.or(Some(at)), expect)),
+            Found::Damage { next } if is_padding(file, at, next)? => return Ok((at, bad, expect)),
             Found::Damage { next } => {
                 bad = bad.or(Some(at));
                 at = next;
@@ -593,9 +641,68 @@ fn replay(file: &File, each: &mut dyn FnMut(Event) -> bool) -> disk::Result<(u64
     }
 }
 
+/// Are these the zeros that end every file?
+fn is_padding(file: &File, from: u64, to: u64) -> disk::Result<bool> {
+    if to != file.stat()?.len || !to.is_multiple_of(GRAIN) {
+        return Ok(false);
+    }
+    let (mut at, mut block) = (from, vec![0; GRAIN as usize]);
+    while at < to {
+        let n = file.read_at(&mut block, at)?;
+        if n == 0 || block.iter().take(n).any(|b| *b != 0) {
+            return Ok(false);
+        }
+        at += n as u64;
+    }
+    Ok(true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_hour_knows_who_acknowledged_it() {
+        let (disk, _) = Disk::sim(1);
+        let open = || Journal::open(&disk, Path::new("/s"), false, &mut |text| panic!("{text}")).unwrap().0;
+        let key = HourKey::parse("web1_2026112205").unwrap();
+        let hour = || key.to_string();
+        let opened =
+            |generation| Event::Opened { hour: hour(), generation, path: "/log".into(), first_id: 1, pos: 0, clock: false };
+        let acked = |generation, ids: &[u64], to: Option<&str>| Event::Acked {
+            hour: hour(),
+            generation,
+            ids: ids.to_vec(),
+            to: to.map(str::to_owned),
+        };
+        let mut journal = open();
+        journal.append(&opened(0));
+        let cut = Cut::new(1, 0, 1, &Seal::of(b"line\n"), true);
+        journal.append(&Event::Cut { hour: hour(), cut });
+        assert!(!journal.hour(&key).unwrap().is_begun());
+        // Of another copy.
+        journal.append(&acked(7, &[], Some("c:1")));
+        journal.append(&acked(0, &[], Some("b:1")));
+        journal.append(&acked(0, &[1], None));
+        journal.commit().unwrap();
+        drop(journal);
+        // By the events, by the snapshot that a start writes, and by the hour's own file.
+        drop(open());
+        let mut journal = open();
+        let log = journal.hour(&key).unwrap();
+        assert_eq!((log.bound.as_deref(), log.is_begun()), (Some("b:1"), true));
+        journal.archive(&key).unwrap();
+        assert!(journal.hour(&key).is_none() && journal.reopen(&key).unwrap());
+        assert_eq!(journal.hour(&key).unwrap().bound.as_deref(), Some("b:1"));
+        // A new copy is free.
+        journal.append(&opened(8));
+        assert_eq!(journal.hour(&key).unwrap().bound, None);
+        // As it was written before there were several addresses.
+        let old = br#"{"t":"acked","hour":"web1_2026112205","generation":0,"ids":[1]}"#;
+        let read: Event = serde_json::from_slice(old).unwrap();
+        assert_eq!(read, acked(0, &[1], None));
+        assert_eq!(serde_json::to_vec(&read).unwrap(), old);
+    }
 
     #[test]
     fn on_a_full_disk_the_log_goes_on_as_it_is() {
@@ -606,10 +713,11 @@ mod tests {
             let (journal, damaged) = Journal::open(&disk, dir, true, &mut |text| said.push(text)).unwrap();
             (journal, damaged, said)
         };
+        // More than fits behind the last record.
         let opened = |hour: &str| Event::Opened {
             hour: hour.into(),
             generation: 0,
-            path: "/log".into(),
+            path: "/long".repeat(1_000).into(),
             first_id: 1,
             pos: 0,
             clock: false,
@@ -636,5 +744,61 @@ mod tests {
         let (journal, damaged, said) = open();
         assert!(!damaged && said.is_empty(), "{said:?}");
         assert_eq!(journal.hours().len(), 2);
+    }
+
+    #[test]
+    fn a_log_that_ends_early_is_damaged_wherever_it_was_cut() {
+        let (disk, sim) = Disk::sim(1);
+        let dir = Path::new("/s");
+        let open = |served| {
+            let (journal, damaged) = Journal::open(&disk, dir, served, &mut |_| {}).unwrap();
+            (journal, damaged)
+        };
+        let mut journal = open(false).0;
+        for n in 0..24 {
+            let hour = format!("web1_20261122{n:02}");
+            let path = "/log".into();
+            journal.append(&Event::Opened { hour, generation: 0, path, first_id: 1, pos: 0, clock: false });
+            journal.commit().unwrap();
+        }
+        drop(journal);
+        let log = dir.join("journal/log");
+        let whole = disk.read(&log, 1 << 20).unwrap();
+        assert!(whole.len() as u64 == GRAIN && whole.last() == Some(&0));
+        let (journal, damaged) = open(true);
+        assert!(!damaged && journal.hours().len() == 24);
+        drop(journal);
+        let whole = disk.read(&log, 1 << 20).unwrap();
+        for len in 0..whole.len() {
+            sim.put(&log, &whole[..len]);
+            assert!(open(true).1, "cut to {len} bytes");
+        }
+    }
+
+    /// The story: there was no room for a new event, so older ones stayed unsynced; their packs were sent all the same, and a
+    /// power cut took the cuts.
+    #[test]
+    fn what_is_written_is_made_durable_even_if_there_is_no_room_for_more() {
+        let (disk, sim) = Disk::sim(1);
+        let dir = Path::new("/s");
+        let mut journal = Journal::open(&disk, dir, false, &mut |_| {}).unwrap().0;
+        let opened = |n: u32, path: &str| Event::Opened {
+            hour: format!("web1_202611220{n}"),
+            generation: 0,
+            path: path.into(),
+            first_id: 1,
+            pos: 0,
+            clock: false,
+        };
+        journal.append(&opened(1, "/log"));
+        journal.flush().unwrap();
+        sim.set_capacity(Some(0));
+        journal.append(&opened(2, &"/long".repeat(1_000)));
+        assert!(journal.commit().unwrap_err().no_space());
+        sim.crash();
+        sim.set_capacity(None);
+        sim.restart(crate::disk::Outcome::LoseUnsynced);
+        let (journal, damaged) = Journal::open(&disk, dir, true, &mut |_| {}).unwrap();
+        assert_eq!((damaged, journal.hours().len()), (false, 1));
     }
 }

@@ -12,10 +12,15 @@
 //! A file is the same file when the bytes of the last cut still have their CRC, whatever its inode says. Anything else
 //! is read as new content and bars the certificate (`changed`): never a silent restart at the beginning or the end.
 
+mod content;
+pub mod followed;
+mod identity;
 pub mod pattern;
+pub mod streams;
 #[cfg(test)]
 mod tests;
 pub mod undated;
+pub mod unpack;
 
 use crate::clock::{Clock, Hour, Zone};
 use crate::disk::{self, Disk, File};
@@ -23,9 +28,10 @@ use crate::journal::{Cut, Event, HourLog, Journal};
 use crate::pack::{HourKey, Meta};
 use crate::packer::{Packer, PackerConfig};
 use crate::planted::{self, Bug};
-use crate::record;
+pub use content::reread;
+use content::{Content, compare};
+pub use identity::{Identity, begin};
 use pattern::Pattern;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -34,6 +40,8 @@ const ACTIVE_MAX: usize = 3;
 /// Bytes read at a time: few enough to stay in the processor's cache. Only a longer line needs more.
 const BLOCK: usize = 128 << 10;
 const LATE_WAIT_MAX_MS: u64 = 3_600_000;
+/// Time between two looks at a file that has long been quiet.
+pub const LOOK_MAX_MS: u64 = 1_000;
 
 /// What this stage needs of the configuration.
 #[derive(Clone, Debug)]
@@ -50,49 +58,8 @@ pub struct FollowConfig {
     pub journal_ms: i64,
     /// Ship what is there and come to an end.
     pub once: bool,
-}
-
-/// `follower.json`: what a state directory was begun with.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    /// 1.
-    pub format: u32,
-    /// Sender's name.
-    pub name: String,
-    /// Time zone of the hours.
-    pub zone: String,
-    /// Hours before this one are none of ours.
-    pub first_hour: Hour,
-    /// Up to this hour packs may have been sent before this state began: its hours go as a copy.
-    pub copies_until: Option<Hour>,
-    /// The copy's number, the unix millisecond at which the state began: a state lost twice in a second needs two.
-    pub copies_generation: u64,
-    /// Read the first hour from its end (`start = end`).
-    #[serde(default)]
-    pub from_end: bool,
-}
-
-const IDENTITY: &str = "follower.json";
-
-impl Identity {
-    /// Loads it; `Ok(None)` = a new state directory; `Err` = it is damaged.
-    pub fn load(disk: &Disk, state_dir: &Path) -> disk::Result<Option<Result<Self, String>>> {
-        let path = state_dir.join(IDENTITY);
-        let Some(bytes) = disk.read_opt(&path, 64 << 10)? else { return Ok(None) };
-        Ok(Some(match record::from_json::<Self>(&bytes) {
-            Ok(id) if id.format != 1 => {
-                Err(format!("{}: format {} is not known here", path.display(), id.format))
-            }
-            Ok(id) if crate::name::problem(&id.name).is_none() => Ok(id),
-            Ok(id) => Err(format!("{}: name {:?} is not valid", path.display(), id.name)),
-            Err(e) => Err(format!("{}: {e}", path.display())),
-        }))
-    }
-
-    /// Saves it.
-    pub fn save(&self, disk: &Disk, state_dir: &Path) -> disk::Result<()> {
-        disk.replace(&state_dir.join(IDENTITY), &record::to_json(self), 0o640)
-    }
+    /// Where compressed files are unpacked.
+    pub unpacked: PathBuf,
 }
 
 /// A pack that the journal holds as a cut.
@@ -129,24 +96,27 @@ pub fn meta_of(key: &HourKey, log: &HourLog, id: u64, zone: &Zone) -> Option<Met
     })
 }
 
-/// Reads the bytes of a cut from its source again; `None` = the source does not have them any more.
-pub fn reread(disk: &Disk, path: &Path, cut: &Cut, raw: &mut Vec<u8>) -> disk::Result<Option<()>> {
-    let len = usize::try_from(cut.end.saturating_sub(cut.start)).unwrap_or(usize::MAX);
-    if len == 0 {
-        raw.clear();
-        return Ok(Some(()));
+/// Buffers that are used again.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    block: Vec<u8>,
+    spare: Vec<Vec<u8>>,
+}
+
+impl Scratch {
+    /// A buffer that a sent pack no longer needs; `pack_bytes` is the size of a pack.
+    pub fn recycle(&mut self, mut raw: Vec<u8>, pack_bytes: usize) {
+        if self.spare.len() < 8 && raw.capacity() <= pack_bytes * 2 {
+            raw.clear();
+            self.spare.push(raw);
+        }
     }
-    let file = match disk.open(path) {
-        Ok(f) => f,
-        Err(e) if e.not_found() => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    if file.stat()?.len < cut.end {
-        return Ok(None);
+
+    /// No catch-up: what it needed goes back to the system.
+    pub fn shrink(&mut self) {
+        self.spare.truncate(1);
+        self.block = Vec::new();
     }
-    raw.resize(len, 0);
-    let n = file.read_at(raw, cut.start)?;
-    Ok((n == len && crc32fast::hash(raw) == cut.crc).then_some(()))
 }
 
 struct Follow {
@@ -164,13 +134,6 @@ struct Late {
     wait_ms: u64,
 }
 
-enum Content {
-    Same,
-    /// Equal to the cuts up to this byte, where it ends.
-    Shorter(u64),
-    New,
-}
-
 /// See the module's header.
 pub struct Tail {
     disk: Disk,
@@ -185,14 +148,17 @@ pub struct Tail {
     /// `--once`: nothing beyond this hour is looked at.
     last: Option<Hour>,
     had_file: bool,
-    block: Vec<u8>,
-    spare: Vec<Vec<u8>>,
+    /// Memory that comes and goes; whoever follows many files lends one to each in turn.
+    pub scratch: Scratch,
+    /// The last look at the files; what is read now may have been there since.
+    looked_ms: u64,
     /// Sentences for the log.
     pub alarms: Vec<String>,
 }
 
 impl Tail {
-    /// Begins where the journal and `identity` say.
+    /// Begins where the journal and `identity` say; `archived` is the journal's list of closed hours.
+    #[allow(clippy::too_many_arguments)] // all of them are its surroundings; a struct would only be taken apart again
     pub fn open(
         disk: &Disk,
         clock: &Clock,
@@ -201,6 +167,7 @@ impl Tail {
         pattern: Pattern,
         identity: Identity,
         journal: &mut Journal,
+        archived: &[HourKey],
     ) -> disk::Result<Self> {
         let mut tail = Self {
             disk: disk.clone(),
@@ -211,14 +178,14 @@ impl Tail {
             had_file: false,
             active: BTreeMap::new(),
             late: BTreeMap::new(),
-            block: Vec::new(),
-            spare: Vec::new(),
+            scratch: Scratch::default(),
+            looked_ms: clock.mono_ms(),
             alarms: Vec::new(),
             conf,
             identity,
             pattern,
         };
-        let existing = tail.pattern.existing(disk).unwrap_or_default();
+        let existing = tail.existing().unwrap_or_default();
         tail.had_file = !existing.is_empty() || journal.hours().values().any(|h| h.pos > 0);
         tail.last = tail.conf.once.then(|| existing.last().copied().unwrap_or(tail.next));
         let open: Vec<HourKey> =
@@ -226,13 +193,16 @@ impl Tail {
         for key in open {
             match journal.hour(&key) {
                 Some(log) if log.is_done() => tail.watch(key.hour, log.pos),
-                _ => tail.activate(key.hour),
+                _ => tail.activate(key.hour)?,
             }
         }
-        for key in journal.archive_list()? {
+        for key in archived {
+            if key.name != tail.identity.name {
+                continue;
+            }
             let young = tail.zone.ends_ms(key.hour).is_some_and(|e| tail.is_watched(e));
-            if key.name == tail.identity.name && young && !tail.late.contains_key(&key.hour) {
-                match journal.archived(&key)? {
+            if young && !tail.late.contains_key(&key.hour) {
+                match journal.archived(key)? {
                     Some(log) => tail.watch(key.hour, log.pos),
                     None => tail.alarms.push(format!(
                         "{key}: the journal's file of this closed hour is damaged; lines that come late to it are \
@@ -241,7 +211,6 @@ impl Tail {
                 }
             }
         }
-        tail.prune(journal)?;
         Ok(tail)
     }
 
@@ -271,6 +240,19 @@ impl Tail {
         self.active.len()
     }
 
+    /// Bytes that are read and not sealed yet.
+    pub fn unsealed(&self) -> usize {
+        self.active.values().map(|f| f.packer.len()).sum()
+    }
+
+    /// Seals what was read so far: the memory is needed.
+    pub fn seal_all(&mut self, journal: &mut Journal, out: &mut Vec<Sealed>) {
+        let begun = self.active.iter().filter(|(_, f)| !f.packer.is_empty()).map(|(h, _)| *h);
+        for hour in begun.collect::<Vec<_>>() {
+            self.seal(journal, hour, false, out);
+        }
+    }
+
     /// Can this hour be read once more from its first byte? The error says why not.
     pub fn can_restart(&self, hour: Hour) -> disk::Result<Result<(), String>> {
         if hour.is_daily() != self.pattern.is_daily() {
@@ -278,7 +260,7 @@ impl Tail {
                 if self.pattern.is_daily() { ("a day", "YYYYMMDD") } else { ("an hour", "YYYYMMDDHH") };
             return Ok(Err(format!("each file holds {file}: name it {form}")));
         }
-        let path = self.pattern.path(hour);
+        let path = self.source(hour)?;
         Ok(match self.disk.stat(&path)? {
             Some(_) if self.zone.starts_ms(hour).is_none_or(|ms| ms > self.clock.now_ms()) => {
                 Err("it has not begun yet".to_owned())
@@ -289,9 +271,9 @@ impl Tail {
     }
 
     /// Begins an hour anew, as a copy that is read from the first byte.
-    pub fn restart(&mut self, journal: &mut Journal, hour: Hour, generation: u64) {
+    pub fn restart(&mut self, journal: &mut Journal, hour: Hour, generation: u64) -> disk::Result<()> {
         self.late.remove(&hour);
-        let path = self.pattern.path(hour);
+        let path = self.source(hour)?;
         journal.append(&Event::Opened {
             hour: self.key(hour).to_string(),
             generation,
@@ -300,20 +282,44 @@ impl Tail {
             pos: 0,
             clock: false,
         });
-        self.activate(hour);
+        self.activate(hour)
+    }
+
+    /// The file from which an hour is read: its own, or what its compressed form was unpacked to.
+    fn source(&self, hour: Hour) -> disk::Result<PathBuf> {
+        let own = self.pattern.path(hour);
+        let unpacked = unpack::place(&self.conf.unpacked, &self.key(hour));
+        Ok(match self.disk.stat(&own)? {
+            None if self.disk.stat(&unpacked)?.is_some() => unpacked,
+            _ => own,
+        })
+    }
+
+    /// Hours that have a file that would be read.
+    fn existing(&self) -> disk::Result<Vec<Hour>> {
+        if self.conf.once {
+            unpack::existing(&self.pattern, &self.disk)
+        } else {
+            self.pattern.existing(&self.disk)
+        }
+    }
+
+    /// With `--once`: an hour's file that is only there compressed is unpacked. One that is damaged is an error of the run.
+    fn unpack(&self, hour: Hour) -> disk::Result<bool> {
+        let from = unpack::packed(&self.pattern.path(hour));
+        if !self.conf.once || self.disk.stat(&from)?.is_none() {
+            return Ok(false);
+        }
+        let to = unpack::place(&self.conf.unpacked, &self.key(hour));
+        match unpack::unpack(&self.disk, &from, &to)? {
+            Ok(()) => Ok(true),
+            Err(why) => Err(disk::Error::new("unpack", &from, std::io::Error::other(why))),
+        }
     }
 
     /// Is this hour's file being read? Then its journal is not at rest, even if the hour was closed once.
     pub fn is_reading(&self, hour: Hour) -> bool {
         self.active.contains_key(&hour)
-    }
-
-    /// A buffer that a sent pack no longer needs.
-    pub fn recycle(&mut self, mut raw: Vec<u8>) {
-        if self.spare.len() < 8 && raw.capacity() <= self.conf.packer.pack_bytes * 2 {
-            raw.clear();
-            self.spare.push(raw);
-        }
     }
 
     /// With `--once`: is everything sealed that will be?
@@ -359,10 +365,7 @@ impl Tail {
                 break;
             }
         }
-        if out.is_empty() {
-            // No catch-up: what it needed goes back to the system.
-            self.spare.truncate(1);
-        }
+        self.looked_ms = self.clock.mono_ms();
         self.look_at_closed(journal)?;
         failed.map_or(Ok(()), Err)
     }
@@ -375,15 +378,18 @@ impl Tail {
             && self.last.is_none_or(|l| self.next <= l)
         {
             let hour = self.next;
-            let exists = self.disk.stat(&self.pattern.path(hour))?.is_some();
-            if !exists && hour > current {
+            let own = self.disk.stat(&self.pattern.path(hour))?.is_some();
+            if !own && hour > current {
                 return Ok(());
             }
+            let archived = journal.is_archived(&self.key(hour))?;
+            let exists =
+                own || self.disk.stat(&self.source(hour)?)?.is_some() || (!archived && self.unpack(hour)?);
             let gap = now.saturating_sub(self.zone.ends_ms(hour).unwrap_or(now));
             if !exists && gap > self.conf.journal_ms {
                 let first = self.zone.hour_at(now - self.conf.journal_ms);
                 let first = if self.pattern.is_daily() { first.day_of() } else { first };
-                let existing = self.pattern.existing(&self.disk)?;
+                let existing = self.existing()?;
                 let to = existing.into_iter().find(|h| *h > hour).map_or(first, |h| h.min(first));
                 if to > hour {
                     self.alarms
@@ -392,10 +398,9 @@ impl Tail {
                     continue;
                 }
             }
-            let key = self.key(hour);
             let taken_up = self.late.contains_key(&hour) || self.active.contains_key(&hour);
-            if !taken_up && !journal.is_archived(&key)? {
-                self.activate(hour);
+            if !taken_up && !archived {
+                self.activate(hour)?;
             }
             self.next = self.zone.next(hour);
             if self.next == hour {
@@ -405,10 +410,11 @@ impl Tail {
         Ok(())
     }
 
-    fn activate(&mut self, hour: Hour) {
+    fn activate(&mut self, hour: Hour) -> disk::Result<()> {
         let packer = Packer::new(self.conf.packer.clone());
-        let path = self.pattern.path(hour);
+        let path = self.source(hour)?;
         self.active.insert(hour, Follow { path, file: None, packer, mtime_ms: 0, failed: false });
+        Ok(())
     }
 
     /// The journal knows an hour from the moment when there is something to say of it.
@@ -417,7 +423,7 @@ impl Tail {
         if journal.hour(&key).is_some() {
             return;
         }
-        let path = self.pattern.path(hour);
+        let path = self.active.get(&hour).map_or_else(|| self.pattern.path(hour), |f| f.path.clone());
         let copy =
             self.identity.copies_until.is_some_and(|u| hour <= u) && !planted::is(Bug::SameNumberForNewCopy);
         let generation = if copy { self.identity.copies_generation } else { 0 };
@@ -454,7 +460,7 @@ impl Tail {
         let Some(log) = journal.hour(&key) else { return };
         let (id, start, generation) = (log.next_id(), log.pos, log.generation);
         let Some(f) = self.active.get_mut(&hour) else { return };
-        let filled = f.packer.cut(self.spare.pop().unwrap_or_default());
+        let filled = f.packer.cut(self.scratch.spare.pop().unwrap_or_default());
         let unterminated = done && !filled.raw.is_empty() && filled.raw.last() != Some(&b'\n');
         let lines = filled.lines + u64::from(unterminated);
         let cut = Cut::new(id, start, lines, &filled.seal, done);
@@ -563,6 +569,8 @@ impl Tail {
         out: &mut Vec<Sealed>,
     ) -> disk::Result<bool> {
         let now = self.clock.mono_ms();
+        // A quiet file is looked at less often; its first line must not wait longer for that.
+        let since = self.looked_ms.max(now.saturating_sub(LOOK_MAX_MS));
         let first = out.len();
         let mut most = BLOCK;
         loop {
@@ -580,11 +588,12 @@ impl Tail {
             let useful =
                 usize::try_from(stat.len.saturating_sub(at)).unwrap_or(usize::MAX).min(f.packer.wants());
             let want = useful.min(most);
-            self.block.resize(want, 0);
-            let n = file.read_at(&mut self.block, at)?;
-            let block = self.block.get(..n).unwrap_or_default();
+            let block = &mut self.scratch.block;
+            block.resize(want, 0);
+            let n = file.read_at(block, at)?;
+            let block = block.get(..n).unwrap_or_default();
             let whole = at + n as u64 >= stat.len;
-            let taken = f.packer.push(block, last && whole, now);
+            let taken = f.packer.push(block, last && whole, since);
             if taken == 0 && n == want && want < useful {
                 // A line that is longer than the block.
                 most = useful;
@@ -592,7 +601,8 @@ impl Tail {
             }
             most = BLOCK;
             let end = taken == 0 || (whole && taken == n);
-            if f.packer.is_due(end, now) {
+            // With `last` the caller seals what is left: it knows whether it is the hour's end.
+            if f.packer.is_due(end && !last, now) {
                 self.seal(journal, hour, false, out);
                 *left -= 1;
             } else if end {
@@ -668,7 +678,7 @@ impl Tail {
         self.active.remove(&hour);
         let pos = journal.hour(&key).map_or(0, |l| l.pos);
         self.watch(hour, pos);
-        self.prune(journal)
+        Ok(())
     }
 
     /// Closed files: did one grow?
@@ -699,78 +709,33 @@ impl Tail {
                 continue;
             }
             self.late.remove(&hour);
-            self.activate(hour);
+            self.activate(hour)?;
         }
         Ok(())
     }
 
-    /// Forgets archived hours that are old, but never the newest.
-    fn prune(&mut self, journal: &mut Journal) -> disk::Result<()> {
+    /// Of the journal's closed hours its own that are old, but never the newest. They are none of ours any more: when that
+    /// is durable in the [`Identity`], the journal may forget them.
+    pub fn outdated(&mut self, archived: &[HourKey]) -> Vec<HourKey> {
         let now = self.clock.now_ms();
-        let mut keys = journal.archive_list()?;
-        keys.retain(|k| k.name == self.identity.name);
-        keys.sort();
+        let mut keys: Vec<&HourKey> = archived.iter().filter(|k| k.name == self.identity.name).collect();
+        keys.sort_unstable();
         keys.pop();
+        let mut out = Vec::new();
         for key in keys {
             let old = self.zone.ends_ms(key.hour).is_some_and(|e| now - e > self.conf.journal_ms);
             if old && key.hour >= self.identity.first_hour {
                 self.identity.first_hour = self.zone.next(key.hour);
             }
             if old && !self.late.contains_key(&key.hour) {
-                journal.forget(&key)?;
+                out.push(key.clone());
             }
         }
-        Ok(())
+        out
     }
 
     /// What the state directory is bound to; `first_hour` moves on as old hours are forgotten.
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
-}
-
-/// Is this the file whose bytes the cuts describe?
-fn compare(file: &File, log: &HourLog) -> disk::Result<Content> {
-    let len = file.stat()?.len;
-    // After a replacement positions begin again: only the cuts since then speak of this file.
-    let mut from = log.cuts.len();
-    let mut next = log.pos;
-    for (i, c) in log.cuts.iter().enumerate().rev() {
-        if c.end != next {
-            break;
-        }
-        (from, next) = (i, c.start);
-    }
-    let cuts = log.cuts.get(from..).unwrap_or_default();
-    let Some(last) = cuts.iter().rev().find(|c| c.end > c.start) else {
-        return Ok(if len >= log.pos { Content::Same } else { Content::New });
-    };
-    if len >= last.end && holds(file, last)? {
-        return Ok(Content::Same);
-    }
-    let mut end = None;
-    for c in cuts.iter().filter(|c| c.end > c.start && c.end <= len) {
-        if !holds(file, c)? {
-            return Ok(Content::New);
-        }
-        end = Some(c.end);
-    }
-    // Bytes after the last whole cut cannot be compared; they are sent again rather than lost.
-    Ok(end.filter(|_| len < last.end).map_or(Content::New, Content::Shorter))
-}
-
-fn holds(file: &File, cut: &Cut) -> disk::Result<bool> {
-    let mut hash = crc32fast::Hasher::new();
-    let mut buf = vec![0; 64 << 10];
-    let mut at = cut.start;
-    while at < cut.end {
-        let want = usize::try_from(cut.end - at).unwrap_or(usize::MAX).min(buf.len());
-        let part = buf.get_mut(..want).unwrap_or_default();
-        if file.read_at(part, at)? < want {
-            return Ok(false);
-        }
-        hash.update(part);
-        at += want as u64;
-    }
-    Ok(hash.finalize() == cut.crc)
 }

@@ -20,6 +20,8 @@ mod damage;
 mod descriptors;
 #[path = "properties/e2e.rs"]
 mod e2e;
+#[path = "properties/failover.rs"]
+mod failover;
 #[path = "properties/follow.rs"]
 mod follow;
 #[path = "properties/hostile.rs"]
@@ -30,8 +32,16 @@ mod limits;
 mod original;
 #[path = "properties/resend.rs"]
 mod resend;
+#[path = "properties/rotation.rs"]
+mod rotation;
+#[path = "properties/streams.rs"]
+mod streams;
 mod support;
+#[path = "properties/undated.rs"]
+mod undated;
 #[path = "properties/wire.rs"]
 mod wire;
+#[path = "properties/year.rs"]
+mod year;
 
 use support::{peer, sim, store};

@@ -5,30 +5,28 @@ use std::path::PathBuf;
 use super::allow::Allow;
 use super::read::Reader;
 use super::{
-    Level, LogConfig, Peer, ReceiverConfig, RelayConfig, Role, SenderConfig, SpoolConfig, Start, StoreConfig,
-    TailConfig, keys, value,
+    Failover, Level, LogConfig, Peer, ReceiverConfig, RelayConfig, Role, SenderConfig, SpoolConfig, Start,
+    StoreConfig, StreamConfig, TailConfig, keys, value,
 };
 
 pub(super) fn tail(r: &mut Reader) -> TailConfig {
     let s = Role::Tail.section();
     let config = TailConfig {
-        log_file: r.text(s, "log_file").unwrap_or_default(),
+        streams: streams(r, s),
         record_file: path(r, s, "record_file"),
         recv_buffer_size: r.optional_number(s, "recv_buffer_size"),
         name: r.text(s, "name"),
         state_dir: path(r, s, "state_dir"),
-        start: r.text(s, "start").and_then(|text| Start::parse(&text)),
         timezone: r.text(s, "timezone"),
         pack_bytes: r.count(s, "pack_bytes"),
         tail_memory: r.count(s, "tail_memory"),
         max_line: r.count(s, "max_line"),
-        flush_interval_ms: r.number(s, "flush_interval"),
-        close_wait_ms: r.number(s, "close_wait"),
-        quiet_ms: r.number(s, "quiet"),
-        late_watch_ms: r.number(s, "late_watch"),
         journal_days: r.number(s, "journal_days"),
         scan_interval_ms: r.number(s, "scan_interval"),
         window_packs: r.count(s, "window_packs"),
+        max_rate: r.number(s, "max_rate"),
+        nice: r.number(s, "nice") as i32,
+        compressors: r.count(s, "compressors"),
         // The journal's sync paces the follower; a second wait in its spool would share nothing.
         spool: spool(r, s, 0),
         sender: sender(r, s),
@@ -37,7 +35,91 @@ pub(super) fn tail(r: &mut Reader) -> TailConfig {
     };
     at_most(r, s, ("pack_bytes", config.pack_bytes as u64), ("tail_memory", config.tail_memory as u64));
     at_most(r, s, ("max_line", config.max_line as u64), ("tail_memory", config.tail_memory as u64));
+    undated(r, s, &config);
     config
+}
+
+/// Files without a date in their name are rotated away, perhaps before their packs are acknowledged.
+fn undated(r: &mut Reader, s: &str, config: &TailConfig) {
+    for stream in config.streams.iter().filter(|stream| !stream.log_file.contains('<')) {
+        let section = if stream.stream.is_empty() { s.to_owned() } else { keys::STREAM.to_owned() + &stream.stream };
+        if let Some(Start::Hour(hour)) = stream.start {
+            let text = format!(
+                "`{hour}`: {} has no date in its name, and nobody knows where that hour begins in it; use beginning or end",
+                stream.log_file
+            );
+            r.error(r.line_of(&section, "start"), "start", text);
+        }
+        if config.spool.size == 0 {
+            let text = format!(
+                "{} has no date in its name: its packs wait in the retry spool, and spool_size is 0",
+                stream.log_file
+            );
+            r.error(r.line_of(&section, "log_file"), "log_file", text);
+        }
+    }
+}
+
+/// `[tail]` itself and each `[tail:NAME]`.
+fn streams(r: &mut Reader, s: &str) -> Vec<StreamConfig> {
+    let own = stream(r, s, "");
+    let sections = r.streams();
+    if own.log_file.is_empty() && sections.is_empty() {
+        r.required(s, "log_file");
+    }
+    let mut all: Vec<StreamConfig> = Some(own).filter(|own| !own.log_file.is_empty()).into_iter().collect();
+    for section in sections {
+        let name = section.strip_prefix(keys::STREAM).unwrap_or_default();
+        let one = stream(r, &section, name);
+        let line = r.line_of(&section, "");
+        let title = format!("[{section}]");
+        // The `*` stand for something, and the host's name stands before.
+        if let Some(problem) =
+            crate::name::problem(&format!("h+{}", name.replace('*', "x"))).filter(|_| !name.is_empty())
+        {
+            r.error(line, &title, format!("the name `{name}` {problem}"));
+        } else if name.is_empty() {
+            r.error(line, &title, "a stream needs a name: `[tail:NAME]`");
+        }
+        if one.log_file.is_empty() {
+            r.required(&section, "log_file");
+        }
+        let (stars, wanted) = (name.matches('*').count(), one.log_file.matches('*').count());
+        if stars != wanted {
+            let text = format!(
+                "the section's name has {stars} `*` and its log_file {wanted}; each of the path belongs to one of the name, \
+                 such as [tail:web-*] with /var/log/*/access.log.<%Y%m%d%H>"
+            );
+            r.error(r.line_of(&section, "log_file"), "log_file", text);
+        }
+        all.push(one);
+    }
+    if all.first().is_some_and(|own| own.stream.is_empty() && own.log_file.contains('*')) {
+        let text =
+            "a `*` makes many streams of it, which need names: use a section [tail:NAME] with a `*` in NAME";
+        r.error(r.line_of(s, "log_file"), "log_file", text);
+    }
+    all
+}
+
+/// A stream's keys; what its section does not set is that of `[tail]`.
+fn stream(r: &mut Reader, section: &str, name: &str) -> StreamConfig {
+    let of =
+        |r: &Reader, key: &str| if r.sets(section, key) { section } else { Role::Tail.section() }.to_owned();
+    let ms = |r: &mut Reader, key: &str| {
+        let section = of(r, key);
+        r.number(&section, key)
+    };
+    let start = of(r, "start");
+    StreamConfig {
+        stream: name.to_owned(),
+        log_file: r.text(section, "log_file").unwrap_or_default(),
+        start: r.text(&start, "start").and_then(|text| Start::parse(&text)),
+        flush_interval_ms: ms(r, "flush_interval"),
+        close_wait_ms: ms(r, "close_wait"),
+        quiet_ms: ms(r, "quiet"),
+        late_watch_ms: ms(r, "late_watch"),
+    }
 }
 
 pub(super) fn relay(r: &mut Reader) -> RelayConfig {
@@ -105,11 +187,19 @@ fn receiver(r: &mut Reader, s: &str) -> ReceiverConfig {
 fn sender(r: &mut Reader, s: &str) -> SenderConfig {
     let send_to: Vec<String> =
         r.text(s, "send_to").map(|list| list.split(',').map(String::from).collect()).unwrap_or_default();
-    if send_to.len() > 1 {
-        r.error(r.line_of(s, "send_to"), "send_to", "failover needs a later version; give one address");
+    let twice =
+        (1..).zip(&send_to).find(|(n, a)| send_to.iter().skip(*n).any(|other| other.eq_ignore_ascii_case(a)));
+    if let Some((_, addr)) = twice {
+        r.error(r.line_of(s, "send_to"), "send_to", format!("`{addr}` is named twice"));
     }
     SenderConfig {
         send_to,
+        failover: if r.text(s, "failover").as_deref() == Some("any") {
+            Failover::Any
+        } else {
+            Failover::Hour
+        },
+        failover_after: u32::try_from(r.number(s, "failover_after")).unwrap_or(u32::MAX),
         senders: r.count(s, "senders"),
         // A relay passes bodies on as they came; where it must deflate itself the follower's default will do.
         compress_level: if keys::find(s, "compress_level").is_some() {

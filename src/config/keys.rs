@@ -6,7 +6,7 @@
 
 use super::value::{Kind, Value};
 
-/// Every section that a file may have, in the order in which they are printed. `tail:NAME` is reserved beside them.
+/// Every section that a file may have, in the order in which they are printed, beside those that begin with [`STREAM`].
 pub const SECTIONS: &[&str] = &[
     "tail",
     "collector",
@@ -18,6 +18,9 @@ pub const SECTIONS: &[&str] = &[
     "receiver",
     "heart_beat",
 ];
+
+/// `[tail:NAME]` is a further stream of the follower. In the table its keys belong to this section.
+pub const STREAM: &str = "tail:";
 
 /// One key of one or more sections.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +51,7 @@ pub struct Key {
 impl Key {
     /// Whether the section's key is called this, by name or by its older spelling.
     pub fn is(&self, section: &str, name: &str) -> bool {
-        self.sections.contains(&section)
+        self.sections.contains(&table(section))
             && (self.name == name || !self.alias.is_empty() && self.alias == name)
     }
 
@@ -76,7 +79,11 @@ pub fn find(section: &str, name: &str) -> Option<&'static Key> {
 
 /// All keys of a section, in the table's order.
 pub fn of(section: &str) -> impl Iterator<Item = &'static Key> {
-    KEYS.iter().filter(move |k| k.sections.contains(&section))
+    KEYS.iter().filter(move |k| k.sections.contains(&table(section)))
+}
+
+fn table(section: &str) -> &str {
+    if section.starts_with(STREAM) { STREAM } else { section }
 }
 
 /// A numeric default, for a stage that needs the value where no section offers the key; 0 if there is none.
@@ -114,6 +121,7 @@ const fn later(sections: &'static [&'static str], name: &'static str, help: &'st
 }
 
 const T: &[&str] = &["tail"];
+const TS: &[&str] = &["tail", STREAM];
 const F: &[&str] = &["fcollector"];
 const TC: &[&str] = &["tail", "collector"];
 const CF: &[&str] = &["collector", "fcollector"];
@@ -140,10 +148,10 @@ const DISK: Kind = Kind::Size(0, 64 * TIB);
 #[rustfmt::skip] // one key, one entry: a table is read by columns
 pub static KEYS: &[Key] = &[
     // What to read, where to listen, where to write.
-    key(T, "log_file", Kind::HourlyFile, "", "The log file of an hour: a path with strftime inside <>.").original().required(),
+    key(TS, "log_file", Kind::LogFile, "", "The log file of an hour: a path with strftime inside <>; a * stands for a part of a name. Required unless there is a [tail:NAME].").original(),
     key(CF, "listen", Kind::Listen, "", "Address to listen on; `:1302` means every IPv4 address, `[::]:1302` IPv6.").original().required(),
     key(F, "save_dir", Kind::Text, "", "Directory of the hour files; a relative one is below the working directory.").original().required(),
-    key(TC, "send_to", Kind::Addresses, "", "The collector to send to, host:port.").original().required(),
+    key(TC, "send_to", Kind::Addresses, "", "The collector to send to, host:port; others that take its place after commas.").original().required(),
     key(TC, "senders", Kind::Number(1, 1000), "2", "Connections to send on, one pack at a time each.").original(),
     key(CF, "allow", Kind::Networks, "", "Who may connect: addresses and networks separated by commas, or `any`. Empty: any, with a warning."),
 
@@ -153,22 +161,27 @@ pub static KEYS: &[Key] = &[
     key(T, "line_pattern", Kind::Ignored, "", "Never had an effect; accepted for old files.").original(),
     key(T, "name", Kind::Name, "", "This host's name at the collector. Empty: the address used towards send_to, or the host name.").alias("ip"),
     key(TCF, "state_dir", Kind::Text, "", "Directory of journal, spool and lock. Empty: $STATE_DIRECTORY, var/ROLE beside the program, or /var/lib/logd/ROLE."),
-    key(T, "start", Kind::Start, "", "Where a new state directory begins: beginning (of this hour), oldest, end, or an hour YYYYMMDDHH. Empty: beginning; with --once oldest."),
+    key(TS, "start", Kind::Start, "", "Where a new state directory begins: beginning (of this hour), oldest, end, or an hour YYYYMMDDHH. Empty: beginning; with --once oldest."),
     key(T, "timezone", Kind::Zone, "", "Zone of the hours in file names, such as Asia/Shanghai. Empty: the machine's."),
     key(T, "pack_bytes", Kind::Size(4 * KIB, 16 * MIB), "1M", "Raw bytes after which a pack is cut."),
     key(T, "tail_memory", Kind::Size(MIB, GIB), "8M", "Unsent raw bytes kept in memory over all files; what is beyond is read again when cut."),
     key(T, "max_line", Kind::Size(KIB, 16 * MIB), "1M", "A line longer than this many bytes is sent in parts."),
-    key(T, "flush_interval", Kind::Duration(10, HOUR), "5s", "A pack is cut this long after its first line at the latest."),
-    key(T, "close_wait", Kind::Duration(0, DAY), "10m", "An hour is closed this long after its end even if the next file does not appear."),
-    key(T, "quiet", Kind::Duration(0, DAY), "60s", "An hour is closed only when its file did not change for this long."),
-    key(T, "late_watch", Kind::Duration(0, 30 * DAY), "48h", "How long a closed file is watched for late lines."),
+    key(TS, "flush_interval", Kind::Duration(10, HOUR), "5s", "A pack is cut this long after its first line at the latest."),
+    key(TS, "close_wait", Kind::Duration(0, DAY), "10m", "An hour is closed this long after its end even if the next file does not appear."),
+    key(TS, "quiet", Kind::Duration(0, DAY), "60s", "An hour is closed only when its file did not change for this long."),
+    key(TS, "late_watch", Kind::Duration(0, 30 * DAY), "48h", "How long a closed file is watched for late lines."),
     key(T, "scan_interval", Kind::Duration(10, 10 * SEC), "200ms", "Time between two looks at the files; also the time between two journal syncs."),
     key(T, "journal_days", Kind::Number(1, 365), "7", "Days for which the cuts of an hour are kept for a resend."),
     key(T, "window_packs", Kind::Number(1, 1_000_000), "4096", "Packs sealed and not yet acknowledged; beyond it reading stops, and nothing is lost."),
+    key(T, "max_rate", Kind::Size(0, 64 * GIB), "0", "Packed bytes a second that are sent at most, over all connections; 0: no limit."),
+    key(T, "nice", Kind::Number(0, 19), "0", "How much the follower gives way to other processes; 19 is the most."),
+    key(T, "compressors", Kind::Number(1, 64), "1", "Packs that are compressed at the same time."),
     key(T, "compress_level", Kind::Number(1, 9), "6", "zlib level: 1 is fast, 9 is small."),
 
     // The sender.
     key(TC, "peer", Kind::Choice(&["logd", "original"]), "logd", "What answers at send_to: this program, or the original."),
+    key(TC, "failover", Kind::Choice(&["hour", "any"]), "hour", "What may go to another address of send_to: hours not begun, or any pack (relays of one collector)."),
+    key(TC, "failover_after", Kind::Number(1, 1000), "10", "Attempts in a row without an answer, after which the next address of send_to is used."),
     key(TC, "ack_timeout", Kind::Duration(100, HOUR), "60s", "How long to wait for the answer to a pack."),
     key(TC, "connect_timeout", Kind::Duration(100, 10 * MIN), "10s", "How long to wait for a connection."),
     key(TC, "backoff_max", Kind::Duration(200, HOUR), "60s", "Longest wait between two attempts with one pack."),

@@ -1,6 +1,6 @@
 //! Typed access to the values of one file, collecting every problem instead of stopping at the first.
 
-use super::keys::{self, Key, SECTIONS};
+use super::keys::{self, Key, SECTIONS, STREAM};
 use super::raw::{Entry, Errors, Problem, Section, Warning};
 use super::value::{Kind, Value};
 use super::{Config, Role};
@@ -73,14 +73,16 @@ impl<'a> Reader<'a> {
                         self.known_key(section, entry);
                     }
                 }
-            } else if section.name.starts_with("tail:") {
+            } else if section.name.starts_with(STREAM) {
                 // Other roles of a shared file do not care about the follower's streams.
-                if sections.contains(&"tail") {
-                    self.error(
-                        section.line,
-                        &format!("[{}]", section.name),
-                        "streams come with a later version",
-                    );
+                if sections.contains(&Role::Tail.section()) {
+                    if config.raw.section(Role::Tail.section()).is_none() {
+                        let text = "a stream needs a [tail] beside it, which says where to send and the like";
+                        self.error(section.line, &format!("[{}]", section.name), text);
+                    }
+                    for entry in &section.entries {
+                        self.known_key(section, entry);
+                    }
                 }
             } else {
                 let (nearest, distance) = nearest(&section.name, SECTIONS.iter().copied());
@@ -125,6 +127,25 @@ impl<'a> Reader<'a> {
             self.error(line, key, text);
         } else {
             self.warning(line, key, format!("{text}; ignored"));
+        }
+    }
+
+    /// The sections of further streams.
+    pub fn streams(&self) -> Vec<String> {
+        let sections = self.config.raw.sections.iter().map(|s| s.name.clone());
+        sections.filter(|name| name.starts_with(STREAM)).collect()
+    }
+
+    /// Does the section itself set this key?
+    pub fn sets(&self, section: &str, name: &str) -> bool {
+        let entry = keys::find(section, name).zip(self.config.raw.section(section));
+        entry.is_some_and(|(key, s)| set_entry(s, key).is_some())
+    }
+
+    /// Says that a key is missing.
+    pub fn required(&mut self, section: &str, name: &str) {
+        if let Some(key) = keys::find(section, name) {
+            self.missing(section, key);
         }
     }
 

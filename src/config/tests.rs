@@ -42,8 +42,8 @@ fn all_errors_come_at_once_in_the_order_of_lines() {
             "f:6: expected `key = value`, `[section]`, or a comment that begins with `;`",
             "f:7: [nonsense]: unknown section; the nearest known one is [logAgent]",
             "f:9: local_level: `loud` is not valid; expected debug, info, warning, error",
-            "f:10: send_to: missing; The collector to send to, host:port. A collector only passes on; to store, did you \
-             mean fcollector?",
+            "f:10: send_to: missing; The collector to send to, host:port; others that take its place after commas. A \
+             collector only passes on; to store, did you mean fcollector?",
             "f:11: listen: `:99999` has no port from 0 to 65535",
         ]
     );
@@ -72,7 +72,7 @@ fn syntax_faults_have_lines() {
 fn windows_files_comments_and_values_with_signs() {
     let text = "\u{feff}; c\r\n# c\r\n[tail]\r\n\tlog_file = /l/a;b=c.<%Y%m%d%H>\r\n \u{3000}; c\r\nsend_to=c:1  \r\n";
     let (tail, warnings) = parse(text).tail(true).unwrap();
-    assert_eq!(tail.log_file, "/l/a;b=c.<%Y%m%d%H>");
+    assert_eq!(tail.streams[0].log_file, "/l/a;b=c.<%Y%m%d%H>");
     assert_eq!(tail.sender.send_to, ["c:1"]);
     assert_eq!(warnings, []);
 }
@@ -103,16 +103,73 @@ fn a_key_of_another_section_is_named() {
 }
 
 #[test]
-fn streams_and_failover_are_refused_for_now() {
-    let text = "[tail]\nlog_file = /l/a.<%Y%m%d%H>\nsend_to = a:1, b:1\n[tail:x]\nlog_file = y\n";
-    assert_eq!(
-        errors(text),
-        [
-            "f:3: send_to: failover needs a later version; give one address",
-            "f:4: [tail:x]: streams come with a later version"
-        ]
+fn a_stream_has_the_keys_of_tail_but_for_its_own() {
+    let text = "[tail]\nsend_to = a:1\nquiet = 7s\nstart = end\n\
+                [tail:err]\nlog_file = /l/e.<%Y%m%d>\nquiet = 2s\n\
+                [tail:web-*]\nlog_file = /l/*/a.<%Y%m%d%H>\nstart = oldest\n";
+    let config = parse(text);
+    let streams = config.tail(true).unwrap().0.streams;
+    let told: Vec<_> =
+        streams.iter().map(|s| (s.section(), s.quiet_ms, s.start.unwrap().to_string())).collect();
+    let wanted = [("[tail:err]", 2000, "end"), ("[tail:web-*]", 7000, "oldest")];
+    assert_eq!(told, wanted.map(|(s, q, b)| (s.to_owned(), q, b.to_owned())));
+    // What is printed is what holds.
+    let again = parse(&config.effective());
+    assert_eq!(again.tail(true).unwrap().0.streams, streams);
+    assert_eq!(again.effective(), config.effective());
+}
+
+#[test]
+fn streams_that_cannot_be_are_named() {
+    let tail = "[tail]\nsend_to = a:1\n";
+    for (text, why) in [
+        ("", "f:1: log_file: missing"),
+        ("[tail:x]\n", "f:3: log_file: missing"),
+        ("[tail:x]\nlog_file = /l/*/a.<%Y%m%d%H>\n", "has 0 `*` and its log_file 1"),
+        ("[tail:x*]\nlog_file = /l/a.<%Y%m%d%H>\n", "has 1 `*` and its log_file 0"),
+        ("[tail:]\nlog_file = /l/a.<%Y%m%d%H>\n", "needs a name"),
+        ("[tail:a_b]\nlog_file = /l/a.<%Y%m%d%H>\n", "must not hold `_`"),
+        ("[tail:x]\nlog_file = /l/a.<%Y%m%d%H>\nsenders = 3\n", "it is a key of [tail]"),
+        ("log_file = /l/*/a.<%Y%m%d%H>\n", "makes many streams"),
+    ] {
+        let found = errors(&format!("{tail}{text}"));
+        assert!(found.iter().any(|e| e.contains(why)), "{text}: {found:?}");
+    }
+    assert!(
+        errors("[tail:x]\nlog_file = /l/a.<%Y%m%d%H>\n[fcollector]\n")
+            .iter()
+            .any(|e| e.contains("[tail] beside"))
     );
     assert!(parse("[tail:x]\n[fcollector]\nlisten=1\nsave_dir=s\n").store(false).is_ok());
+}
+
+#[test]
+fn several_addresses() {
+    let tail = |keys: &str| parse(&format!("[tail]\nlog_file = /l/a.<%Y%m%d%H>\n{keys}")).tail(true);
+    let (one, _) = tail("send_to = a:1\nfailover = any\nfailover_after = 3\n").unwrap();
+    assert_eq!((one.sender.failover, one.sender.failover_after), (Failover::Any, 3));
+    let (two, _) = tail("send_to = a:1, :2,[::1]:3\n").unwrap();
+    assert_eq!(two.sender.send_to, ["a:1", "localhost:2", "[::1]:3"]);
+    assert_eq!((two.sender.failover, two.sender.failover_after), (Failover::Hour, 10));
+    let relay = parse("[collector]\nlisten = :1\nallow = any\nsend_to = a:1,b:1\nfailover = Any\n");
+    assert_eq!(relay.relay(true).unwrap().0.sender.failover, Failover::Any);
+    for (keys, problem) in [
+        ("send_to = a:1, b:1, A:1", "f:3: send_to: `a:1` is named twice"),
+        ("send_to = :1, localhost:1", "f:3: send_to: `localhost:1` is named twice"),
+        ("send_to = a:1,, b:1", "f:3: send_to: `` has no port; write host:port"),
+        ("send_to = a:1, b", "f:3: send_to: `b` has no port; write host:port"),
+        (
+            "send_to = a:1 b:1",
+            "f:3: send_to: `a:1 b:1` is an IPv6 address without brackets; write [address]:port",
+        ),
+        ("send_to = a:1\nfailover = pack", "f:4: failover: `pack` is not valid; expected hour, any"),
+        (
+            "send_to = a:1\nfailover_after = 0",
+            "f:4: failover_after: `0` is out of range; expected a number from 1 to 1000",
+        ),
+    ] {
+        assert_eq!(tail(keys).unwrap_err().to_string(), problem);
+    }
 }
 
 #[test]
@@ -140,8 +197,12 @@ fn an_unreadable_file_is_named() {
 fn defaults_of_the_follower() {
     let (tail, _) = parse(FULL_TAIL).tail(true).unwrap();
     assert_eq!((tail.pack_bytes, tail.tail_memory, tail.max_line), (1 << 20, 8 << 20, 1 << 20));
-    assert_eq!((tail.start, tail.name, tail.state_dir, tail.recv_buffer_size), (None, None, None, None));
-    assert_eq!((tail.flush_interval_ms, tail.late_watch_ms, tail.scan_interval_ms), (5000, 172_800_000, 200));
+    assert_eq!(
+        (tail.streams[0].start, tail.name, tail.state_dir, tail.recv_buffer_size),
+        (None, None, None, None)
+    );
+    let own = &tail.streams[0];
+    assert_eq!((own.flush_interval_ms, own.late_watch_ms, tail.scan_interval_ms), (5000, 172_800_000, 200));
     assert_eq!((tail.sender.senders, tail.sender.compress_level, tail.sender.peer), (2, 6, Peer::Logd));
     let spool =
         SpoolConfig { size: 1 << 30, segment_size: 16 << 20, min_free: 256 << 20, group_commit_ms: 0 };
@@ -157,8 +218,8 @@ fn set_values_arrive() {
     let (tail, warnings) = parse(text).tail(true).unwrap();
     assert_eq!(warnings, []);
     assert_eq!(tail.name.as_deref(), Some("web1"));
-    assert_eq!(tail.start, Hour::parse("2026112205").map(Start::Hour));
-    assert_eq!(tail.start.unwrap().to_string(), "2026112205");
+    assert_eq!(tail.streams[0].start, Hour::parse("2026112205").map(Start::Hour));
+    assert_eq!(tail.streams[0].start.unwrap().to_string(), "2026112205");
     assert_eq!((tail.sender.peer, tail.spool.size, tail.recv_buffer_size), (Peer::Original, 0, Some(2000)));
     assert_eq!(tail.sender.send_to, ["localhost:9"]);
     assert_eq!(tail.log, LogConfig { level: Level::Warning, dir: Some("logs".into()) });
@@ -290,8 +351,16 @@ fn full_ini() -> String {
         ("send_to", "collector.example.com:1302"),
         ("allow", "127.0.0.1, 10.0.0.0/8"),
     ];
-    for section in ["tail", "collector", "fcollector", "logAgent"] {
+    for section in ["tail", "tail:error", "collector", "fcollector", "logAgent"] {
         writeln!(text, "\n[{section}]").unwrap();
+        if section.starts_with(keys::STREAM) {
+            text += "; A further stream of the follower, here called error. What is empty is as in [tail].\n";
+            text += "log_file = /var/log/nginx/error.log.<%Y%m%d%H>\n";
+            for key in keys::of(section).filter(|k| k.name != "log_file") {
+                writeln!(text, "{} =", key.name).unwrap();
+            }
+            continue;
+        }
         for key in keys::of(section) {
             let ranged = matches!(
                 key.kind,
@@ -325,7 +394,7 @@ fn the_table_is_sound() {
         assert!(!key.required || key.default.is_empty(), "{}", key.name);
         assert!(!key.unused || key.original, "{}: a setting without a reader", key.name);
         for section in key.sections {
-            assert!(SECTIONS.contains(section), "{section}");
+            assert!(SECTIONS.contains(section) || *section == keys::STREAM, "{section}");
             for name in [key.name, key.alias] {
                 let same = KEYS.iter().filter(|k| !name.is_empty() && k.is(section, name)).count();
                 assert!(
@@ -345,7 +414,10 @@ fn the_table_is_sound() {
 fn every_key_has_a_reader() {
     for key in KEYS.iter().filter(|k| !k.unused && !matches!(k.kind, Kind::Text | Kind::Ignored)) {
         for section in key.sections {
-            let text = format!("[{section}]\n{} = !\n[receiver]\n", key.name);
+            // Any text is a path, but for this.
+            let bad = if key.kind == Kind::LogFile { "/a/" } else { "!" };
+            let text = format!("[{section}]\n{} = {bad}\n[receiver]\n[tail]\n", key.name);
+            let text = text.replace("[tail:]", "[tail:x]");
             let found = errors(&text).iter().any(|e| e.starts_with(&format!("f:2: {}: ", key.name)));
             assert!(found, "[{section}] {}: {:?}", key.name, errors(&text));
         }

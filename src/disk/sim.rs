@@ -449,6 +449,11 @@ impl SimFile {
         let state = &mut *self.sim.state();
         self.check_write(state, "set length", path, len)?;
         state.step("set length", path, &What::Other)?;
+        // A real disk would refuse the write that fills what is only a length here.
+        let growth = len.saturating_sub(state.image.content(self.node).len() as u64);
+        if state.capacity.is_some_and(|max| growth > max.saturating_sub(state.image.used())) {
+            return Err(Error::errno("set length", path, Errno::NOSPC));
+        }
         state.image.set_len(self.node, len);
         Ok(())
     }

@@ -4,7 +4,7 @@ use super::out::Out;
 use super::{ERROR, YES};
 use crate::config::{Config, Role};
 use crate::integrity;
-use crate::tail::pattern::Pattern;
+use crate::tail::streams;
 use std::path::Path;
 
 /// Prints the config in effect, or all that is wrong with it.
@@ -26,9 +26,9 @@ pub fn run(path: &Path, out: &mut Out) -> u8 {
     let file = path.display();
     // What the follower itself would refuse.
     if let Ok((tail, _)) = config.tail(true)
-        && let Err(why) = Pattern::parse(&tail.log_file)
+        && let Err(why) = streams::sources(&tail)
     {
-        out.complain(format_args!("{file}: log_file: {}: {why}", tail.log_file));
+        out.complain(format_args!("{file}: {why}"));
         return ERROR;
     }
     // A typing error in this file would otherwise show as an hour that never gets its fleet tag.

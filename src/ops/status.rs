@@ -8,10 +8,10 @@ mod queue;
 mod store;
 
 use super::inventory::{Filter, PARTS};
-use super::out::Out;
+use super::out::{self, Out};
 use super::{ERROR, YES};
 use crate::clock::{Clock, Zone};
-use crate::config::{Config, Errors, Role, SpoolConfig};
+use crate::config::{Config, Errors, Role, SpoolConfig, TailConfig};
 use crate::disk::Disk;
 use crate::{integrity, state};
 use follower::Follower;
@@ -66,6 +66,14 @@ fn run_at(path: &Path, mut s: Status) -> u8 {
     if s.failed { ERROR } else { YES }
 }
 
+/// What a follower follows, in few words.
+fn files(conf: &TailConfig) -> String {
+    match conf.streams.as_slice() {
+        [one] => one.log_file.clone(),
+        many => out::count(many.len(), "section"),
+    }
+}
+
 impl Status<'_, '_> {
     fn fail(&mut self, why: impl std::fmt::Display) {
         self.out.complain(format_args!("logd: status: {why}"));
@@ -86,7 +94,7 @@ impl Status<'_, '_> {
                         let dir = state::resolve(role, c.state_dir.as_deref());
                         match Follower::read(&self.disk, &c, &dir, self.filter, self.now_ms) {
                             Ok(f) => self.show(
-                                ("tail", &format!("{} to {}", c.log_file, c.sender.send_to.join(","))),
+                                ("tail", &format!("{} to {}", files(&c), c.sender.send_to.join(","))),
                                 Some(&dir),
                                 &f.text(),
                                 &f.wrong(),

@@ -3,8 +3,13 @@
 //! Carries P1 from the file to the wire: [`Follower::step`] seals packs and commits the journal before any of them
 //! can come out of [`Follower::next_job`]; [`Follower::report`] takes what became of it. A pack's bytes are in
 //! memory (bounded by `tail_memory`), in the retry spool, or only in the source, from where a cut is read again.
+//!
+//! Where rotation may destroy the source, that is no place for them: such a pack is in the retry spool before the journal
+//! knows its cut, and if there is no room, nothing is read.
 
+pub mod bound;
 pub mod resend;
+mod streams;
 
 use crate::clock::{Clock, Zone};
 use crate::config::{Peer, TailConfig};
@@ -14,10 +19,13 @@ use crate::pack::{Encoder, Header, HourKey, Meta, Seal, split_frame};
 use crate::planted::{self, Bug};
 use crate::sender::{Next, Outcome, Queue};
 use crate::spool::{AppendError, Loc, Reader, Shelf, Spool};
-use crate::tail::pattern::Pattern;
-use crate::tail::{FollowConfig, Identity, Sealed, Tail, meta_of, reread};
+use crate::tail::{Identity, Sealed, meta_of, reread, unpack};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+pub use streams::Streams;
+
+/// Hours that are archived in one turn, so that a thousand streams that close at once do not stop it.
+const ARCHIVE_AT_ONCE: usize = 64;
 
 enum Bytes {
     Memory(Vec<u8>),
@@ -78,7 +86,7 @@ pub struct Follower {
     conf: TailConfig,
     state_dir: PathBuf,
     /// The files.
-    pub tail: Tail,
+    pub streams: Streams,
     /// The cuts.
     pub journal: Journal,
     /// What is to be sent.
@@ -90,12 +98,11 @@ pub struct Follower {
     numbers: HashMap<(HourKey, u64), u64>,
     next_number: u64,
     in_memory: usize,
-    /// Sealed, and not yet known to be durable in the journal.
-    unreleased: Vec<Sealed>,
+    /// Sealed, and not yet known to be durable in the journal; each with its place in the retry spool, if it has to have one.
+    unreleased: Vec<(Sealed, Option<Loc>)>,
     acked: BTreeMap<(HourKey, u64), Vec<u64>>,
     encoder: Encoder,
     frame: Vec<u8>,
-    saved_identity: Identity,
     recorded: Option<(PathBuf, u64)>,
     marks_saved: u64,
     /// Packs of the retry spool whose acknowledgement the journal does not have yet.
@@ -105,6 +112,8 @@ pub struct Follower {
     /// Packs that the journal held unacknowledged at start.
     pub resumed: usize,
     look_for_requests_ms: u64,
+    look_at_held_ms: u64,
+    route_saved: Option<bound::RouteFile>,
     /// Sentences for the log.
     pub alarms: Vec<String>,
     /// The same, of what went well.
@@ -125,8 +134,8 @@ pub struct Setup<'a> {
     pub served: bool,
     /// Identity for a new state directory.
     pub fresh: Identity,
-    /// An original's position to go on from (`peer = original`): hour, first pack number, byte.
-    pub resume: Option<(crate::clock::Hour, u64, u64)>,
+    /// An original's position to go on from (`peer = original`): hour, first pack number, byte, file.
+    pub resume: Option<(crate::clock::Hour, u64, u64, PathBuf)>,
     /// Ship what is there and come to an end.
     pub once: bool,
     /// For the jitter.
@@ -135,11 +144,11 @@ pub struct Setup<'a> {
 
 impl Follower {
     /// Opens the state directory and finds out where to go on.
-    pub fn open(s: &Setup<'_>, conf: &TailConfig, pattern: Pattern) -> Result<Self, String> {
+    pub fn open(s: &Setup<'_>, conf: &TailConfig) -> Result<Self, String> {
         let text = |e: disk::Error| e.to_string();
         let mut alarms = Vec::new();
         let disk = s.disk;
-        let known = match Identity::load(disk, s.state_dir).map_err(text)? {
+        let known = match Identity::load(disk, &Identity::path(s.state_dir, "")).map_err(text)? {
             Some(Ok(id)) => Some(id),
             Some(Err(why)) => {
                 alarms.push(format!("{why}; begun again from the configuration, hours go as new copies"));
@@ -171,28 +180,16 @@ impl Follower {
         let (mut journal, damaged) =
             Journal::open(disk, s.state_dir, s.served && known.is_some(), &mut |t| alarms.push(t))
                 .map_err(text)?;
-        let mut identity = known.clone().unwrap_or_else(|| s.fresh.clone());
-        if damaged || known.is_none() {
-            identity.copies_until = s.fresh.copies_until;
-            let highest = journal.hours().values().map(|h| h.generation).max().unwrap_or(0);
-            identity.copies_generation =
-                s.fresh.copies_generation.max(highest + 1).max(identity.copies_generation + 1);
-            if known.is_none() {
-                // Where this state directory began is told by what it has: no hour in between may be skipped.
-                let archived = journal.archive_list().map_err(text)?;
-                let mine = journal.hours().keys().chain(&archived).filter(|k| k.name == identity.name);
-                if let Some(oldest) = mine.map(|k| k.hour).min() {
-                    identity.first_hour = identity.first_hour.min(oldest);
-                }
-            }
-            identity.save(disk, s.state_dir).map_err(text)?;
-            if damaged {
-                restart_hours(disk, &mut journal, &identity).map_err(text)?;
-            }
+        let archived = journal.archive_list().map_err(text)?;
+        let identity = streams::adopt(known.clone(), &s.fresh, &journal, &archived, damaged);
+        if known.as_ref() != Some(&identity) {
+            identity.save(disk, &Identity::path(s.state_dir, "")).map_err(text)?;
         }
-        if let (true, Some((hour, first_id, pos))) = (known.is_none(), s.resume) {
+        if damaged {
+            restart_hours(disk, &mut journal, &identity).map_err(text)?;
+        }
+        if let (true, Some((hour, first_id, pos, path))) = (known.is_none(), s.resume.clone()) {
             let hour = HourKey { name: identity.name.clone(), hour };
-            let path = pattern.path(hour.hour);
             journal.append(&Event::Opened {
                 hour: hour.to_string(),
                 generation: 0,
@@ -211,28 +208,15 @@ impl Follower {
         let held = s.state_dir.join("held");
         let held =
             Shelf::open(disk, &held, conf.sender.held_per_name, conf.sender.held_total).map_err(text)?;
-        let follow = FollowConfig {
-            packer: crate::packer::PackerConfig {
-                pack_bytes: conf.pack_bytes,
-                max_line: conf.max_line,
-                lines_per_pack: conf.recv_buffer_size,
-                flush_ms: conf.flush_interval_ms,
-            },
-            close_wait_ms: conf.close_wait_ms.cast_signed(),
-            quiet_ms: conf.quiet_ms.cast_signed(),
-            late_watch_ms: conf.late_watch_ms.cast_signed(),
-            journal_ms: conf.journal_days.cast_signed().saturating_mul(86_400_000),
-            once: s.once,
-        };
-        let tail = Tail::open(disk, s.clock, s.zone, follow, pattern, identity.clone(), &mut journal)
-            .map_err(text)?;
+        let mut streams = Streams::open(s, conf, &identity, &mut journal, damaged)?;
+        alarms.append(&mut streams.alarms);
         let mut me = Self {
             disk: disk.clone(),
             clock: s.clock.clone(),
             zone: s.zone.clone(),
             conf: conf.clone(),
             state_dir: s.state_dir.to_owned(),
-            tail,
+            streams,
             journal,
             queue: Queue::new(&conf.sender, s.seed),
             retry: None,
@@ -246,18 +230,20 @@ impl Follower {
             acked: BTreeMap::new(),
             encoder: Encoder::new(conf.sender.compress_level),
             frame: Vec::new(),
-            saved_identity: identity,
             recorded: None,
             marks_saved: s.clock.mono_ms(),
             retry_done: Vec::new(),
             sent: 0,
             resumed: 0,
             look_for_requests_ms: 0,
+            look_at_held_ms: s.clock.mono_ms() + conf.sender.held_after_ms,
+            route_saved: None,
             alarms,
             messages: Vec::new(),
         };
+        me.check_bindings();
         me.take_up_unacknowledged();
-        me.open_retry_spool().map_err(text)?;
+        me.open_retry_spool(damaged || known.is_none()).map_err(text)?;
         Ok(me)
     }
 
@@ -277,12 +263,14 @@ impl Follower {
         let number = self.next_number;
         self.next_number += 1;
         self.numbers.insert((key.clone(), id), number);
+        let bound = self.lane_of(&key);
         self.waiting.insert(number, Waiting { key, generation, id, bytes, weight });
         self.queue.push(number);
+        self.queue.bind(number, bound);
     }
 
     /// Packs that an earlier run could not send lie here, in case their source is gone.
-    fn open_retry_spool(&mut self) -> disk::Result<()> {
+    fn open_retry_spool(&mut self, damaged: bool) -> disk::Result<()> {
         if self.conf.spool.size == 0 {
             return Ok(());
         }
@@ -307,11 +295,27 @@ impl Follower {
         )?;
         for (loc, meta) in found {
             let number = self.numbers.get(&(meta.key.clone(), meta.id)).copied();
+            let log = self.journal.hour(&meta.key).filter(|log| log.generation == meta.generation);
+            let cut = log.and_then(|log| log.cut(meta.id));
+            // Of a file without a date a pack lies here before the journal has its cut. If that was never written, or another
+            // one was in its place, its bytes were read again or will be.
+            if !damaged
+                && self.streams.is_undated(&meta.key.name)
+                && cut.is_none_or(|cut| meta.seal != Some(cut.seal()))
+            {
+                spool.mark_done(loc.seq)?;
+                continue;
+            }
             let waiting = number.and_then(|n| self.waiting.get_mut(&n));
             if let Some(w) =
                 waiting.filter(|w| w.generation == meta.generation && matches!(w.bytes, Bytes::Source))
             {
                 w.bytes = Bytes::Spool(loc);
+                continue;
+            }
+            // The same once more.
+            if cut.is_some() && self.streams.is_undated(&meta.key.name) {
+                spool.mark_done(loc.seq)?;
                 continue;
             }
             if !self.journal.has_acked(&meta.key, meta.generation, meta.id)?
@@ -321,7 +325,7 @@ impl Follower {
             }
             spool.mark_done(loc.seq)?;
         }
-        self.put_back(&mut spool)?;
+        self.put_back(&mut spool, true)?;
         self.retry_reader = Some(spool.reader());
         self.retry = Some(spool);
         Ok(())
@@ -345,26 +349,34 @@ impl Follower {
     }
 
     /// Packs that a receiver refused for good get another chance; their source may be gone by now.
-    fn put_back(&mut self, spool: &mut Spool) -> disk::Result<()> {
+    fn put_back(&mut self, spool: &mut Spool, tell: bool) -> disk::Result<()> {
         let names: Vec<String> = self.held.names().map(str::to_owned).collect();
         for name in names {
             for file in self.held.list(&name)? {
                 let Some(frame) = self.held.get(&name, &file)? else {
-                    let path = self.held.dir().join(&name).join(&file);
-                    self.alarms.push(format!(
-                        "{}: damaged; its pack is read again from the log file; remove this file",
-                        path.display()
-                    ));
+                    if tell {
+                        let path = self.held.dir().join(&name).join(&file);
+                        self.alarms.push(format!(
+                            "{}: damaged; its pack is read again from the log file; remove this file",
+                            path.display()
+                        ));
+                    }
                     continue;
                 };
                 let Some(meta) = split_frame(&frame).and_then(|(h, _)| h.meta("none").ok()) else { continue };
-                let number = self.numbers.get(&(meta.key.clone(), meta.id)).copied();
-                let waiting = number.and_then(|n| self.waiting.get_mut(&n));
-                let Some(w) = waiting.filter(|w| w.generation == meta.generation) else { continue };
-                match spool.append(&[&frame]) {
-                    Ok(loc) => w.bytes = Bytes::Spool(loc),
+                let log = self.journal.hour(&meta.key).filter(|l| l.generation == meta.generation);
+                if log.is_none_or(|l| !l.unacked.contains(&meta.id)) {
+                    continue;
+                }
+                let loc = match spool.append(&[&frame]) {
+                    Ok(loc) => loc,
                     Err(AppendError::Full(_)) => continue,
                     Err(AppendError::Disk(e)) => return Err(e),
+                };
+                let number = self.numbers.get(&(meta.key.clone(), meta.id)).copied();
+                match number.and_then(|n| self.waiting.get_mut(&n)) {
+                    Some(w) => w.bytes = Bytes::Spool(loc),
+                    None => self.add(meta.key, meta.generation, meta.id, Bytes::Spool(loc), 0),
                 }
                 spool.sync()?;
                 self.held.remove(&name, &file)?;
@@ -386,12 +398,22 @@ impl Follower {
     }
 
     fn turn(&mut self, noted: usize) -> disk::Result<()> {
+        self.tick_route();
         self.note_acks()?;
         if let Err(e) = self.take_requests() {
             if e.fatal() {
                 return Err(e);
             }
             self.alarms.push(format!("{e}; requests of `logd resend` wait"));
+        }
+        let now = self.clock.mono_ms();
+        if now >= self.look_at_held_ms
+            && let Some(mut retry) = self.retry.take()
+        {
+            self.look_at_held_ms = now + self.conf.sender.held_after_ms;
+            let done = self.put_back(&mut retry, false);
+            self.retry = Some(retry);
+            done?;
         }
         if self.queue.is_link_down() {
             self.spill()?;
@@ -400,28 +422,37 @@ impl Follower {
         let mut looked = Ok(());
         if self.in_memory <= self.conf.tail_memory / 2 {
             let room = self.conf.tail_memory.saturating_sub(self.in_memory);
-            let packs = self.conf.window_packs.saturating_sub(self.waiting.len() + self.unreleased.len());
+            let packs = self.conf.window_packs.saturating_sub(self.in_window() + self.unreleased.len());
             if packs > 0 {
                 // What was sealed before an error is released all the same.
-                looked = self.tail.step(&mut self.journal, room, packs, &mut self.unreleased);
+                let keep = self.room_to_keep()?;
+                let mut sealed = Vec::new();
+                looked = self.streams.step(&mut self.journal, room, packs, keep, &mut sealed);
+                self.unreleased.extend(sealed.into_iter().map(|s| (s, None)));
             }
         }
+        self.keep_unreleased()?;
         if planted::is(Bug::CutBeforeJournal) {
             self.journal.flush()?;
         } else {
             self.journal.commit()?;
         }
         self.forget_retry(noted)?;
-        for s in std::mem::take(&mut self.unreleased) {
+        for (s, kept) in std::mem::take(&mut self.unreleased) {
+            if let Some(loc) = kept {
+                self.add(s.key, s.generation, s.id, Bytes::Spool(loc), 0);
+                self.streams.recycle(s.raw);
+                continue;
+            }
             let weight = s.raw.len();
             self.in_memory += weight;
             self.add(s.key, s.generation, s.id, Bytes::Memory(s.raw), weight);
         }
-        self.alarms.append(&mut self.tail.alarms);
-        if *self.tail.identity() != self.saved_identity {
-            self.saved_identity = self.tail.identity().clone();
-            self.saved_identity.save(&self.disk, &self.state_dir)?;
-        }
+        self.shed();
+        self.save_route()?;
+        self.alarms.append(&mut self.streams.alarms);
+        self.messages.append(&mut self.streams.messages);
+        self.streams.save()?;
         // Behind the journal's commit: whatever these marks call done is acknowledged in the journal, too.
         let now = self.clock.mono_ms();
         if let Some(r) =
@@ -431,6 +462,53 @@ impl Follower {
             r.save_marks()?;
         }
         looked
+    }
+
+    /// Is the retry spool the only place where this pack will be, once its file is rotated away?
+    fn must_keep(&self, s: &Sealed) -> bool {
+        self.journal.hour(&s.key).is_some_and(|log| log.clock)
+    }
+
+    /// Bytes that may be read of files that rotation may destroy.
+    fn room_to_keep(&self) -> disk::Result<u64> {
+        let waits = self.unreleased.iter().any(|(s, kept)| kept.is_none() && self.must_keep(s));
+        match &self.retry {
+            Some(retry) if self.streams.has_undated() && !waits => retry.room(),
+            _ => Ok(0),
+        }
+    }
+
+    /// Puts sealed packs that their source may soon not have any more into the retry spool, durably, before the journal knows
+    /// them. If that fails, they stay where they are and the next turn tries it again.
+    fn keep_unreleased(&mut self) -> disk::Result<()> {
+        let Some(mut retry) = self.retry.take() else { return Ok(()) };
+        let mut unreleased = std::mem::take(&mut self.unreleased);
+        let mut kept = Ok(());
+        for (s, loc) in unreleased.iter_mut().filter(|(_, loc)| loc.is_none()) {
+            let meta = self.meta_of_pack(&s.key, s.generation, s.id).filter(|_| self.must_keep(s));
+            let Some(meta) = meta else { continue };
+            let job = Job { number: 0, load: Load::Raw(Box::new(meta), std::mem::take(&mut s.raw)) };
+            let wall = self.wall();
+            job.frame(&mut self.encoder, &wall, &mut self.frame);
+            if let Load::Raw(_, raw) = job.load {
+                s.raw = raw;
+            }
+            match retry.append(&[&self.frame]) {
+                Ok(at) => *loc = Some(at),
+                Err(AppendError::Full(_)) => {
+                    kept = Err(disk::Error::no_room("append", &self.state_dir.join("retry")));
+                    break;
+                }
+                Err(AppendError::Disk(e)) => {
+                    kept = Err(e);
+                    break;
+                }
+            }
+        }
+        let synced = retry.sync();
+        self.retry = Some(retry);
+        self.unreleased = unreleased;
+        kept.and(synced)
     }
 
     /// The first `n` packs of the retry spool may go: the journal knows durably that they were acknowledged. Before that
@@ -444,15 +522,25 @@ impl Follower {
     /// Notes what was acknowledged and archives hours that are whole. None of it has to be durable now.
     fn note_acks(&mut self) -> disk::Result<()> {
         for ((key, generation), ids) in std::mem::take(&mut self.acked) {
-            self.journal.append(&Event::Acked { hour: key.to_string(), generation, ids });
+            self.journal.append(&Event::Acked { hour: key.to_string(), generation, ids, to: None });
         }
         self.keep_record()?;
-        let reading = |k: &HourKey| self.tail.is_reading(k.hour) && !planted::is(Bug::LateBytesForgotten);
+        let reading = |k: &HourKey| self.streams.is_reading(k) && !planted::is(Bug::LateBytesForgotten);
         let whole = |k: &HourKey, l: &HourLog| l.is_done() && l.unacked.is_empty() && !reading(k);
-        let done: Vec<HourKey> =
-            self.journal.hours().iter().filter(|(k, l)| whole(k, l)).map(|(k, _)| k.clone()).collect();
+        let done: Vec<HourKey> = self
+            .journal
+            .hours()
+            .iter()
+            .filter(|(k, l)| whole(k, l))
+            .map(|(k, _)| k.clone())
+            .take(ARCHIVE_AT_ONCE)
+            .collect();
         for key in done {
             self.journal.archive(&key)?;
+            let unpacked = unpack::place(&self.state_dir.join(unpack::DIR), &key);
+            if self.disk.stat(&unpacked)?.is_some() {
+                self.disk.remove(&unpacked)?;
+            }
         }
         self.journal.flush()
     }
@@ -460,7 +548,9 @@ impl Follower {
     /// Keeps `record_file` as the original would, for a way back.
     fn keep_record(&mut self) -> disk::Result<()> {
         let Some(path) = &self.conf.record_file else { return Ok(()) };
-        let Some((_, log)) = self.journal.hours().iter().next_back() else { return Ok(()) };
+        // The original knows one file.
+        let own = |(key, log): &(&HourKey, &HourLog)| key.name == self.streams.host() && !log.clock;
+        let Some((_, log)) = self.journal.hours().iter().rfind(own) else { return Ok(()) };
         let first_open = log.unacked.first().copied().unwrap_or(u64::MAX);
         let lines: u64 = log.cuts.iter().take_while(|c| c.id < first_open).map(|c| c.lines).sum();
         let now = (log.path.clone(), lines);
@@ -503,8 +593,10 @@ impl Follower {
         let Load::Raw(_, raw) = job.load else { return Ok(()) };
         w.bytes = Bytes::Source;
         self.in_memory = self.in_memory.saturating_sub(std::mem::take(&mut w.weight));
-        self.tail.recycle(raw);
-        let Some(retry) = &mut self.retry else { return Ok(()) };
+        self.streams.recycle(raw);
+        // What waits for another address must not fill the room of those that will be sent first.
+        let elsewhere = self.queue.is_elsewhere(job.number);
+        let Some(retry) = self.retry.as_mut().filter(|_| !elsewhere) else { return Ok(()) };
         match retry.append(&[frame]) {
             Ok(loc) => {
                 w.bytes = Bytes::Spool(loc);
@@ -523,8 +615,12 @@ impl Follower {
 
     fn meta(&self, number: u64) -> Option<Meta> {
         let w = self.waiting.get(&number)?;
-        let log = self.journal.hour(&w.key).filter(|log| log.generation == w.generation)?;
-        let mut meta = meta_of(&w.key, log, w.id, &self.zone)?;
+        self.meta_of_pack(&w.key, w.generation, w.id)
+    }
+
+    fn meta_of_pack(&self, key: &HourKey, generation: u64, id: u64) -> Option<Meta> {
+        let log = self.journal.hour(key).filter(|log| log.generation == generation)?;
+        let mut meta = meta_of(key, log, id, &self.zone)?;
         if self.conf.sender.peer == Peer::Original {
             // The original knows no copies, takes one `done` per hour, and would certify a partial hour.
             let first_done = log.cuts.iter().find(|c| c.done).map(|c| c.id);
@@ -541,18 +637,15 @@ impl Follower {
             let Some(number) = self.queue.next(self.clock.mono_ms()) else { return Ok(None) };
             let Some(meta) = self.meta(number) else {
                 // Its hour began anew as another copy.
+                self.queue.drop_unsent(number);
                 self.forget(number);
                 continue;
             };
-            if !self.waiting.contains_key(&number) {
-                continue;
-            }
             return match self.load(number, meta) {
                 Ok(load) => Ok(Some(Job { number, load })),
                 Err(e) => {
                     // Its turn comes again.
-                    let outcome = Outcome::TempFail { reason: e.to_string(), link: false };
-                    self.queue.report(number, &outcome, self.clock.mono_ms());
+                    self.queue.put_off(number, self.clock.mono_ms());
                     Err(e)
                 }
             };
@@ -615,7 +708,7 @@ impl Follower {
     }
 
     fn forget(&mut self, number: u64) {
-        self.queue.report(number, &Outcome::Sent, 0);
+        self.queue.remove(number);
         if let Some(w) = self.waiting.remove(&number) {
             self.numbers.remove(&(w.key, w.id));
             self.in_memory = self.in_memory.saturating_sub(w.weight);
@@ -625,6 +718,7 @@ impl Follower {
     /// Takes what became of a job; `frame` is what was sent.
     pub fn report(&mut self, job: Job, frame: &[u8], outcome: &Outcome) -> disk::Result<()> {
         let number = job.number;
+        let to = self.asked(number);
         match self.queue.report(number, outcome, self.clock.mono_ms()) {
             Next::Done => {
                 let Some(w) = self.waiting.remove(&number) else { return Ok(()) };
@@ -633,10 +727,11 @@ impl Follower {
                 if let Bytes::Spool(loc) = &w.bytes {
                     self.retry_done.push(loc.seq);
                 }
+                self.bind_hour(&w.key, w.generation, to);
                 self.acked.entry((w.key, w.generation)).or_default().push(w.id);
                 self.sent += 1;
                 if let Load::Raw(_, raw) = job.load {
-                    self.tail.recycle(raw);
+                    self.streams.recycle(raw);
                 }
                 Ok(())
             }
@@ -649,14 +744,20 @@ impl Follower {
                 let file = format!("{}.{}.{}", w.key.hour, w.generation, w.id);
                 let kept =
                     self.held.put(&w.key.name, &file, frame).inspect_err(|_| self.queue.push(number))?;
-                let Some(w) = self.waiting.remove(&number) else { return Ok(()) };
-                self.in_memory = self.in_memory.saturating_sub(w.weight);
                 self.alarms.push(format!(
-                    "{} pack {}: the receiver refuses it for good; {}; it is tried again after a restart",
+                    "{} pack {}: the receiver refuses it for good; {}; it is tried again later",
                     w.key,
                     w.id,
-                    if kept { "kept in held/" } else { "held/ is full, it stays in its source" }
+                    if kept { "kept in held/" } else { "held/ is full, it stays where it is" }
                 ));
+                if !kept {
+                    self.queue.push(number);
+                    return self.keep(job, frame);
+                }
+                if let Some(w) = self.waiting.remove(&number) {
+                    self.in_memory = self.in_memory.saturating_sub(w.weight);
+                    self.numbers.remove(&(w.key, w.id));
+                }
                 Ok(())
             }
         }
@@ -664,7 +765,7 @@ impl Follower {
 
     /// With `--once`: has everything that is there been acknowledged?
     pub fn is_finished(&self) -> bool {
-        self.tail.at_end() && self.waiting.is_empty() && self.unreleased.is_empty()
+        self.streams.at_end() && self.waiting.is_empty() && self.unreleased.is_empty()
     }
 
     /// Packs that are sealed and not acknowledged.
@@ -685,19 +786,30 @@ impl Follower {
 }
 
 /// After damage: every open hour is sent whole, as a copy above any that was sent before; so is a closed one whose file
-/// has grown, because later packs of it may have been sent.
+/// has grown, because later packs of it may have been sent. An hour of a file without a date that is closed is known to its
+/// end; an open one is read once more from where it began, if that is still there.
 fn restart_hours(disk: &Disk, journal: &mut Journal, identity: &Identity) -> disk::Result<()> {
-    let mut open: Vec<(HourKey, PathBuf)> =
-        journal.hours().iter().map(|(k, l)| (k.clone(), l.path.clone())).collect();
+    let mut open: Vec<(HourKey, PathBuf, Option<u64>)> = journal
+        .hours()
+        .iter()
+        .filter(|(_, l)| !l.clock || !l.is_done())
+        .map(|(k, l)| (k.clone(), l.path.clone(), l.clock.then_some(l.begin)))
+        .collect();
     for key in journal.archive_list()? {
         let Some(log) = journal.archived(&key)?.filter(|_| journal.hour(&key).is_none()) else { continue };
-        if disk.stat(&log.path)?.is_some_and(|s| s.len > log.pos) {
-            open.push((key, log.path));
+        if !log.clock && disk.stat(&log.path)?.is_some_and(|s| s.len > log.pos) {
+            open.push((key, log.path, None));
         }
     }
-    for (key, path) in open {
-        let (hour, generation) = (key.to_string(), identity.copies_generation);
-        journal.append(&Event::Opened { hour, generation, path, first_id: 1, pos: 0, clock: false });
+    for (key, path, begin) in open {
+        journal.append(&Event::Opened {
+            hour: key.to_string(),
+            generation: identity.copies_generation,
+            path,
+            first_id: 1,
+            pos: begin.unwrap_or(0),
+            clock: begin.is_some(),
+        });
     }
     Ok(())
 }

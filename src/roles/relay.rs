@@ -2,6 +2,9 @@
 //!
 //! Packs go in the spool's order, several at a time; one that is refused delays no other (its segment stays until it
 //! is done or held). What it certifies is nothing: it passes packs on as they came, with its own entry in the route.
+//! With several addresses [`bound`] keeps an hour at the one that acknowledged a pack of it.
+
+pub mod bound;
 
 use crate::config::{RelayConfig, SenderConfig};
 use crate::disk::{self, Disk};
@@ -9,6 +12,7 @@ use crate::pack::split_frame;
 use crate::receiver::gate::Gate;
 use crate::sender::{Next, Outcome, Queue};
 use crate::spool::{AppendError, Reader, Shelf, Spool};
+use bound::{Bound, hour_of};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -16,6 +20,8 @@ use std::path::Path;
 const WINDOW: usize = 256;
 /// The same with those that were put off.
 const WINDOW_ALL: usize = 1 << 16;
+/// The same with those that wait for an address that is not in use.
+const WINDOW_BOUND: usize = 1 << 20;
 
 /// Opens a relay's state directory: its gate, its sending half, and how many packs wait in the spool.
 pub fn open(
@@ -33,7 +39,10 @@ pub fn open(
     let spool = Spool::open(disk, &dir, &mut quarantine, &conf.spool, report, &mut |_, _| {}).map_err(say)?;
     let waiting = spool.waiting();
     let mut gate = Gate::relay(spool, name);
-    let relay = Relay::open(disk, state_dir, &conf.sender, &mut gate, quarantine, seed).map_err(say)?;
+    let queue = Queue::new(&conf.sender, seed);
+    let bound = Bound::open(disk, state_dir, queue.route(), report).map_err(say)?;
+    let relay =
+        Relay::open(disk, state_dir, &conf.sender, &mut gate, quarantine, (queue, bound)).map_err(say)?;
     Ok((gate, relay, waiting))
 }
 
@@ -41,8 +50,11 @@ pub fn open(
 pub struct Relay {
     /// What is to be sent.
     pub queue: Queue,
+    bound: Bound,
     reader: Reader,
     held: Shelf,
+    held_after_ms: u64,
+    look_at_held_ms: u64,
     quarantine: Shelf,
     bases: BTreeMap<u64, u64>,
     cursor: u64,
@@ -60,20 +72,40 @@ impl Relay {
         conf: &SenderConfig,
         gate: &mut Gate,
         quarantine: Shelf,
-        seed: u64,
+        (queue, bound): (Queue, Bound),
     ) -> disk::Result<Self> {
-        let mut held = Shelf::open(disk, &state_dir.join("held"), conf.held_per_name, conf.held_total)?;
-        let mut alarms = Vec::new();
-        let names: Vec<String> = held.names().map(str::to_owned).collect();
+        let held = Shelf::open(disk, &state_dir.join("held"), conf.held_per_name, conf.held_total)?;
+        let mut me = Self {
+            queue,
+            bound,
+            reader: gate.spool.reader(),
+            held,
+            held_after_ms: conf.held_after_ms,
+            look_at_held_ms: 0,
+            quarantine,
+            bases: BTreeMap::new(),
+            cursor: 0,
+            sent: 0,
+            alarms: Vec::new(),
+        };
+        me.put_back(gate, true)?;
+        Ok(me)
+    }
+
+    /// Packs that were held aside get another chance: what was wrong may have been the line, or a receiver's version.
+    fn put_back(&mut self, gate: &mut Gate, tell: bool) -> disk::Result<()> {
+        let names: Vec<String> = self.held.names().map(str::to_owned).collect();
         for name in names {
-            for file in held.list(&name)? {
-                let Some(frame) = held.get(&name, &file)? else {
-                    let path = held.dir().join(&name).join(&file);
-                    alarms.push(format!(
-                        "{}: damaged, it cannot be sent; its directory and name tell host and hour; send the hour again \
-                         from its source, then remove this file",
-                        path.display()
-                    ));
+            for file in self.held.list(&name)? {
+                let Some(frame) = self.held.get(&name, &file)? else {
+                    if tell {
+                        let path = self.held.dir().join(&name).join(&file);
+                        self.alarms.push(format!(
+                            "{}: damaged, it cannot be sent; its directory and name tell host and hour; send the hour \
+                             again from its source, then remove this file",
+                            path.display()
+                        ));
+                    }
                     continue;
                 };
                 match gate.spool.append(&[&frame]) {
@@ -81,26 +113,17 @@ impl Relay {
                     Err(AppendError::Full(_)) => continue,
                     Err(AppendError::Disk(e)) => return Err(e),
                 }
-                held.remove(&name, &file)?;
+                self.held.remove(&name, &file)?;
             }
         }
-        Ok(Self {
-            queue: Queue::new(conf, seed),
-            reader: gate.spool.reader(),
-            held,
-            quarantine,
-            bases: BTreeMap::new(),
-            cursor: 0,
-            sent: 0,
-            alarms,
-        })
+        Ok(())
     }
 
     /// Takes up packs that have become durable.
     pub fn fill(&mut self, gate: &Gate) {
         // Packs that the next receiver puts off must not keep others from being looked at.
         let mut fresh = self.queue.fresh();
-        while fresh < WINDOW && self.queue.len() < WINDOW_ALL {
+        while fresh < WINDOW && self.queue.weighed() < WINDOW_ALL && self.queue.len() < WINDOW_BOUND {
             fresh += 1;
             let Some((seq, base)) = gate.spool.next_waiting(self.cursor) else { return };
             self.queue.push(seq);
@@ -116,16 +139,26 @@ impl Relay {
         gate: &mut Gate,
         frame: &mut Vec<u8>,
     ) -> disk::Result<Option<u64>> {
+        if self.look_at_held_ms == 0 {
+            self.look_at_held_ms = now_ms + self.held_after_ms;
+        } else if now_ms >= self.look_at_held_ms {
+            self.look_at_held_ms = now_ms + self.held_after_ms;
+            self.put_back(gate, false)?;
+        }
         loop {
             let Some(seq) = self.queue.next(now_ms) else { return Ok(None) };
             let base = self.bases.get(&seq).copied().unwrap_or(seq);
             match self.reader.fetch(seq, base, frame) {
-                Ok(Some(_)) => return Ok(Some(seq)),
+                Ok(Some(_)) => {
+                    if self.belongs_elsewhere(seq, frame) {
+                        continue;
+                    }
+                    return Ok(Some(seq));
+                }
                 Ok(None) => {}
                 Err(e) => {
                     // Its turn comes again.
-                    let outcome = Outcome::TempFail { reason: e.to_string(), link: false };
-                    self.queue.report(seq, &outcome, now_ms);
+                    self.queue.put_off(seq, now_ms);
                     return Err(e);
                 }
             }
@@ -140,8 +173,39 @@ impl Relay {
                  status` names its hour, as `gaps` or `open, overdue`; send that again from its source",
                 self.reader.path(base).display()
             ));
-            self.queue.report(seq, &Outcome::Sent, 0);
+            self.queue.drop_unsent(seq);
             self.bases.remove(&seq);
+        }
+    }
+
+    /// Only its frame tells whose hour a pack is of. If that is bound to another address, the pack's turn comes there.
+    fn belongs_elsewhere(&mut self, seq: u64, frame: &[u8]) -> bool {
+        if !self.bound.is_on() || self.queue.bound(seq).is_some() {
+            return false;
+        }
+        let lane = hour_of(frame).and_then(|hour| self.bound.lane(&hour, self.queue.route()));
+        self.queue.bind(seq, lane);
+        let elsewhere = lane.is_some() && lane != self.queue.sent_to(seq);
+        if elsewhere {
+            self.queue.put_back(seq);
+        }
+        elsewhere
+    }
+
+    /// A pack was acknowledged: its hour belongs there, if it did not belong anywhere. What is known by now of its hour the
+    /// queue learns before it weighs the answer.
+    fn bind_hour(&mut self, seq: u64, frame: &[u8]) -> disk::Result<()> {
+        let (Some(to), true) = (self.queue.sent_to(seq), self.bound.is_on()) else { return Ok(()) };
+        let Some(hour) = hour_of(frame) else { return Ok(()) };
+        match self.bound.lane(&hour, self.queue.route()) {
+            None => {
+                let addr = self.queue.route().addr(to).to_owned();
+                self.bound.bind(&hour, &addr)
+            }
+            lane => {
+                self.queue.bind(seq, lane);
+                self.bound.flush()
+            }
         }
     }
 
@@ -154,6 +218,13 @@ impl Relay {
         now_ms: u64,
         gate: &mut Gate,
     ) -> disk::Result<()> {
+        if *outcome == Outcome::Sent
+            && let Err(e) = self.bind_hour(seq, frame)
+        {
+            // It is sent again, and its hour bound then.
+            self.queue.put_off(seq, now_ms);
+            return Err(e);
+        }
         match self.queue.report(seq, outcome, now_ms) {
             Next::Done => {
                 self.sent += 1;
@@ -169,7 +240,7 @@ impl Relay {
                 let kept = self.held.put(&m.key.name, &file, frame).inspect_err(|_| self.queue.push(seq))?;
                 if kept {
                     self.alarms.push(format!(
-                        "{}: the next receiver refuses it for good; kept in {}; it is tried again after a restart",
+                        "{}: the next receiver refuses it for good; kept in {}; it is tried again later",
                         m.label(),
                         self.held.dir().join(&m.key.name).join(&file).display()
                     ));
@@ -183,7 +254,7 @@ impl Relay {
     }
 
     fn finish(&mut self, seq: u64, gate: &mut Gate) -> disk::Result<()> {
-        self.queue.report(seq, &Outcome::Sent, 0);
+        self.queue.remove(seq);
         self.bases.remove(&seq);
         gate.spool.mark_done(seq)
     }
@@ -193,10 +264,88 @@ impl Relay {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::pack::{Encoder, HourKey, Meta, Seal};
+    use crate::roles::follower::{Job, Load};
+    use crate::sender::Fail;
 
     fn conf() -> RelayConfig {
-        let text = b"[collector]\nlisten = 127.0.0.1:1\nsend_to = 127.0.0.1:2\nallow = any\n";
-        Config::parse("test", text).relay(true).unwrap().0
+        conf_to("127.0.0.1:2")
+    }
+
+    fn conf_to(addrs: &str) -> RelayConfig {
+        let text = format!(
+            "[collector]\nlisten = 127.0.0.1:1\nsend_to = {addrs}\nallow = any\nfailover_after = 2\nsenders = 4\n"
+        );
+        Config::parse("test", text.as_bytes()).relay(true).unwrap().0
+    }
+
+    fn frame_of(hour: &str, id: u64) -> Vec<u8> {
+        let raw = format!("{hour} {id}\n");
+        let meta = Meta {
+            key: HourKey::parse(hour).unwrap(),
+            generation: 0,
+            id,
+            lines: 1,
+            done: false,
+            repull: false,
+            seal: Some(Seal::of(raw.as_bytes())),
+            totals: None,
+            state: String::new(),
+            loss: String::new(),
+            day_hours: 0,
+            clock: false,
+        };
+        let mut frame = Vec::new();
+        let load = Load::Raw(Box::new(meta), raw.into_bytes());
+        Job { number: 1, load }.frame(&mut Encoder::new(6), "now", &mut frame);
+        frame
+    }
+
+    #[test]
+    fn an_hour_stays_with_the_address_that_acknowledged_a_pack_of_it() {
+        let (disk, sim) = Disk::sim(1);
+        sim.set_free_bytes(1 << 40);
+        let conf = conf_to("a:1, b:1");
+        let start =
+            || open(&disk, Path::new("/state"), &conf, "r".into(), 1, &mut |why| panic!("{why}")).unwrap();
+        let (mut gate, mut relay, _) = start();
+        let (begun, fresh) = ("web1_2026112205", "web1_2026112206");
+        for frame in (1..=3).flat_map(|id| [frame_of(begun, id), frame_of(fresh, id)]) {
+            gate.spool.append(&[&frame]).unwrap();
+        }
+        gate.spool.sync().unwrap();
+        let mut frame = Vec::new();
+        relay.fill(&gate);
+        let seq = relay.next_job(0, &mut gate, &mut frame).unwrap().unwrap();
+        relay.report(seq, &frame, &Outcome::Sent, 0, &mut gate).unwrap();
+        let down = Outcome::TempFail { reason: String::new(), how: Fail::NoConnection };
+        for restart in [false, true] {
+            if restart {
+                // The rest of the hour that was begun waits, and nothing of it was sent by this run.
+                (gate, relay, _) = start();
+                relay.fill(&gate);
+            }
+            let mut now = 0;
+            let mut went = std::collections::BTreeSet::new();
+            for _ in 0..60 {
+                now += 10_000;
+                let Some(seq) = relay.next_job(now, &mut gate, &mut frame).unwrap() else { break };
+                let to = relay.queue.sent_to(seq).unwrap();
+                let hour = hour_of(&frame).unwrap().0.to_string();
+                // The first address is dead.
+                let outcome = if to == 0 { &down } else { &Outcome::Sent };
+                relay.report(seq, &frame, outcome, now, &mut gate).unwrap();
+                if relay.queue.route().used() == 1 {
+                    went.insert((hour, to));
+                }
+            }
+            went.remove(&(fresh.to_owned(), 0));
+            let wanted = if restart { vec![(begun, 0)] } else { vec![(begun, 0), (fresh, 1)] };
+            let wanted: Vec<_> = wanted.into_iter().map(|(h, to)| (h.to_owned(), to)).collect();
+            assert!(went.iter().filter(|w| w.0 == begun).all(|w| w.1 == 0), "{went:?}");
+            assert!(wanted.iter().all(|w| went.contains(w)), "{went:?}");
+            gate.spool.save_marks().unwrap();
+        }
     }
 
     #[test]
@@ -210,7 +359,7 @@ mod tests {
             gate.spool.append(&[b"frame"]).unwrap();
         }
         gate.spool.sync().unwrap();
-        let busy = Outcome::TempFail { reason: "busy".into(), link: false };
+        let busy = Outcome::TempFail { reason: "busy".into(), how: Fail::Answered };
         let (mut seen, mut frame) = (std::collections::BTreeSet::new(), Vec::new());
         for now in 0..wanted * 2 {
             relay.fill(&gate);

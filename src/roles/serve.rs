@@ -243,6 +243,16 @@ pub fn fd_limit() -> usize {
     limit.current.and_then(|n| usize::try_from(n).ok()).unwrap_or(1 << 20)
 }
 
+/// Raises the limit of open files as far as this user may.
+pub fn raise_fd_limit() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    // Without it there is the limit that there was.
+    let _ = rustix::process::setrlimit(
+        rustix::process::Resource::Nofile,
+        rustix::process::Rlimit { current: limit.maximum, ..limit },
+    );
+}
+
 struct Connection {
     stream: Arc<TcpStream>,
     session: Session,

@@ -9,61 +9,113 @@ use crate::disk::{self, Disk};
 use crate::log::Log;
 use crate::pack::Encoder;
 use crate::receiver::lock;
-use crate::sender::{Link, Outcome};
+use crate::sender::rate::Rate;
+use crate::sender::{Fail, Link, Outcome, Queue};
 use crate::shutdown::Shutdown;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+/// What a sender thread is to do at one address.
+struct Task {
+    to: usize,
+    /// None = only look whether it can be reached.
+    job: Option<Job>,
+    frame: Vec<u8>,
+}
+
 struct Report {
     sender: usize,
-    job: Job,
-    frame: Vec<u8>,
+    task: Task,
     outcome: Outcome,
 }
 
 /// The sender threads, with an inbox each, and one outbox for all.
 struct Senders {
-    inboxes: Vec<SyncSender<(Job, Vec<u8>)>>,
+    inboxes: Vec<SyncSender<Task>>,
     outbox: Receiver<Report>,
     idle: Vec<usize>,
+    /// Packs under way.
+    packs: usize,
     /// Frame buffers that go round.
     frames: Vec<Vec<u8>>,
     threads: Vec<JoinHandle<()>>,
 }
 
+/// How many may compress at a time: a follower is a guest on its host.
+struct Permits {
+    free: Mutex<usize>,
+    returned: Condvar,
+}
+
+impl Permits {
+    fn with<R>(&self, work: impl FnOnce() -> R) -> R {
+        let none = |free: &mut usize| *free == 0;
+        *self.returned.wait_while(lock(&self.free), none).unwrap_or_else(PoisonError::into_inner) -= 1;
+        let done = work();
+        *lock(&self.free) += 1;
+        self.returned.notify_one();
+        done
+    }
+}
+
 impl Senders {
-    fn start(conf: &SenderConfig, clock: &Clock, zone: &Zone) -> Self {
-        let addr = conf.send_to.first().cloned().unwrap_or_default();
-        let (tx, outbox) = sync_channel::<Report>(conf.senders);
+    fn start(conf: &SenderConfig, compressors: usize, clock: &Clock, zone: &Zone) -> Self {
+        let permits = Arc::new(Permits { free: Mutex::new(compressors), returned: Condvar::new() });
+        // What hangs at an address that does not answer, a pack for each that is not in use and a probe, has threads beside
+        // those of the address in use.
+        let addrs = conf.send_to.len();
+        let count = conf.senders + if addrs > 1 { addrs } else { 0 };
+        let (tx, outbox) = sync_channel::<Report>(count);
         let (mut inboxes, mut threads) = (Vec::new(), Vec::new());
-        for sender in 0..conf.senders {
-            let (inbox, jobs) = sync_channel::<(Job, Vec<u8>)>(1);
+        for sender in 0..count {
+            let (inbox, tasks) = sync_channel::<Task>(1);
             inboxes.push(inbox);
-            let (tx, clock, zone) = (tx.clone(), clock.clone(), zone.clone());
-            let mut link = Link::new(&addr, conf);
+            let (tx, clock, zone, permits) = (tx.clone(), clock.clone(), zone.clone(), Arc::clone(&permits));
+            let mut links: Vec<Link> = conf.send_to.iter().map(|addr| Link::new(addr, conf)).collect();
             let mut encoder = Encoder::new(conf.compress_level);
             threads.push(spawn("sender", move || {
-                for (job, mut frame) in jobs {
-                    job.frame(&mut encoder, &zone.format_ms(clock.now_ms()), &mut frame);
-                    let outcome = link.send(&frame, &[]);
-                    if tx.send(Report { sender, job, frame, outcome }).is_err() {
+                for mut task in tasks {
+                    let Some(link) = links.get_mut(task.to) else { return };
+                    let outcome = match &task.job {
+                        Some(job) => {
+                            let wall = zone.format_ms(clock.now_ms());
+                            permits.with(|| job.frame(&mut encoder, &wall, &mut task.frame));
+                            link.send(&task.frame, &[])
+                        }
+                        None => link.probe(),
+                    };
+                    if tx.send(Report { sender, task, outcome }).is_err() {
                         return;
                     }
                 }
             }));
         }
-        let idle = (0..conf.senders).collect();
-        Self { inboxes, outbox, idle, frames: Vec::new(), threads }
+        Self { inboxes, outbox, idle: (0..count).collect(), packs: 0, frames: Vec::new(), threads }
     }
 
-    fn give(&mut self, job: Job) {
-        let Some(sender) = self.idle.pop() else { return };
+    /// Sends a pack to an address.
+    fn give(&mut self, job: Job, to: Option<usize>) {
         let frame = self.frames.pop().unwrap_or_default();
+        self.packs += 1;
+        self.hand_out(Task { to: to.unwrap_or(0), job: Some(job), frame });
+    }
+
+    /// Looks whether an address can be reached, if one is to be probed.
+    fn probe(&mut self, queue: &mut Queue, now_ms: u64) {
+        if !self.idle.is_empty()
+            && let Some(to) = queue.probe(now_ms)
+        {
+            self.hand_out(Task { to, job: None, frame: Vec::new() });
+        }
+    }
+
+    fn hand_out(&mut self, task: Task) {
+        let Some(sender) = self.idle.pop() else { return };
         if let Some(inbox) = self.inboxes.get(sender) {
             // The thread lives as long as its inbox.
-            let _ = inbox.send((job, frame));
+            let _ = inbox.send(task);
         }
     }
 
@@ -71,6 +123,7 @@ impl Senders {
         match self.outbox.recv_timeout(wait) {
             Ok(r) => {
                 self.idle.push(r.sender);
+                self.packs -= usize::from(r.task.job.is_some());
                 Some(r)
             }
             Err(RecvTimeoutError::Timeout) => None,
@@ -102,20 +155,38 @@ impl Senders {
     }
 }
 
-fn tell(log: &Log, addr: &str, outcome: &Outcome, failing: &mut bool) {
-    let failed = *outcome != Outcome::Sent;
-    if *failing && !failed {
-        log.info(&format!("sending to {addr}: packs are taken again"));
+/// Says what becomes of attempts, by address.
+struct Teller<'a> {
+    log: &'a Log,
+    addrs: &'a [String],
+    failing: Vec<bool>,
+}
+
+impl<'a> Teller<'a> {
+    fn new(log: &'a Log, conf: &'a SenderConfig) -> Self {
+        Self { log, addrs: &conf.send_to, failing: vec![false; conf.send_to.len()] }
     }
-    *failing = failed;
-    match outcome {
-        Outcome::Sent => {}
-        Outcome::TempFail { reason, .. } => {
-            log.warn(&format!("sending to {addr}: {reason}; nothing is lost, trying again"));
+
+    fn tell(&mut self, to: usize, outcome: &Outcome) {
+        let (Some(addr), Some(failing)) = (self.addrs.get(to), self.failing.get_mut(to)) else { return };
+        let failed = *outcome != Outcome::Sent;
+        if *failing && !failed {
+            self.log.info(&format!("sending to {addr}: packs are taken again"));
         }
-        Outcome::PermFail(reason) => log.error(&format!(
-            "sending to {addr}: {reason}; the pack is kept and tried again; look at the receiver's log"
-        )),
+        *failing = failed;
+        match outcome {
+            Outcome::Sent => {}
+            Outcome::TempFail { reason, .. } => {
+                self.log.warn(&format!("sending to {addr}: {reason}; nothing is lost, trying again"));
+            }
+            Outcome::PermFail(reason) => self.log.error(&format!(
+                "sending to {addr}: {reason}; the pack is kept and tried again; look at the receiver's log"
+            )),
+        }
+    }
+
+    fn warn(&self, queue: &mut Queue) {
+        queue.take_warnings().iter().for_each(|w| self.log.warn(w));
     }
 }
 
@@ -128,11 +199,12 @@ pub fn follow(
     world: (&Disk, &Clock, &Zone, &Log, &Shutdown),
 ) -> disk::Result<bool> {
     let (disk, clock, zone, log, stop) = world;
-    let (mut unreadable, mut failing) = (None, false);
-    let addr = conf.sender.send_to.first().cloned().unwrap_or_default();
-    let mut senders = Senders::start(&conf.sender, clock, zone);
+    let mut unreadable = None;
+    let mut teller = Teller::new(log, &conf.sender);
+    let mut senders = Senders::start(&conf.sender, conf.compressors, clock, zone);
     let tick = Duration::from_millis(conf.scan_interval_ms.clamp(10, 5000));
     let mut finished = false;
+    let mut rate = Rate::new(conf.max_rate, clock.mono_ms());
     // While the disk is full packs are sent on at full speed: they may be what fills it.
     let mut next_step = Instant::now();
     while !stop.requested() {
@@ -147,9 +219,12 @@ pub fn follow(
                 break;
             }
         }
-        while !senders.idle.is_empty() {
+        while !senders.idle.is_empty() && rate.allows(clock.mono_ms()) {
             match f.next_job() {
-                Ok(Some(job)) => senders.give(job),
+                Ok(Some(job)) => {
+                    let to = f.queue.sent_to(job.number);
+                    senders.give(job, to);
+                }
                 Ok(None) => break,
                 Err(e) => {
                     super::disk_trouble(disk, log, stop, &e);
@@ -157,6 +232,8 @@ pub fn follow(
                 }
             }
         }
+        senders.probe(&mut f.queue, clock.mono_ms());
+        teller.warn(&mut f.queue);
         for a in f.alarms.drain(..) {
             log.error(&a);
         }
@@ -171,20 +248,28 @@ pub fn follow(
             break;
         }
         let mut wait = tick;
-        while let Some(r) = senders.take(wait) {
-            tell(log, &addr, &r.outcome, &mut failing);
-            if let Err(e) = f.report(r.job, &r.frame, &r.outcome) {
+        while let Some(Report { task, outcome, .. }) = senders.take(wait) {
+            wait = Duration::ZERO;
+            let Some(job) = task.job else {
+                f.queue.probed(task.to, &outcome, clock.mono_ms());
+                continue;
+            };
+            teller.tell(task.to, &outcome);
+            if !matches!(outcome, Outcome::TempFail { how: Fail::NoConnection, .. }) {
+                rate.sent(task.frame.len() as u64);
+            }
+            if let Err(e) = f.report(job, &task.frame, &outcome) {
                 super::disk_trouble(disk, log, stop, &e);
             }
-            senders.recycle(r.frame);
-            wait = Duration::ZERO;
+            senders.recycle(task.frame);
         }
     }
     // What is under way may still be acknowledged.
     let until = Instant::now() + Duration::from_millis(conf.quit_timeout_ms);
-    while !senders.all_idle() && Instant::now() < until {
-        if let Some(r) = senders.take(Duration::from_millis(50))
-            && let Err(e) = f.report(r.job, &r.frame, &r.outcome)
+    while senders.packs > 0 && Instant::now() < until {
+        if let Some(Report { task: Task { job: Some(job), frame, .. }, outcome, .. }) =
+            senders.take(Duration::from_millis(50))
+            && let Err(e) = f.report(job, &frame, &outcome)
         {
             super::disk_trouble(disk, log, stop, &e);
         }
@@ -198,12 +283,12 @@ pub fn follow(
 
 /// Runs a relay's sending half until it is told to stop.
 pub fn pass_on(relay: &mut Relay, conf: &SenderConfig, server: Server, quit_ms: u64, s: &Arc<Shared>) {
-    let addr = conf.send_to.first().cloned().unwrap_or_default();
-    let mut senders = Senders::start(conf, &s.clock, &s.zone);
-    let (mut marks_saved, mut failing) = (s.clock.mono_ms(), false);
-    let report = |relay: &mut Relay, r: &Report| {
+    let mut senders = Senders::start(conf, conf.senders, &s.clock, &s.zone);
+    let mut teller = Teller::new(&s.log, conf);
+    let mut marks_saved = s.clock.mono_ms();
+    let report = |relay: &mut Relay, number: u64, frame: &[u8], outcome: &Outcome| {
         let mut gate = lock(&s.gate);
-        let done = relay.report(r.job.number, &r.frame, &r.outcome, s.clock.mono_ms(), &mut gate);
+        let done = relay.report(number, frame, outcome, s.clock.mono_ms(), &mut gate);
         drop(gate);
         if let Err(e) = done {
             super::disk_trouble(&s.disk, &s.log, &s.stop, &e);
@@ -219,13 +304,21 @@ pub fn pass_on(relay: &mut Relay, conf: &SenderConfig, server: Server, quit_ms: 
                 relay.next_job(now, &mut gate, &mut frame)
             };
             match next {
-                Ok(Some(number)) => senders.give(Job { number, load: super::follower::Load::Frame(frame) }),
+                Ok(Some(number)) => {
+                    let to = relay.queue.sent_to(number);
+                    senders.give(Job { number, load: super::follower::Load::Frame(frame) }, to);
+                }
                 Ok(None) => break,
                 Err(e) => {
                     super::disk_trouble(&s.disk, &s.log, &s.stop, &e);
                     break;
                 }
             }
+        }
+        if conf.send_to.len() > 1 {
+            relay.queue.tick(now, s.zone.hour_at(s.clock.now_ms()));
+            senders.probe(&mut relay.queue, now);
+            teller.warn(&mut relay.queue);
         }
         for a in relay.alarms.drain(..) {
             s.log.error(&a);
@@ -246,18 +339,24 @@ pub fn pass_on(relay: &mut Relay, conf: &SenderConfig, server: Server, quit_ms: 
             continue;
         }
         let mut wait = Duration::from_millis(20);
-        while let Some(r) = senders.take(wait) {
-            tell(&s.log, &addr, &r.outcome, &mut failing);
-            report(relay, &r);
-            senders.recycle(r.frame);
+        while let Some(Report { task, outcome, .. }) = senders.take(wait) {
             wait = Duration::ZERO;
+            let Some(job) = task.job else {
+                relay.queue.probed(task.to, &outcome, s.clock.mono_ms());
+                continue;
+            };
+            teller.tell(task.to, &outcome);
+            report(relay, job.number, &task.frame, &outcome);
+            senders.recycle(task.frame);
         }
     }
     let until = Instant::now() + Duration::from_millis(quit_ms);
     server.join(until);
-    while !senders.all_idle() && Instant::now() < until {
-        if let Some(r) = senders.take(Duration::from_millis(50)) {
-            report(relay, &r);
+    while senders.packs > 0 && Instant::now() < until {
+        if let Some(Report { task: Task { job: Some(job), frame, .. }, outcome, .. }) =
+            senders.take(Duration::from_millis(50))
+        {
+            report(relay, job.number, &frame, &outcome);
         }
     }
     senders.join();

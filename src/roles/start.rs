@@ -3,7 +3,7 @@
 use super::collector::{self, Collector};
 use super::follower::{Follower, Setup, resend};
 use super::relay;
-use super::serve::{Server, Shared, fd_limit, max_connections, spawn};
+use super::serve::{Server, Shared, fd_limit, max_connections, raise_fd_limit, spawn};
 use super::ship;
 use crate::clock::{Clock, Hour, Zone};
 use crate::config::{
@@ -16,12 +16,13 @@ use crate::log::{Log, count};
 use crate::receiver::gate::Gate;
 use crate::receiver::lock;
 use crate::shutdown::Shutdown;
-use crate::tail::Identity;
 use crate::tail::pattern::Pattern;
+use crate::tail::streams::{self, Source};
+use crate::tail::{Identity, begin, unpack};
 use std::io::IsTerminal;
 use std::net::{IpAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -187,10 +188,17 @@ fn run_tail(
     };
     warn_all(&w.log, warnings);
     let say = |e: String| format!("logd: tail: {e}");
-    let pattern =
-        Pattern::parse(&conf.log_file).map_err(|e| say(format!("log_file {}: {e}", conf.log_file)))?;
+    let sources = streams::sources(conf).map_err(say)?;
+    // A thousand files are open at once, and some systems begin with a limit of as many.
+    raise_fd_limit();
+    if conf.nice > 0 {
+        // Before there are threads: each has a niceness of its own, which it takes from the one that starts it.
+        rustix::process::setpriority_process(None, conf.nice).map_err(|e| say(format!("nice: {e}")))?;
+    }
+    let own = sources.iter().find(|s| s.conf.stream.is_empty());
     let addr = conf.sender.send_to.first().cloned().unwrap_or_default();
-    let (fresh, resume) = first_start(&w, conf, &pattern, &addr, options.once).map_err(say)?;
+    let (fresh, resume) = first_start(&w, conf, own, &addr, options.once).map_err(say)?;
+    let addrs = conf.sender.send_to.join(", ");
     let setup = Setup {
         disk: &w.disk,
         clock: &w.clock,
@@ -202,18 +210,24 @@ fn run_tail(
         once: options.once,
         seed: seed(),
     };
-    // Made here, so that it belongs to this user, whoever asks first.
-    w.disk.create_dir_all(&w.instance.dir.join(resend::DIR), 0o750).map_err(|e| say(e.to_string()))?;
-    let mut f = Follower::open(&setup, conf, pattern).map_err(say)?;
+    // Made here, so that they belong to this user, whoever asks first.
+    for dir in [resend::DIR, unpack::DIR] {
+        w.disk.create_dir_all(&w.instance.dir.join(dir), 0o750).map_err(|e| say(e.to_string()))?;
+    }
+    let mut f = Follower::open(&setup, conf).map_err(say)?;
     for a in f.alarms.drain(..) {
         w.log.error(&a);
     }
-    let name = f.tail.identity().name.clone();
-    for (path, pos) in f.tail.following(&f.journal) {
-        w.log.info(&format!("following {} from byte {pos} as {name} to {addr}", path.display()));
+    let name = f.streams.host().to_owned();
+    let following = f.streams.following(&f.journal);
+    for (path, pos) in following.iter().take(MESSAGES_MAX) {
+        w.log.info(&format!("following {} from byte {pos} as {name} to {addrs}", path.display()));
     }
-    if f.tail.following(&f.journal).is_empty() {
-        w.log.info(&format!("following {} as {name} to {addr}", conf.log_file));
+    if following.len() > MESSAGES_MAX {
+        w.log.info(&format!("and {} more", count(following.len() - MESSAGES_MAX, "file")));
+    }
+    for s in sources.iter().filter(|_| following.is_empty()) {
+        w.log.info(&format!("following {} as {name} to {addrs}", s.conf.log_file));
     }
     if f.resumed > 0 {
         w.log
@@ -224,7 +238,7 @@ fn run_tail(
     let all = ship::follow(&mut f, conf, options.once, deadline, world).map_err(|e| say(e.to_string()))?;
     let left = f.unacknowledged();
     w.log.info(&format!(
-        "stopped: {} acknowledged by {addr}, {left} wait in the journal",
+        "stopped: {} acknowledged by {addrs}, {left} wait in the journal",
         count(f.sent, "pack")
     ));
     if options.once && !all {
@@ -235,51 +249,50 @@ fn run_tail(
     Ok(0)
 }
 
-type Resume = Option<(Hour, u64, u64)>;
+/// Files that are named one by one at the start.
+const MESSAGES_MAX: usize = 20;
+
+type Resume = Option<(Hour, u64, u64, PathBuf)>;
 
 /// What a new state directory begins with.
 fn first_start(
     w: &World,
     conf: &TailConfig,
-    pattern: &Pattern,
+    own: Option<&Source>,
     addr: &str,
     once: bool,
 ) -> Result<(Identity, Resume), String> {
-    let now = w.clock.now_ms();
-    let current = if pattern.is_daily() { w.zone.day_at(now) } else { w.zone.hour_at(now) };
-    let listed = pattern.existing(&w.disk);
+    let name = conf.name.clone().unwrap_or_else(|| own_name(addr));
+    let copies = conf.sender.peer == Peer::Logd;
+    let Some(Source { conf: own, pattern }) = own else {
+        // Only streams are followed; the host's name and zone are fixed all the same.
+        return Ok((
+            begin(&name, &Pattern::none(), Start::Beginning, &[], copies, (&w.zone, &w.clock)),
+            None,
+        ));
+    };
+    let listed = if once { unpack::existing(pattern, &w.disk) } else { pattern.existing(&w.disk) };
     if let (true, Err(e)) = (once, &listed) {
         return Err(format!("log_file: {e}"));
+    }
+    if once && !pattern.is_dated() && !Path::new(&own.log_file).exists() {
+        return Err(format!("log_file: {}: there is no such file", own.log_file));
     }
     let existing = listed.unwrap_or_else(|e| {
         w.log.warn(&format!("log_file: {e}; waiting until it can be read"));
         Vec::new()
     });
-    let start = conf.start.unwrap_or(if once { Start::Oldest } else { Start::Beginning });
-    let mut first_hour = match start {
-        Start::Beginning | Start::End => current,
-        Start::Oldest => existing.first().copied().unwrap_or(current),
-        Start::Hour(h) => h,
-    };
+    let mut start = own.start.unwrap_or(Start::usual(once, pattern.is_dated()));
     let mut resume = None;
     if let Some((hour, lines)) = read_record(conf, pattern) {
-        first_hour = hour;
+        start = Start::Hour(hour);
         if let (Peer::Original, Some(per_pack)) = (conf.sender.peer, conf.recv_buffer_size) {
-            let pos = offset_of_line(&w.disk, &pattern.path(hour), lines)?;
-            resume = Some((hour, lines / per_pack + 1, pos));
+            let path = pattern.path(hour);
+            let pos = offset_of_line(&w.disk, &path, lines)?;
+            resume = Some((hour, lines / per_pack + 1, pos, path));
         }
     }
-    let identity = Identity {
-        format: 1,
-        name: conf.name.clone().unwrap_or_else(|| own_name(addr)),
-        zone: w.zone.name(),
-        first_hour,
-        copies_until: existing.last().copied().filter(|_| conf.sender.peer == Peer::Logd),
-        copies_generation: w.clock.now_ms().unsigned_abs(),
-        // A file that appears later is read whole.
-        from_end: start == Start::End && existing.contains(&first_hour),
-    };
-    Ok((identity, resume))
+    Ok((begin(&name, pattern, start, &existing, copies, (&w.zone, &w.clock)), resume))
 }
 
 /// The original's `line.rec`: path and lines that it had read.
@@ -385,7 +398,7 @@ fn run_relay(
     }
     let listener = bind(&conf.receiver.listen).map_err(say)?;
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
-    let to = conf.sender.send_to.first().cloned().unwrap_or_default();
+    let to = conf.sender.send_to.join(", ");
     w.log.info(&format!("listening on {addr}, passing on to {to}"));
     let (shared, _instance) = share(w, gate);
     let server = Server::start(listener, conf.receiver.clone(), &shared, false, conf.spool.group_commit_ms);

@@ -27,9 +27,10 @@ fn steps(text: &[u8], room: usize) -> Vec<Vec<Sealed>> {
         late_watch_ms: 0,
         journal_ms: 7 * 86_400_000,
         once: true,
+        unpacked: "/state/unpacked".into(),
     };
     let mut journal = Journal::open(&disk, Path::new("/state"), false, &mut |t| panic!("{t}")).unwrap().0;
-    let mut tail = Tail::open(&disk, &clock, &zone, conf, pattern, identity, &mut journal).unwrap();
+    let mut tail = Tail::open(&disk, &clock, &zone, conf, pattern, identity, &mut journal, &[]).unwrap();
     let mut all = Vec::new();
     while !tail.at_end() {
         let mut out = Vec::new();

@@ -5,9 +5,8 @@
 //! are the journal's: the position is the open hour's, and the next hour goes on where the last one ended.
 //!
 //! **When an hour closes**: at the first look after its end, wherever the position is. If nobody looked around that
-//! moment (the follower was down, stalled, or had no room for more than [`STALL_MS`]), the unread bytes decide: if there
-//! are none, or all were written before the hour ended, they are its and it is whole; else every hour that they may
-//! belong to is `partial`.
+//! moment (the follower was down, stalled, or had no room for more than [`STALL_MS`]) and there are unread bytes, every
+//! hour that they may belong to is `partial`.
 //!
 //! **Which file**: after a restart the one in which the last cuts stand at their places; its name and inode say nothing.
 //! While it runs an open handle says it, because its inode cannot be given to another file.
@@ -18,7 +17,8 @@
 //! - *copytruncate*: the file is shorter, or other bytes stand before the position. What was not read is taken from the
 //!   copy that was made; without one it is `loss`.
 //! - *down meanwhile*: the file is looked for under the names that rotation gives, compressed or not; then every newer one
-//!   is read, then the one at the path. Content that the journal knows is not sent again.
+//!   is read, then the one at the path. Content that the journal knows is not sent again. Behind one rotation there is one
+//!   file; who finds more than that beside the path cannot know whether they are all, and the hour is `partial`.
 //!
 //! **What may be lost without a word**, because nobody can see it: what the writer adds between the copy and the
 //! truncation of a `copytruncate` that nobody looked in between, if no copy is kept; a file that is made and deleted
@@ -36,7 +36,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-use super::{BLOCK, FollowConfig, Identity, Sealed};
+use super::{BLOCK, FollowConfig, Identity, Scratch, Sealed};
 use crate::clock::{Clock, Hour, Zone};
 use crate::disk::{self, Disk, File};
 use crate::journal::{Cut, Event, Journal};
@@ -44,7 +44,7 @@ use crate::pack::HourKey;
 use crate::packer::{Filled, Packer};
 use source::{Fetched, Plain, Source};
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Who did not look for so long has not seen an hour end, in ms: twice what an hour may well take to be closed.
 const STALL_MS: i64 = 60_000;
@@ -124,16 +124,6 @@ enum Read {
     Rewritten,
 }
 
-/// What is to be done with the open hour.
-enum Edge {
-    /// It is not over.
-    Open,
-    /// It is over, but what was written in it has to be read first.
-    Drain,
-    /// It is closed, and the next one is open.
-    Closed,
-}
-
 /// See the module's header.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Undated {
@@ -149,16 +139,16 @@ pub struct Undated {
     closed: Option<(Hour, u64)>,
     /// What is read now was found; until then no hour is closed.
     settled: bool,
+    /// Something may be missing, and nobody knows of which hour: every one up to now is `partial`.
+    unsure: bool,
     cur: Option<Current>,
     /// Files that changed after this are newer than what was read.
     since_ms: i64,
     next: VecDeque<Next>,
     old: Vec<Old>,
     packer: Packer,
-    block: Vec<u8>,
-    spare: Vec<Vec<u8>>,
-    /// The hour is over: of this file only so many bytes are its.
-    drain: Option<((u64, u64), u64)>,
+    /// Memory that comes and goes; whoever follows many files lends one to each in turn.
+    pub scratch: Scratch,
     /// Compressed files that were given up.
     broken: Vec<(u64, u64)>,
     /// When newer files were looked for, while there was none at the path.
@@ -184,6 +174,7 @@ impl Undated {
         path: PathBuf,
         identity: Identity,
         journal: &mut Journal,
+        archived: &[HourKey],
     ) -> disk::Result<Self> {
         let mut me = Self {
             disk: disk.clone(),
@@ -196,13 +187,12 @@ impl Undated {
             hour: None,
             closed: None,
             settled: false,
+            unsure: false,
             cur: None,
             since_ms: i64::MAX,
             next: VecDeque::new(),
             old: Vec::new(),
-            block: Vec::new(),
-            spare: Vec::new(),
-            drain: None,
+            scratch: Scratch::default(),
             broken: Vec::new(),
             searched_ms: None,
             looked_ms: None,
@@ -213,7 +203,7 @@ impl Undated {
         };
         let mine = |k: &&HourKey| k.name == me.identity.name;
         let newest = journal.hours().keys().filter(mine).max().cloned();
-        let archived = journal.archive_list()?.iter().filter(mine).max().cloned();
+        let archived = archived.iter().filter(mine).max().cloned();
         if let Some((key, log)) = newest.as_ref().and_then(|k| Some((k, journal.hour(k)?)))
             && archived.as_ref().is_none_or(|a| *a <= *key)
         {
@@ -233,7 +223,6 @@ impl Undated {
             }
             me.closed = Some((key.hour, log.map_or(0, |l| l.pos)));
         }
-        me.prune(journal)?;
         Ok(me)
     }
 
@@ -266,12 +255,37 @@ impl Undated {
         &self.identity
     }
 
-    /// A buffer that a sent pack no longer needs.
-    pub fn recycle(&mut self, mut raw: Vec<u8>) {
-        if self.spare.len() < 8 && raw.capacity() <= self.conf.packer.pack_bytes * 2 {
-            raw.clear();
-            self.spare.push(raw);
+    /// The path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes that are read and not sealed yet.
+    pub fn unsealed(&self) -> usize {
+        self.packer.len()
+    }
+
+    /// Seals what was read so far: the memory is needed.
+    pub fn seal_all(&mut self, journal: &mut Journal, out: &mut Vec<Sealed>) {
+        if let Some(hour) = self.hour.filter(|_| !self.packer.is_empty()) {
+            self.seal(journal, hour, false, &mut Room { bytes: 0, packs: 0, out });
         }
+    }
+
+    /// Closed hours that are old enough to be forgotten, but never the newest.
+    pub fn outdated(&mut self, archived: &[HourKey]) -> Vec<HourKey> {
+        let now = self.clock.now_ms();
+        let mut keys: Vec<HourKey> =
+            archived.iter().filter(|k| k.name == self.identity.name).cloned().collect();
+        keys.sort_unstable();
+        keys.pop();
+        keys.retain(|key| {
+            self.zone.ends_ms(key.hour).is_some_and(|e| now.saturating_sub(e) > self.conf.journal_ms)
+        });
+        if let Some(newest) = keys.last() {
+            self.identity.first_hour = self.identity.first_hour.max(self.zone.next(newest.hour));
+        }
+        keys
     }
 
     /// One look. At most `room_bytes` raw bytes and `room_packs` packs are sealed and added to `out`, also when an error
@@ -283,46 +297,46 @@ impl Undated {
         room_packs: usize,
         out: &mut Vec<Sealed>,
     ) -> disk::Result<()> {
-        let before = out.len();
         let mut room = Room { bytes: room_bytes, packs: room_packs, out };
         self.ended = false;
         loop {
             if room.packs == 0 {
-                return Ok(());
+                return self.glance(journal);
             }
             let Some(hour) = self.begin(journal)? else { return Ok(()) };
             if !self.settled && !self.settle(journal, hour)? {
                 return Ok(());
             }
             self.look_at_path()?;
-            match self.edge(journal, hour, &mut room)? {
-                Edge::Closed => {}
-                Edge::Drain => {
-                    if !self.turn(journal, hour, &mut room)? || room.packs == 0 {
-                        return Ok(());
-                    }
-                    self.close(journal, hour, false, &mut room)?;
-                }
-                Edge::Open => {
-                    let could = room.bytes >= self.conf.packer.pack_bytes;
-                    let end = self.turn(journal, hour, &mut room)?;
-                    if end && self.conf.once && !self.packer.is_empty() {
-                        self.seal(journal, hour, false, &mut room);
-                    }
-                    self.look_at_old(journal, hour, &mut room)?;
-                    if could {
-                        self.looked_ms = Some(self.clock.now_ms());
-                    }
-                    self.ended = end;
-                    break;
-                }
+            if self.edge(journal, hour, &mut room)? {
+                continue;
             }
-        }
-        if room.out.len() == before {
-            // No catch-up: what it needed goes back to the system.
-            self.spare.truncate(1);
+            if std::mem::take(&mut self.unsure) {
+                self.note(journal, hour, "partial", None);
+            }
+            let could = room.bytes >= self.conf.packer.pack_bytes;
+            let end = self.turn(journal, hour, &mut room)?;
+            if end && self.conf.once && !self.packer.is_empty() {
+                self.seal(journal, hour, false, &mut room);
+            }
+            self.look_at_old(journal, hour, &mut room)?;
+            if could {
+                self.looked_ms = Some(self.clock.now_ms());
+            }
+            self.ended = end;
+            break;
         }
         Ok(())
+    }
+
+    /// There is no room to read; but what stands at the position is remembered, in case the file is emptied before the next
+    /// look.
+    fn glance(&mut self, journal: &Journal) -> disk::Result<()> {
+        let (at, mono_ms) = (self.pos(journal) + self.packer.len() as u64, self.clock.mono_ms());
+        match &mut self.cur {
+            Some(Current { source: Source::Plain(p), .. }) => p.peek(at, mono_ms, &mut self.scratch.block),
+            _ => Ok(()),
+        }
     }
 
     // ---- hours ------------------------------------------------------------------------------------------------
@@ -375,44 +389,26 @@ impl Undated {
         Ok(end.map_or(if from == 0 { 0 } else { len }, |e| from + e))
     }
 
-    /// Closes the open hour if it is over.
-    fn edge(&mut self, journal: &mut Journal, hour: Hour, room: &mut Room<'_>) -> disk::Result<Edge> {
+    /// Closes the open hour if it is over; true = it was, and the next one is open.
+    fn edge(&mut self, journal: &mut Journal, hour: Hour, room: &mut Room<'_>) -> disk::Result<bool> {
         let now = self.clock.now_ms();
         let ends = self.zone.ends_ms(hour).unwrap_or(i64::MIN);
         if now < ends {
-            return Ok(Edge::Open);
-        }
-        if self.drain.is_some() {
-            return Ok(Edge::Drain);
+            return Ok(false);
         }
         let seen = self.looked_ms.is_some_and(|l| now.saturating_sub(l) <= STALL_MS)
             && now.saturating_sub(ends) <= STALL_MS;
-        let mut partial = false;
-        if !seen && let Some(written_ms) = self.unread(journal)? {
-            if written_ms < ends {
-                self.drain = Some(self.limit()?);
-                self.searched_ms = None;
-                return Ok(Edge::Drain);
-            }
-            partial = true;
-        }
-        self.close(journal, hour, partial, room)?;
-        Ok(Edge::Closed)
+        let partial = self.unsure || (!seen && self.is_behind(journal)?);
+        self.close(journal, hour, partial, room);
+        Ok(true)
     }
 
     /// Closes the hour and opens the next one.
-    fn close(
-        &mut self,
-        journal: &mut Journal,
-        hour: Hour,
-        partial: bool,
-        room: &mut Room<'_>,
-    ) -> disk::Result<()> {
+    fn close(&mut self, journal: &mut Journal, hour: Hour, partial: bool, room: &mut Room<'_>) {
         if partial {
             self.note(journal, hour, "partial", None);
         }
         self.seal(journal, hour, true, room);
-        self.drain = None;
         let pos = self.pos(journal);
         let mut next = self.zone.next(hour);
         let oldest = self.clock.now_ms().saturating_sub(self.conf.journal_ms);
@@ -429,41 +425,28 @@ impl Undated {
         if partial {
             self.note(journal, next, "partial", None);
         }
-        self.prune(journal)
     }
 
-    /// If anything is there that was not read: when the last of it was written.
-    fn unread(&self, journal: &Journal) -> disk::Result<Option<i64>> {
+    /// Is anything there that was not read?
+    fn is_behind(&self, journal: &Journal) -> disk::Result<bool> {
         let at = self.pos(journal) + self.packer.len() as u64;
-        let mut latest = match &self.cur {
-            Some(c) => c.source.unread(at)?,
-            None => None,
-        };
+        if let Some(c) = &self.cur
+            && c.source.has_more(at)?
+        {
+            return Ok(true);
+        }
         for n in &self.next {
-            let stat = n.plain.file.stat()?;
-            latest = latest.max((stat.len > 0).then_some(stat.mtime_ms));
-        }
-        for o in &self.old {
-            latest = latest.max(o.source.unread(o.pos)?);
-        }
-        if !self.next.is_empty() || self.missing || self.cur.is_none() {
-            for (c, _) in self.newer(journal)?.into_iter().filter(|(c, _)| c.len > 0) {
-                latest = latest.max(Some(c.mtime_ms));
+            if n.plain.file.stat()?.len > 0 {
+                return Ok(true);
             }
         }
-        Ok(latest)
-    }
-
-    /// The file at the path and its length: what is written to it from now on is of a later hour.
-    fn limit(&self) -> disk::Result<((u64, u64), u64)> {
-        if let Some(n) = self.next.back() {
-            return Ok((n.inode(), n.plain.file.stat()?.len));
+        for o in &self.old {
+            if o.source.has_more(o.pos)? {
+                return Ok(true);
+            }
         }
-        // What is read now may have been rotated already: all that stands beside the path was there before.
-        Ok(match self.cur.as_ref().filter(|c| !c.found).map(|c| &c.source) {
-            Some(Source::Plain(p)) => ((p.dev, p.ino), p.file.stat()?.len),
-            _ => ((0, 0), u64::MAX),
-        })
+        Ok((!self.next.is_empty() || self.missing || self.cur.is_none())
+            && self.newer(journal)?.iter().any(|(c, _)| c.len > 0))
     }
 
     fn note(&self, journal: &mut Journal, hour: Hour, what: &str, range: Option<(u64, Option<u64>)>) {
@@ -471,26 +454,10 @@ impl Undated {
         journal.append(&Event::Note { hour, what: what.into(), range, pos: None });
     }
 
-    /// Forgets archived hours that are old, but never the newest.
-    fn prune(&mut self, journal: &mut Journal) -> disk::Result<()> {
-        let now = self.clock.now_ms();
-        let mut keys = journal.archive_list()?;
-        keys.retain(|k| k.name == self.identity.name);
-        keys.sort();
-        keys.pop();
-        for key in keys {
-            if self.zone.ends_ms(key.hour).is_some_and(|e| now.saturating_sub(e) > self.conf.journal_ms) {
-                self.identity.first_hour = self.identity.first_hour.max(self.zone.next(key.hour));
-                journal.forget(&key)?;
-            }
-        }
-        Ok(())
-    }
-
     // ---- sealing ----------------------------------------------------------------------------------------------
 
     fn seal(&mut self, journal: &mut Journal, hour: Hour, done: bool, room: &mut Room<'_>) {
-        let filled = self.packer.cut(self.spare.pop().unwrap_or_default());
+        let filled = self.packer.cut(self.scratch.spare.pop().unwrap_or_default());
         let start = self.pos(journal);
         let kind = if done { Kind::Last } else { Kind::Usual };
         self.cut(journal, hour, filled, start, kind, room);
@@ -524,14 +491,7 @@ impl Undated {
             if self.cur.is_none() && !self.go_on(journal, hour)? {
                 return Ok(true);
             }
-            // What came to the path after the hour was over is of the next one.
-            let drained = self.drain.is_some_and(|(inode, _)| {
-                if inode == (0, 0) {
-                    return !self.next.is_empty();
-                }
-                self.cur.as_ref().and_then(|c| c.source.inode()) == Some(inode)
-            });
-            let over = !drained && (self.is_over() || self.passed_by(journal)?);
+            let over = self.is_over() || self.passed_by(journal)?;
             match self.read(journal, hour, over, room)? {
                 Read::NoRoom => return Ok(false),
                 Read::Rewritten => {
@@ -546,7 +506,7 @@ impl Undated {
                     }
                     self.finish(journal, hour);
                 }
-                Read::End => return Ok(drained || self.next.is_empty()),
+                Read::End => return Ok(self.next.is_empty()),
             }
         }
     }
@@ -582,19 +542,17 @@ impl Undated {
             }
             let at = self.pos(journal) + self.packer.len() as u64;
             let Some(cur) = &mut self.cur else { return Ok(Read::End) };
-            let limit = self.drain.filter(|(inode, _)| cur.source.inode() == Some(*inode));
-            let limit = limit.map_or(u64::MAX, |(_, len)| len);
-            let fetched = cur.source.fetch(at, most, self.packer.wants(), limit, now, &mut self.block)?;
+            let fetched = cur.source.fetch(at, most, self.packer.wants(), now, &mut self.scratch.block)?;
             let Fetched::Bytes { whole, more } = fetched else { return Ok(Read::Rewritten) };
-            let taken = self.packer.push(&self.block, last && whole, now);
+            let taken = self.packer.push(&self.scratch.block, last && whole, now);
             if taken == 0 && more {
                 // A line that is longer than the block.
                 most = usize::MAX;
                 continue;
             }
-            cur.source.took(&self.block, taken);
+            cur.source.took(&self.scratch.block, taken);
             most = BLOCK;
-            let end = taken == 0 || (whole && taken == self.block.len());
+            let end = taken == 0 || (whole && taken == self.scratch.block.len());
             if self.packer.is_due(end, now) {
                 self.seal(journal, hour, false, room);
             } else if end {
@@ -607,7 +565,7 @@ impl Undated {
     fn read_from(&mut self, file: File, path: PathBuf, at: u64) -> disk::Result<()> {
         let mono_ms = self.clock.mono_ms();
         let mut plain = Plain::new(file, at, mono_ms)?;
-        plain.peek(at, mono_ms, &mut self.block)?;
+        plain.peek(at, mono_ms, &mut self.scratch.block)?;
         let source = Source::Plain(Box::new(plain));
         self.cur = Some(Current { source, path, replaced: None, finished: false, found: false });
         Ok(())
@@ -655,16 +613,16 @@ impl Undated {
             }
             let at = old.pos + packer.len() as u64;
             let (result, end) =
-                match old.source.fetch(at, most, packer.wants(), u64::MAX, now, &mut self.block) {
+                match old.source.fetch(at, most, packer.wants(), now, &mut self.scratch.block) {
                     Ok(Fetched::Bytes { whole, more }) => {
-                        let taken = packer.push(&self.block, last && whole, now);
+                        let taken = packer.push(&self.scratch.block, last && whole, now);
                         if taken == 0 && more {
                             most = usize::MAX;
                             continue;
                         }
                         most = BLOCK;
-                        old.source.took(&self.block, taken);
-                        (Ok(true), taken == 0 || (whole && taken == self.block.len()))
+                        old.source.took(&self.scratch.block, taken);
+                        (Ok(true), taken == 0 || (whole && taken == self.scratch.block.len()))
                     }
                     Ok(Fetched::Rewritten) => {
                         self.alarms.push(format!(

@@ -75,7 +75,13 @@ fn damage_everywhere(what: &str, node: usize, step: u64) {
     let step = if soak() { 1 } else { step };
     let (mut runs, mut whole) = (0, 0);
     for (path, len) in files(&begin(), node) {
+        let bytes = begin().machines[node].disk.read(&path, 1 << 20).unwrap();
+        let zeros = 1 + bytes.iter().rposition(|b| *b != 0).map_or(0, |n| n as u64);
         for at in (0..len).step_by(usize::try_from(step).unwrap()) {
+            // Of the zeros that end a file few differ from one another.
+            if at > zeros && step > 1 && at % (step * 32) != 0 {
+                continue;
+            }
             for cut in [false, true] {
                 if cut && step > 1 && at % (step * 8) != 0 {
                     continue;

@@ -338,12 +338,16 @@ fn a_copy_is_installed_only_whole_and_only_if_it_proves_no_less() {
     store.peer().send_all(&first.packs());
     let tag = store.proven(&first, 1);
     // Half of a copy, a copy that is not what its sender says of it, and a complete one that is known to be partial.
-    let second = Hour { raws: (0..3).map(|i| lines("second", i * 20, 20)).collect(), ..first.copy(10) };
+    let raws = |what: &str| (0..3).map(|i| lines(what, i * 20, 20)).collect();
+    let second = Hour { raws: raws("second, with longer lines"), ..first.copy(10) };
     store.peer().send_all(&second.packs()[..2]);
     let lying = Hour { raws: vec![lines("lying", 0, 20)], ..first.copy(20) };
     store.peer().deliver(&lying.packs()[0].clone().set("total_lines", "21"));
     let partial = Hour { raws: vec![lines("partial", 0, 20)], ..first.copy(30) };
     store.peer().deliver(&partial.packs()[0].clone().set("state", "partial"));
+    // Whole, but with fewer bytes than are certified: read when less of the file was there.
+    let shorter = Hour { raws: raws("short"), ..first.copy(5) };
+    store.peer().send_all(&shorter.packs());
     store.restart();
     store.settle();
     assert_eq!(store.proven(&first, 1), tag);

@@ -373,3 +373,76 @@ fn an_archived_hour_that_grew_before_the_journal_was_lost_goes_as_a_copy() {
     w.settle(&[HOUR]);
     assert!(w.tags()[HOUR].generation > 0);
 }
+
+/// The story: a pack that was refused on a bad line for ten minutes was held aside, and waited there for a restart.
+#[test]
+fn packs_that_are_held_aside_are_tried_again_without_a_restart() {
+    for machine in [0, RELAY] {
+        let mut w = World::new(1);
+        w.write(HOUR, "line one\n");
+        w.wire.far_cut_off = machine == RELAY;
+        rounds(&mut w, if machine == RELAY { 5 } else { 0 });
+        w.wire.garbled = 100;
+        w.wire.far_cut_off = false;
+        let sim = w.machines[machine].sim.clone();
+        let held = || sim.paths().iter().any(|(p, n)| p.starts_with("/state/held") && *n > 0);
+        for _ in 0..600 {
+            w.round(1_500);
+            if held() {
+                break;
+            }
+        }
+        assert!(held(), "machine {machine}: {:?}", w.messages);
+        w.heal();
+        over(&mut w);
+        rounds(&mut w, 500);
+        w.settle(&[HOUR]);
+        assert!(!held() && w.machines[machine].restarts == 0, "machine {machine}");
+    }
+}
+
+/// The story: the proof of a certified hour was cut short, packs of it came once more from a segment that a power cut had
+/// brought back, and the data was cut to what was left of the proof.
+#[test]
+fn bytes_that_were_certified_are_not_cut_whatever_has_become_of_their_proof() {
+    for closed_is_lost in [false, true] {
+        certified_bytes_stay(closed_is_lost);
+    }
+}
+
+fn certified_bytes_stay(closed_is_lost: bool) {
+    const STORE: usize = 2;
+    let mut w = World::new(1);
+    for n in 0..4 {
+        w.write(HOUR, &format!("line {n} {:040x}\n", n * 7_919));
+        rounds(&mut w, 1);
+    }
+    let disk = w.machines[STORE].disk.clone();
+    let segments: Vec<(std::path::PathBuf, Vec<u8>)> = w.machines[STORE]
+        .sim
+        .paths()
+        .into_iter()
+        .filter(|(p, n)| p.starts_with("/state/spool") && p.extension() == Some("seg".as_ref()) && *n > 0)
+        .map(|(p, _)| (p.clone(), disk.read(&p, 1 << 20).unwrap()))
+        .collect();
+    assert!(!segments.is_empty(), "{}", w.explain());
+    over(&mut w);
+    w.settle(&[HOUR]);
+    rounds(&mut w, 60);
+    let stored = w.stored(HOUR);
+    w.crash(STORE);
+    for (path, bytes) in &segments {
+        w.machines[STORE].sim.put(path, bytes);
+        let done = path.with_extension("done");
+        w.machines[STORE].sim.remove_tree(&done);
+    }
+    let proof = Path::new("/store/headers/web1_2026112205");
+    assert!(w.machines[STORE].sim.truncate(proof, 300));
+    if closed_is_lost {
+        w.machines[STORE].sim.remove_tree(Path::new("/state/closed/web1_2026112205"));
+    }
+    w.spoiled = true;
+    rounds(&mut w, 60);
+    assert_eq!(w.stored(HOUR), stored);
+    assert!(w.messages.iter().any(|m| m.contains("within what was certified")), "{:?}", w.messages);
+}

@@ -15,7 +15,7 @@ const NEXT: &str = "2026112206";
 const STATE: &str = "/state";
 
 fn ask(w: &World, hour: &str, packs: &[(u64, u64)]) {
-    let request = Request::new(Hour::parse(hour).unwrap(), packs.to_vec());
+    let request = Request::new("", Hour::parse(hour).unwrap(), packs.to_vec());
     request.save(&w.machines[0].disk, Path::new(STATE)).unwrap();
 }
 
@@ -56,6 +56,20 @@ fn a_whole_hour_takes_the_place_of_what_was_stored() {
     let tag = &w.tags()[HOUR];
     assert!(tag.generation > 0 && tag.revision == 2, "{tag:?}");
     assert!(requests(&w).is_empty() && told(&w, "sent again as a whole"), "{:?}", w.messages);
+}
+
+/// The story: a copy that was read when less of the file was there, by a follower whose clock was ahead, took the place of
+/// the whole one.
+#[test]
+fn a_shorter_copy_does_not_take_the_place_of_certified_bytes() {
+    let mut w = certified();
+    let stored = w.stored(HOUR);
+    let log = format!("/log/access.log.{HOUR}");
+    w.machines[0].sim.put(Path::new(&log), &stored.as_bytes()[..=stored.find('\n').unwrap()]);
+    ask(&w, HOUR, &[]);
+    (0..60).for_each(|_| w.round(1_500));
+    assert_eq!((w.tags()[HOUR].generation, w.stored(HOUR)), (0, stored));
+    assert!(told(&w, "the longer one stays in place"), "{:?}", w.messages);
 }
 
 #[test]
@@ -207,4 +221,73 @@ fn a_damaged_hour_is_verified_again_by_a_pipe() {
     assert_same(&data, &source);
     let verify = logd(&["verify".as_ref(), save.as_os_str()]);
     assert_eq!(verify.code, 0, "{verify:?}");
+}
+
+/// Compresses a file as `gzip` does: the plain one goes.
+fn gzip(path: &Path) -> Vec<u8> {
+    let text = fs::read(path).unwrap();
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut gz, &text).unwrap();
+    fs::write(format!("{}.gz", path.display()), gz.finish().unwrap()).unwrap();
+    fs::remove_file(path).unwrap();
+    text
+}
+
+#[test]
+fn a_compressed_hour_is_read_by_once_and_by_resend_and_a_damaged_one_is_an_error() {
+    let temp = Temp::new("gzip");
+    let hours = past_hours(3);
+    let log = temp.path("log");
+    fs::create_dir_all(&log).unwrap();
+    let file = |hour: &Hour| log.join(format!("access.log.{hour}"));
+    let mut lines = Lines::new("web1", 5);
+    let text: Vec<String> = hours.iter().map(|_| lines.block(3_000)).collect();
+    for (hour, text) in hours.iter().zip(&text) {
+        fs::write(file(hour), text).unwrap();
+    }
+    gzip(&file(&hours[0]));
+    gzip(&file(&hours[2]));
+    let mut store = support::store(&temp, &[]);
+    let pattern = log.join("access.log.<%Y%m%d%H>");
+    let keys = [("close_wait", "0"), ("quiet", "0")];
+    let args = ["--once", "--timeout", "60s"];
+    let mut tail = support::tail(&temp, "web1", &pattern, &store.addr().to_string(), &keys, &args);
+    assert_eq!(tail.wait(Duration::from_secs(70)), 0);
+    let save = temp.path("save");
+    let stored = |hour: &Hour| fs::read(save.join("log_data").join(format!("web1_{hour}"))).unwrap();
+    for (hour, text) in hours.iter().zip(&text) {
+        assert_eq!(support::certified(&save, "web1", hour)["verified"], true);
+        assert_eq!(stored(hour), text.as_bytes());
+    }
+    let unpacked = || fs::read_dir(temp.path("web1.state/unpacked")).unwrap().count();
+    assert_eq!(unpacked(), 0, "what was unpacked is gone when it is acknowledged");
+
+    // While it runs; it looks neither into the archive nor for it by itself.
+    tail.restart_with(&[]);
+    tail.ready();
+    let hour = hours[0].to_string();
+    let ask = |hour: &str| logd(&["resend".as_ref(), tail.config().as_os_str(), hour.as_ref()]);
+    let asked = ask(&hour);
+    assert_eq!(asked.code, 0, "{asked:?}");
+    support::until(support::SOON, "the new copy", || {
+        support::tag(&save, "web1", &hour).filter(|t| t["revision"] == 2 && t["verified"] == true)
+    });
+    assert_eq!(stored(&hours[0]), text[0].as_bytes());
+    support::until(support::SOON, "no unpacked file", || (unpacked() == 0).then_some(()));
+
+    // Half an archive is nothing.
+    let archive = format!("{}.gz", file(&hours[2]).display());
+    let bytes = fs::read(&archive).unwrap();
+    fs::write(&archive, &bytes[..bytes.len() / 2]).unwrap();
+    let asked = ask(&hours[2].to_string());
+    assert!(asked.code == 1 && asked.out.contains(&archive) && unpacked() == 0, "{asked:?}");
+    assert_eq!(tail.terminate(), 0);
+    let mut other = support::tail(&temp, "web2", &pattern, &store.addr().to_string(), &keys, &args);
+    assert_ne!(other.wait(Duration::from_secs(70)), 0);
+    assert!(other.log().contains(&archive), "{}", other.log());
+    assert_eq!(store.terminate(), 0);
+    assert!(
+        support::tag(&save, "web2", hours[2]).is_none(),
+        "an hour is not empty because its archive is damaged"
+    );
 }

@@ -167,6 +167,18 @@ fn dead(m: &Machine, e: &disk::Error) -> bool {
     e.fatal() || m.sim.crashed() || m.disk.failure().is_some()
 }
 
+/// A follower alone, of the first section of `ini`, which begins now with an empty state.
+pub fn follower(disk: &Disk, clock: &Clock, zone: &Zone, ini: &str) -> Follower {
+    let conf = Config::parse("t", ini.as_bytes()).tail(true).unwrap().0;
+    let pattern = logd::tail::streams::sources(&conf).unwrap()[0].pattern.clone();
+    let state_dir = Path::new("/state");
+    disk.create_dir_all(state_dir, 0o750).unwrap();
+    let fresh = logd::tail::begin("h", &pattern, logd::config::Start::Beginning, &[], false, (zone, clock));
+    let (served, resume, once, seed) = (false, None, false, 1);
+    let setup = Setup { disk, clock, zone, state_dir, served, fresh, resume, once, seed };
+    Follower::open(&setup, &conf).unwrap()
+}
+
 impl World {
     /// One follower, a relay and a collector.
     pub fn new(seed: u64) -> Self {
@@ -226,6 +238,12 @@ impl World {
             quiet: false,
             seen: Mutex::default(),
         }
+    }
+
+    /// The followers know the relay by two addresses, and leave one soon.
+    pub fn second_address(&mut self) {
+        self.confs.tail.sender.send_to.push("relay:2".into());
+        self.confs.tail.sender.failover_after = 3;
     }
 
     /// Another program writes to the first stream's file of an hour.
@@ -344,8 +362,8 @@ impl World {
             .map(drop)?;
         let mut conf = self.confs.tail.clone();
         conf.sender.peer = self.peer;
-        conf.log_file = format!("{}<%Y%m%d%H>", s.prefix);
-        let pattern = Pattern::parse(&conf.log_file)?;
+        conf.streams[0].log_file = format!("{}<%Y%m%d%H>", s.prefix);
+        let pattern = Pattern::parse(&conf.streams[0].log_file)?;
         let existing = pattern.existing(&disk).map_err(|e| e.to_string())?;
         let now = self.now.now_ms();
         let oldest = existing.first().copied().filter(|_| self.begin != Begin::Now);
@@ -365,12 +383,12 @@ impl World {
                 copies_generation: self.now.now_ms().unsigned_abs(),
                 from_end: self.begin == Begin::End,
             },
-            resume: self.resume,
+            resume: self.resume.map(|(hour, id, pos)| (hour, id, pos, pattern.path(hour))),
             once: false,
             seed: 7,
         };
         conf.name = Some(s.name.into());
-        let mut f = Follower::open(&setup, &conf, pattern)?;
+        let mut f = Follower::open(&setup, &conf)?;
         self.messages.append(&mut f.alarms);
         self.streams[stream].node = Some(f);
         Ok(())

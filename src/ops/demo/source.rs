@@ -163,7 +163,10 @@ pub fn find(text: &str, zone: &Zone, now_ms: i64) -> Result<Vec<Host>, String> {
         format!("{}/{text}", cwd.display())
     };
     // Checked before anything is looked for: its message names what is wrong with it.
-    Pattern::parse(&whole).map_err(|e| format!("{text}: {e}; such as 'logs/web*/access.log.<%Y%m%d%H>'"))?;
+    let pattern = Pattern::parse(&whole).and_then(|p| {
+        if p.is_dated() { Ok(p) } else { Err("there is no <%Y%m%d%H> in the path".to_owned()) }
+    });
+    pattern.map_err(|e| format!("{text}: {e}; such as 'logs/web*/access.log.<%Y%m%d%H>'"))?;
     let lead = whole.split('<').next().unwrap_or_default();
     let (dirs, _) = lead.rsplit_once('/').unwrap_or_default();
     let file = whole.get(dirs.len() + 1..).unwrap_or_default();

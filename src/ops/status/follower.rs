@@ -3,11 +3,12 @@
 use super::super::inventory::Filter;
 use super::super::out;
 use super::queue::Queue;
-use crate::config::{Role, TailConfig};
+use crate::config::{Failover, Role, SenderConfig, TailConfig};
 use crate::disk::{self, Disk};
 use crate::journal::{self, HourLog};
 use crate::pack::HourKey;
-use crate::tail::pattern::Pattern;
+use crate::roles::follower::bound::RouteFile;
+use crate::tail::streams;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -19,6 +20,8 @@ struct Row {
     log: HourLog,
     /// Length and time of the last change of the source; `None` = it is not there.
     source: Option<(u64, i64)>,
+    /// The address that it is bound to, if that is not the first.
+    bound: Option<String>,
 }
 
 impl Row {
@@ -43,9 +46,77 @@ pub struct Follower {
     rows: Vec<Row>,
     archived: usize,
     queue: Queue,
+    /// What is said of several addresses.
+    route: Option<Route>,
     /// Why the follower finds no files.
     blind: Option<String>,
+    /// Files that match and are not followed.
+    problems: Vec<String>,
     now_ms: i64,
+}
+
+/// Where packs go, while that is not simply the first address.
+#[derive(Debug)]
+struct Route {
+    used: String,
+    silent: Vec<Silent>,
+}
+
+/// An address that does not answer.
+#[derive(Debug)]
+struct Silent {
+    addr: String,
+    since_ms: i64,
+    /// Packs that no other address may get.
+    packs: usize,
+}
+
+impl Route {
+    /// `None` = there is nothing to tell.
+    fn read(disk: &Disk, state_dir: &Path, conf: &SenderConfig, rows: &[Row]) -> Option<Self> {
+        let found = RouteFile::load(disk, state_dir).unwrap_or_default().filter(|_| conf.send_to.len() > 1);
+        let waits_for = |row: &Row, addr: &String| match &row.log.bound {
+            Some(bound) if conf.failover == Failover::Hour => bound == addr,
+            _ => false,
+        };
+        let count = |addr: &String| {
+            rows.iter().filter(|row| waits_for(row, addr)).map(|row| row.log.unacked.len()).sum()
+        };
+        found.map(|file| {
+            let named = file.silent.into_iter().filter(|(addr, _)| conf.send_to.contains(addr));
+            let silent = named.map(|(addr, since_ms)| Silent { packs: count(&addr), addr, since_ms });
+            Self { silent: silent.collect(), used: file.used }
+        })
+    }
+
+    fn wrong(&self, now_ms: i64) -> impl Iterator<Item = String> + '_ {
+        self.silent.iter().map(move |s| {
+            let since = u64::try_from(now_ms.saturating_sub(s.since_ms)).unwrap_or(0);
+            let rest = if self.used == s.addr {
+                "all else waits, too".to_owned()
+            } else {
+                format!("all else goes to {}", self.used)
+            };
+            let what = match s.packs {
+                0 => format!("no pack has to wait for it, {rest}"),
+                n => format!(
+                    "{} for it alone, of hours that it has begun to acknowledge, {rest}; if it is gone for good, `logd \
+                     resend --to` sends such hours elsewhere",
+                    if n == 1 { "1 pack waits".to_owned() } else { format!("{n} packs wait") }
+                ),
+            };
+            format!("{} does not answer since {}: {what}", s.addr, out::duration(since))
+        })
+    }
+
+    fn json(&self) -> Value {
+        let silent: Vec<Value> = self
+            .silent
+            .iter()
+            .map(|s| json!({"addr": s.addr, "since_ms": s.since_ms, "packs": s.packs}))
+            .collect();
+        json!({"used": self.used, "silent": silent})
+    }
 }
 
 impl Follower {
@@ -57,15 +128,23 @@ impl Follower {
         filter: &Filter,
         now_ms: i64,
     ) -> disk::Result<Self> {
-        let blind = match Pattern::parse(&config.log_file) {
-            Err(why) => Some(format!("log_file: {why}; `logd check` tells more")),
-            Ok(pattern) => disk.list(&pattern.directory()).err().map(|e| {
-                format!(
-                    "{e}: no log file can be found there; the follower's user (run this as that one) \
-                     must be able to list it"
-                )
-            }),
-        };
+        let (mut blind, mut problems) = (None, Vec::new());
+        match streams::sources(config) {
+            Err(why) => blind = Some(format!("{why}; `logd check` tells more")),
+            Ok(sources) => {
+                for source in &sources {
+                    if let Err(e) = disk.list(&source.pattern.directory()) {
+                        blind = Some(format!(
+                            "{e}: no log file can be found there; the follower's user (run this as that one) \
+                             must be able to list it"
+                        ));
+                    }
+                }
+                // The name only matters for its length here.
+                let host = config.name.as_deref().unwrap_or("h");
+                problems = streams::find(disk, &sources, host).1;
+            }
+        }
         let mut rows = Vec::new();
         for (key, log) in journal::peek(disk, state_dir)?.into_iter().filter(|(key, _)| filter.takes(key)) {
             let source = match disk.stat(&log.path) {
@@ -73,7 +152,11 @@ impl Follower {
                 Err(_) if blind.is_some() => None,
                 found => found?.map(|s| (s.len, s.mtime_ms)),
             };
-            rows.push(Row { key, log, source });
+            // The first address goes without saying, and one that is not named any more binds nothing.
+            let binds = config.sender.failover == Failover::Hour;
+            let mut others = config.sender.send_to.iter().skip(1).filter(|_| binds);
+            let bound = others.find(|addr| log.bound.as_ref() == Some(*addr)).cloned();
+            rows.push(Row { key, log, source, bound });
         }
         let archive = state_dir.join("journal").join("hours");
         let archived = match disk.list(&archive) {
@@ -85,7 +168,8 @@ impl Follower {
             Err(e) => return Err(e),
         };
         let queue = Queue::read(disk, state_dir, Role::Tail, &config.spool)?;
-        Ok(Self { rows, archived, queue, blind, now_ms })
+        let route = Route::read(disk, state_dir, &config.sender, &rows);
+        Ok(Self { rows, archived, queue, route, blind, problems, now_ms })
     }
 
     /// For people.
@@ -113,6 +197,9 @@ impl Follower {
                     let _ = write!(text, ", {} ({bytes}) not acknowledged", out::count(n, "pack"));
                 }
             }
+            if let Some(addr) = &row.bound {
+                let _ = write!(text, ", bound to {addr}");
+            }
             text += if log.is_done() { ", closed\n" } else { "\n" };
         }
         let _ = writeln!(text, "  {}", self.queue.summary("retry spool"));
@@ -121,7 +208,7 @@ impl Follower {
 
     /// What somebody must look at.
     pub fn wrong(&self) -> Vec<String> {
-        let mut list: Vec<String> = self.blind.iter().cloned().collect();
+        let mut list: Vec<String> = self.blind.iter().chain(&self.problems).cloned().collect();
         for row in &self.rows {
             let log = &row.log;
             if !log.notes.is_empty() {
@@ -143,6 +230,7 @@ impl Follower {
                 ));
             }
         }
+        list.extend(self.route.iter().flat_map(|r| r.wrong(self.now_ms)));
         list.extend(self.queue.wrong(self.rows.iter().map(|row| row.log.unacked.len()).sum()));
         list
     }
@@ -160,12 +248,13 @@ impl Follower {
                     "behind_ms": row.behind_ms(self.now_ms), "packs": row.log.cuts.len(),
                     "unacknowledged": row.log.unacked.len(), "unacknowledged_bytes": row.unacked_bytes(),
                     "closed": row.log.is_done(), "state": row.log.state(), "loss": row.log.loss_text(),
+                    "bound": row.log.bound,
                 })
             })
             .collect();
         json!({
             "role": "tail", "hours": rows, "archived": self.archived, "blind": self.blind,
-            "queue": self.queue.json(),
+            "route": self.route.as_ref().map(Route::json), "queue": self.queue.json(),
         })
     }
 }

@@ -4,6 +4,8 @@ use super::super::testing::{Build, Temp, printed};
 use super::*;
 use crate::journal::{Cut, Event, Journal};
 use crate::pack::Seal;
+use crate::record;
+use crate::roles::follower::bound::RouteFile;
 use std::path::PathBuf;
 
 const PACKS: &[&str] = &["a\nb\n", "c\n"];
@@ -275,7 +277,7 @@ fn a_follower_tells_what_is_on_its_way() {
         pos: None,
     };
     journal.append(&note);
-    journal.append(&Event::Acked { hour: "web1_2026112211".into(), generation: 0, ids: vec![1] });
+    journal.append(&Event::Acked { hour: "web1_2026112211".into(), generation: 0, ids: vec![1], to: None });
     journal.commit().unwrap();
     temp.file("state/journal/hours/web1_2026112209", "");
     temp.file("state/held/web1/2026112208.0.4", "frame");
@@ -307,6 +309,64 @@ fn a_follower_tells_what_is_on_its_way() {
     let (code, _, err) = status_at(&config, &Filter::default(), View::Missing, NOON);
     assert_eq!(code, ERROR);
     assert!(err.contains("--missing is a question to a store"), "{err}");
+}
+
+#[test]
+fn a_follower_tells_who_waits_for_whom() {
+    let temp = Temp::new();
+    let disk = Disk::real();
+    let (mut journal, _) = Journal::open(&disk, &temp.path("state"), false, &mut |_| {}).unwrap();
+    for (hour, to) in [("web1_2026112209", "a:1"), ("web1_2026112210", "b:1"), ("web1_2026112211", "gone:1")]
+    {
+        let path = temp.file(&format!("access.log.{}", &hour[5..]), "x\n");
+        let hour = || hour.to_owned();
+        journal.append(&Event::Opened { hour: hour(), generation: 0, path, first_id: 1, pos: 0, clock: false });
+        let cut = Cut::new(1, 0, 1, &Seal::of(b"x\n"), false);
+        journal.append(&Event::Cut { hour: hour(), cut });
+        journal.append(&Event::Acked { hour: hour(), generation: 0, ids: Vec::new(), to: Some(to.into()) });
+    }
+    journal.commit().unwrap();
+    let config = |keys: &str| {
+        let (dir, state) = (temp.dir().display(), temp.path("state"));
+        let text = format!(
+            "[tail]\nlog_file = {dir}/access.log.<%Y%m%d%H>\nstate_dir = {}\n{keys}\n",
+            state.display()
+        );
+        temp.file("t.ini", &text)
+    };
+    let two = || config("send_to = a:1, b:1, c:1");
+    let text = status(&two(), View::Summary);
+    assert!(
+        text.contains("not acknowledged, bound to b:1\n") && text.matches("bound to").count() == 1,
+        "{text}"
+    );
+    assert!(!text.contains("does not answer"), "{text}");
+    let route = RouteFile {
+        format: 1,
+        used: "b:1".into(),
+        silent: vec![("a:1".into(), NOON - 90_000), ("c:1".into(), NOON), ("gone:1".into(), NOON)],
+    };
+    disk.replace(&temp.path("state/route.json"), &record::to_json(&route), 0o640).unwrap();
+    let text = status(&two(), View::Summary);
+    for part in [
+        "a:1 does not answer since 1 min 30 s: 1 pack waits for it alone, of hours that it has begun to acknowledge, all \
+         else goes to b:1; if it is gone for good, `logd resend --to`",
+        "c:1 does not answer since 0 ms: no pack has to wait for it, all else goes to b:1\n",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("gone:1 does not"), "{text}");
+    let all: Value = serde_json::from_str(&status(&two(), View::Json)).unwrap();
+    let role = &all["roles"][0];
+    assert_eq!(
+        (&role["route"]["silent"][0]["packs"], &role["hours"][1]["bound"]),
+        (&json!(1), &json!("b:1"))
+    );
+    // Without a choice there is nothing to tell.
+    for keys in ["send_to = a:1", "send_to = a:1, b:1\nfailover = any"] {
+        let text = status(&config(keys), View::Summary);
+        assert!(!text.contains("bound to") && !text.contains("begun to acknowledge"), "{text}");
+    }
 }
 
 #[test]

@@ -191,6 +191,18 @@ impl Hours {
             if state.in_place.is_some_and(|g| g > job.generation) && !planted::is(Bug::OldCopyInstalled) {
                 return Ok(Filed::Void);
             }
+            // A log file only grows: a later copy that is shorter was read when less of it was there, by a follower whose
+            // clock stood elsewhere, or somebody has cut the file.
+            let certified = state.closed.as_ref().filter(|c| c.verified).map_or(0, |c| c.bytes);
+            if cert.bytes < certified && !planted::is(Bug::OldCopyInstalled) {
+                return Ok(Filed::Refused(format!(
+                    "{key}: copy {} is whole with {} bytes, and {certified} are certified; the longer one stays in place; \
+                     send the hour again if its source has more; if the shorter one is the right one it is {}",
+                    job.generation,
+                    cert.bytes,
+                    job.place.data.display()
+                )));
+            }
             // The copy in place may be about to prove more than this one does: it is heard first.
             let first = state.in_place.filter(|_| !cert.verified && state.closed.is_none());
             let first = first.filter(|g| state.copies.get(g).is_some_and(Copy::is_complete));

@@ -9,7 +9,7 @@
 use super::{Copy, Early, HourState, Hours, HoursConfig, Role};
 use crate::disk;
 use crate::integrity::lines::{Line, Reader as ProofReader};
-use crate::integrity::{Health, Place, Scan, Store, repair, scan};
+use crate::integrity::{Certificate, Health, Place, Scan, Store, repair, scan};
 use crate::pack::{HourKey, split_frame};
 use crate::planted::{self, Bug};
 use crate::spool::{Reader, Shelf};
@@ -238,6 +238,23 @@ impl Hours {
             found.health = Health::Damaged(format!(
                 "{}: no good line after pack {}; {beyond} bytes of data follow, and the spool does not hold what \
                  comes next",
+                place.headers.display(),
+                found.summary.high
+            ));
+            self.report_damage(key, &found);
+            return Ok(found);
+        }
+        // A tag stands for these bytes. That their proof is damaged, and packs of them came once more, takes none of them.
+        let certified = match self.store.closed(key)? {
+            // That file may be lost, and is made again from the hour; the tag is what a batch job has seen.
+            None => self.store.tag(key)?.and_then(|(_, content)| content),
+            known => known,
+        };
+        let certified = certified.filter(|c| c.generation == found.summary.generation || found.good_len == 0);
+        let within = |c: Certificate| found.summary.bytes < c.bytes && place.first_id == 1;
+        if certified.is_some_and(within) && !planted::is(Bug::BytesBeyondProofCut) {
+            found.health = Health::Damaged(format!(
+                "{}: no good line after pack {}, within what was certified",
                 place.headers.display(),
                 found.summary.high
             ));

@@ -45,6 +45,11 @@ impl Copy {
 }
 
 impl Hours {
+    /// Does this hour wait for its files?
+    pub fn is_stuck(&self, key: &HourKey) -> bool {
+        self.stuck.contains_key(key)
+    }
+
     /// Lets an hour wait, and says why unless that is known.
     pub(super) fn stick(&mut self, key: &HourKey, e: &disk::Error, now_ms: u64) {
         let told = e.to_string();

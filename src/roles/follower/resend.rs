@@ -16,6 +16,7 @@ use crate::log::count;
 use crate::pack::HourKey;
 use crate::record;
 use crate::tail::reread;
+use crate::tail::streams::full_name;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -35,14 +36,31 @@ pub struct Request {
     format: u32,
     /// The hour, or the day of a file that holds a day.
     pub hour: Hour,
+    /// The stream, as its section names it; empty for `[tail]`.
+    #[serde(default)]
+    pub stream: String,
     /// Numbers of its packs, as ranges; none = all of it.
     pub packs: Vec<(u64, u64)>,
+    /// The address that the whole hour has to go to; none = the one in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
 }
 
 impl Request {
     /// A request for an hour, or for some of its packs.
-    pub fn new(hour: Hour, packs: Vec<(u64, u64)>) -> Self {
-        Self { format: 1, hour, packs }
+    pub fn new(stream: &str, hour: Hour, packs: Vec<(u64, u64)>) -> Self {
+        Self { format: 1, hour, stream: stream.to_owned(), packs, to: None }
+    }
+
+    /// The same for one address.
+    #[must_use]
+    pub fn bound_to(self, to: Option<String>) -> Self {
+        Self { to, ..self }
+    }
+
+    /// Whose hour it is.
+    pub fn key(&self, host: &str) -> HourKey {
+        HourKey { name: full_name(host, &self.stream), hour: self.hour }
     }
 
     /// Leaves it for the follower; the same one again is one.
@@ -102,8 +120,9 @@ pub fn gone(disk: &Disk, log: &HourLog, ids: &[u64]) -> disk::Result<Option<Stri
     let mut raw = Vec::new();
     for cut in ids.iter().filter_map(|id| log.cut(*id)) {
         if reread(disk, &log.path, cut, &mut raw)?.is_none() {
+            let then = if log.clock { "it was rotated away" } else { "send the whole hour" };
             return Ok(Some(format!(
-                "{} does not hold the bytes {}-{} of pack {} any more; send the whole hour",
+                "{} does not hold the bytes {}-{} of pack {} any more; {then}",
                 log.path.display(),
                 cut.start,
                 cut.end,
@@ -125,12 +144,12 @@ impl Follower {
         for path in waiting(&self.disk, &self.state_dir)? {
             let (place, done) = match Request::load(&self.disk, &path)? {
                 Ok(request) => {
-                    if request.packs.is_empty() && self.tail.active() > AT_ONCE {
+                    let key = request.key(self.streams.host());
+                    if request.packs.is_empty() && self.streams.active(&key.name) > AT_ONCE {
                         continue;
                     }
-                    let key = HourKey { name: self.tail.identity().name.clone(), hour: request.hour };
                     let done = if request.packs.is_empty() {
-                        self.send_hour_again(&key)?
+                        self.send_hour_again(&key, request.to.as_deref())?
                     } else {
                         self.send_packs_again(&key, &request.packs)?
                     };
@@ -149,11 +168,18 @@ impl Follower {
         Ok(())
     }
 
-    fn send_hour_again(&mut self, key: &HourKey) -> disk::Result<Result<String, String>> {
+    fn send_hour_again(&mut self, key: &HourKey, to: Option<&str>) -> disk::Result<Result<String, String>> {
         if self.conf.sender.peer == Peer::Original {
             return Ok(Err("the next receiver is an original, which knows no copies of an hour".into()));
         }
-        if let Err(why) = self.tail.can_restart(key.hour)? {
+        let lane = match to.map(|addr| (addr, self.queue.route().index_of(addr))) {
+            Some((addr, None)) => return Ok(Err(format!("send_to does not name {addr}"))),
+            Some(_) if !self.queue.route().binds() => {
+                return Ok(Err("with failover = any no hour is bound to an address".into()));
+            }
+            found => found.and_then(|(_, lane)| lane),
+        };
+        if let Err(why) = self.streams.can_restart(key)? {
             return Ok(Err(why));
         }
         let before = match self.journal.hour(key) {
@@ -161,9 +187,9 @@ impl Follower {
             None => self.journal.archived(key)?.map(|log| log.generation),
         };
         let generation = self.clock.now_ms().unsigned_abs().max(before.map_or(0, |g| g + 1));
-        self.tail.restart(&mut self.journal, key.hour, generation);
+        self.streams.restart(&mut self.journal, key, generation)?;
         // Of the copy before nothing more is sent.
-        self.unreleased.retain(|s| s.key != *key);
+        self.unreleased.retain(|(s, _)| s.key != *key);
         let old: Vec<u64> = self.waiting.iter().filter(|(_, w)| w.key == *key).map(|(n, _)| *n).collect();
         for number in old {
             if let Some(Bytes::Spool(loc)) = self.waiting.get(&number).map(|w| &w.bytes) {
@@ -171,7 +197,12 @@ impl Follower {
             }
             self.forget(number);
         }
-        Ok(Ok(format!("it is sent again as a whole, as copy {generation}")))
+        let mut where_to = String::new();
+        if let Some(lane) = lane {
+            self.bind_to(key, generation, lane);
+            where_to = format!(", to {}", self.queue.route().addr(lane));
+        }
+        Ok(Ok(format!("it is sent again as a whole, as copy {generation}{where_to}")))
     }
 
     fn send_packs_again(

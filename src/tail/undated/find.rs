@@ -31,7 +31,7 @@ impl Undated {
         let known = self.next.back().map(Next::inode);
         let mono_ms = self.clock.mono_ms();
         if let Some(n) = self.next.back_mut() {
-            n.plain.peek(0, mono_ms, &mut self.block)?;
+            n.plain.peek(0, mono_ms, &mut self.scratch.block)?;
         }
         if let Some(cur) = &mut self.cur {
             if cur.source.inode() == inode {
@@ -46,7 +46,7 @@ impl Undated {
         }
         let Some(file) = self.open_path()? else { return Ok(()) };
         let mut plain = Box::new(Plain::new(file, 0, mono_ms)?);
-        plain.peek(0, mono_ms, &mut self.block)?;
+        plain.peek(0, mono_ms, &mut self.scratch.block)?;
         self.next.push_back(Next { plain });
         Ok(())
     }
@@ -122,9 +122,8 @@ impl Undated {
     pub(super) fn passed_by(&mut self, journal: &Journal) -> disk::Result<bool> {
         let now = self.clock.mono_ms();
         let wall = self.clock.now_ms();
-        let draining = self.drain.is_some();
         let still = |c: &Current| wall.saturating_sub(c.source.mtime_ms()) >= STILL_MS.cast_signed();
-        let done = |c: &Current| c.found && (draining || still(c));
+        let done = |c: &Current| c.found && still(c);
         let due = self.searched_ms.is_none_or(|ms| now.saturating_sub(ms) >= STILL_MS);
         if !self.missing || !due || !self.next.is_empty() || !self.cur.as_ref().is_some_and(done) {
             return Ok(false);
@@ -161,6 +160,12 @@ impl Undated {
             // It was replaced before it was seen. Who still writes to it is followed like any other.
             let replaced = Some((self.clock.mono_ms(), c.mtime_ms));
             self.rotate(journal, hour, from);
+            self.note(journal, hour, "partial", None);
+            self.alarms.push(format!(
+                "{}: it was rotated away before it was seen; read now, but others may have come and gone like it; the hour \
+                 is not certified",
+                c.path.display()
+            ));
             self.cur = Some(Current { source, path: c.path, replaced, finished: false, found: true });
             return Ok(true);
         }
@@ -225,7 +230,7 @@ impl Undated {
                 self.rotate(journal, hour, from);
             }
             let mut plain = Box::new(Plain::new(p.file, 0, mono_ms)?);
-            plain.peek(0, mono_ms, &mut self.block)?;
+            plain.peek(0, mono_ms, &mut self.scratch.block)?;
             self.next.push_front(Next { plain });
             self.cur = Some(Current { source, path, replaced: None, finished: true, found: true });
             return Ok(());
@@ -258,7 +263,7 @@ impl Undated {
         if history.is_empty() {
             // It began, and read nothing: nobody can tell whether this is still the same file.
             let Some(file) = there else { return self.wait(journal, hour, pos) };
-            self.note(journal, hour, "partial", None);
+            self.unsure = true;
             let at = if file.stat()?.len < pos { 0 } else { pos };
             if at < pos {
                 self.rotate(journal, hour, 0);
@@ -309,6 +314,14 @@ impl Undated {
                     self.rotate(journal, hour, at);
                 }
                 self.read_from(file, path, at)?;
+                if let Some((c, _)) = self.newer(journal)?.into_iter().find(|(c, _)| c.len > 0) {
+                    self.unsure = true;
+                    self.alarms.push(format!(
+                        "{}: rotated away, and not sent as far as the journal knows; it is not read, because newer lines \
+                         were; the hour is not certified",
+                        c.path.display()
+                    ));
+                }
             }
             (_, _, Some((c, k)), _) => {
                 self.since_ms = c.mtime_ms;
@@ -327,6 +340,7 @@ impl Undated {
             (_, _, _, Some(e)) => return Err(e),
             (Some(file), ..) => match history.shorter(&file)? {
                 Some(end) => {
+                    self.unsure = true;
                     self.note(journal, hour, "changed", None);
                     self.rotate(journal, hour, end);
                     self.alarms.push(format!(
@@ -370,6 +384,7 @@ impl Undated {
     }
 
     fn lost(&mut self, journal: &mut Journal, hour: Hour, pos: u64) {
+        self.unsure = true;
         self.note(journal, hour, "loss", Some((pos, None)));
         self.alarms.push(format!(
             "{}: the file that was read to byte {pos} is gone, and no rotated one holds what was read of it; it may have \

@@ -351,7 +351,7 @@ pub(super) fn is_copy(disk: &Disk, c: &Candidate, file: &File) -> bool {
         let Some(mut copy) = Source::open(disk, &c.path, c.gz, 0, 0)? else { return Ok(false) };
         let (mut at, mut one, mut other) = (0, Vec::new(), Vec::new());
         loop {
-            copy.fetch(at, 64 << 10, 64 << 10, u64::MAX, 0, &mut one)?;
+            copy.fetch(at, 64 << 10, 64 << 10, 0, &mut one)?;
             copy.took(&one, one.len());
             other.resize(one.len(), 0);
             let n = file.read_at(&mut other, at)?;
@@ -384,7 +384,7 @@ pub(super) fn copy_of(
     let (mut out, wants) = (Vec::new(), tail.len() + ahead.len());
     for c in candidates(disk, path)?.into_iter().filter(|c| c.inode != not && (c.gz || c.len >= at)) {
         let Some(mut source) = Source::open(disk, &c.path, c.gz, start, mono_ms)? else { continue };
-        source.fetch(start, wants, wants, u64::MAX, mono_ms, &mut out)?;
+        source.fetch(start, wants, wants, mono_ms, &mut out)?;
         if out.strip_prefix(tail).is_some_and(|rest| rest == ahead) {
             return Ok(Some(c));
         }

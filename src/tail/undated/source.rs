@@ -60,7 +60,7 @@ impl Plain {
 
     /// Remembers what stands at `at`, while it waits for its turn: it may be emptied before that.
     pub(super) fn peek(&mut self, at: u64, mono_ms: u64, block: &mut Vec<u8>) -> disk::Result<()> {
-        if self.fetch(at, AHEAD, AHEAD, u64::MAX, mono_ms, block)? != Fetched::Rewritten {
+        if self.fetch(at, AHEAD, AHEAD, mono_ms, block)? != Fetched::Rewritten {
             self.took(block, 0);
         }
         Ok(())
@@ -71,7 +71,6 @@ impl Plain {
         at: u64,
         most: usize,
         wants: usize,
-        limit: u64,
         mono_ms: u64,
         out: &mut Vec<u8>,
     ) -> disk::Result<Fetched> {
@@ -80,8 +79,7 @@ impl Plain {
         if stat.len < at || stat.len < self.seen {
             return Ok(Fetched::Rewritten);
         }
-        let len = stat.len.min(limit);
-        let useful = usize::try_from(len.saturating_sub(at)).unwrap_or(usize::MAX).min(wants);
+        let useful = usize::try_from(stat.len.saturating_sub(at)).unwrap_or(usize::MAX).min(wants);
         let want = useful.min(most);
         if want > 0 || !self.checked || stat.mtime_ms != self.mtime_ms {
             let before = self.tail.len();
@@ -97,7 +95,7 @@ impl Plain {
             self.grown_ms = mono_ms;
         }
         (self.seen, self.mtime_ms, self.checked) = (stat.len, stat.mtime_ms, true);
-        Ok(Fetched::Bytes { whole: at + out.len() as u64 >= len, more: out.len() == want && want < useful })
+        Ok(Fetched::Bytes { whole: at + out.len() as u64 >= stat.len, more: out.len() == want && want < useful })
     }
 
     fn took(&mut self, block: &[u8], taken: usize) {
@@ -209,18 +207,17 @@ impl Source {
         }))
     }
 
-    /// Fills `out` with what follows `at`: at most `most` bytes of the `wants` that are useful, and none behind `limit`.
+    /// Fills `out` with what follows `at`: at most `most` bytes of the `wants` that are useful.
     pub(super) fn fetch(
         &mut self,
         at: u64,
         most: usize,
         wants: usize,
-        limit: u64,
         mono_ms: u64,
         out: &mut Vec<u8>,
     ) -> disk::Result<Fetched> {
         match self {
-            Self::Plain(p) => p.fetch(at, most, wants, limit, mono_ms, out),
+            Self::Plain(p) => p.fetch(at, most, wants, mono_ms, out),
             Self::Gz(g) => g.fetch(at, wants, out),
         }
     }
@@ -272,14 +269,11 @@ impl Source {
         }
     }
 
-    /// If something follows `at`: when that was written, at the latest.
-    pub(super) fn unread(&self, at: u64) -> disk::Result<Option<i64>> {
+    /// Does something follow `at`?
+    pub(super) fn has_more(&self, at: u64) -> disk::Result<bool> {
         Ok(match self {
-            Self::Plain(p) => {
-                let stat = p.file.stat()?;
-                (stat.len != at).then_some(stat.mtime_ms)
-            }
-            Self::Gz(g) => (!g.ended || !g.buf.is_empty()).then_some(g.mtime_ms),
+            Self::Plain(p) => p.file.stat()?.len != at,
+            Self::Gz(g) => !g.ended || !g.buf.is_empty(),
         })
     }
 }

@@ -206,6 +206,7 @@ fn events(s: &mut Script) -> Event {
             hour,
             generation: s.number(),
             ids: (0..s.byte() % 4).map(|_| s.number()).collect(),
+            to: (what & 32 != 0).then(|| "b:1302".into()),
         },
         3 => Event::Archived { hour },
         _ => {
@@ -310,7 +311,7 @@ pub fn journal(bytes: &[u8]) {
     });
     let seal = Seal::of(b"line\n");
     j.append(&Event::Cut { hour: name.into(), cut: Cut::new(1, 0, 1, &seal, true) });
-    j.append(&Event::Acked { hour: name.into(), generation: 3, ids: vec![1] });
+    j.append(&Event::Acked { hour: name.into(), generation: 3, ids: vec![1], to: None });
     j.commit().unwrap();
     let grown = hours_text(&j);
     sim.restart(Outcome::LoseUnsynced);

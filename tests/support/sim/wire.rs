@@ -10,8 +10,9 @@ use logd::pack::split_frame;
 use logd::receiver::gate::Answer;
 use logd::receiver::{Budget, Session, lock};
 use logd::roles::follower::Job;
-use logd::sender::Outcome;
+use logd::sender::{Fail, Outcome};
 use logd::spool::SyncJob;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,6 +20,9 @@ use std::sync::Arc;
 const CONNECTIONS: usize = 2;
 /// A frame that was overtaken arrives within so many rounds.
 const ADRIFT_ROUNDS: u64 = 12;
+
+/// Hour and copy → address → packs.
+pub type Taken = BTreeMap<(String, u64), BTreeMap<usize, BTreeSet<u64>>>;
 
 /// What a sender has to be told of.
 pub(super) enum Cargo {
@@ -66,6 +70,10 @@ pub struct Wire {
     pub cut_off: bool,
     /// The relay cannot reach the collector.
     pub far_cut_off: bool,
+    /// Addresses of the relay, by their place in `send_to`, that nobody can reach.
+    pub shut: Vec<usize>,
+    /// By hour and copy: which packs each address of the relay has taken, whether or not anybody heard of it.
+    pub taken: Taken,
     rng: Rng,
     budget: Arc<Budget>,
     confs: [Arc<ReceiverConfig>; 2],
@@ -94,6 +102,8 @@ impl Wire {
             footprints: 0,
             cut_off: false,
             far_cut_off: false,
+            shut: Vec::new(),
+            taken: Taken::new(),
             rng: Rng::new(seed ^ 0x77),
             budget: Budget::new(1 << 20),
             confs: [Arc::new(relay.clone()), Arc::new(store.clone())],
@@ -110,6 +120,7 @@ impl Wire {
         (self.lost_answers, self.lost_packs, self.cut, self.doubled) = (0, 0, 0, 0);
         (self.adrift, self.garbled) = (0, 0);
         (self.cut_off, self.far_cut_off) = (false, false);
+        self.shut.clear();
     }
 
     pub(super) fn is_idle(&self, sender: usize) -> bool {
@@ -139,11 +150,11 @@ impl Wire {
 }
 
 fn lost(reason: &str) -> Outcome {
-    Outcome::TempFail { reason: reason.into(), link: false }
+    Outcome::TempFail { reason: reason.into(), how: Fail::NoAnswer }
 }
 
 fn down() -> Outcome {
-    Outcome::TempFail { reason: "cannot connect".into(), link: true }
+    Outcome::TempFail { reason: "cannot connect".into(), how: Fail::NoConnection }
 }
 
 impl World {
@@ -155,7 +166,21 @@ impl World {
         if to == STORE && self.wire.record {
             self.wire.carried.push(frame.clone());
         }
-        let (awaits, session) = self.carry(to, &mut conn, &frame);
+        let addr = match &cargo {
+            Cargo::Job(job) => self.streams[sender].node.as_ref().and_then(|f| f.queue.sent_to(job.number)),
+            Cargo::Seq(_) => None,
+        };
+        let (awaits, session) = if addr.is_some_and(|a| self.wire.shut.contains(&a)) {
+            (Awaits::Answer(down()), None)
+        } else {
+            self.carry(to, &mut conn, &frame)
+        };
+        let arrived = matches!(awaits, Awaits::Durable(_) | Awaits::Answer(Outcome::Sent));
+        let meta = split_frame(&frame).and_then(|(h, _)| h.meta("unknown").ok());
+        if let (Some(addr), Some(m), true) = (addr, meta, arrived) {
+            let packs = self.wire.taken.entry((m.key.to_string(), m.generation)).or_default();
+            packs.entry(addr).or_default().insert(m.id);
+        }
         conn.session = session;
         conn.flight = Some(Flight { cargo, frame, awaits });
         self.wire.conns[sender][at] = conn;

@@ -1,0 +1,88 @@
+//! What a state directory, and each stream in it, was begun with.
+
+use super::pattern::Pattern;
+use crate::clock::{Clock, Hour, Zone};
+use crate::config::Start;
+use crate::disk::{self, Disk};
+use crate::record;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// `follower.json`: what a state directory was begun with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// 1.
+    pub format: u32,
+    /// Sender's name.
+    pub name: String,
+    /// Time zone of the hours.
+    pub zone: String,
+    /// Hours before this one are none of ours.
+    pub first_hour: Hour,
+    /// Up to this hour packs may have been sent before this state began: its hours go as a copy.
+    pub copies_until: Option<Hour>,
+    /// The copy's number, the unix millisecond at which the state began: a state lost twice in a second needs two.
+    pub copies_generation: u64,
+    /// Read the first hour from its end (`start = end`).
+    #[serde(default)]
+    pub from_end: bool,
+}
+
+impl Identity {
+    /// Where it lies: `follower.json`, and `streams/NAME.json` for a stream of that name.
+    pub fn path(state_dir: &Path, stream: &str) -> PathBuf {
+        if stream.is_empty() {
+            state_dir.join("follower.json")
+        } else {
+            state_dir.join("streams").join(format!("{stream}.json"))
+        }
+    }
+
+    /// Loads it; `Ok(None)` = a new state directory or stream; `Err` = it is damaged.
+    pub fn load(disk: &Disk, path: &Path) -> disk::Result<Option<Result<Self, String>>> {
+        let Some(bytes) = disk.read_opt(path, 64 << 10)? else { return Ok(None) };
+        Ok(Some(match record::from_json::<Self>(&bytes) {
+            Ok(id) if id.format != 1 => {
+                Err(format!("{}: format {} is not known here", path.display(), id.format))
+            }
+            Ok(id) if crate::name::problem(&id.name).is_none() => Ok(id),
+            Ok(id) => Err(format!("{}: name {:?} is not valid", path.display(), id.name)),
+            Err(e) => Err(format!("{}: {e}", path.display())),
+        }))
+    }
+
+    /// Saves it.
+    pub fn save(&self, disk: &Disk, path: &Path) -> disk::Result<()> {
+        disk.replace(path, &record::to_json(self), 0o640)
+    }
+}
+
+/// The beginning of a stream that is new. `existing` are the hours that have files; `copies` = packs of them may have been
+/// sent before this state began, so they go as a copy.
+pub fn begin(
+    name: &str,
+    pattern: &Pattern,
+    start: Start,
+    existing: &[Hour],
+    copies: bool,
+    (zone, clock): (&Zone, &Clock),
+) -> Identity {
+    let now = clock.now_ms();
+    let current = if pattern.is_daily() { zone.day_at(now) } else { zone.hour_at(now) };
+    let first_hour = match start {
+        Start::Beginning | Start::End => current,
+        Start::Oldest => existing.first().copied().unwrap_or(current),
+        Start::Hour(hour) => hour,
+    };
+    let last = if pattern.is_dated() { existing.last().copied() } else { Some(current) };
+    Identity {
+        format: 1,
+        name: name.to_owned(),
+        zone: zone.name(),
+        first_hour,
+        copies_until: last.filter(|_| copies),
+        copies_generation: now.unsigned_abs(),
+        // A file that appears later is read whole.
+        from_end: start == Start::End && (existing.contains(&first_hour) || !pattern.is_dated()),
+    }
+}
