@@ -503,6 +503,11 @@ impl SimDisk {
         self.0.state().plan.insert(at_call, fault);
     }
 
+    /// Planned faults that are still to come.
+    pub fn planned(&self) -> usize {
+        self.0.state().plan.len()
+    }
+
     /// Planned faults that are still to come do not.
     pub fn forget_plan(&self) {
         self.0.state().plan.clear();

@@ -182,6 +182,29 @@ fn a_crash_at_any_call_forgets_no_request() {
     }
 }
 
+/// The story: killed between the first bytes of a new copy and their proof, the collector took them for the certified ones
+/// of the copy in place and never went on with them.
+#[test]
+fn a_crash_of_the_collector_at_any_call_leaves_no_new_copy_behind() {
+    const STORE: usize = 2;
+    let fates: [fn(u32) -> Outcome; 2] = [|_| Outcome::LoseUnsynced, |_| Outcome::KeepAll];
+    for loss in fates {
+        let mut crashed = 0;
+        for at in 1..=60 {
+            let mut w = certified();
+            w.loss = loss;
+            ask(&w, HOUR, &[]);
+            let sim = &w.machines[STORE].sim;
+            sim.plan(sim.calls() + at, Fault::Crash);
+            (0..60).for_each(|_| w.round(1_500));
+            let tag = &w.tags()[HOUR];
+            assert!(tag.generation > 0, "call {at}, {:?}: {tag:?} {:?}", loss(0), w.messages);
+            crashed += w.machines[STORE].restarts;
+        }
+        assert!(crashed > 30, "{crashed}");
+    }
+}
+
 /// The way that the manual tells, with processes: `verify` finds the damage and names the tag, `status` names the hour
 /// once the tag is gone, and what it prints is all that `resend` needs.
 #[test]

@@ -250,7 +250,12 @@ impl Hours {
             None => self.store.tag(key)?.and_then(|(_, content)| content),
             known => known,
         };
-        let certified = certified.filter(|c| c.generation == found.summary.generation || found.good_len == 0);
+        // A copy that is being built has its number in its place; what stands for the hour may have lost it with its proof.
+        let mine = |c: &Certificate| match generation {
+            u64::MAX => c.generation == found.summary.generation || found.good_len == 0,
+            built => c.generation == built,
+        };
+        let certified = certified.filter(mine);
         let within = |c: Certificate| found.summary.bytes < c.bytes && place.first_id == 1;
         if certified.is_some_and(within) && !planted::is(Bug::BytesBeyondProofCut) {
             found.health = Health::Damaged(format!(
