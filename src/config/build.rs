@@ -42,7 +42,8 @@ pub(super) fn tail(r: &mut Reader) -> TailConfig {
 /// Files without a date in their name are rotated away, perhaps before their packs are acknowledged.
 fn undated(r: &mut Reader, s: &str, config: &TailConfig) {
     for stream in config.streams.iter().filter(|stream| !stream.log_file.contains('<')) {
-        let section = if stream.stream.is_empty() { s.to_owned() } else { keys::STREAM.to_owned() + &stream.stream };
+        let section =
+            if stream.stream.is_empty() { s.to_owned() } else { keys::STREAM.to_owned() + &stream.stream };
         if let Some(Start::Hour(hour)) = stream.start {
             let text = format!(
                 "`{hour}`: {} has no date in its name, and nobody knows where that hour begins in it; use beginning or end",

@@ -9,16 +9,17 @@
 
 pub mod bound;
 pub mod resend;
+mod retry;
 mod streams;
 
 use crate::clock::{Clock, Zone};
 use crate::config::{Peer, TailConfig};
 use crate::disk::{self, Disk};
 use crate::journal::{Event, HourLog, Journal};
-use crate::pack::{Encoder, Header, HourKey, Meta, Seal, split_frame};
+use crate::pack::{Encoder, Header, HourKey, Meta, Seal};
 use crate::planted::{self, Bug};
 use crate::sender::{Next, Outcome, Queue};
-use crate::spool::{AppendError, Loc, Reader, Shelf, Spool};
+use crate::spool::{Loc, Reader, Shelf, Spool};
 use crate::tail::{Identity, Sealed, meta_of, reread, unpack};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -269,122 +270,6 @@ impl Follower {
         self.queue.bind(number, bound);
     }
 
-    /// Packs that an earlier run could not send lie here, in case their source is gone.
-    fn open_retry_spool(&mut self, damaged: bool) -> disk::Result<()> {
-        if self.conf.spool.size == 0 {
-            return Ok(());
-        }
-        let dir = self.state_dir.join("retry");
-        let mut quarantine = Shelf::open(
-            &self.disk,
-            &self.state_dir.join("quarantine"),
-            self.conf.sender.held_per_name,
-            self.conf.sender.held_total,
-        )?;
-        let mut found = Vec::new();
-        let alarms = &mut self.alarms;
-        let mut spool = Spool::open(
-            &self.disk,
-            &dir,
-            &mut quarantine,
-            &self.conf.spool,
-            &mut |t| alarms.push(t),
-            &mut |loc, frame| {
-                found.extend(split_frame(frame).and_then(|(h, _)| h.meta("none").ok()).map(|m| (loc, m)));
-            },
-        )?;
-        for (loc, meta) in found {
-            let number = self.numbers.get(&(meta.key.clone(), meta.id)).copied();
-            let log = self.journal.hour(&meta.key).filter(|log| log.generation == meta.generation);
-            let cut = log.and_then(|log| log.cut(meta.id));
-            // Of a file without a date a pack lies here before the journal has its cut. If that was never written, or another
-            // one was in its place, its bytes were read again or will be.
-            if !damaged
-                && self.streams.is_undated(&meta.key.name)
-                && cut.is_none_or(|cut| meta.seal != Some(cut.seal()))
-            {
-                spool.mark_done(loc.seq)?;
-                continue;
-            }
-            let waiting = number.and_then(|n| self.waiting.get_mut(&n));
-            if let Some(w) =
-                waiting.filter(|w| w.generation == meta.generation && matches!(w.bytes, Bytes::Source))
-            {
-                w.bytes = Bytes::Spool(loc);
-                continue;
-            }
-            // The same once more.
-            if cut.is_some() && self.streams.is_undated(&meta.key.name) {
-                spool.mark_done(loc.seq)?;
-                continue;
-            }
-            if !self.journal.has_acked(&meta.key, meta.generation, meta.id)?
-                && !self.hold(&spool, &loc, &meta)?
-            {
-                continue;
-            }
-            spool.mark_done(loc.seq)?;
-        }
-        self.put_back(&mut spool, true)?;
-        self.retry_reader = Some(spool.reader());
-        self.retry = Some(spool);
-        Ok(())
-    }
-
-    /// A pack of which the journal knows nothing any more: its log file may be gone, so this may be the only copy.
-    fn hold(&mut self, spool: &Spool, loc: &Loc, meta: &Meta) -> disk::Result<bool> {
-        let mut frame = Vec::new();
-        if !spool.reader().fetch_at(loc, &mut frame)? {
-            return Ok(true);
-        }
-        let file = format!("{}.{}.{}", meta.key.hour, meta.generation, meta.id);
-        let kept = self.held.put(&meta.key.name, &file, &frame)?;
-        self.alarms.push(format!(
-            "{}: the journal does not know whether it was acknowledged; {}; its hour is sent again from its log file, as a \
-             new copy; if that file is gone, `logd spool salvage` makes a relay's spool of it",
-            meta.label(),
-            if kept { "kept in held/" } else { "held/ is full, it stays in retry/" }
-        ));
-        Ok(kept)
-    }
-
-    /// Packs that a receiver refused for good get another chance; their source may be gone by now.
-    fn put_back(&mut self, spool: &mut Spool, tell: bool) -> disk::Result<()> {
-        let names: Vec<String> = self.held.names().map(str::to_owned).collect();
-        for name in names {
-            for file in self.held.list(&name)? {
-                let Some(frame) = self.held.get(&name, &file)? else {
-                    if tell {
-                        let path = self.held.dir().join(&name).join(&file);
-                        self.alarms.push(format!(
-                            "{}: damaged; its pack is read again from the log file; remove this file",
-                            path.display()
-                        ));
-                    }
-                    continue;
-                };
-                let Some(meta) = split_frame(&frame).and_then(|(h, _)| h.meta("none").ok()) else { continue };
-                let log = self.journal.hour(&meta.key).filter(|l| l.generation == meta.generation);
-                if log.is_none_or(|l| !l.unacked.contains(&meta.id)) {
-                    continue;
-                }
-                let loc = match spool.append(&[&frame]) {
-                    Ok(loc) => loc,
-                    Err(AppendError::Full(_)) => continue,
-                    Err(AppendError::Disk(e)) => return Err(e),
-                };
-                let number = self.numbers.get(&(meta.key.clone(), meta.id)).copied();
-                match number.and_then(|n| self.waiting.get_mut(&n)) {
-                    Some(w) => w.bytes = Bytes::Spool(loc),
-                    None => self.add(meta.key, meta.generation, meta.id, Bytes::Spool(loc), 0),
-                }
-                spool.sync()?;
-                self.held.remove(&name, &file)?;
-            }
-        }
-        Ok(())
-    }
-
     /// One turn: reads files, seals packs, makes them durable in the journal, and only then queues them.
     pub fn step(&mut self) -> disk::Result<()> {
         let noted = self.retry_done.len();
@@ -464,61 +349,6 @@ impl Follower {
         looked
     }
 
-    /// Is the retry spool the only place where this pack will be, once its file is rotated away?
-    fn must_keep(&self, s: &Sealed) -> bool {
-        self.journal.hour(&s.key).is_some_and(|log| log.clock)
-    }
-
-    /// Bytes that may be read of files that rotation may destroy.
-    fn room_to_keep(&self) -> disk::Result<u64> {
-        let waits = self.unreleased.iter().any(|(s, kept)| kept.is_none() && self.must_keep(s));
-        match &self.retry {
-            Some(retry) if self.streams.has_undated() && !waits => retry.room(),
-            _ => Ok(0),
-        }
-    }
-
-    /// Puts sealed packs that their source may soon not have any more into the retry spool, durably, before the journal knows
-    /// them. If that fails, they stay where they are and the next turn tries it again.
-    fn keep_unreleased(&mut self) -> disk::Result<()> {
-        let Some(mut retry) = self.retry.take() else { return Ok(()) };
-        let mut unreleased = std::mem::take(&mut self.unreleased);
-        let mut kept = Ok(());
-        for (s, loc) in unreleased.iter_mut().filter(|(_, loc)| loc.is_none()) {
-            let meta = self.meta_of_pack(&s.key, s.generation, s.id).filter(|_| self.must_keep(s));
-            let Some(meta) = meta else { continue };
-            let job = Job { number: 0, load: Load::Raw(Box::new(meta), std::mem::take(&mut s.raw)) };
-            let wall = self.wall();
-            job.frame(&mut self.encoder, &wall, &mut self.frame);
-            if let Load::Raw(_, raw) = job.load {
-                s.raw = raw;
-            }
-            match retry.append(&[&self.frame]) {
-                Ok(at) => *loc = Some(at),
-                Err(AppendError::Full(_)) => {
-                    kept = Err(disk::Error::no_room("append", &self.state_dir.join("retry")));
-                    break;
-                }
-                Err(AppendError::Disk(e)) => {
-                    kept = Err(e);
-                    break;
-                }
-            }
-        }
-        let synced = retry.sync();
-        self.retry = Some(retry);
-        self.unreleased = unreleased;
-        kept.and(synced)
-    }
-
-    /// The first `n` packs of the retry spool may go: the journal knows durably that they were acknowledged. Before that
-    /// they may be all that is left of their source.
-    fn forget_retry(&mut self, n: usize) -> disk::Result<()> {
-        let Some(retry) = &mut self.retry else { return Ok(()) };
-        // Each is marked, even if the file of one cannot be removed now.
-        self.retry_done.drain(..n).map(|seq| retry.mark_done(seq)).fold(Ok(()), Result::and)
-    }
-
     /// Notes what was acknowledged and archives hours that are whole. None of it has to be durable now.
     fn note_acks(&mut self) -> disk::Result<()> {
         for ((key, generation), ids) in std::mem::take(&mut self.acked) {
@@ -559,53 +389,6 @@ impl Follower {
             self.recorded = Some(now);
         }
         Ok(())
-    }
-
-    /// Nobody answers: packs go from memory to disk, so that the follower reads on and the source may be cleaned.
-    fn spill(&mut self) -> disk::Result<()> {
-        let held: Vec<u64> = self
-            .waiting
-            .iter()
-            .filter(|(_, w)| matches!(w.bytes, Bytes::Memory(_)))
-            .map(|(n, _)| *n)
-            .take(8)
-            .collect();
-        for number in held {
-            let Some(w) = self.waiting.get_mut(&number) else { continue };
-            let Bytes::Memory(raw) = std::mem::replace(&mut w.bytes, Bytes::Away) else { continue };
-            let Some(meta) = self.meta(number) else { continue };
-            let job = Job { number, load: Load::Raw(Box::new(meta), raw) };
-            let mut frame = std::mem::take(&mut self.frame);
-            let wall = self.wall();
-            job.frame(&mut self.encoder, &wall, &mut frame);
-            self.keep(job, &frame)?;
-            self.frame = frame;
-        }
-        if let Some(r) = &mut self.retry {
-            r.sync()?;
-        }
-        Ok(())
-    }
-
-    /// Puts an unsent pack's frame on disk, or leaves it to its source.
-    fn keep(&mut self, job: Job, frame: &[u8]) -> disk::Result<()> {
-        let Some(w) = self.waiting.get_mut(&job.number) else { return Ok(()) };
-        let Load::Raw(_, raw) = job.load else { return Ok(()) };
-        w.bytes = Bytes::Source;
-        self.in_memory = self.in_memory.saturating_sub(std::mem::take(&mut w.weight));
-        self.streams.recycle(raw);
-        // What waits for another address must not fill the room of those that will be sent first.
-        let elsewhere = self.queue.is_elsewhere(job.number);
-        let Some(retry) = self.retry.as_mut().filter(|_| !elsewhere) else { return Ok(()) };
-        match retry.append(&[frame]) {
-            Ok(loc) => {
-                w.bytes = Bytes::Spool(loc);
-                Ok(())
-            }
-            // Full: the cut is read again from its source when its turn comes.
-            Err(AppendError::Full(_)) => Ok(()),
-            Err(AppendError::Disk(e)) => Err(e),
-        }
     }
 
     /// Wall time as route entries have it.

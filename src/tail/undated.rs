@@ -166,6 +166,7 @@ pub struct Undated {
 
 impl Undated {
     /// Begins where the journal and `identity` say. The file itself is looked for by the first step.
+    #[allow(clippy::too_many_arguments)] // as of `Tail::open`
     pub fn open(
         disk: &Disk,
         clock: &Clock,
@@ -612,28 +613,28 @@ impl Undated {
                 return Ok(false);
             }
             let at = old.pos + packer.len() as u64;
-            let (result, end) =
-                match old.source.fetch(at, most, packer.wants(), now, &mut self.scratch.block) {
-                    Ok(Fetched::Bytes { whole, more }) => {
-                        let taken = packer.push(&self.scratch.block, last && whole, now);
-                        if taken == 0 && more {
-                            most = usize::MAX;
-                            continue;
-                        }
-                        most = BLOCK;
-                        old.source.took(&self.scratch.block, taken);
-                        (Ok(true), taken == 0 || (whole && taken == self.scratch.block.len()))
+            let (result, end) = match old.source.fetch(at, most, packer.wants(), now, &mut self.scratch.block)
+            {
+                Ok(Fetched::Bytes { whole, more }) => {
+                    let taken = packer.push(&self.scratch.block, last && whole, now);
+                    if taken == 0 && more {
+                        most = usize::MAX;
+                        continue;
                     }
-                    Ok(Fetched::Rewritten) => {
-                        self.alarms.push(format!(
+                    most = BLOCK;
+                    old.source.took(&self.scratch.block, taken);
+                    (Ok(true), taken == 0 || (whole && taken == self.scratch.block.len()))
+                }
+                Ok(Fetched::Rewritten) => {
+                    self.alarms.push(format!(
                         "{}: it was rotated and read to byte {at}, and holds something else now; not read on",
                         old.path.display()
                     ));
-                        old.until_ms = 0;
-                        (Ok(true), true)
-                    }
-                    Err(e) => (Err(e), true),
-                };
+                    old.until_ms = 0;
+                    (Ok(true), true)
+                }
+                Err(e) => (Err(e), true),
+            };
             if !packer.is_empty() && (end || packer.is_due(false, now)) {
                 let filled = packer.cut(Vec::new());
                 let start = old.pos;

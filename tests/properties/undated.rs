@@ -110,7 +110,7 @@ impl Rig {
 }
 
 fn lines(from: usize, to: usize) -> String {
-    (from..to).map(|n| format!("line {n:05} {}\n", "x".repeat(n % 90))).collect()
+    (from..to).map(|n| ["line ", &format!("{n:05} "), &"x".repeat(n % 90), "\n"].concat()).collect()
 }
 
 #[test]
@@ -148,6 +148,9 @@ fn a_crash_at_any_disk_call_neither_loses_nor_doubles_a_line() {
             let mut stopped = false;
             for _ in 0..3 {
                 stopped = stopped || rig.turn().is_err();
+                if !stopped {
+                    rig.send();
+                }
             }
             rig.sim.forget_plan();
             if !stopped && !rig.sim.crashed() {

@@ -320,7 +320,14 @@ fn a_follower_tells_who_waits_for_whom() {
     {
         let path = temp.file(&format!("access.log.{}", &hour[5..]), "x\n");
         let hour = || hour.to_owned();
-        journal.append(&Event::Opened { hour: hour(), generation: 0, path, first_id: 1, pos: 0, clock: false });
+        journal.append(&Event::Opened {
+            hour: hour(),
+            generation: 0,
+            path,
+            first_id: 1,
+            pos: 0,
+            clock: false,
+        });
         let cut = Cut::new(1, 0, 1, &Seal::of(b"x\n"), false);
         journal.append(&Event::Cut { hour: hour(), cut });
         journal.append(&Event::Acked { hour: hour(), generation: 0, ids: Vec::new(), to: Some(to.into()) });

@@ -245,7 +245,8 @@ impl Streams {
             let (mut bytes, mut packs) = (room_bytes.min(share), room_packs);
             if s.tail.is_undated() {
                 // What was read before may have to be sealed, too.
-                let spare = keep.saturating_sub(self.conf.pack_bytes as u64 + KEEP_PACKS as u64 * KEEP_HEADER);
+                let spare =
+                    keep.saturating_sub(self.conf.pack_bytes as u64 + KEEP_PACKS as u64 * KEEP_HEADER);
                 if spare < self.conf.pack_bytes as u64 {
                     if !std::mem::replace(&mut self.paused, true) {
                         self.alarms.push(format!(

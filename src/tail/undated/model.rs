@@ -709,7 +709,13 @@ fn whatever_happens_each_byte_arrives_once_or_is_told_as_lost() {
     let first: u64 = one.unwrap_or(1);
     println!("seeds from {first}");
     let soak = std::env::var("LOGD_SOAK").is_ok_and(|v| v == "1");
-    let runs = if one.is_some() { 1 } else if soak { 100_000 } else { 5_000 };
+    let runs = if one.is_some() {
+        1
+    } else if soak {
+        100_000
+    } else {
+        5_000
+    };
     let mut failed = Vec::new();
     for seed in first..first + runs {
         failed.extend(run(seed, None).err());

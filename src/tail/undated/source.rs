@@ -95,7 +95,10 @@ impl Plain {
             self.grown_ms = mono_ms;
         }
         (self.seen, self.mtime_ms, self.checked) = (stat.len, stat.mtime_ms, true);
-        Ok(Fetched::Bytes { whole: at + out.len() as u64 >= stat.len, more: out.len() == want && want < useful })
+        Ok(Fetched::Bytes {
+            whole: at + out.len() as u64 >= stat.len,
+            more: out.len() == want && want < useful,
+        })
     }
 
     fn took(&mut self, block: &[u8], taken: usize) {
