@@ -13,6 +13,7 @@ use crate::pack::{HourKey, decimal};
 use crate::roles::follower::resend::{self, Request};
 use crate::tail::pattern::Pattern;
 use crate::tail::streams::{self, Found, full_name};
+use crate::tail::undated::NOT_WHOLE;
 use crate::tail::{Identity, unpack};
 use crate::{instance, journal, state};
 use std::io::BufRead;
@@ -240,6 +241,9 @@ impl Host {
     }
 
     fn no_hour(&self, key: &HourKey, pattern: &Pattern) -> disk::Result<Option<String>> {
+        if !pattern.is_dated() {
+            return Ok(Some(NOT_WHOLE.to_owned()));
+        }
         if key.hour.is_daily() != pattern.is_daily() {
             return Ok(Some("log_file names other files: an hour is YYYYMMDDHH, a day YYYYMMDD".into()));
         }

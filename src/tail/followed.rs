@@ -1,7 +1,7 @@
 //! What a stream's files are followed by: [`Tail`] where their names have a date, [`Undated`] where one file stands at a path
 //! and is rotated away.
 
-use super::undated::Undated;
+use super::undated::{NOT_WHOLE, Undated};
 use super::{Identity, Scratch, Sealed, Tail};
 use crate::clock::Hour;
 use crate::disk;
@@ -89,11 +89,7 @@ impl Followed {
     pub fn can_restart(&self, hour: Hour) -> disk::Result<Result<(), String>> {
         match self {
             Self::Dated(t) => t.can_restart(hour),
-            Self::Undated(u) => Ok(Err(format!(
-                "{} has no date in its name, and nobody knows any more which of its bytes were read in that hour; what is \
-                 not acknowledged waits in retry/ and is sent by itself",
-                u.path().display()
-            ))),
+            Self::Undated(_) => Ok(Err(NOT_WHOLE.to_owned())),
         }
     }
 

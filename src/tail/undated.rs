@@ -44,8 +44,11 @@ use crate::pack::HourKey;
 use crate::packer::{Filled, Packer};
 use source::{Fetched, Plain, Source};
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+/// Why an hour cannot be sent again as a whole.
+pub const NOT_WHOLE: &str = "its log file has no date in its name, and nobody knows any more which of its bytes were read in \
+                             that hour; what is not acknowledged waits in retry/ and is sent by itself";
 /// Who did not look for so long has not seen an hour end, in ms: twice what an hour may well take to be closed.
 const STALL_MS: i64 = 60_000;
 /// A replaced file is done with when it has not grown for so long, in ms: writers are signalled within a second or two,
@@ -254,11 +257,6 @@ impl Undated {
     /// What the state directory is bound to; `first_hour` moves on as old hours are forgotten.
     pub fn identity(&self) -> &Identity {
         &self.identity
-    }
-
-    /// The path.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Bytes that are read and not sealed yet.

@@ -26,7 +26,9 @@ struct Row {
 
 impl Row {
     fn behind(&self) -> u64 {
-        self.source.map_or(0, |(len, _)| len.saturating_sub(self.log.pos))
+        // What comes to a file without a date is the next hour's.
+        let over = self.log.clock && self.log.is_done();
+        self.source.filter(|_| !over).map_or(0, |(len, _)| len.saturating_sub(self.log.pos))
     }
 
     /// For how long there have been bytes that are not sealed.
@@ -222,12 +224,13 @@ impl Follower {
                 ));
             }
             if row.source.is_none() && !log.is_done() && self.blind.is_none() {
-                list.push(format!(
-                    "{}: {}: gone before the hour was closed; what was sealed is still sent; put it back, or look \
-                     why it was removed so early",
-                    row.key,
-                    log.path.display()
-                ));
+                let why = if log.clock {
+                    "not there; it is waited for"
+                } else {
+                    "gone before the hour was closed; what was sealed is still sent; put it back, or look why it was \
+                     removed so early"
+                };
+                list.push(format!("{}: {}: {why}", row.key, log.path.display()));
             }
         }
         list.extend(self.route.iter().flat_map(|r| r.wrong(self.now_ms)));

@@ -249,6 +249,31 @@ fn the_machine_form_has_the_same_rows() {
     assert!(gap["next_step"].as_str().is_some_and(|s| !s.is_empty()));
 }
 
+/// What comes to a file without a date after an hour was closed is not that hour's.
+#[test]
+fn a_closed_hour_of_a_file_without_a_date_is_not_behind() {
+    let temp = Temp::new();
+    let disk = Disk::real();
+    let path = temp.file("access.log", "a\nb\nc\nd\n");
+    let (mut journal, _) = Journal::open(&disk, &temp.path("state"), false, &mut |_| {}).unwrap();
+    for (hour, pos, done) in [("web1_2026112210", 0, true), ("web1_2026112211", 4, false)] {
+        let hour = hour.to_owned();
+        let (path, first_id, clock) = (path.clone(), 1, true);
+        journal.append(&Event::Opened { hour: hour.clone(), generation: 0, path, first_id, pos, clock });
+        if done {
+            journal.append(&Event::Cut { hour, cut: Cut::new(1, 0, 2, &Seal::of(b"a\nb\n"), true) });
+        }
+    }
+    journal.commit().unwrap();
+    let state = temp.path("state");
+    let ini =
+        format!("[tail]\nlog_file = {}\nsend_to = c:1\nstate_dir = {}\n", path.display(), state.display());
+    let config = temp.file("t.ini", &ini);
+    let all: Value = serde_json::from_str(&status(&config, View::Json)).unwrap();
+    let hours = all["roles"][0]["hours"].as_array().unwrap();
+    assert_eq!(hours.iter().map(|h| h["behind"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 4]);
+}
+
 #[test]
 fn a_follower_tells_what_is_on_its_way() {
     let temp = Temp::new();
