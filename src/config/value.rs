@@ -211,6 +211,9 @@ fn log_file(text: &str) -> Result<Value, String> {
         Some(inside) => Err(format!("`<{inside}>` must hold %Y, %m and %d (or %F), and %H for hourly files")),
         None if text.contains('<') => Err("`<` without `>`".into()),
         None if text.contains('>') => Err("`>` without `<`".into()),
+        None if text.contains('%') => {
+            Err(format!("`{text}` has `%` without `<` and `>` around: `<%Y%m%d%H>`"))
+        }
         None if text.ends_with('/') => Err(format!("`{text}` is a directory; name the file in it")),
         // One file, which is rotated away.
         None => Ok(Value::Text(text.into())),
@@ -372,8 +375,10 @@ mod tests {
         }
         assert!(Kind::Start.parse("now").is_err());
         assert!(Kind::LogFile.parse("/a/b.<%Y%m%d%H>.log").is_ok());
-        assert!(Kind::LogFile.parse("/a/b.log").is_err());
-        assert!(Kind::LogFile.parse("/a/b.<%H>").is_err());
+        assert!(Kind::LogFile.parse("/a/b.log").is_ok());
+        for text in ["/a/b.<%H>", "/a/b.%Y%m%d%H", "/a/", "/a/b>", "/a/b.<%Y%m%d"] {
+            assert!(Kind::LogFile.parse(text).is_err(), "{text}");
+        }
     }
 
     #[test]

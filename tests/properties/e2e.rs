@@ -3,6 +3,7 @@
 
 use super::support::*;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -223,4 +224,47 @@ fn demo_takes_its_children_along() {
             assert_eq!(leftovers(&temp), [] as [PathBuf; 0]);
         }
     }
+}
+
+/// The highest memory that the process ever had, in kB.
+fn peak_kb(node: &Node) -> u64 {
+    let path = format!("/proc/{}/status", node.pid().unwrap().as_raw_nonzero());
+    let status = fs::read_to_string(path).unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// A line of a gigabyte (64 MB in CI), NUL bytes, CRLF, no UTF-8 and no newline at the end: bytes are bytes.
+#[test]
+fn whatever_the_bytes_are_they_arrive_identical() {
+    let temp = Temp::new("bytes");
+    let hour = past_hours(1)[0];
+    let log = temp.path("log");
+    fs::create_dir(&log).unwrap();
+    let source = log.join(format!("access.log.{hour}"));
+    let mut file = fs::File::create(&source).unwrap();
+    let all: Vec<u8> = (0..=255).collect();
+    for part in [b"crlf\r\n\r\n\r".as_slice(), b"\0\0\n\0", b"\xff\xfe\x80 no text\n", &all, b"\n\n\n"] {
+        file.write_all(part).unwrap();
+    }
+    let chunk: Vec<u8> =
+        (0..1u32 << 20).map(|n| b'a' + (n.wrapping_mul(2_654_435_761) >> 27) as u8 % 26).collect();
+    for _ in 0..if soak() { 1024 } else { 64 } {
+        file.write_all(&chunk).unwrap();
+    }
+    file.write_all(b"\nand a last line without an end\r").unwrap();
+    drop(file);
+    let mut store = store(&temp, &[]);
+    let to = store.addr().to_string();
+    let pattern = log.join("access.log.<%Y%m%d%H>");
+    let keys = [("start", "oldest"), ("close_wait", "0"), ("quiet", "200ms")];
+    let mut follower = tail(&temp, "web1", &pattern, &to, &keys, &[]);
+    let save = temp.path("save");
+    until(Duration::from_mins(5), "the tag", || tag(&save, "web1", hour));
+    assert_eq!(certified(&save, "web1", hour)["verified"], true);
+    assert_same(&save.join("log_data").join(format!("web1_{hour}")), &source);
+    for node in [&follower, &store] {
+        assert!(peak_kb(node) < 96 << 10, "{} kB", peak_kb(node));
+    }
+    assert_eq!((follower.terminate(), store.terminate()), (0, 0));
 }

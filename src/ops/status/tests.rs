@@ -405,7 +405,7 @@ fn a_follower_tells_who_waits_for_whom() {
 fn roles_in_turn_and_faults_of_one_do_not_hide_the_others() {
     let temp = fleet();
     let text = format!(
-        "[tail]\nlog_file = /x\nsend_to = c:1\n[collector]\nlisten = :1\nallow = any\nsend_to = c:2\nstate_dir = {}\n\
+        "[tail]\nlog_file = /x/\nsend_to = c:1\n[collector]\nlisten = :1\nallow = any\nsend_to = c:2\nstate_dir = {}\n\
          [fcollector]\nlisten = :1\nallow = any\nsave_dir = {}\nstate_dir = {}\n[mgocollector]\n",
         temp.path("relay").display(),
         temp.path("save").display(),
