@@ -81,11 +81,6 @@ impl Error {
         Error::deadly(op, path, io::Error::other(format!("refused after an earlier failure: {reason}")))
     }
 
-    /// There is no room for it.
-    pub fn no_room(op: &'static str, path: &Path) -> Error {
-        Error::errno(op, path, Errno::NOSPC)
-    }
-
     /// The file or directory does not exist.
     pub fn not_found(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound

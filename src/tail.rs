@@ -152,8 +152,16 @@ pub struct Tail {
     pub scratch: Scratch,
     /// The last look at the files; what is read now may have been there since.
     looked_ms: u64,
+    left_out: usize,
     /// Sentences for the log.
     pub alarms: Vec<String>,
+}
+
+/// What became of an hour's compressed file.
+enum Packed {
+    Absent,
+    Unpacked,
+    Damaged,
 }
 
 impl Tail {
@@ -180,6 +188,7 @@ impl Tail {
             late: BTreeMap::new(),
             scratch: Scratch::default(),
             looked_ms: clock.mono_ms(),
+            left_out: 0,
             alarms: Vec::new(),
             conf,
             identity,
@@ -304,17 +313,31 @@ impl Tail {
         }
     }
 
-    /// With `--once`: an hour's file that is only there compressed is unpacked. One that is damaged is an error of the run.
-    fn unpack(&self, hour: Hour) -> disk::Result<bool> {
+    /// With `--once`: an hour's file that is only there compressed is unpacked. One that is damaged is left out, and the run
+    /// does not end well.
+    fn unpack(&mut self, hour: Hour) -> disk::Result<Packed> {
         let from = unpack::packed(&self.pattern.path(hour));
         if !self.conf.once || self.disk.stat(&from)?.is_none() {
-            return Ok(false);
+            return Ok(Packed::Absent);
         }
         let to = unpack::place(&self.conf.unpacked, &self.key(hour));
         match unpack::unpack(&self.disk, &from, &to)? {
-            Ok(()) => Ok(true),
-            Err(why) => Err(disk::Error::new("unpack", &from, std::io::Error::other(why))),
+            Ok(()) => Ok(Packed::Unpacked),
+            Err(why) => {
+                self.left_out += 1;
+                self.alarms.push(format!(
+                    "{}: {}: {why}; its hour is not sent; put the whole file there and run it again",
+                    self.key(hour),
+                    from.display()
+                ));
+                Ok(Packed::Damaged)
+            }
         }
+    }
+
+    /// Hours that are not sent because their compressed file is damaged.
+    pub fn left_out(&self) -> usize {
+        self.left_out
     }
 
     /// Is this hour's file being read? Then its journal is not at rest, even if the hour was closed once.
@@ -383,8 +406,17 @@ impl Tail {
                 return Ok(());
             }
             let archived = journal.is_archived(&self.key(hour))?;
-            let exists =
-                own || self.disk.stat(&self.source(hour)?)?.is_some() || (!archived && self.unpack(hour)?);
+            let mut exists = own || self.disk.stat(&self.source(hour)?)?.is_some();
+            if !exists && !archived {
+                match self.unpack(hour)? {
+                    Packed::Absent => {}
+                    Packed::Unpacked => exists = true,
+                    Packed::Damaged => {
+                        self.next = self.zone.next(hour);
+                        continue;
+                    }
+                }
+            }
             let gap = now.saturating_sub(self.zone.ends_ms(hour).unwrap_or(now));
             if !exists && gap > self.conf.journal_ms {
                 let first = self.zone.hour_at(now - self.conf.journal_ms);

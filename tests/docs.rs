@@ -476,6 +476,7 @@ fn the_tables_of_state_files_name_what_is_written() {
         copies_until: Some(key().hour),
         copies_generation: 1,
         from_end: true,
+        files: "/l/a.YYYYMMDDHH".into(),
     };
     identity.save(&disk, &Identity::path(dir, "")).unwrap();
     let written = disk.read(&dir.join("follower.json"), 1 << 16).unwrap();

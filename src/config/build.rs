@@ -51,9 +51,11 @@ fn undated(r: &mut Reader, s: &str, config: &TailConfig) {
             );
             r.error(r.line_of(&section, "start"), "start", text);
         }
-        if config.spool.size == 0 {
+        let least = 2 * config.pack_bytes.max(config.max_line) as u64 + (1 << 20);
+        if config.spool.size < least {
             let text = format!(
-                "{} has no date in its name: its packs wait in the retry spool, and spool_size is 0",
+                "{} has no date in its name: its packs wait in the retry spool, which must hold two of them; spool_size \
+                 must be at least {least}",
                 stream.log_file
             );
             r.error(r.line_of(&section, "log_file"), "log_file", text);

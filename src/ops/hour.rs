@@ -133,7 +133,8 @@ impl State {
                 "run the batch job again over aside/NAME_HOUR.late, which holds the bytes that came after it"
             }
             Self::Partial => {
-                "the host's file has more than was sent: `logd resend` on the host sends all of it, or use what is here"
+                "something of it may not have been sent (its beginning, or what nobody saw): if the host has a file for \
+                 each hour, `logd resend` there sends all of it; else use what is here"
             }
             Self::Changed => {
                 "the source was rewritten while it was followed: compare with the host's file; if that is \

@@ -111,7 +111,8 @@ fn open(config: &Path, to: Option<&str>) -> Result<Host, String> {
         }
     };
     let zone = Zone::named(&identity.zone).map_err(|e| say(e.clone()))?;
-    let (streams, _) = streams::find(&disk, &streams::sources(&conf).map_err(say)?, &identity.name);
+    let (streams, _) =
+        streams::find(&disk, &streams::sources(&conf).map_err(say)?, &identity.name, &state_dir);
     Ok(Host { disk, state_dir, streams, identity, zone, to })
 }
 

@@ -20,6 +20,7 @@ use crate::pack::{Encoder, Header, HourKey, Meta, Seal};
 use crate::planted::{self, Bug};
 use crate::sender::{Next, Outcome, Queue};
 use crate::spool::{Loc, Reader, Shelf, Spool};
+use crate::tail::undated::find_bytes;
 use crate::tail::{Identity, Sealed, meta_of, reread, unpack};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -113,6 +114,8 @@ pub struct Follower {
     /// Packs that the journal held unacknowledged at start.
     pub resumed: usize,
     look_for_requests_ms: u64,
+    /// Requests of `logd resend` that wait for their turn; at first nobody has looked.
+    requests: usize,
     look_at_held_ms: u64,
     route_saved: Option<bound::RouteFile>,
     /// Sentences for the log.
@@ -237,6 +240,7 @@ impl Follower {
             sent: 0,
             resumed: 0,
             look_for_requests_ms: 0,
+            requests: usize::MAX,
             look_at_held_ms: s.clock.mono_ms() + conf.sender.held_after_ms,
             route_saved: None,
             alarms,
@@ -314,7 +318,11 @@ impl Follower {
                 let mut sealed = Vec::new();
                 looked = self.streams.step(&mut self.journal, room, packs, keep, &mut sealed);
                 self.unreleased.extend(sealed.into_iter().map(|s| (s, None)));
+            } else {
+                looked = self.streams.glance(&self.journal);
             }
+        } else {
+            looked = self.streams.glance(&self.journal);
         }
         self.keep_unreleased()?;
         if planted::is(Bug::CutBeforeJournal) {
@@ -464,7 +472,10 @@ impl Follower {
         let log = self.journal.hour(&meta.key);
         let found = match log.and_then(|l| l.cut(meta.id).map(|c| (l.path.clone(), c.clone()))) {
             Some((path, cut)) => {
-                let there = reread(&self.disk, &path, &cut, &mut raw)?.is_some();
+                let mut there = reread(&self.disk, &path, &cut, &mut raw)?.is_some();
+                if !there && self.streams.is_undated(&meta.key.name) {
+                    there = find_bytes(&self.disk, &path, &cut, &mut raw)?;
+                }
                 if !there {
                     let range = format!("{}-{}", cut.start, cut.end);
                     self.alarms.push(format!(
@@ -538,6 +549,10 @@ impl Follower {
                     return self.keep(job, frame);
                 }
                 if let Some(w) = self.waiting.remove(&number) {
+                    // Its frame is in held/ now, durably, and comes back as another record.
+                    if let Bytes::Spool(loc) = &w.bytes {
+                        self.retry_done.push(loc.seq);
+                    }
                     self.in_memory = self.in_memory.saturating_sub(w.weight);
                     self.numbers.remove(&(w.key, w.id));
                 }
@@ -548,7 +563,7 @@ impl Follower {
 
     /// With `--once`: has everything that is there been acknowledged?
     pub fn is_finished(&self) -> bool {
-        self.streams.at_end() && self.waiting.is_empty() && self.unreleased.is_empty()
+        self.requests == 0 && self.streams.at_end() && self.waiting.is_empty() && self.unreleased.is_empty()
     }
 
     /// Packs that are sealed and not acknowledged.
@@ -558,6 +573,7 @@ impl Follower {
 
     /// A clean stop: acknowledgements and marks are written.
     pub fn close(&mut self) -> disk::Result<()> {
+        self.keep_unreleased()?;
         self.note_acks()?;
         self.journal.commit()?;
         self.forget_retry(self.retry_done.len())?;
@@ -583,6 +599,11 @@ fn restart_hours(disk: &Disk, journal: &mut Journal, identity: &Identity) -> dis
         if !log.clock && disk.stat(&log.path)?.is_some_and(|s| s.len > log.pos) {
             open.push((key, log.path, None));
         }
+    }
+    // What was noted of a closed hour may be lost.
+    let closed = journal.hours().iter().filter(|(_, l)| l.clock && l.is_done());
+    for hour in closed.map(|(k, _)| k.to_string()).collect::<Vec<_>>() {
+        journal.append(&Event::Note { hour, what: "partial".into(), range: None, pos: None });
     }
     for (key, path, begin) in open {
         journal.append(&Event::Opened {

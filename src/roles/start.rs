@@ -246,6 +246,11 @@ fn run_tail(
         w.log.error(&format!("{left} not acknowledged in time; run it again, nothing is lost"));
         return Ok(1);
     }
+    let left_out = f.streams.left_out();
+    if left_out > 0 {
+        w.log.error(&format!("{} not sent, named above", count(left_out, "hour")));
+        return Ok(1);
+    }
     Ok(0)
 }
 

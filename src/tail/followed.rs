@@ -37,6 +37,22 @@ impl Followed {
         }
     }
 
+    /// See [`Undated::glance`].
+    pub fn glance(&mut self, journal: &Journal) -> disk::Result<()> {
+        match self {
+            Self::Dated(_) => Ok(()),
+            Self::Undated(u) => u.glance(journal),
+        }
+    }
+
+    /// See [`Tail::left_out`].
+    pub fn left_out(&self) -> usize {
+        match self {
+            Self::Dated(t) => t.left_out(),
+            Self::Undated(_) => 0,
+        }
+    }
+
     /// See [`Tail::seal_all`].
     pub fn seal_all(&mut self, journal: &mut Journal, out: &mut Vec<Sealed>) {
         match self {

@@ -26,6 +26,9 @@ pub struct Identity {
     /// Read the first hour from its end (`start = end`).
     #[serde(default)]
     pub from_end: bool,
+    /// The files of a match of a `*`: another match with the same name is not taken for it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub files: String,
 }
 
 impl Identity {
@@ -84,5 +87,6 @@ pub fn begin(
         copies_generation: now.unsigned_abs(),
         // A file that appears later is read whole.
         from_end: start == Start::End && (existing.contains(&first_hour) || !pattern.is_dated()),
+        files: String::new(),
     }
 }

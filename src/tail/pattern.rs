@@ -185,6 +185,16 @@ impl Pattern {
         out
     }
 
+    /// The one file of a pattern without a date.
+    pub fn file(&self) -> PathBuf {
+        let mut out = self.root();
+        for part in &self.parts {
+            let text = part.iter().filter_map(|t| if let Token::Text(text) = t { Some(text.as_str()) } else { None });
+            out.push(text.collect::<String>());
+        }
+        out
+    }
+
     /// Directory that must be readable before an absent file means anything.
     pub fn directory(&self) -> PathBuf {
         let mut out = self.root();

@@ -3,11 +3,14 @@
 //! A stream of the host `web1` is called `web1+NAME` everywhere but in the config, so that collectors and relays know
 //! nothing of streams. What a `*` of the path stands for takes the place of the `*` in the name.
 
+use super::Identity;
 use super::pattern::Pattern;
+use super::undated;
 use crate::config::{StreamConfig, TailConfig};
 use crate::disk::Disk;
 use crate::name;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 /// A section of the config with its pattern.
 #[derive(Clone, Debug)]
@@ -44,8 +47,9 @@ pub fn full_name(host: &str, stream: &str) -> String {
     if stream.is_empty() { host.to_owned() } else { format!("{host}+{stream}") }
 }
 
-/// The streams that there are now, and sentences on what cannot be one.
-pub fn find(disk: &Disk, sources: &[Source], host: &str) -> (Vec<Found>, Vec<String>) {
+/// The streams that there are now, and sentences on what cannot be one. Of two with one name the one whose files this state
+/// directory has followed has it.
+pub fn find(disk: &Disk, sources: &[Source], host: &str, state_dir: &Path) -> (Vec<Found>, Vec<String>) {
     let mut problems = Vec::new();
     let mut found: BTreeMap<String, Found> = BTreeMap::new();
     for (source, s) in sources.iter().enumerate() {
@@ -54,7 +58,17 @@ pub fn find(disk: &Disk, sources: &[Source], host: &str) -> (Vec<Found>, Vec<Str
         } else {
             s.pattern.matches(disk).into_iter().collect()
         };
+        // What rotation leaves beside a file of this section is no stream of its own.
+        let files: BTreeSet<PathBuf> = if s.pattern.is_dated() {
+            BTreeSet::new()
+        } else {
+            matches.iter().map(|names| s.pattern.filled(names).file()).collect()
+        };
         for names in matches {
+            let own = s.pattern.filled(&names).file();
+            if files.iter().any(|base| undated::is_rotated(base, &own)) {
+                continue;
+            }
             let stream = fill(&s.conf.stream, &names);
             let pattern = s.pattern.filled(&names);
             let path = || pattern.to_string();
@@ -64,11 +78,15 @@ pub fn find(disk: &Disk, sources: &[Source], host: &str) -> (Vec<Found>, Vec<Str
                     path(),
                     full_name(host, &stream)
                 ));
-            } else if let Some(other) = found.get(&stream) {
+            } else if let Some(other) = found.get_mut(&stream) {
+                let known = Identity::load(disk, &Identity::path(state_dir, &stream));
+                let mut loser = Found { stream: stream.clone(), pattern, source };
+                if matches!(known, Ok(Some(Ok(known))) if known.files == loser.pattern.to_string()) {
+                    std::mem::swap(other, &mut loser);
+                }
                 problems.push(format!(
                     "{}: not followed: {} has the name {stream:?} already; name its section otherwise",
-                    path(),
-                    other.pattern
+                    loser.pattern, other.pattern
                 ));
             } else {
                 found.insert(stream.clone(), Found { stream, pattern, source });
@@ -99,7 +117,6 @@ fn fill(name: &str, stands_for: &[String]) -> String {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use std::path::Path;
 
     #[test]
     fn each_match_is_a_stream_and_what_cannot_be_one_is_told() {
@@ -110,7 +127,7 @@ mod tests {
         let text = "[tail]\nlog_file = /m/a.<%Y%m%d%H>\nsend_to = c:1\n\
                     [tail:web-*]\nlog_file = /l/*/access.log.<%Y%m%d%H>\n";
         let conf = Config::parse("t", text.as_bytes()).tail(true).unwrap().0;
-        let (found, problems) = find(&disk, &sources(&conf).unwrap(), "web1");
+        let (found, problems) = find(&disk, &sources(&conf).unwrap(), "web1", Path::new("/state"));
         let names: Vec<String> = found.iter().map(|f| full_name("web1", &f.stream)).collect();
         assert_eq!(names, ["web1", "web1+web-a.-b", "web1+web-shop", "web1+web-the-blog"]);
         assert_eq!(problems.len(), 2, "{problems:?}");

@@ -19,6 +19,7 @@ fn steps(text: &[u8], room: usize) -> Vec<Vec<Sealed>> {
         copies_until: None,
         copies_generation: 1,
         from_end: false,
+        files: String::new(),
     };
     let conf = FollowConfig {
         packer: PackerConfig { pack_bytes: PACK, max_line: PACK, lines_per_pack: None, flush_ms: 5000 },

@@ -42,6 +42,7 @@ use crate::disk::{self, Disk, File};
 use crate::journal::{Cut, Event, Journal};
 use crate::pack::HourKey;
 use crate::packer::{Filled, Packer};
+pub use rotated::{find_bytes, is_rotated};
 use source::{Fetched, Plain, Source};
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -138,10 +139,14 @@ pub struct Undated {
     identity: Identity,
     /// The open hour.
     hour: Option<Hour>,
+    /// Hours before it that have no end.
+    stale: Vec<Hour>,
     /// The newest hour that is closed, and where it ended.
     closed: Option<(Hour, u64)>,
     /// What is read now was found; until then no hour is closed.
     settled: bool,
+    /// When it was looked for in vain.
+    settled_ms: Option<u64>,
     /// Something may be missing, and nobody knows of which hour: every one up to now is `partial`.
     unsure: bool,
     cur: Option<Current>,
@@ -152,6 +157,8 @@ pub struct Undated {
     packer: Packer,
     /// Memory that comes and goes; whoever follows many files lends one to each in turn.
     pub scratch: Scratch,
+    /// Rotated files that could not be read and were told.
+    unreadable: Vec<(u64, u64)>,
     /// Compressed files that were given up.
     broken: Vec<(u64, u64)>,
     /// When newer files were looked for, while there was none at the path.
@@ -189,14 +196,17 @@ impl Undated {
             path,
             identity,
             hour: None,
+            stale: Vec::new(),
             closed: None,
             settled: false,
+            settled_ms: None,
             unsure: false,
             cur: None,
             since_ms: i64::MAX,
             next: VecDeque::new(),
             old: Vec::new(),
             scratch: Scratch::default(),
+            unreadable: Vec::new(),
             broken: Vec::new(),
             searched_ms: None,
             looked_ms: None,
@@ -208,6 +218,9 @@ impl Undated {
         let mine = |k: &&HourKey| k.name == me.identity.name;
         let newest = journal.hours().keys().filter(mine).max().cloned();
         let archived = archived.iter().filter(mine).max().cloned();
+        // After damage an older hour may be open again; what follows it stands in the newer one.
+        let open = journal.hours().iter().filter(|(k, l)| mine(k) && !l.is_done() && Some(*k) != newest.as_ref());
+        me.stale = open.map(|(k, _)| k.hour).collect();
         if let Some((key, log)) = newest.as_ref().and_then(|k| Some((k, journal.hour(k)?)))
             && archived.as_ref().is_none_or(|a| *a <= *key)
         {
@@ -217,11 +230,12 @@ impl Undated {
                 me.hour = Some(key.hour);
             }
         } else if let Some(key) = archived {
-            let log = journal.archived(&key)?;
+            let log = rotated::archived(journal, &key)?;
             if log.is_none() {
+                me.unsure = true;
                 me.alarms.push(format!(
                     "{key}: the journal's file of this closed hour is damaged; where {} was read to is found from older \
-                     hours; lines may be sent twice",
+                     hours; lines may be sent twice; the hour is not certified",
                     me.path.display()
                 ));
             }
@@ -298,13 +312,29 @@ impl Undated {
     ) -> disk::Result<()> {
         let mut room = Room { bytes: room_bytes, packs: room_packs, out };
         self.ended = false;
+        while room.packs > 0
+            && let Some(hour) = self.stale.pop()
+        {
+            self.note(journal, hour, "partial", None);
+            let at = journal.hour(&self.key(hour)).map_or(0, |l| l.pos);
+            let nothing = Packer::new(self.conf.packer.clone()).cut(Vec::new());
+            self.cut(journal, hour, nothing, at, Kind::Last, &mut room);
+        }
         loop {
             if room.packs == 0 {
                 return self.glance(journal);
             }
             let Some(hour) = self.begin(journal)? else { return Ok(()) };
-            if !self.settled && !self.settle(journal, hour)? {
-                return Ok(());
+            if !self.settled {
+                // It may take reading all that rotation left.
+                let now = self.clock.mono_ms();
+                if self.settled_ms.is_some_and(|ms| now.saturating_sub(ms) < STILL_MS) && !self.conf.once {
+                    return Ok(());
+                }
+                if !self.settle(journal, hour)? {
+                    self.settled_ms = Some(now);
+                    return Ok(());
+                }
             }
             self.look_at_path()?;
             if self.edge(journal, hour, &mut room)? {
@@ -314,6 +344,9 @@ impl Undated {
                 self.note(journal, hour, "partial", None);
             }
             let could = room.bytes >= self.conf.packer.pack_bytes;
+            if self.old.len() > OLD_MAX {
+                self.look_at_old(journal, hour, &mut room)?;
+            }
             let end = self.turn(journal, hour, &mut room)?;
             if end && self.conf.once && !self.packer.is_empty() {
                 self.seal(journal, hour, false, &mut room);
@@ -329,8 +362,11 @@ impl Undated {
     }
 
     /// There is no room to read; but what stands at the position is remembered, in case the file is emptied before the next
-    /// look.
-    fn glance(&mut self, journal: &Journal) -> disk::Result<()> {
+    /// look, and who takes its place.
+    pub fn glance(&mut self, journal: &Journal) -> disk::Result<()> {
+        if self.settled {
+            self.look_at_path()?;
+        }
         let (at, mono_ms) = (self.pos(journal) + self.packer.len() as u64, self.clock.mono_ms());
         match &mut self.cur {
             Some(Current { source: Source::Plain(p), .. }) => p.peek(at, mono_ms, &mut self.scratch.block),
@@ -427,7 +463,7 @@ impl Undated {
     }
 
     /// Is anything there that was not read?
-    fn is_behind(&self, journal: &Journal) -> disk::Result<bool> {
+    fn is_behind(&mut self, journal: &Journal) -> disk::Result<bool> {
         let at = self.pos(journal) + self.packer.len() as u64;
         if let Some(c) = &self.cur
             && c.source.has_more(at)?
@@ -585,6 +621,13 @@ impl Undated {
                 // It was read to its end for the last time.
                 Ok(true) if last => {}
                 Ok(_) => self.old.push(old),
+                Err(e) if last => {
+                    self.note(journal, hour, "loss", Some((old.pos, None)));
+                    self.alarms.push(format!(
+                        "{e}: it was rotated away and read to byte {}; not read on; the hour is not certified",
+                        old.pos
+                    ));
+                }
                 Err(e) => {
                     failed = Err(e);
                     self.old.push(old);

@@ -9,7 +9,14 @@
 //!
 //! Ratios come from one run and mean something on other machines; seconds do not. Missed targets are printed, not an error.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, dead_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::wildcard_imports,
+    reason = "a benchmark that fails is meant to panic, and the tests' support is used as it is"
+)]
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -51,8 +58,7 @@ fn main() {
 
 fn now_hour() -> String {
     let zone = logd::clock::Zone::named("UTC").unwrap();
-    let (clock, _) = (logd::clock::Clock::real(), ());
-    zone.hour_at(clock.now_ms()).to_string()
+    zone.hour_at(logd::clock::Clock::real().now_ms()).to_string()
 }
 
 /// A follower of the files below `dir`, one stream for each directory in it.

@@ -86,17 +86,20 @@ fn sections_and_matches_are_streams_and_a_new_directory_is_followed_from_its_fir
         logd(&["resend".as_ref(), config.as_os_str(), hour.as_ref(), "--stream".as_ref(), "none".as_ref()]);
     assert!(asked.code == 1 && asked.out.contains("there are error, vhost-new"), "{asked:?}");
 
-    // After a restart everything is known.
+    // After a restart everything is known: the name too that another directory would take, were it asked first.
     assert_eq!(tail.terminate(), 0);
     tail.restart();
     tail.ready();
-    fs::OpenOptions::new()
-        .append(true)
-        .open(&new)
-        .and_then(|mut f| std::io::Write::write_all(&mut f, b"late\n"))
-        .unwrap();
-    until(SOON, "the late line", || tag(&save, "web1+vhost-new", hours[1]).filter(|t| t["lines"] == 3));
-    assert_same(&save.join("log_data").join(format!("web1+vhost-new_{}", hours[1])), &new);
+    let blog = log.join("the_blog").join(format!("access.log.{}", hours[1]));
+    for (stream, path, lines) in [("vhost-new", &new, 3), ("vhost-the-blog", &blog, 2_001)] {
+        let file = fs::OpenOptions::new().append(true).open(path);
+        file.and_then(|mut f| std::io::Write::write_all(&mut f, b"late\n")).unwrap();
+        let name = format!("web1+{stream}");
+        until(LATER, "the late line", || tag(&save, &name, hours[1]).filter(|t| t["lines"] == lines));
+        assert_same(&save.join("log_data").join(format!("{name}_{}", hours[1])), path);
+    }
+    let told = tail.says("not followed");
+    assert!(told.contains("the-blog/access.log.YYYYMMDDHH: not followed"), "{told}");
     assert_eq!((tail.terminate(), store.terminate()), (0, 0));
 }
 

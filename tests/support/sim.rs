@@ -384,6 +384,7 @@ impl World {
                 copies_until: existing.last().copied(),
                 copies_generation: self.now.now_ms().unsigned_abs(),
                 from_end: self.begin == Begin::End,
+                files: String::new(),
             },
             resume: self.resume.map(|(hour, id, pos)| (hour, id, pos, pattern.path(hour))),
             once: false,

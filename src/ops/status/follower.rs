@@ -144,7 +144,7 @@ impl Follower {
                 }
                 // The name only matters for its length here.
                 let host = config.name.as_deref().unwrap_or("h");
-                problems = streams::find(disk, &sources, host).1;
+                problems = streams::find(disk, &sources, host, state_dir).1;
             }
         }
         let mut rows = Vec::new();

@@ -141,7 +141,9 @@ impl Follower {
             return Ok(());
         }
         self.look_for_requests_ms = now + LOOK_MS;
-        for path in waiting(&self.disk, &self.state_dir)? {
+        let waiting = waiting(&self.disk, &self.state_dir)?;
+        self.requests = waiting.len();
+        for path in waiting {
             let (place, done) = match Request::load(&self.disk, &path)? {
                 Ok(request) => {
                     let key = request.key(self.streams.host());
@@ -164,6 +166,7 @@ impl Follower {
             // Only then may the request go.
             self.journal.commit()?;
             self.disk.remove(&path)?;
+            self.requests -= 1;
         }
         Ok(())
     }
@@ -231,11 +234,24 @@ impl Follower {
             return Ok(Err(why));
         }
         let generation = log.generation;
+        // What rotation may destroy is read now, and not when its turn comes.
+        let mut read = Vec::new();
+        for cut in ids.iter().filter_map(|id| log.cut(*id)).filter(|_| log.clock) {
+            let mut raw = Vec::new();
+            reread(&self.disk, &log.path, cut, &mut raw)?;
+            read.push((cut.id, raw));
+        }
         if self.journal.hour(key).is_none() && !self.journal.reopen(key)? {
             return Ok(Err("the journal's file of it is damaged; send the whole hour".into()));
         }
         self.journal.append(&Event::Again { hour: key.to_string(), generation, ids: ids.clone() });
         let packs = count(ids.len(), "pack");
+        for (id, raw) in read {
+            let weight = raw.len();
+            self.in_memory += weight;
+            ids.retain(|other| *other != id);
+            self.add(key.clone(), generation, id, Bytes::Memory(raw), weight);
+        }
         for id in ids {
             self.add(key.clone(), generation, id, Bytes::Source, 0);
         }

@@ -9,10 +9,27 @@
 //! or that the journal has forgotten.
 
 use super::{Bytes, Follower, Job, Load};
+use crate::config::Peer;
 use crate::disk;
-use crate::pack::{Meta, split_frame};
+use crate::journal::{Cut, HourLog};
+use crate::pack::{Meta, inflate, split_frame};
 use crate::spool::{AppendError, Loc, Shelf, Spool};
 use crate::tail::Sealed;
+
+/// What the journal says of a pack on disk.
+enum Known {
+    /// It has this cut under the pack's name.
+    As(Cut),
+    /// Its hour goes on where the journal ends: the cut was never written.
+    NotYet,
+    /// Nothing.
+    Not,
+}
+
+/// Does the cut stand for these bytes?
+fn is_of(cut: &Cut, meta: &Meta) -> bool {
+    meta.done == cut.done && meta.seal.as_ref().is_none_or(|seal| *seal == cut.seal())
+}
 
 impl Follower {
     /// Packs that an earlier run could not send lie here, in case their source is gone.
@@ -39,42 +56,63 @@ impl Follower {
                 found.extend(split_frame(frame).and_then(|(h, _)| h.meta("none").ok()).map(|m| (loc, m)));
             },
         )?;
-        for (loc, meta) in found {
-            let number = self.numbers.get(&(meta.key.clone(), meta.id)).copied();
-            let log = self.journal.hour(&meta.key).filter(|log| log.generation == meta.generation);
-            let cut = log.and_then(|log| log.cut(meta.id));
-            // Of a file without a date a pack lies here before the journal has its cut. If that was never written, or another
-            // one was in its place, its bytes were read again or will be.
-            if !damaged
-                && self.streams.is_undated(&meta.key.name)
-                && cut.is_none_or(|cut| meta.seal != Some(cut.seal()))
-            {
-                spool.mark_done(loc.seq)?;
-                continue;
-            }
-            let waiting = number.and_then(|n| self.waiting.get_mut(&n));
-            if let Some(w) =
-                waiting.filter(|w| w.generation == meta.generation && matches!(w.bytes, Bytes::Source))
-            {
-                w.bytes = Bytes::Spool(loc);
-                continue;
-            }
-            // The same once more.
-            if cut.is_some() && self.streams.is_undated(&meta.key.name) {
-                spool.mark_done(loc.seq)?;
-                continue;
-            }
-            if !self.journal.has_acked(&meta.key, meta.generation, meta.id)?
-                && !self.hold(&spool, &loc, &meta)?
-            {
-                continue;
+        // The newest first: of two records of one pack the older one was dropped once, and nobody knows it any more.
+        for (loc, meta) in found.into_iter().rev() {
+            match self.known(&meta) {
+                Known::As(cut) if !is_of(&cut, &meta) => {}
+                Known::As(_) => {
+                    let number = self.numbers.get(&(meta.key.clone(), meta.id)).copied();
+                    let now = number.and_then(|n| self.meta(n)).is_some_and(|m| (m.state, m.loss) == (meta.state, meta.loss));
+                    let waiting = number.and_then(|n| self.waiting.get_mut(&n));
+                    if let Some(w) = waiting.filter(|w| matches!(w.bytes, Bytes::Source)) {
+                        if now {
+                            w.bytes = Bytes::Spool(loc);
+                            continue;
+                        }
+                        // The hour has become another one since then: the bytes go under a new header.
+                        let mut frame = Vec::new();
+                        let mut raw = Vec::new();
+                        let most = meta.seal.map_or(0, |s| s.bytes);
+                        if spool.reader().fetch_at(&loc, &mut frame)?
+                            && split_frame(&frame).is_some_and(|(_, body)| inflate(body, &meta, &mut raw, most).is_some())
+                        {
+                            w.weight = raw.len();
+                            self.in_memory += raw.len();
+                            w.bytes = Bytes::Memory(raw);
+                        }
+                    }
+                }
+                Known::NotYet if !damaged => {}
+                Known::NotYet | Known::Not => {
+                    if !self.journal.has_acked(&meta.key, meta.generation, meta.id)? && !self.hold(&spool, &loc, &meta)? {
+                        continue;
+                    }
+                }
             }
             spool.mark_done(loc.seq)?;
         }
+        spool.save_marks()?;
         self.put_back(&mut spool, true)?;
         self.retry_reader = Some(spool.reader());
         self.retry = Some(spool);
         Ok(())
+    }
+
+    /// What the journal says of a pack.
+    fn known(&self, meta: &Meta) -> Known {
+        // To an original every copy is the first.
+        let original = self.conf.sender.peer == Peer::Original;
+        let mine = |log: &&HourLog| meta.generation == if original { 0 } else { log.generation };
+        let log = self.journal.hour(&meta.key);
+        if let Some(log) = log.filter(mine) {
+            return match log.cut(meta.id) {
+                Some(cut) => Known::As(cut.clone()),
+                None if log.clock => Known::NotYet,
+                None => Known::Not,
+            };
+        }
+        let newest = self.journal.hours().iter().filter(|(k, _)| k.name == meta.key.name).next_back();
+        if newest.is_some_and(|(k, log)| log.clock && k.hour < meta.key.hour) { Known::NotYet } else { Known::Not }
     }
 
     /// A pack of which the journal knows nothing any more: its log file may be gone, so this may be the only copy.
@@ -110,7 +148,11 @@ impl Follower {
                     continue;
                 };
                 let Some(meta) = split_frame(&frame).and_then(|(h, _)| h.meta("none").ok()) else { continue };
-                let log = self.journal.hour(&meta.key).filter(|l| l.generation == meta.generation);
+                let log = self.journal.hour(&meta.key);
+                match self.known(&meta) {
+                    Known::As(cut) if is_of(&cut, &meta) => {}
+                    _ => continue,
+                }
                 if log.is_none_or(|l| !l.unacked.contains(&meta.id)) {
                     continue;
                 }
@@ -138,15 +180,14 @@ impl Follower {
 
     /// Bytes that may be read of files that rotation may destroy.
     pub(super) fn room_to_keep(&self) -> disk::Result<u64> {
-        let waits = self.unreleased.iter().any(|(s, kept)| kept.is_none() && self.must_keep(s));
         match &self.retry {
-            Some(retry) if self.streams.has_undated() && !waits => retry.room(),
+            Some(retry) if self.streams.has_undated() => retry.room(),
             _ => Ok(0),
         }
     }
 
     /// Puts sealed packs that their source may soon not have any more into the retry spool, durably, before the journal knows
-    /// them. If that fails, they stay where they are and the next turn tries it again.
+    /// them. If there is suddenly no room, they stay in memory like any other, and nothing more is read of their files.
     pub(super) fn keep_unreleased(&mut self) -> disk::Result<()> {
         let Some(mut retry) = self.retry.take() else { return Ok(()) };
         let mut unreleased = std::mem::take(&mut self.unreleased);
@@ -162,8 +203,11 @@ impl Follower {
             }
             match retry.append(&[&self.frame]) {
                 Ok(at) => *loc = Some(at),
-                Err(AppendError::Full(_)) => {
-                    kept = Err(disk::Error::no_room("append", &self.state_dir.join("retry")));
+                Err(AppendError::Full(why)) => {
+                    self.alarms.push(format!(
+                        "{}: {why}; pack {} is in memory and in its log file only until it is acknowledged",
+                        s.key, s.id
+                    ));
                     break;
                 }
                 Err(AppendError::Disk(e)) => {

@@ -39,6 +39,8 @@ struct Stream {
     saved: Identity,
     look_ms: u64,
     busy_ms: u64,
+    /// The retry spool has no room for what rotation may destroy.
+    paused: bool,
 }
 
 /// See the module's header.
@@ -59,8 +61,6 @@ pub struct Streams {
     search_ms: u64,
     prune_ms: u64,
     told: BTreeSet<String>,
-    /// The retry spool has no room for what rotation may destroy.
-    paused: bool,
     scratch: Scratch,
     /// Sentences for the log.
     pub alarms: Vec<String>,
@@ -93,7 +93,6 @@ impl Streams {
             search_ms: now + SEARCH_MS,
             prune_ms: now + PRUNE_MS,
             told: BTreeSet::new(),
-            paused: false,
             scratch: Scratch::default(),
             alarms: Vec::new(),
             messages: Vec::new(),
@@ -124,7 +123,7 @@ impl Streams {
 
     /// The streams that there are and that are not followed yet.
     fn search(&mut self) -> Vec<Found> {
-        let (mut found, problems) = find(&self.disk, &self.sources, &self.host.name);
+        let (mut found, problems) = find(&self.disk, &self.sources, &self.host.name, &self.state_dir);
         found.retain(|f| !self.by_name.contains_key(&full_name(&self.host.name, &f.stream)));
         for problem in problems {
             if self.told.insert(problem.clone()) {
@@ -152,7 +151,8 @@ impl Streams {
             let known = self.known(&place)?;
             let fresh = self.fresh(&name, &found, appeared);
             let kept = known.clone();
-            let identity = adopt(known, &fresh, journal, archived, damaged);
+            let mut identity = adopt(known, &fresh, journal, archived, damaged);
+            identity.files = found.pattern.to_string();
             if kept.as_ref() != Some(&identity) {
                 identity.save(&self.disk, &place)?;
             }
@@ -179,13 +179,13 @@ impl Streams {
             let tail = Tail::open(disk, clock, zone, follow, found.pattern, identity, journal, archived)?;
             Followed::Dated(Box::new(tail))
         } else {
-            let path = found.pattern.path(identity.first_hour);
+            let path = found.pattern.file();
             let undated = Undated::open(disk, clock, zone, follow, path, identity, journal, archived)?;
             Followed::Undated(Box::new(undated))
         };
         let now = self.clock.mono_ms();
         self.by_name.insert(name, self.list.len());
-        self.list.push(Stream { tail, place, saved, look_ms: now, busy_ms: now });
+        self.list.push(Stream { tail, place, saved, look_ms: now, busy_ms: now, paused: false });
         Ok(())
     }
 
@@ -233,7 +233,7 @@ impl Streams {
         let (count, before) = (self.list.len(), out.len());
         let share = if count > 1 { self.conf.pack_bytes.saturating_mul(2) } else { usize::MAX };
         let mut unsealed: usize = self.list.iter().map(|s| s.tail.unsealed()).sum();
-        let mut failed = None;
+        let (mut failed, mut starved) = (None, None);
         for i in 0..count {
             let at = (self.next + i) % count;
             let Some(s) = self.list.get_mut(at).filter(|s| s.look_ms <= now) else { continue };
@@ -248,7 +248,10 @@ impl Streams {
                 let spare =
                     keep.saturating_sub(self.conf.pack_bytes as u64 + KEEP_PACKS as u64 * KEEP_HEADER);
                 if spare < self.conf.pack_bytes as u64 {
-                    if !std::mem::replace(&mut self.paused, true) {
+                    failed = failed.or(s.tail.glance(journal).err());
+                    // It is the first of the next turn.
+                    starved = starved.or(Some(at));
+                    if !std::mem::replace(&mut s.paused, true) {
                         self.alarms.push(format!(
                             "{}: not read: there is no room in {} for what rotation may destroy (spool_size, min_free); \
                              it is read on when packs are acknowledged",
@@ -258,7 +261,7 @@ impl Streams {
                     }
                     continue;
                 }
-                self.paused = false;
+                s.paused = false;
                 bytes = bytes.min(usize::try_from(spare).unwrap_or(usize::MAX));
                 packs = packs.min(KEEP_PACKS);
             }
@@ -286,10 +289,17 @@ impl Streams {
             room_bytes = room_bytes.saturating_sub(used);
             room_packs = room_packs.saturating_sub(out.len() - sealed);
         }
+        self.next = starved.unwrap_or(self.next);
         if out.len() == before {
             self.scratch.shrink();
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// There is no room to read anything; what rotation does meanwhile is seen all the same.
+    pub(super) fn glance(&mut self, journal: &Journal) -> disk::Result<()> {
+        let looked = self.list.iter_mut().map(|s| s.tail.glance(journal));
+        looked.fold(Ok(()), Result::and)
     }
 
     fn look_for_new(&mut self, journal: &mut Journal, now: u64) -> disk::Result<()> {
@@ -397,9 +407,14 @@ impl Streams {
         self.scratch.recycle(raw, self.conf.pack_bytes);
     }
 
+    /// Hours that are not sent because their compressed file is damaged.
+    pub fn left_out(&self) -> usize {
+        self.list.iter().map(|s| s.tail.left_out()).sum()
+    }
+
     /// With `--once`: is everything sealed that will be?
     pub(super) fn at_end(&self) -> bool {
-        self.list.iter().all(|s| s.tail.at_end())
+        self.list.iter().all(|s| s.tail.at_end() && !s.paused)
     }
 }
 
@@ -413,6 +428,10 @@ pub(super) fn adopt(
 ) -> Identity {
     let lost = known.is_none();
     let mut identity = known.unwrap_or_else(|| fresh.clone());
+    if damaged {
+        // What was read is to be read once more.
+        identity.from_end = false;
+    }
     if damaged || lost {
         identity.copies_until = fresh.copies_until;
         let highest = journal.hours().values().map(|h| h.generation).max().unwrap_or(0);

@@ -82,7 +82,7 @@ impl Undated {
     }
 
     /// Files that rotation left and nobody has read, the oldest first, each with the byte to begin at.
-    pub(super) fn newer(&self, journal: &Journal) -> disk::Result<Vec<(rotated::Candidate, u64)>> {
+    pub(super) fn newer(&mut self, journal: &Journal) -> disk::Result<Vec<(rotated::Candidate, u64)>> {
         let mut mine: Vec<(u64, u64)> = self.next.iter().map(Next::inode).collect();
         let open = self.old.iter().map(|o| &o.source).chain(self.cur.iter().map(|c| &c.source));
         mine.extend(open.filter_map(|s| s.inode().or(s.gz_inode())));
@@ -100,10 +100,22 @@ impl Undated {
                     out.push((c, 0));
                     continue;
                 }
-                let from = match history.candidate(&self.disk, &c)? {
-                    None => 0,
-                    Some(k) if k.upto < k.len => k.upto,
-                    Some(_) => continue,
+                let from = match history.candidate(&self.disk, &c) {
+                    Ok(None) => 0,
+                    Ok(Some(k)) if k.upto < k.len => k.upto,
+                    Ok(Some(_)) => continue,
+                    Err(e) if !e.is_of_one_path() => return Err(e),
+                    Err(e) => {
+                        // It is looked at again with the next rotation; meanwhile nobody knows what it holds.
+                        if !self.unreadable.contains(&c.inode) {
+                            self.unreadable.push(c.inode);
+                            self.unsure = true;
+                            self.alarms.push(format!(
+                                "{e}: it was rotated away and cannot be read; the hour is not certified"
+                            ));
+                        }
+                        continue;
+                    }
                 };
                 // Its original may be open here, and wait for its turn, or be read to its end and watched.
                 let old = self.old.iter().filter_map(|o| o.source.plain());
@@ -214,7 +226,7 @@ impl Undated {
         let at = self.pos(journal);
         let mono_ms = self.clock.mono_ms();
         let Some(Source::Plain(p)) = self.cur.as_ref().map(|c| &c.source) else { return Ok(()) };
-        let copy = rotated::copy_of(&self.disk, &self.path, at, p.mark(), (p.dev, p.ino), mono_ms)?;
+        let copy = rotated::copy_of(&self.disk, &self.path, at, p.mark(), (p.dev, p.ino))?;
         let mut found = None;
         if let Some(c) = copy {
             // It may have been read before the file's turn came.
@@ -304,12 +316,14 @@ impl Undated {
                 }
                 Ok(None) => {}
                 Err(e) if !e.is_of_one_path() => return Err(e),
-                Err(e) => unreadable = Some(e),
+                // Of others only known content is read.
+                Err(e) if c.series => unreadable = Some(e),
+                Err(_) => {}
             }
         }
         match (there, at_path, mine, unreadable) {
             (Some(file), Some(k), ..) => {
-                let at = if history.current { pos } else { k.upto };
+                let at = if history.current || history.damaged { pos } else { k.upto };
                 if at != pos {
                     self.rotate(journal, hour, at);
                 }
@@ -336,8 +350,8 @@ impl Undated {
                     self.watch_again(&c, k)?;
                 }
             }
-            // One of those that cannot be read may be the one: it is tried again.
-            (_, _, _, Some(e)) => return Err(e),
+            // One of those that cannot be read may be the one: it is tried again, until the hour has to end.
+            (_, _, _, Some(e)) if !self.is_overdue(hour) => return Err(e),
             (Some(file), ..) => match history.shorter(&file)? {
                 Some(end) => {
                     self.unsure = true;
@@ -371,10 +385,15 @@ impl Undated {
         Ok(())
     }
 
+    /// Has the hour been over for longer than anybody waits?
+    fn is_overdue(&self, hour: Hour) -> bool {
+        let ends = self.zone.ends_ms(hour).unwrap_or(i64::MIN);
+        self.clock.now_ms() >= ends.saturating_add(self.conf.close_wait_ms)
+    }
+
     /// Nothing is at the path and nothing known beside it: it may be on a disk that is not mounted yet.
     fn wait(&mut self, journal: &mut Journal, hour: Hour, pos: u64) -> disk::Result<bool> {
-        let ends = self.zone.ends_ms(hour).unwrap_or(i64::MIN);
-        if self.clock.now_ms() < ends.saturating_add(self.conf.close_wait_ms) {
+        if !self.is_overdue(hour) {
             return Ok(false);
         }
         self.disk.list(self.path.parent().unwrap_or(Path::new("/")))?;

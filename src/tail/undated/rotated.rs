@@ -5,8 +5,8 @@
 
 use super::source::{Gz, Source};
 use crate::disk::{self, Disk, File};
-use crate::journal::{HourLog, Journal};
-use crate::pack::HourKey;
+use crate::journal::{Cut, HourLog, Journal};
+use crate::pack::{HourKey, Seal};
 use std::path::{Path, PathBuf};
 
 /// Archived hours that are looked through: a day, and a little for the hour that the clock repeats.
@@ -64,6 +64,13 @@ pub(super) fn candidates(disk: &Disk, path: &Path) -> disk::Result<Vec<Candidate
     Ok(out)
 }
 
+/// Is `other` what rotation makes of `base`, by its name?
+pub fn is_rotated(base: &Path, other: &Path) -> bool {
+    let name = |p: &Path| p.file_name().and_then(|n| n.to_str()).map(str::to_owned);
+    base.parent() == other.parent()
+        && name(base).zip(name(other)).is_some_and(|(b, o)| is_relative(&b, &o) == Some(true))
+}
+
 /// Does `other` begin like `name`? And if so, does it look like what rotation makes of it: `access.log.1`,
 /// `access.log-20261122`, `access-2026112205.log`, each also with `.gz`? A short number behind the stem may be anything,
 /// a port for instance.
@@ -86,6 +93,14 @@ fn is_relative(name: &str, other: &str) -> Option<bool> {
         rest.is_some_and(|r| dated(r, 8))
     });
     Some(behind_name || behind_stem)
+}
+
+/// A closed hour; one that cannot be read says as little as a damaged one.
+pub(super) fn archived(journal: &Journal, key: &HourKey) -> disk::Result<Option<HourLog>> {
+    match journal.archived(key) {
+        Err(e) if e.is_of_one_path() => Ok(None),
+        read => read,
+    }
 }
 
 /// Bytes that were read.
@@ -127,6 +142,8 @@ pub(super) struct History {
     asides: Vec<Mark>,
     /// Of the last of them the next byte is to be read; else reading was about to begin with another file.
     pub(super) current: bool,
+    /// The journal's file of one of the hours is damaged.
+    pub(super) damaged: bool,
 }
 
 /// What is known of a file.
@@ -160,8 +177,8 @@ impl History {
             let log = if let Some(log) = journal.hour(&key) {
                 log
             } else {
-                let Some(log) = journal.archived(&key)? else {
-                    broken = true;
+                let Some(log) = archived(journal, &key)? else {
+                    (broken, me.damaged) = (true, true);
                     continue;
                 };
                 stored = log;
@@ -367,6 +384,26 @@ pub(super) fn is_copy(disk: &Disk, c: &Candidate, file: &File) -> bool {
     compare().unwrap_or(false)
 }
 
+/// What stands at a place of a candidate; false = it is gone.
+fn around(disk: &Disk, c: &Candidate, start: u64, wants: usize, out: &mut Vec<u8>) -> disk::Result<bool> {
+    let Some(mut source) = Source::open(disk, &c.path, c.gz, start, 0)? else { return Ok(false) };
+    source.fetch(start, wants, wants, 0, out)?;
+    Ok(true)
+}
+
+/// The bytes of a cut, from whatever rotation left beside `path`.
+pub fn find_bytes(disk: &Disk, path: &Path, cut: &Cut, raw: &mut Vec<u8>) -> disk::Result<bool> {
+    let Ok(wants) = usize::try_from(cut.end.saturating_sub(cut.start)) else { return Ok(false) };
+    for c in candidates(disk, path)?.iter().filter(|c| c.gz || c.len >= cut.end) {
+        match around(disk, c, cut.start, wants, raw) {
+            Ok(true) if Seal::of(raw) == cut.seal() => return Ok(true),
+            Err(e) if !e.is_of_one_path() => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(false)
+}
+
 /// The copy that was made of a file before it was emptied: it holds what was read last, at the same place.
 pub(super) fn copy_of(
     disk: &Disk,
@@ -374,7 +411,6 @@ pub(super) fn copy_of(
     at: u64,
     mark: (&[u8], &[u8]),
     not: (u64, u64),
-    mono_ms: u64,
 ) -> disk::Result<Option<Candidate>> {
     let (tail, ahead) = mark;
     if tail.is_empty() && ahead.is_empty() {
@@ -383,8 +419,12 @@ pub(super) fn copy_of(
     let start = at.saturating_sub(tail.len() as u64);
     let (mut out, wants) = (Vec::new(), tail.len() + ahead.len());
     for c in candidates(disk, path)?.into_iter().filter(|c| c.inode != not && (c.gz || c.len >= at)) {
-        let Some(mut source) = Source::open(disk, &c.path, c.gz, start, mono_ms)? else { continue };
-        source.fetch(start, wants, wants, mono_ms, &mut out)?;
+        match around(disk, &c, start, wants, &mut out) {
+            Ok(true) => {}
+            // A neighbour that this user may not read is not the copy that its own rotation made.
+            Err(e) if !e.is_of_one_path() => return Err(e),
+            _ => continue,
+        }
         if out.strip_prefix(tail).is_some_and(|rest| rest == ahead) {
             return Ok(Some(c));
         }
