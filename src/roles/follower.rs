@@ -308,22 +308,19 @@ impl Follower {
             self.spill()?;
         }
         // In catch-up the journal is synced once per half of the memory, not once per pack.
-        let mut looked = Ok(());
-        if self.in_memory <= self.conf.tail_memory / 2 {
-            let room = self.conf.tail_memory.saturating_sub(self.in_memory);
-            let packs = self.conf.window_packs.saturating_sub(self.in_window() + self.unreleased.len());
-            if packs > 0 {
-                // What was sealed before an error is released all the same.
-                let keep = self.room_to_keep()?;
-                let mut sealed = Vec::new();
-                looked = self.streams.step(&mut self.journal, room, packs, keep, &mut sealed);
-                self.unreleased.extend(sealed.into_iter().map(|s| (s, None)));
-            } else {
-                looked = self.streams.glance(&self.journal);
-            }
+        let full = self.in_memory > self.conf.tail_memory / 2;
+        let packs = self.conf.window_packs.saturating_sub(self.in_window() + self.unreleased.len());
+        let looked = if full || packs == 0 {
+            self.streams.glance(&self.journal)
         } else {
-            looked = self.streams.glance(&self.journal);
-        }
+            let room = self.conf.tail_memory.saturating_sub(self.in_memory);
+            let keep = self.room_to_keep()?;
+            let mut sealed = Vec::new();
+            // What was sealed before an error is released all the same.
+            let looked = self.streams.step(&mut self.journal, room, packs, keep, &mut sealed);
+            self.unreleased.extend(sealed.into_iter().map(|s| (s, None)));
+            looked
+        };
         self.keep_unreleased()?;
         if planted::is(Bug::CutBeforeJournal) {
             self.journal.flush()?;

@@ -189,7 +189,9 @@ impl Pattern {
     pub fn file(&self) -> PathBuf {
         let mut out = self.root();
         for part in &self.parts {
-            let text = part.iter().filter_map(|t| if let Token::Text(text) = t { Some(text.as_str()) } else { None });
+            let text = part
+                .iter()
+                .filter_map(|t| if let Token::Text(text) = t { Some(text.as_str()) } else { None });
             out.push(text.collect::<String>());
         }
         out

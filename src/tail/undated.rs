@@ -219,7 +219,8 @@ impl Undated {
         let newest = journal.hours().keys().filter(mine).max().cloned();
         let archived = archived.iter().filter(mine).max().cloned();
         // After damage an older hour may be open again; what follows it stands in the newer one.
-        let open = journal.hours().iter().filter(|(k, l)| mine(k) && !l.is_done() && Some(*k) != newest.as_ref());
+        let open =
+            journal.hours().iter().filter(|(k, l)| mine(k) && !l.is_done() && Some(*k) != newest.as_ref());
         me.stale = open.map(|(k, _)| k.hour).collect();
         if let Some((key, log)) = newest.as_ref().and_then(|k| Some((k, journal.hour(k)?)))
             && archived.as_ref().is_none_or(|a| *a <= *key)
@@ -230,7 +231,7 @@ impl Undated {
                 me.hour = Some(key.hour);
             }
         } else if let Some(key) = archived {
-            let log = rotated::archived(journal, &key)?;
+            let log = rotated::closed_hour(journal, &key)?;
             if log.is_none() {
                 me.unsure = true;
                 me.alarms.push(format!(

@@ -62,7 +62,9 @@ impl Follower {
                 Known::As(cut) if !is_of(&cut, &meta) => {}
                 Known::As(_) => {
                     let number = self.numbers.get(&(meta.key.clone(), meta.id)).copied();
-                    let now = number.and_then(|n| self.meta(n)).is_some_and(|m| (m.state, m.loss) == (meta.state, meta.loss));
+                    let now = number
+                        .and_then(|n| self.meta(n))
+                        .is_some_and(|m| m.state == meta.state && m.loss == meta.loss);
                     let waiting = number.and_then(|n| self.waiting.get_mut(&n));
                     if let Some(w) = waiting.filter(|w| matches!(w.bytes, Bytes::Source)) {
                         if now {
@@ -74,7 +76,8 @@ impl Follower {
                         let mut raw = Vec::new();
                         let most = meta.seal.map_or(0, |s| s.bytes);
                         if spool.reader().fetch_at(&loc, &mut frame)?
-                            && split_frame(&frame).is_some_and(|(_, body)| inflate(body, &meta, &mut raw, most).is_some())
+                            && split_frame(&frame)
+                                .is_some_and(|(_, body)| inflate(body, &meta, &mut raw, most).is_some())
                         {
                             w.weight = raw.len();
                             self.in_memory += raw.len();
@@ -84,7 +87,9 @@ impl Follower {
                 }
                 Known::NotYet if !damaged => {}
                 Known::NotYet | Known::Not => {
-                    if !self.journal.has_acked(&meta.key, meta.generation, meta.id)? && !self.hold(&spool, &loc, &meta)? {
+                    if !self.journal.has_acked(&meta.key, meta.generation, meta.id)?
+                        && !self.hold(&spool, &loc, &meta)?
+                    {
                         continue;
                     }
                 }
@@ -112,7 +117,11 @@ impl Follower {
             };
         }
         let newest = self.journal.hours().iter().filter(|(k, _)| k.name == meta.key.name).next_back();
-        if newest.is_some_and(|(k, log)| log.clock && k.hour < meta.key.hour) { Known::NotYet } else { Known::Not }
+        if newest.is_some_and(|(k, log)| log.clock && k.hour < meta.key.hour) {
+            Known::NotYet
+        } else {
+            Known::Not
+        }
     }
 
     /// A pack of which the journal knows nothing any more: its log file may be gone, so this may be the only copy.

@@ -96,7 +96,7 @@ fn is_relative(name: &str, other: &str) -> Option<bool> {
 }
 
 /// A closed hour; one that cannot be read says as little as a damaged one.
-pub(super) fn archived(journal: &Journal, key: &HourKey) -> disk::Result<Option<HourLog>> {
+pub(super) fn closed_hour(journal: &Journal, key: &HourKey) -> disk::Result<Option<HourLog>> {
     match journal.archived(key) {
         Err(e) if e.is_of_one_path() => Ok(None),
         read => read,
@@ -177,7 +177,7 @@ impl History {
             let log = if let Some(log) = journal.hour(&key) {
                 log
             } else {
-                let Some(log) = archived(journal, &key)? else {
+                let Some(log) = closed_hour(journal, &key)? else {
                     (broken, me.damaged) = (true, true);
                     continue;
                 };

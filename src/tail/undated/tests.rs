@@ -46,6 +46,7 @@ impl Rig {
             copies_until: None,
             copies_generation: 1,
             from_end: false,
+            files: String::new(),
         };
         let packer =
             PackerConfig { pack_bytes: 1 << 16, max_line: 1 << 16, lines_per_pack: None, flush_ms: 5000 };
