@@ -152,6 +152,7 @@ pub struct Tail {
     pub scratch: Scratch,
     /// The last look at the files; what is read now may have been there since.
     looked_ms: u64,
+    /// Hours whose compressed file cannot be unpacked.
     left_out: usize,
     /// Sentences for the log.
     pub alarms: Vec<String>,
@@ -161,7 +162,7 @@ pub struct Tail {
 enum Packed {
     Absent,
     Unpacked,
-    Damaged,
+    Unusable,
 }
 
 impl Tail {
@@ -194,7 +195,7 @@ impl Tail {
             identity,
             pattern,
         };
-        let existing = tail.existing().unwrap_or_default();
+        let existing = unpack::existing(&tail.pattern, disk).unwrap_or_default();
         tail.had_file = !existing.is_empty() || journal.hours().values().any(|h| h.pos > 0);
         tail.last = tail.conf.once.then(|| existing.last().copied().unwrap_or(tail.next));
         let open: Vec<HourKey> =
@@ -304,38 +305,30 @@ impl Tail {
         })
     }
 
-    /// Hours that have a file that would be read.
-    fn existing(&self) -> disk::Result<Vec<Hour>> {
-        if self.conf.once {
-            unpack::existing(&self.pattern, &self.disk)
-        } else {
-            self.pattern.existing(&self.disk)
-        }
-    }
-
-    /// With `--once`: an hour's file that is only there compressed is unpacked. One that is damaged is left out, and the run
-    /// does not end well.
+    /// An hour's file that is only there compressed is unpacked: its hour is not empty. If that cannot be done the hour is left
+    /// out; the others go on.
     fn unpack(&mut self, hour: Hour) -> disk::Result<Packed> {
         let from = unpack::packed(&self.pattern.path(hour));
-        if !self.conf.once || self.disk.stat(&from)?.is_none() {
+        if self.disk.stat(&from)?.is_none() {
             return Ok(Packed::Absent);
         }
         let to = unpack::place(&self.conf.unpacked, &self.key(hour));
-        match unpack::unpack(&self.disk, &from, &to)? {
-            Ok(()) => Ok(Packed::Unpacked),
-            Err(why) => {
-                self.left_out += 1;
-                self.alarms.push(format!(
-                    "{}: {}: {why}; its hour is not sent; put the whole file there and run it again",
-                    self.key(hour),
-                    from.display()
-                ));
-                Ok(Packed::Damaged)
-            }
-        }
+        let dir = self.disk.create_dir_all(&self.conf.unpacked, 0o750);
+        let why = match dir.and_then(|()| unpack::unpack(&self.disk, &from, &to)) {
+            Ok(Ok(())) => return Ok(Packed::Unpacked),
+            Ok(Err(why)) => why,
+            Err(e) if e.fatal() => return Err(e),
+            Err(e) => format!("{}: it cannot be unpacked: {e}", from.display()),
+        };
+        self.left_out += 1;
+        self.alarms.push(format!(
+            "{}: {why}; its hour is not sent; mend that and start the follower again, or ask by `logd resend`",
+            self.key(hour)
+        ));
+        Ok(Packed::Unusable)
     }
 
-    /// Hours that are not sent because their compressed file is damaged.
+    /// Hours that are not sent because their compressed file cannot be unpacked.
     pub fn left_out(&self) -> usize {
         self.left_out
     }
@@ -411,7 +404,7 @@ impl Tail {
                 match self.unpack(hour)? {
                     Packed::Absent => {}
                     Packed::Unpacked => exists = true,
-                    Packed::Damaged => {
+                    Packed::Unusable => {
                         self.next = self.zone.next(hour);
                         continue;
                     }
@@ -421,7 +414,7 @@ impl Tail {
             if !exists && gap > self.conf.journal_ms {
                 let first = self.zone.hour_at(now - self.conf.journal_ms);
                 let first = if self.pattern.is_daily() { first.day_of() } else { first };
-                let existing = self.existing()?;
+                let existing = unpack::existing(&self.pattern, &self.disk)?;
                 let to = existing.into_iter().find(|h| *h > hour).map_or(first, |h| h.min(first));
                 if to > hour {
                     self.alarms
@@ -686,6 +679,17 @@ impl Tail {
             // It was asked to send files that were there before it; of an hour between them it knows nothing.
             self.active.remove(&hour);
             return Ok(());
+        }
+        if !has_file && !exists {
+            // It may have been compressed while nobody looked.
+            match self.unpack(hour)? {
+                Packed::Absent => {}
+                Packed::Unpacked => return self.activate(hour),
+                Packed::Unusable => {
+                    self.active.remove(&hour);
+                    return Ok(());
+                }
+            }
         }
         self.ensure_opened(hour, journal);
         let (pos, was_done, begun, copy) = journal

@@ -145,6 +145,20 @@ struct HourState {
     used_ms: u64,
 }
 
+impl HourState {
+    /// Bytes that were certified and that the copy in place still has: of one that is damaged or cut short nobody can say that
+    /// it is better than another.
+    fn certified_bytes(&self) -> u64 {
+        let certified = self.closed.as_ref().filter(|c| c.verified).map_or(0, |c| c.bytes);
+        match self.in_place.and_then(|generation| self.copies.get(&generation)) {
+            Some(copy) if matches!(copy.health, Health::Good) => certified.min(copy.summary.bytes),
+            Some(_) => 0,
+            // A batch job has taken it away.
+            None => certified,
+        }
+    }
+}
+
 /// Packs whose proof is durable now.
 #[derive(Debug, Default)]
 pub struct Progress {

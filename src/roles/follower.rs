@@ -20,8 +20,7 @@ use crate::pack::{Encoder, Header, HourKey, Meta, Seal};
 use crate::planted::{self, Bug};
 use crate::sender::{Next, Outcome, Queue};
 use crate::spool::{Loc, Reader, Shelf, Spool};
-use crate::tail::undated::find_bytes;
-use crate::tail::{Identity, Sealed, meta_of, reread, unpack};
+use crate::tail::{Identity, Sealed, meta_of, unpack};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 pub use streams::Streams;
@@ -467,12 +466,10 @@ impl Follower {
     fn read_again(&mut self, mut meta: Meta) -> disk::Result<Load> {
         let mut raw = Vec::new();
         let log = self.journal.hour(&meta.key);
-        let found = match log.and_then(|l| l.cut(meta.id).map(|c| (l.path.clone(), c.clone()))) {
-            Some((path, cut)) => {
-                let mut there = reread(&self.disk, &path, &cut, &mut raw)?.is_some();
-                if !there && self.streams.is_undated(&meta.key.name) {
-                    there = find_bytes(&self.disk, &path, &cut, &mut raw)?;
-                }
+        let found = match log.and_then(|l| l.cut(meta.id).map(|c| (l, c))) {
+            Some((log, cut)) => {
+                let (path, cut) = (log.path.clone(), cut.clone());
+                let there = resend::bytes_of(&self.disk, log, &cut, &mut raw)?;
                 if !there {
                     let range = format!("{}-{}", cut.start, cut.end);
                     self.alarms.push(format!(

@@ -226,14 +226,6 @@ fn demo_takes_its_children_along() {
     }
 }
 
-/// The highest memory that the process ever had, in kB.
-fn peak_kb(node: &Node) -> u64 {
-    let path = format!("/proc/{}/status", node.pid().unwrap().as_raw_nonzero());
-    let status = fs::read_to_string(path).unwrap();
-    let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 /// A line of a gigabyte (64 MB in CI), NUL bytes, CRLF, no UTF-8 and no newline at the end: bytes are bytes.
 #[test]
 fn whatever_the_bytes_are_they_arrive_identical() {
@@ -264,7 +256,8 @@ fn whatever_the_bytes_are_they_arrive_identical() {
     assert_eq!(certified(&save, "web1", hour)["verified"], true);
     assert_same(&save.join("log_data").join(format!("web1_{hour}")), &source);
     for node in [&follower, &store] {
-        assert!(peak_kb(node) < 96 << 10, "{} kB", peak_kb(node));
+        let most = node.proc_status("VmHWM");
+        assert!(most < 96 << 10, "{most} kB");
     }
     assert_eq!((follower.terminate(), store.terminate()), (0, 0));
 }

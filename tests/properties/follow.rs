@@ -2,10 +2,13 @@
 //! vanishing, hours without a file, and the positions of an original that it takes over; and what becomes of its packs
 //! while their bytes, the journal or room to hold them aside are missing.
 
-use super::sim::{Begin, RELAY, World};
-use logd::clock::Hour;
+use super::sim::{Begin, RELAY, World, follower};
+use logd::clock::{Clock, Hour, Zone};
 use logd::config::Peer;
-use logd::disk::{Fault, Outcome};
+use logd::disk::sim::Rng;
+use logd::disk::{Disk, Fault, Outcome};
+use logd::pack::Encoder;
+use logd::sender::Outcome as Sent;
 use std::path::Path;
 
 const HOUR: &str = "2026112205";
@@ -399,6 +402,39 @@ fn packs_that_are_held_aside_are_tried_again_without_a_restart() {
         w.settle(&[HOUR]);
         assert!(!held() && w.machines[machine].restarts == 0, "machine {machine}");
     }
+}
+
+/// The story: a pack that its receiver refuses for good came back from held/ again and again, and left a record in the retry
+/// spool each time, until there was no room for others.
+#[test]
+fn a_pack_that_is_held_aside_again_and_again_fills_no_spool() {
+    let (disk, machine) = Disk::sim(1);
+    let (clock, time) = Clock::sim(1_795_327_200_000);
+    let zone = Zone::named("UTC").unwrap();
+    let ini = "[tail]\nlog_file = /l/a.<%Y%m%d%H>\nsend_to = c:1\nname = h\npack_bytes = 64k\nspool_size = 256k\n\
+               segment_size = 64k\nheld_after = 10s\nflush_interval = 1s\nstart = oldest\n";
+    // What deflates little, so that each record has a segment of its own.
+    let mut rng = Rng::new(1);
+    let text: String =
+        (0..500).map(|_| format!("{:016x}{:016x}\n", rng.next_u64(), rng.next_u64()).repeat(4)).collect();
+    machine.put(Path::new("/l/a.2026112206"), text.as_bytes());
+    let mut f = follower(&disk, &clock, &zone, ini);
+    let retry = || -> u64 {
+        let files = machine.paths().into_iter().filter(|(p, _)| p.starts_with("/state/retry"));
+        files.map(|(_, len)| len).sum()
+    };
+    let (mut held, mut frame, mut encoder) = (0, Vec::new(), Encoder::new(6));
+    for _ in 0..400 {
+        f.step().unwrap();
+        while let Some(job) = f.next_job().unwrap() {
+            job.frame(&mut encoder, "now", &mut frame);
+            f.report(job, &frame, &Sent::PermFail("never".into())).unwrap();
+        }
+        held += f.alarms.drain(..).filter(|a| a.contains("kept in held/")).count();
+        time.advance(1_000);
+        assert!(retry() <= 160 << 10, "{} bytes after {held} times", retry());
+    }
+    assert!(held > 10, "{held}");
 }
 
 /// The story: the proof of a certified hour was cut short, packs of it came once more from a segment that a power cut had

@@ -69,7 +69,7 @@ fn a_shorter_copy_does_not_take_the_place_of_certified_bytes() {
     ask(&w, HOUR, &[]);
     (0..60).for_each(|_| w.round(1_500));
     assert_eq!((w.tags()[HOUR].generation, w.stored(HOUR)), (0, stored));
-    assert!(told(&w, "the longer one stays in place"), "{:?}", w.messages);
+    assert!(told(&w, "that are certified, and is not installed"), "{:?}", w.messages);
 }
 
 /// The same copy is better than a certified one of which the disk has lost a part.
@@ -268,11 +268,32 @@ fn a_damaged_hour_is_verified_again_by_a_pipe() {
 /// Compresses a file as `gzip` does: the plain one goes.
 fn gzip(path: &Path) -> Vec<u8> {
     let text = fs::read(path).unwrap();
-    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-    std::io::Write::write_all(&mut gz, &text).unwrap();
-    fs::write(format!("{}.gz", path.display()), gz.finish().unwrap()).unwrap();
+    fs::write(format!("{}.gz", path.display()), support::gzipped(&text)).unwrap();
     fs::remove_file(path).unwrap();
     text
+}
+
+/// The story: a follower was down while cron compressed an hour's file, and declared the hour empty.
+#[test]
+fn an_hour_that_was_compressed_while_nobody_looked_is_not_empty() {
+    let text = format!("{NEXT} a line\n").repeat(50);
+    let gz = support::gzipped(text.as_bytes());
+    for len in [gz.len(), gz.len() / 2] {
+        let mut w = certified();
+        let path = format!("/log/access.log.{NEXT}.gz");
+        w.machines[0].sim.put(Path::new(&path), &gz[..len]);
+        w.judged = false;
+        w.clock.advance(3_600_000);
+        (0..60).for_each(|_| w.round(30_000));
+        let tags = w.tags();
+        if len < gz.len() {
+            // Nor is one whose archive is damaged.
+            assert!(!tags.contains_key(NEXT) && told(&w, &path), "{:?}", w.messages);
+            continue;
+        }
+        assert!(tags.get(NEXT).is_some_and(|t| t.verified && !t.empty), "{:?}", w.messages);
+        assert_eq!(w.stored(NEXT), text);
+    }
 }
 
 /// More hours than are read again at a time: `--once` ends when the last of them is sent.

@@ -121,14 +121,8 @@ fn a_thousand_files_are_one_process_with_few_threads() {
         let tags = fs::read_dir(save.join("received")).ok()?.count();
         (tags >= FILES).then_some(())
     });
-    let status =
-        fs::read_to_string(format!("/proc/{}/status", tail.pid().unwrap().as_raw_nonzero())).unwrap();
-    let told = |key: &str| -> u64 {
-        let line = status.lines().find(|l| l.starts_with(key)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    };
-    assert!(told("Threads:") <= 6, "{status}");
-    assert!(told("VmHWM:") <= 64 << 10, "kB: {status}");
+    let (threads, most) = (tail.proc_status("Threads"), tail.proc_status("VmHWM"));
+    assert!(threads <= 6 && most <= 64 << 10, "{threads} threads, {most} kB");
     for n in [0, 7, FILES - 1] {
         let stored = save.join("log_data").join(format!("web1+v{n}_{hour}"));
         assert_same(&stored, &log.join(format!("v{n}")).join(format!("a.{hour}")));

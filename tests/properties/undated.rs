@@ -4,13 +4,15 @@
 //! Which file is read and to which hour its lines belong is tested where it is decided, in `src/tail/undated/`, against a
 //! model.
 
-use super::sim;
+use super::{sim, support};
 use logd::clock::{Clock, SimClock, Zone};
 use logd::disk::sim::Fault;
 use logd::disk::{Disk, Outcome as Loss, SimDisk};
 use logd::pack::{Meta, inflate, split_frame};
+use logd::roles::follower::resend::Request;
 use logd::roles::follower::{Follower, Load};
 use logd::sender::Outcome;
+use logd::spool::Shelf;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -24,7 +26,7 @@ struct Rig {
     time: SimClock,
     ini: String,
     follower: Option<Follower>,
-    /// By hour, copy and number.
+    /// By stream and hour, copy and number.
     sent: BTreeMap<(String, u64, u64), (Meta, Vec<u8>)>,
 }
 
@@ -77,22 +79,29 @@ impl Rig {
 
     /// Sends what is ready, and acknowledges it.
     fn send(&mut self) {
-        while let Some(job) = self.follower.as_mut().unwrap().next_job().unwrap() {
+        self.send_some(usize::MAX);
+    }
+
+    /// Sends at most so many packs.
+    fn send_some(&mut self, most: usize) {
+        for _ in 0..most {
+            let Some(job) = self.follower.as_mut().unwrap().next_job().unwrap() else { break };
             let (meta, raw) = match &job.load {
                 Load::Raw(meta, raw) => ((**meta).clone(), raw.clone()),
-                Load::Frame(frame) => {
-                    let (header, body) = split_frame(frame).unwrap();
-                    let (meta, mut raw) = (header.meta("none").unwrap(), Vec::new());
-                    inflate(body, &meta, &mut raw, 1 << 20).unwrap();
-                    (meta, raw)
-                }
+                Load::Frame(frame) => opened(frame),
             };
-            let key = (meta.key.hour.to_string(), meta.generation, meta.id);
+            let key = (meta.key.to_string(), meta.generation, meta.id);
             if let Some((before, _)) = self.sent.insert(key.clone(), (meta.clone(), raw)) {
                 assert_eq!(before.seal, meta.seal, "{key:?} is two packs");
             }
             self.follower.as_mut().unwrap().report(job, &[], &Outcome::Sent).unwrap();
         }
+    }
+
+    /// What was sent of a stream, in order.
+    fn text_of(&self, name: &str) -> String {
+        let mine = self.sent.values().filter(|(m, _)| m.key.name == name);
+        String::from_utf8(mine.flat_map(|(_, raw)| raw.clone()).collect()).unwrap()
     }
 
     /// All that was sent of the newest copy of each hour, in order.
@@ -107,6 +116,24 @@ impl Rig {
     fn alarms(&self) -> String {
         self.follower.as_ref().unwrap().alarms.join("\n")
     }
+}
+
+/// What a frame holds.
+fn opened(frame: &[u8]) -> (Meta, Vec<u8>) {
+    let (header, body) = split_frame(frame).unwrap();
+    let (meta, mut raw) = (header.meta("none").unwrap(), Vec::new());
+    inflate(body, &meta, &mut raw, 1 << 20).unwrap();
+    (meta, raw)
+}
+
+/// Lines of letters that do not compress much.
+fn hard(lines: usize) -> String {
+    let mut state = 1u64;
+    let mut letter = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'!' + (state >> 33) as u8 % 90)
+    };
+    (0..lines).map(|_| (0..99).map(|_| letter()).chain(['\n']).collect::<String>()).collect()
 }
 
 fn lines(from: usize, to: usize) -> String {
@@ -175,14 +202,7 @@ fn a_crash_at_any_disk_call_neither_loses_nor_doubles_a_line() {
 #[test]
 fn without_room_in_the_retry_spool_nothing_is_read_and_all_of_it_later() {
     let mut rig = Rig::new("start = beginning\nspool_size = 1100k\nsegment_size = 64k\n");
-    // Letters that do not compress much.
-    let mut state = 1u64;
-    let mut letter = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        char::from(b'!' + (state >> 33) as u8 % 90)
-    };
-    let text: String =
-        (0..25_000).map(|_| (0..99).map(|_| letter()).chain(['\n']).collect::<String>()).collect();
+    let text = hard(25_000);
     rig.write(&text);
     rig.turns(150);
     let held = |rig: &Rig| -> u64 {
@@ -223,4 +243,279 @@ fn a_damaged_journal_sends_the_open_hour_once_more_from_where_it_began() {
     assert_eq!(rig.text(), lines(0, 200));
     let copies: Vec<u64> = rig.sent.keys().map(|(_, generation, _)| *generation).collect();
     assert!(copies.contains(&0) && copies.iter().any(|g| *g > 0), "{copies:?}");
+}
+
+/// The follower stops, this byte of a file is damaged, and it starts again.
+fn start_with_damage(rig: &mut Rig, path: &str, at: u64) {
+    rig.follower = None;
+    assert!(rig.sim.flip(Path::new(path), at, 1), "{path}");
+    rig.start();
+}
+
+/// What waits in `held/`, in order.
+fn held(rig: &Rig) -> String {
+    let shelf = Shelf::open(&rig.disk, Path::new("/state/held"), 1 << 20, 1 << 20).unwrap();
+    let mut packs = Vec::new();
+    for name in shelf.names() {
+        for file in shelf.list(name).unwrap() {
+            let (meta, raw) = opened(&shelf.get(name, &file).unwrap().unwrap());
+            packs.push(((meta.key.hour, meta.id), raw));
+        }
+    }
+    packs.sort();
+    String::from_utf8(packs.into_iter().flat_map(|(_, raw)| raw).collect()).unwrap()
+}
+
+/// Wherever the journal is damaged: what the retry spool has of a file that is gone is sent or held, a file that is there
+/// is sent, and no hour is called whole that is not.
+#[test]
+fn a_journal_damaged_anywhere_loses_nothing_that_is_on_disk() {
+    let story = |rotated: bool, start: &str| {
+        let mut rig = Rig::new(start);
+        rig.write(&lines(0, 100));
+        rig.turns(3);
+        rig.time.advance(3_590_000);
+        rig.turns(5);
+        rig.write(&lines(100, 200));
+        rig.turns(3);
+        if rotated {
+            rig.rotate_away();
+        }
+        rig
+    };
+    let log = Path::new("/state/journal/log");
+    let len = story(true, "").sim.look(log, |c| c.unwrap().len() as u64);
+    for at in (20..len).step_by(61) {
+        for (rotated, start) in [(true, ""), (false, ""), (true, "start = beginning\n")] {
+            let mut rig = story(rotated, start);
+            start_with_damage(&mut rig, "/state/journal/log", at);
+            let damaged = rig.alarms().contains("damaged at byte");
+            rig.turns(8);
+            rig.send();
+            rig.time.advance(3_600_000);
+            rig.turns(3);
+            rig.send();
+            let what = format!("byte {at}, rotated {rotated}, {start:?}: {}", rig.alarms());
+            let all: String =
+                rig.sent.values().map(|(_, raw)| String::from_utf8(raw.clone()).unwrap()).collect();
+            let kept = all.clone() + &held(&rig);
+            for line in lines(0, 200).lines() {
+                assert!(if rotated { &kept } else { &all }.contains(line), "{line}: {what}");
+            }
+            assert!(!damaged || !rotated || rig.alarms().contains("held/"), "{what}");
+            // The first two hours are known here to their last line.
+            for (hour, truth) in [("h_2026112206", lines(0, 100)), ("h_2026112207", lines(100, 200))] {
+                let copy = rig.sent.keys().filter(|(h, ..)| h == hour).map(|(_, g, _)| *g).max();
+                let mine = rig.sent.iter().filter(|((h, g, _), _)| h == hour && Some(*g) == copy);
+                let mine: Vec<&(Meta, Vec<u8>)> = mine.map(|(_, pack)| pack).collect();
+                if mine.iter().any(|(m, _)| m.done) && mine.iter().all(|(m, _)| m.state.is_empty()) {
+                    let text: Vec<u8> = mine.iter().flat_map(|(_, raw)| raw.clone()).collect();
+                    assert_eq!(String::from_utf8(text).unwrap(), truth, "{hour}: {what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_damaged_file_of_a_closed_hour_neither_doubles_nor_loses_a_line() {
+    for unreadable in [true, false] {
+        let mut rig = Rig::new("start = beginning\n");
+        rig.write(&lines(0, 100));
+        rig.turns(3);
+        rig.time.advance(3_590_000);
+        rig.turns(5);
+        rig.send();
+        rig.turns(3);
+        let archive = "/state/journal/hours/h_2026112206";
+        assert!(rig.disk.stat(Path::new(archive)).unwrap().is_some(), "{:?}", rig.sim.paths());
+        if unreadable {
+            rig.sim.set_unreadable(Path::new(archive), 0..1 << 20);
+            rig.follower = None;
+            rig.start();
+        } else {
+            start_with_damage(&mut rig, archive, 30);
+        }
+        rig.write(&lines(100, 200));
+        rig.turns(8);
+        rig.send();
+        assert_eq!(rig.text(), lines(0, 200), "{}", rig.alarms());
+    }
+}
+
+/// An original counts no copies, so that a number may stand for other bytes after the journal was lost.
+#[test]
+fn a_held_pack_whose_number_stands_for_other_bytes_now_stays_there() {
+    let mut rig = Rig::new("start = beginning\npeer = original\nheld_after = 10s\n");
+    rig.write(&lines(0, 20));
+    rig.turns(3);
+    let job = rig.follower.as_mut().unwrap().next_job().unwrap().unwrap();
+    let Load::Frame(frame) = &job.load else { panic!("it is in the retry spool") };
+    let frame = frame.clone();
+    let refused = Outcome::PermFail("no".into());
+    for _ in 0..20 {
+        if !held(&rig).is_empty() {
+            break;
+        }
+        rig.time.advance(20_000);
+        let follower = rig.follower.as_mut().unwrap();
+        if let Some(job) = follower.next_job().unwrap() {
+            follower.report(job, &frame, &refused).unwrap();
+        }
+    }
+    drop(job);
+    assert_eq!(held(&rig), lines(0, 20));
+    rig.turns(1);
+    rig.follower = None;
+    rig.disk.remove(Path::new("/state/journal/log")).unwrap();
+    rig.disk.remove(Path::new(LOG)).unwrap();
+    rig.write(&lines(20, 40));
+    rig.start();
+    for _ in 0..30 {
+        rig.turn().unwrap();
+        rig.send();
+    }
+    assert_eq!(rig.text(), lines(20, 40));
+    assert_eq!(held(&rig), lines(0, 20));
+}
+
+/// The first byte of the first pack's body in the retry spool.
+fn damage_first_record(rig: &Rig) {
+    let mut segments: Vec<_> = rig.sim.paths().into_iter().filter(|(p, _)| p.starts_with("/state/retry")).collect();
+    segments.retain(|(p, len)| p.extension().is_some_and(|e| e == "seg") && *len > 0);
+    segments.sort();
+    assert!(rig.sim.flip(&segments[0].0, 200, 1), "{segments:?}");
+}
+
+#[test]
+fn a_damaged_record_is_read_again_from_a_rotated_file_or_is_told_as_lost() {
+    for kept in [true, false] {
+        let mut rig = Rig::new("start = beginning\n");
+        rig.write(&lines(0, 200));
+        rig.turns(4);
+        rig.time.advance(3_590_000);
+        rig.turns(5);
+        if kept {
+            let text = rig.sim.look(Path::new(LOG), |c| c.unwrap().to_vec());
+            rig.sim.put(Path::new("/l/access.log.1.gz"), &support::gzipped(&text));
+        }
+        rig.rotate_away();
+        rig.turns(8);
+        damage_first_record(&rig);
+        if kept {
+            rig.send();
+            assert_eq!(rig.text(), lines(0, 200), "{}", rig.alarms());
+            continue;
+        }
+        // The first one is asked for, and found to be lost; then the hour's last pack says so, also after a restart.
+        drop(rig.follower.as_mut().unwrap().next_job().unwrap());
+        rig.turns(1);
+        rig.restart(Loss::LoseUnsynced);
+        rig.turns(2);
+        rig.send();
+        let first_hour = rig.sent.iter().filter(|((hour, ..), _)| hour == "h_2026112206");
+        let metas: Vec<&Meta> = first_hour.map(|(_, (m, _))| m).collect();
+        assert!(metas[0].loss.starts_with("0-"), "{metas:?}");
+        let last = metas.last().unwrap();
+        assert!(last.done && last.state == "loss", "{last:?}");
+        assert!(lines(0, 200).ends_with(&rig.text()), "{}", rig.alarms());
+    }
+}
+
+#[test]
+fn what_rotates_while_there_is_no_room_is_read_when_there_is() {
+    let mut rig = Rig::new("start = beginning\nspool_size = 1100k\nsegment_size = 64k\n");
+    let text = hard(25_000);
+    rig.write(&text);
+    rig.turns(150);
+    assert!(rig.alarms().contains("h: not read: there is no room"), "{}", rig.alarms());
+    rig.write(&lines(0, 10));
+    rig.turns(2);
+    rig.rotate_away();
+    rig.write(&lines(10, 20));
+    rig.turns(2);
+    rig.rotate_away();
+    rig.write(&lines(20, 30));
+    for _ in 0..100 {
+        rig.send();
+        rig.turns(4);
+    }
+    rig.send();
+    assert_eq!(rig.text().len(), text.len() + lines(0, 30).len());
+    assert_eq!(rig.text(), text + &lines(0, 30));
+    assert!(!rig.alarms().contains("not certified"), "{}", rig.alarms());
+}
+
+#[test]
+fn without_room_streams_whose_files_have_a_date_go_on_and_the_others_take_turns() {
+    let mut rig = Rig::new(
+        "start = beginning\nspool_size = 1100k\nsegment_size = 64k\n[tail:b]\nlog_file = /l/b.log\nstart = beginning\n\
+         [tail:c]\nlog_file = /l/c.log.<%Y%m%d%H>\n",
+    );
+    let (a, b) = (hard(25_000), hard(25_000));
+    rig.write(&a);
+    rig.sim.append(Path::new("/l/b.log"), b.as_bytes());
+    rig.turns(150);
+    rig.sim.append(Path::new("/l/c.log.2026112206"), b"dated\n");
+    rig.turns(8);
+    rig.send_some(400);
+    assert_eq!(rig.text_of("h+c"), "dated\n");
+    for _ in 0..20 {
+        rig.send_some(8);
+        rig.turns(4);
+    }
+    let both = [rig.text_of("h").len(), rig.text_of("h+b").len()];
+    assert!(both[0].min(both[1]) * 3 > both[0].max(both[1]), "{both:?}");
+    for _ in 0..200 {
+        rig.send();
+        rig.turns(4);
+    }
+    assert_eq!((rig.text_of("h"), rig.text_of("h+b")), (a, b));
+}
+
+#[test]
+fn a_file_that_is_nowhere_is_not_searched_for_at_each_look() {
+    let mut rig = Rig::new("start = beginning\n");
+    rig.write(&lines(0, 10));
+    rig.turns(3);
+    rig.follower = None;
+    rig.disk.remove(Path::new(LOG)).unwrap();
+    rig.sim.append(Path::new("/l/access.log.1"), b"of somebody else\n");
+    rig.start();
+    let count = |rig: &Rig| {
+        rig.sim.log().iter().filter(|call| call.contains("access.log.1")).count()
+    };
+    rig.turns(3);
+    let before = count(&rig);
+    for _ in 0..100 {
+        rig.time.advance(100);
+        rig.follower.as_mut().unwrap().step().unwrap();
+    }
+    assert!(count(&rig) - before <= 3 * 4, "{} calls in ten seconds", count(&rig) - before);
+}
+
+#[test]
+fn packs_of_a_rotated_file_are_sent_again_if_anything_still_holds_them() {
+    let mut rig = Rig::new("start = beginning\n");
+    rig.write(&lines(0, 100));
+    rig.turns(4);
+    rig.send();
+    rig.turns(2);
+    let ask = |rig: &mut Rig| {
+        let hour = logd::clock::Hour::parse("2026112206").unwrap();
+        Request::new("", hour, vec![(1, 1)]).save(&rig.disk, Path::new("/state")).unwrap();
+        let before = rig.sent.clone();
+        rig.sent.clear();
+        rig.turns(3);
+        rig.send();
+        let again = std::mem::replace(&mut rig.sent, before);
+        again.into_iter().map(|(_, (m, raw))| (m.id, raw)).collect::<Vec<_>>()
+    };
+    let first = rig.sent.values().next().unwrap().1.clone();
+    rig.disk.rename(Path::new(LOG), Path::new("/l/access.log.1")).unwrap();
+    rig.write("new\n");
+    assert_eq!(ask(&mut rig), [(1, first)]);
+    rig.disk.remove(Path::new("/l/access.log.1")).unwrap();
+    assert_eq!(ask(&mut rig).iter().filter(|(id, _)| *id == 1).count(), 0);
+    assert!(rig.alarms().contains("nor does a rotated one beside it"), "{}", rig.alarms());
 }

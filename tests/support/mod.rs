@@ -313,6 +313,14 @@ impl Node {
         self.child.as_ref().map(|c| Pid::from_child(&c.0))
     }
 
+    /// A number of `/proc/PID/status`: `Threads`, or `VmHWM`, the most memory that it ever had, in kB.
+    pub fn proc_status(&self, key: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.pid().unwrap().as_raw_nonzero());
+        let status = fs::read_to_string(path).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':')).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
     /// Is it running?
     pub fn runs(&mut self) -> bool {
         self.child.as_mut().is_some_and(|c| c.0.try_wait().unwrap().is_none())
@@ -428,6 +436,13 @@ pub fn tag(save: &Path, host: &str, hour: impl std::fmt::Display) -> Option<Valu
 /// Waits for an hour's tag.
 pub fn certified(save: &Path, host: &str, hour: impl std::fmt::Display) -> Value {
     until(SOON, &format!("the tag of {host}_{hour}"), || tag(save, host, &hour))
+}
+
+/// As `gzip` compresses it.
+pub fn gzipped(text: &[u8]) -> Vec<u8> {
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut gz, text).unwrap();
+    gz.finish().unwrap()
 }
 
 /// Panics unless the two files hold the same bytes; says where they differ.

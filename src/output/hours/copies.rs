@@ -193,11 +193,7 @@ impl Hours {
             }
             // A log file only grows: a later copy that is shorter was read when less of it was there, by a follower whose
             // clock stood elsewhere, or somebody has cut the file.
-            let certified = state.closed.as_ref().filter(|c| c.verified).map_or(0, |c| c.bytes);
-            // Of what is damaged or cut short nobody can say that it is the better one.
-            let here = state.in_place.and_then(|g| state.copies.get(&g));
-            let held = |c: &Copy| if matches!(c.health, Health::Good) { c.summary.bytes } else { 0 };
-            let certified = here.map_or(certified, |c| certified.min(held(c)));
+            let certified = state.certified_bytes();
             if cert.bytes < certified && !planted::is(Bug::OldCopyInstalled) {
                 return Ok(Filed::Refused(format!(
                     "{key}: copy {} is whole with {} bytes, and {certified} are certified; the longer one stays in place; \

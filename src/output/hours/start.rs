@@ -111,12 +111,12 @@ impl Hours {
                 let late = self.store.late(key, c.packs + 1);
                 if self.disk().stat(&late.headers)?.is_some() {
                     let generation = c.generation;
-                    let found = self.mended(key, &late, generation, spooled, &shelf)?;
+                    let found = self.mended(key, &late, Some(generation), spooled, &shelf)?;
                     state.copies.insert(generation, Copy::new(late, Role::Late, found));
                 }
             }
             _ => {
-                let found = self.mended(key, &place, u64::MAX, spooled, &shelf)?;
+                let found = self.mended(key, &place, None, spooled, &shelf)?;
                 let begun = found.headers_len > 0 || found.data_len > 0;
                 if begun || state.closed.is_some() {
                     let foreign = matches!(found.health, Health::Foreign { .. });
@@ -132,7 +132,7 @@ impl Hours {
         }
         for generation in self.store.building_list(key)? {
             let place = self.store.building(key, generation);
-            let found = self.mended(key, &place, generation, spooled, &shelf)?;
+            let found = self.mended(key, &place, Some(generation), spooled, &shelf)?;
             state.copies.entry(generation).or_insert_with(|| Copy::new(place, Role::Building, found));
         }
         for (generation, id, file) in shelf {
@@ -186,12 +186,13 @@ impl Hours {
         }
     }
 
-    /// Scans a copy, repairs its proof and cuts what will be applied again.
+    /// Scans a copy, repairs its proof and cuts what will be applied again. `generation` is the number in its place's name; what
+    /// stands for the hour has none there.
     fn mended(
         &mut self,
         key: &HourKey,
         place: &Place,
-        generation: u64,
+        generation: Option<u64>,
         spooled: &Spooled,
         shelf: &[(u64, u64, String)],
     ) -> disk::Result<Scan> {
@@ -224,10 +225,10 @@ impl Hours {
         }
         let candidates: Vec<u64> = if found.summary.high >= place.first_id {
             vec![found.summary.generation]
-        } else if generation == u64::MAX {
-            spooled.keys().copied().chain(shelf.iter().map(|s| s.0)).collect()
-        } else {
+        } else if let Some(generation) = generation {
             vec![generation]
+        } else {
+            spooled.keys().copied().chain(shelf.iter().map(|s| s.0)).collect()
         };
         let mut covered = None;
         for g in candidates {
@@ -252,8 +253,8 @@ impl Hours {
         };
         // A copy that is being built has its number in its place; what stands for the hour may have lost it with its proof.
         let mine = |c: &Certificate| match generation {
-            u64::MAX => c.generation == found.summary.generation || found.good_len == 0,
-            built => c.generation == built,
+            None => c.generation == found.summary.generation || found.good_len == 0,
+            Some(built) => c.generation == built,
         };
         let certified = certified.filter(mine);
         let within = |c: Certificate| found.summary.bytes < c.bytes && place.first_id == 1;

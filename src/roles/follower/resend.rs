@@ -11,12 +11,13 @@ use super::{Bytes, Follower};
 use crate::clock::Hour;
 use crate::config::Peer;
 use crate::disk::{self, Disk};
-use crate::journal::{Event, HourLog};
+use crate::journal::{Cut, Event, HourLog};
 use crate::log::count;
 use crate::pack::HourKey;
 use crate::record;
 use crate::tail::reread;
 use crate::tail::streams::full_name;
+use crate::tail::undated::find_bytes;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -115,12 +116,17 @@ pub fn chosen(log: &HourLog, ranges: &[(u64, u64)]) -> Result<Vec<u64>, String> 
     Ok(ids)
 }
 
+/// The bytes of a cut, from its file or from what rotation made of it. False = nobody has them.
+pub fn bytes_of(disk: &Disk, log: &HourLog, cut: &Cut, raw: &mut Vec<u8>) -> disk::Result<bool> {
+    Ok(reread(disk, &log.path, cut, raw)?.is_some() || find_bytes(disk, &log.path, cut, raw)?)
+}
+
 /// The first of these packs whose bytes its file does not hold any more, and why that ends it.
 pub fn gone(disk: &Disk, log: &HourLog, ids: &[u64]) -> disk::Result<Option<String>> {
     let mut raw = Vec::new();
     for cut in ids.iter().filter_map(|id| log.cut(*id)) {
-        if reread(disk, &log.path, cut, &mut raw)?.is_none() {
-            let then = if log.clock { "it was rotated away" } else { "send the whole hour" };
+        if !bytes_of(disk, log, cut, &mut raw)? {
+            let then = if log.clock { "nor does a rotated one beside it" } else { "send the whole hour" };
             return Ok(Some(format!(
                 "{} does not hold the bytes {}-{} of pack {} any more; {then}",
                 log.path.display(),
@@ -238,8 +244,9 @@ impl Follower {
         let mut read = Vec::new();
         for cut in ids.iter().filter_map(|id| log.cut(*id)).filter(|_| log.clock) {
             let mut raw = Vec::new();
-            reread(&self.disk, &log.path, cut, &mut raw)?;
-            read.push((cut.id, raw));
+            if bytes_of(&self.disk, log, cut, &mut raw)? {
+                read.push((cut.id, raw));
+            }
         }
         if self.journal.hour(key).is_none() && !self.journal.reopen(key)? {
             return Ok(Err("the journal's file of it is damaged; send the whole hour".into()));

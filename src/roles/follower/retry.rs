@@ -172,7 +172,12 @@ impl Follower {
                 };
                 let number = self.numbers.get(&(meta.key.clone(), meta.id)).copied();
                 match number.and_then(|n| self.waiting.get_mut(&n)) {
-                    Some(w) => w.bytes = Bytes::Spool(loc),
+                    Some(w) => {
+                        // A crash between held/ and the mark may have left its record of before.
+                        if let Bytes::Spool(before) = std::mem::replace(&mut w.bytes, Bytes::Spool(loc)) {
+                            self.retry_done.push(before.seq);
+                        }
+                    }
                     None => self.add(meta.key, meta.generation, meta.id, Bytes::Spool(loc), 0),
                 }
                 spool.sync()?;

@@ -407,7 +407,7 @@ impl Streams {
         self.scratch.recycle(raw, self.conf.pack_bytes);
     }
 
-    /// Hours that are not sent because their compressed file is damaged.
+    /// See [`Tail::left_out`].
     pub fn left_out(&self) -> usize {
         self.list.iter().map(|s| s.tail.left_out()).sum()
     }

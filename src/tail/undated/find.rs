@@ -277,6 +277,11 @@ impl Undated {
             let Some(file) = there else { return self.wait(journal, hour, pos) };
             self.unsure = true;
             let at = if file.stat()?.len < pos { 0 } else { pos };
+            self.alarms.push(format!(
+                "{}: nothing was read of it yet, so it cannot be told from one that took its place; read from byte {at}; the \
+                 hour is not certified",
+                path.display()
+            ));
             if at < pos {
                 self.rotate(journal, hour, 0);
             }

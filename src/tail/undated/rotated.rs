@@ -7,9 +7,10 @@ use super::source::{Gz, Source};
 use crate::disk::{self, Disk, File};
 use crate::journal::{Cut, HourLog, Journal};
 use crate::pack::{HourKey, Seal};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-/// Archived hours that are looked through: a day, and a little for the hour that the clock repeats.
+/// Archived hours that are looked through at least: a day, and a little for the hour that the clock repeats.
 const HOURS: usize = 26;
 /// Bytes of the last cuts that must stand in a file, if so many were read of it, and how many cuts at most.
 const ENOUGH: u64 = 64 << 10;
@@ -164,28 +165,32 @@ pub(super) struct Known {
 impl History {
     /// Reads it from the journal.
     pub(super) fn of(journal: &Journal, name: &str) -> disk::Result<Self> {
+        let mine = |(k, _): &(&HourKey, &HourLog)| k.name == name;
+        let mut hours: Vec<(HourKey, Option<Cow<'_, HourLog>>)> =
+            journal.hours().iter().filter(mine).map(|(k, l)| (k.clone(), Some(Cow::Borrowed(l)))).collect();
         let mut archived = journal.archive_list()?;
         archived.retain(|k| k.name == name && journal.hour(k).is_none());
         archived.sort();
-        let mut keys: Vec<HourKey> = archived.split_off(archived.len().saturating_sub(HOURS));
-        keys.extend(journal.hours().keys().filter(|k| k.name == name).cloned());
-        keys.sort();
+        // A file to which nobody writes for days is known by what was read before them.
+        let mut known = false;
+        for (n, key) in archived.into_iter().rev().enumerate() {
+            if n >= HOURS && known {
+                break;
+            }
+            let log = closed_hour(journal, &key)?;
+            known |= log.as_ref().is_some_and(|l| l.cuts.iter().any(|c| c.end > c.start));
+            hours.push((key, log.map(Cow::Owned)));
+        }
+        hours.sort_by(|a, b| a.0.cmp(&b.0));
         let (mut me, mut pos) = (Self::default(), None);
         let mut broken = true;
-        for key in keys {
-            let stored;
-            let log = if let Some(log) = journal.hour(&key) {
-                log
-            } else {
-                let Some(log) = closed_hour(journal, &key)? else {
-                    (broken, me.damaged) = (true, true);
-                    continue;
-                };
-                stored = log;
-                &stored
+        for (_, log) in hours {
+            let Some(log) = log else {
+                (broken, me.damaged) = (true, true);
+                continue;
             };
             broken |= pos != Some(log.begin);
-            me.add(log, &mut broken);
+            me.add(&log, &mut broken);
             pos = Some(log.pos);
         }
         me.current = !broken && me.chains.last().is_some_and(|c| Some(c.end()) == pos);
