@@ -222,7 +222,11 @@ fn mutate(rng: &mut Rng, f: &mut Files, all: &[Source]) -> String {
             if what == 10 || rng.chance(30) {
                 let from = f.get(&o.path("headers")).map(|p| String::from_utf8_lossy(p).into_owned());
                 let from = from.as_deref().and_then(|t| t.lines().nth(b)).unwrap_or(&lines[b]).to_owned();
-                all[a] = forged_line(rng, &lines[a], &from);
+                let forged = forged_line(rng, &lines[a], &from);
+                // With a `done` and a good check it is the proof of an hour that ended there: only a forger makes that.
+                if s.whole || !forged.contains("\"done\":\"1\"") {
+                    all[a] = forged;
+                }
             } else {
                 match rng.below(3) {
                     0 => drop(all.remove(a)),
@@ -232,7 +236,10 @@ fn mutate(rng: &mut Rng, f: &mut Files, all: &[Source]) -> String {
             }
             f.insert(proof.clone(), all.concat().into_bytes());
         }
-        12 => drop(f.remove(&any)),
+        12 => {
+            f.remove(&any);
+            return format!("{what}: {} removed", any.display());
+        }
         13 => swap(f, &tag, &o.tag()),
         14 => swap(f, &closed, &o.closed()),
         15 | 16 => {
@@ -338,13 +345,24 @@ fn judge(base: &Files, before: &Files, after: &Files, all: &[Source]) -> u32 {
     certified
 }
 
-/// The hour comes again, whole, as a new copy.
-fn mend(after: &Files, s: &Source) {
+/// The hour comes again, whole, as a new copy. False = it is kept beside, and that is said.
+fn mend(after: &Files, s: &Source) -> bool {
     let (disk, sim) = machine(after);
     let mut keeper = Keeper::open(disk, sim);
     let copy = s.hour.copy(1_795_400_000);
     for frame in frames(&copy) {
         assert!(keeper.send(&frame), "{}: {:?}", s.key, keeper.messages);
+    }
+    let certified = after.get(&s.closed()).and_then(|c| s.certificate(c)).filter(|c| c.verified);
+    if !after.contains_key(&s.path("log_data")) && certified.is_some_and(|c| c.bytes > s.bytes.len() as u64) {
+        // A batch job may have taken what was certified, and by a forged number that was more.
+        keeper.settle();
+        assert!(
+            keeper.messages.iter().any(|m| m.contains("that are certified, and is not installed")),
+            "{:?}",
+            keeper.messages
+        );
+        return false;
     }
     let mended = keeper.stop();
     let cert = mended.get(&s.tag()).and_then(|t| s.certificate(t));
@@ -355,6 +373,7 @@ fn mend(after: &Files, s: &Source) {
         s.key
     );
     assert_eq!(verdicts(&machine(&mended).0).get(&s.key), Some(&Verdict::Right), "{}", s.key);
+    true
 }
 
 #[test]
@@ -393,10 +412,7 @@ fn no_change_of_a_stored_hour_is_certified() {
             let certified = judge(&base, &now, &after, &all);
             verify(&base, &after, &all);
             let bad = all.iter().find(|s| s.whole && s.is_true(&after) != Some(true));
-            if let Some(s) = bad {
-                mend(&after, s);
-            }
-            (wrong, certified, bad.is_some())
+            (wrong, certified, bad.is_some_and(|s| mend(&after, s)))
         };
         match std::panic::catch_unwind(std::panic::AssertUnwindSafe(check)) {
             Ok((w, c, bad)) => {

@@ -196,8 +196,8 @@ impl Hours {
             let certified = state.certified_bytes();
             if cert.bytes < certified && !planted::is(Bug::OldCopyInstalled) {
                 return Ok(Filed::Refused(format!(
-                    "{key}: copy {} is whole with {} bytes, and {certified} are certified; the longer one stays in place; \
-                     send the hour again if its source has more; if the shorter one is the right one it is {}",
+                    "{key}: copy {} is whole with {} bytes, fewer than the {certified} that are certified, and is not \
+                     installed; send the hour again if its source has more; if this is the right one it is {}",
                     job.generation,
                     cert.bytes,
                     job.place.data.display()
