@@ -396,9 +396,15 @@ impl Undated {
         if pos > 0 {
             self.note(journal, hour, "partial", None);
         }
-        let path = self.path.clone();
-        self.read_from(file, path, pos)?;
         self.settled = true;
+        if self.conf.with_rotated {
+            self.since_ms = i64::MIN;
+            let mono_ms = self.clock.mono_ms();
+            self.next.push_back(Next { plain: Box::new(Plain::new(file, 0, mono_ms)?) });
+        } else {
+            let path = self.path.clone();
+            self.read_from(file, path, pos)?;
+        }
         Ok(self.hour)
     }
 

@@ -8,7 +8,8 @@ use crate::disk::{self, Disk};
 use crate::journal::{self, HourLog};
 use crate::pack::HourKey;
 use crate::roles::follower::bound::RouteFile;
-use crate::tail::streams;
+use crate::tail::pattern::Pattern;
+use crate::tail::{streams, unpack};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -121,6 +122,33 @@ impl Route {
     }
 }
 
+/// Why nothing can be read of these files, as far as one look tells.
+fn unread(disk: &Disk, pattern: &Pattern) -> Option<String> {
+    let newest = if pattern.is_dated() {
+        match unpack::existing(pattern, disk) {
+            Ok(hours) => hours.last().map(|hour| pattern.path(*hour)),
+            Err(e) => return Some(e.to_string()),
+        }
+    } else {
+        Some(pattern.file())
+    };
+    let Some(path) = newest else {
+        return Some(format!(
+            "{pattern}: there is no file of such a name; compare log_file with those that are there"
+        ));
+    };
+    match disk.stat(&path) {
+        Ok(Some(stat)) if !stat.is_file => {
+            Some(format!("{}: not a file; nothing can be read of it", path.display()))
+        }
+        Ok(None) if !pattern.is_dated() => {
+            Some(format!("{}: not there; it is waited for; is log_file spelt right?", path.display()))
+        }
+        Ok(_) => None,
+        Err(e) => Some(e.to_string()),
+    }
+}
+
 impl Follower {
     /// Looks at journal, files and retry spool.
     pub fn read(
@@ -144,7 +172,17 @@ impl Follower {
                 }
                 // The name only matters for its length here.
                 let host = config.name.as_deref().unwrap_or("h");
-                problems = streams::find(disk, &sources, host, state_dir).1;
+                let (found, told) = streams::find(disk, &sources, host, state_dir);
+                problems = told;
+                let unread = |f: &streams::Found| unread(disk, &f.pattern);
+                problems.extend(found.iter().filter(|_| blind.is_none()).filter_map(unread));
+                let matched = |i: usize| found.iter().any(|f| f.source == i);
+                problems.extend(sources.iter().enumerate().filter(|(i, _)| !matched(*i)).map(|(_, s)| {
+                    format!(
+                        "{}: nothing matches it; compare log_file with the names that are there",
+                        s.pattern
+                    )
+                }));
             }
         }
         let mut rows = Vec::new();
@@ -223,14 +261,13 @@ impl Follower {
                     log.path.display()
                 ));
             }
-            if row.source.is_none() && !log.is_done() && self.blind.is_none() {
-                let why = if log.clock {
-                    "not there; it is waited for"
-                } else {
-                    "gone before the hour was closed; what was sealed is still sent; put it back, or look why it was \
-                     removed so early"
-                };
-                list.push(format!("{}: {}: {why}", row.key, log.path.display()));
+            if row.source.is_none() && !log.is_done() && !log.clock && self.blind.is_none() {
+                list.push(format!(
+                    "{}: {}: gone before the hour was closed; what was sealed is still sent; put it back, or look why it \
+                     was removed so early",
+                    row.key,
+                    log.path.display()
+                ));
             }
         }
         list.extend(self.route.iter().flat_map(|r| r.wrong(self.now_ms)));

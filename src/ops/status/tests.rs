@@ -223,7 +223,7 @@ fn what_keeps_a_role_from_working_is_wrong() {
     temp.file("logs", "no directory");
     wrong(&tail, "no log file can be found there");
     std::fs::remove_file(temp.path("logs")).unwrap();
-    std::fs::create_dir(temp.path("logs")).unwrap();
+    temp.file("logs/a.2026112211", "");
     assert!(status(&tail, View::Summary).ends_with("nothing is wrong\n"));
 
     temp.file("state", "no directory");
@@ -398,6 +398,36 @@ fn a_follower_tells_who_waits_for_whom() {
     for keys in ["send_to = a:1", "send_to = a:1, b:1\nfailover = any"] {
         let text = status(&config(keys), View::Summary);
         assert!(!text.contains("bound to") && !text.contains("begun to acknowledge"), "{text}");
+    }
+}
+
+#[test]
+fn a_follower_that_can_read_nothing_is_wrong() {
+    let temp = Temp::new();
+    let state = temp.path("state");
+    std::fs::create_dir_all(&state).unwrap();
+    std::fs::create_dir_all(temp.path("logs/there.log.2026112211")).unwrap();
+    temp.file("logs/good.log.2026112211", "a\n");
+    temp.file("logs/good.log", "a\n");
+    std::fs::create_dir_all(temp.path("logs/directory.log")).unwrap();
+    for (file, why) in [
+        ("good.log.<%Y%m%d%H>", None),
+        ("good.log", None),
+        ("god.log.<%Y%m%d%H>", Some("there is no file of such a name")),
+        ("god.log", Some("is log_file spelt right?")),
+        ("there.log.<%Y%m%d%H>", Some("there is no file of such a name")),
+        ("directory.log", Some("not a file")),
+        ("*/good.log", Some("nothing matches it")),
+    ] {
+        let section = if file.starts_with('*') { "[tail:x-*]\n" } else { "" };
+        let text = format!(
+            "[tail]\nsend_to = c:1\nname = web1\nstate_dir = {}\n{section}log_file = {}/{file}\n",
+            state.display(),
+            temp.path("logs").display()
+        );
+        let config = temp.file("conf", &text);
+        let out = status(&config, View::Summary);
+        assert!(out.contains(why.unwrap_or("nothing is wrong")), "{file}: {out}");
     }
 }
 

@@ -133,10 +133,14 @@ impl Follower {
         let file = format!("{}.{}.{}", meta.key.hour, meta.generation, meta.id);
         let kept = self.held.put(&meta.key.name, &file, &frame)?;
         self.alarms.push(format!(
-            "{}: the journal does not know whether it was acknowledged; {}; its hour is sent again from its log file, as a \
-             new copy; if that file is gone, `logd spool salvage` makes a relay's spool of it",
+            "{}: the journal does not know whether it was acknowledged; {}; {}, `logd spool salvage` makes a relay's spool of it",
             meta.label(),
-            if kept { "kept in held/" } else { "held/ is full, it stays in retry/" }
+            if kept { "kept in held/" } else { "held/ is full, it stays in retry/" },
+            if self.streams.is_undated(&meta.key.name) {
+                "its file has no date and may not have it any more"
+            } else {
+                "its hour is sent again from its log file, as a new copy; if that file is gone"
+            }
         ));
         Ok(kept)
     }

@@ -145,10 +145,12 @@ impl Streams {
     ) -> disk::Result<()> {
         let name = full_name(&self.host.name, &found.stream);
         let place = Identity::path(&self.state_dir, &found.stream);
+        let mut new = false;
         let identity = if found.stream.is_empty() {
             self.host.clone()
         } else {
             let known = self.known(&place)?;
+            new = known.is_none() && appeared && !damaged;
             let fresh = self.fresh(&name, &found, appeared);
             let kept = known.clone();
             let mut identity = adopt(known, &fresh, journal, archived, damaged);
@@ -172,6 +174,7 @@ impl Streams {
             journal_ms: self.conf.journal_days.cast_signed().saturating_mul(86_400_000),
             once: self.once,
             unpacked: self.state_dir.join(unpack::DIR),
+            with_rotated: new,
         };
         let saved = identity.clone();
         let (disk, clock, zone) = (&self.disk, &self.clock, &self.zone);
@@ -366,7 +369,7 @@ impl Streams {
         self.stream(name).map_or(0, Followed::active)
     }
 
-    /// Is this a stream of files that rotation may destroy?
+    /// Is this a stream of a file that rotation may destroy?
     pub(super) fn is_undated(&self, name: &str) -> bool {
         self.stream(name).is_some_and(Followed::is_undated)
     }

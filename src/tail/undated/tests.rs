@@ -58,6 +58,7 @@ impl Rig {
             journal_ms: 7 * 86_400_000,
             once: false,
             unpacked: PathBuf::new(),
+            with_rotated: false,
         };
         let (packs, pending, alarms) = (Vec::new(), Vec::new(), Vec::new());
         let (journal, undated, room) = (None, None, (1 << 20, 100));
@@ -270,6 +271,25 @@ impl Rig {
     fn looked_lately(&mut self) {
         self.undated.as_mut().unwrap().looked_ms = Some(self.clock.now_ms() - 2000);
         self.look();
+    }
+}
+
+#[test]
+fn of_a_new_match_what_was_rotated_before_the_first_look_is_read_too() {
+    for with_rotated in [true, false] {
+        let mut rig = Rig::new("UTC", "2026112204");
+        rig.conf.with_rotated = with_rotated;
+        rig.write("/log/access.log.2", "one\n");
+        rig.pass(10_000);
+        rig.write("/log/access.log.1", "two\n");
+        rig.gz("/log/access.log.2");
+        rig.pass(3_600_000);
+        rig.write(LOG, "three\n");
+        rig.start();
+        rig.run(30);
+        let (text, state) = if with_rotated { ("one\ntwo\nthree\n", "partial") } else { ("three\n", "") };
+        assert_eq!(rig.text("2026112205"), text);
+        assert_eq!(rig.log("2026112205").unwrap().state(), state);
     }
 }
 
