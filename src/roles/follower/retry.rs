@@ -116,7 +116,7 @@ impl Follower {
                 None => Known::Not,
             };
         }
-        let newest = self.journal.hours().iter().filter(|(k, _)| k.name == meta.key.name).next_back();
+        let newest = self.journal.hours().iter().rfind(|(k, _)| k.name == meta.key.name);
         if newest.is_some_and(|(k, log)| log.clock && k.hour < meta.key.hour) {
             Known::NotYet
         } else {

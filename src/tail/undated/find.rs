@@ -319,11 +319,10 @@ impl Undated {
                         self.watch_again(&c, k)?;
                     }
                 }
-                Ok(None) => {}
                 Err(e) if !e.is_of_one_path() => return Err(e),
                 // Of others only known content is read.
                 Err(e) if c.series => unreadable = Some(e),
-                Err(_) => {}
+                Ok(None) | Err(_) => {}
             }
         }
         match (there, at_path, mine, unreadable) {
