@@ -111,8 +111,9 @@ fn open(config: &Path, to: Option<&str>) -> Result<Host, String> {
         }
     };
     let zone = Zone::named(&identity.zone).map_err(|e| say(e.clone()))?;
+    let known = streams::known_files(&disk, &state_dir);
     let (streams, _) =
-        streams::find(&disk, &streams::sources(&conf).map_err(say)?, &identity.name, &state_dir);
+        streams::find(&disk, &streams::sources(&conf).map_err(say)?, &identity.name, &state_dir, &known);
     Ok(Host { disk, state_dir, streams, identity, zone, to })
 }
 

@@ -108,6 +108,9 @@ pub struct Follower {
     marks_saved: u64,
     /// Packs of the retry spool whose acknowledgement the journal does not have yet.
     retry_done: Vec<u64>,
+    /// Until when a count of `window_packs` holds, and the count.
+    window: (u64, usize),
+    window_told: bool,
     /// Packs acknowledged and packs sent more than once since the start.
     pub sent: u64,
     /// Packs that the journal held unacknowledged at start.
@@ -236,6 +239,8 @@ impl Follower {
             recorded: None,
             marks_saved: s.clock.mono_ms(),
             retry_done: Vec::new(),
+            window: (0, 0),
+            window_told: false,
             sent: 0,
             resumed: 0,
             look_for_requests_ms: 0,
@@ -309,6 +314,14 @@ impl Follower {
         // In catch-up the journal is synced once per half of the memory, not once per pack.
         let full = self.in_memory > self.conf.tail_memory / 2;
         let packs = self.conf.window_packs.saturating_sub(self.in_window() + self.unreleased.len());
+        if !self.queue.is_link_down() {
+            self.window_told = false;
+        } else if packs == 0 && !std::mem::replace(&mut self.window_told, true) {
+            self.alarms.push(format!(
+                "{} packs wait to be acknowledged, as many as window_packs allows: no file is read until they become fewer",
+                self.waiting.len()
+            ));
+        }
         let looked = if full || packs == 0 {
             self.streams.glance(&self.journal)
         } else {
@@ -429,7 +442,12 @@ impl Follower {
                 continue;
             };
             return match self.load(number, meta) {
-                Ok(load) => Ok(Some(Job { number, load })),
+                Ok(Some(load)) => Ok(Some(Job { number, load })),
+                Ok(None) => {
+                    self.queue.drop_unsent(number);
+                    self.forget(number);
+                    continue;
+                }
                 Err(e) => {
                     // Its turn comes again.
                     self.queue.put_off(number, self.clock.mono_ms());
@@ -439,11 +457,11 @@ impl Follower {
         }
     }
 
-    /// A pack's bytes, from wherever they are.
-    fn load(&mut self, number: u64, meta: Meta) -> disk::Result<Load> {
+    /// A pack's bytes, from wherever they are; `None` = it was sent before, and cannot be again.
+    fn load(&mut self, number: u64, meta: Meta) -> disk::Result<Option<Load>> {
         if let Some(w) = self.waiting.get_mut(&number) {
             match std::mem::replace(&mut w.bytes, Bytes::Away) {
-                Bytes::Memory(raw) => return Ok(Load::Raw(Box::new(meta), raw)),
+                Bytes::Memory(raw) => return Ok(Some(Load::Raw(Box::new(meta), raw))),
                 Bytes::Spool(loc) => {
                     w.bytes = Bytes::Spool(loc);
                     let mut frame = Vec::new();
@@ -452,7 +470,7 @@ impl Follower {
                         None => false,
                     };
                     if good {
-                        return Ok(Load::Frame(frame));
+                        return Ok(Some(Load::Frame(frame)));
                     }
                     w.bytes = Bytes::Source;
                 }
@@ -462,14 +480,26 @@ impl Follower {
         self.read_again(meta)
     }
 
-    /// Reads a cut from its source again. What the source does not have any more is named as lost.
-    fn read_again(&mut self, mut meta: Meta) -> disk::Result<Load> {
+    /// Reads a cut from its source again. What the source does not have any more is named as lost, unless the receiver has
+    /// acknowledged it once.
+    fn read_again(&mut self, mut meta: Meta) -> disk::Result<Option<Load>> {
         let mut raw = Vec::new();
         let log = self.journal.hour(&meta.key);
         let found = match log.and_then(|l| l.cut(meta.id).map(|c| (l, c))) {
             Some((log, cut)) => {
                 let (path, cut) = (log.path.clone(), cut.clone());
+                let (acked, generation) = (log.again.contains(&meta.id), log.generation);
                 let there = resend::bytes_of(&self.disk, log, &cut, &mut raw)?;
+                if !there && acked {
+                    self.alarms.push(format!(
+                        "{}: not sent again: {} does not hold it any more",
+                        meta.label(),
+                        path.display()
+                    ));
+                    let (hour, ids) = (meta.key.to_string(), vec![meta.id]);
+                    self.journal.append(&Event::Acked { hour, generation, ids, to: None });
+                    return Ok(None);
+                }
                 if !there {
                     let range = format!("{}-{}", cut.start, cut.end);
                     self.alarms.push(format!(
@@ -492,7 +522,7 @@ impl Follower {
             meta.loss = format!("{from}-{to}");
             meta.state = "loss".into();
         }
-        Ok(Load::Raw(Box::new(meta), raw))
+        Ok(Some(Load::Raw(Box::new(meta), raw)))
     }
 
     fn forget(&mut self, number: u64) {

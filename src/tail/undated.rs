@@ -42,7 +42,7 @@ use crate::disk::{self, Disk, File};
 use crate::journal::{Cut, Event, Journal};
 use crate::pack::HourKey;
 use crate::packer::{Filled, Packer};
-pub use rotated::{find_bytes, is_rotated};
+pub use rotated::{behind, find_bytes, is_rotated};
 use source::{Fetched, Plain, Source};
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -163,10 +163,14 @@ pub struct Undated {
     broken: Vec<(u64, u64)>,
     /// When newer files were looked for, while there was none at the path.
     searched_ms: Option<u64>,
-    /// Wall time of the last look that could read.
-    looked_ms: Option<i64>,
+    /// The last look that could read, by the wall's clock and by the monotonic one.
+    looked_ms: Option<(i64, u64)>,
+    /// The open hour, if the clock was put back before it.
+    early: Option<Hour>,
     /// There was no file at the path.
     missing: bool,
+    /// What is at the path cannot be opened.
+    blocked: bool,
     /// At the first start there was none: its first byte will be the first.
     waited: bool,
     ended: bool,
@@ -210,7 +214,9 @@ impl Undated {
             broken: Vec::new(),
             searched_ms: None,
             looked_ms: None,
+            early: None,
             missing: false,
+            blocked: false,
             waited: false,
             ended: false,
             alarms: Vec::new(),
@@ -243,6 +249,11 @@ impl Undated {
             me.closed = Some((key.hour, log.map_or(0, |l| l.pos)));
         }
         Ok(me)
+    }
+
+    /// What was read before may be read once more, or skipped: the journal was lost.
+    pub fn doubt(&mut self) {
+        self.unsure = true;
     }
 
     fn key(&self, hour: Hour) -> HourKey {
@@ -332,31 +343,35 @@ impl Undated {
                 if self.settled_ms.is_some_and(|ms| now.saturating_sub(ms) < STILL_MS) && !self.conf.once {
                     return Ok(());
                 }
+                self.settled_ms = Some(now);
                 if !self.settle(journal, hour)? {
-                    self.settled_ms = Some(now);
                     return Ok(());
                 }
             }
-            self.look_at_path()?;
+            let seen = self.look_at_path();
+            self.blocked = seen.is_err();
             if self.edge(journal, hour, &mut room)? {
                 continue;
             }
-            if std::mem::take(&mut self.unsure) {
-                self.note(journal, hour, "partial", None);
-            }
+            self.note_doubts(journal, hour);
             let could = room.bytes >= self.conf.packer.pack_bytes;
             if self.old.len() > OLD_MAX {
                 self.look_at_old(journal, hour, &mut room)?;
             }
-            let end = self.turn(journal, hour, &mut room)?;
-            if end && self.conf.once && !self.packer.is_empty() {
+            // A file that cannot be read holds up none of the others.
+            let turned = self.turn(journal, hour, &mut room);
+            if matches!(turned, Ok(true)) && self.conf.once && !self.packer.is_empty() {
                 self.seal(journal, hour, false, &mut room);
             }
-            self.look_at_old(journal, hour, &mut room)?;
+            let old = self.look_at_old(journal, hour, &mut room);
+            // It must not be forgotten if the process ends here.
+            self.note_doubts(journal, hour);
+            seen?;
+            self.ended = turned?;
+            old?;
             if could {
-                self.looked_ms = Some(self.clock.now_ms());
+                self.looked_ms = Some((self.clock.now_ms(), self.clock.mono_ms()));
             }
-            self.ended = end;
             break;
         }
         Ok(())
@@ -438,9 +453,22 @@ impl Undated {
         if now < ends {
             return Ok(false);
         }
-        let seen = self.looked_ms.is_some_and(|l| now.saturating_sub(l) <= STALL_MS)
+        let looked = self.looked_ms;
+        let seen = looked.is_some_and(|(wall, _)| now.saturating_sub(wall) <= STALL_MS)
             && now.saturating_sub(ends) <= STALL_MS;
-        let partial = self.unsure || (!seen && self.is_behind(journal)?);
+        // By the clock that nobody sets: has the time passed at all?
+        let passed = looked.map_or(i64::MAX, |(_, mono)| {
+            self.clock.mono_ms().saturating_sub(mono).cast_signed().saturating_add(STALL_MS)
+        });
+        let jumped = looked.is_some_and(|(wall, _)| now.saturating_sub(wall) > passed);
+        if jumped {
+            self.alarms.push(format!(
+                "{}: the clock was put forward, and hour {hour} ended before its time; what follows belongs to the hours \
+                 after it; it is not certified",
+                self.path.display()
+            ));
+        }
+        let partial = self.unsure || jumped || (!seen && self.is_behind(journal)?);
         self.close(journal, hour, partial, room);
         Ok(true)
     }
@@ -487,8 +515,29 @@ impl Undated {
                 return Ok(true);
             }
         }
+        if self.blocked {
+            return Ok(true);
+        }
         Ok((!self.next.is_empty() || self.missing || self.cur.is_none())
             && self.newer(journal)?.iter().any(|(c, _)| c.len > 0))
+    }
+
+    /// Says in the journal what this process knows to be uncertain.
+    fn note_doubts(&mut self, journal: &mut Journal, hour: Hour) {
+        let early =
+            self.zone.starts_ms(hour).is_some_and(|ms| ms.saturating_sub(self.clock.now_ms()) > STALL_MS);
+        if early && self.early != Some(hour) {
+            self.early = Some(hour);
+            self.unsure = true;
+            self.alarms.push(format!(
+                "{}: it is not yet {hour} by the clock, and the hours before it are closed: until then all lines go to that \
+                 one, which is not certified",
+                self.path.display()
+            ));
+        }
+        if std::mem::take(&mut self.unsure) {
+            self.note(journal, hour, "partial", None);
+        }
     }
 
     fn note(&self, journal: &mut Journal, hour: Hour, what: &str, range: Option<(u64, Option<u64>)>) {
@@ -534,7 +583,21 @@ impl Undated {
                 return Ok(true);
             }
             let over = self.is_over() || self.passed_by(journal)?;
-            match self.read(journal, hour, over, room)? {
+            let read = match self.read(journal, hour, over, room) {
+                Err(e) if e.is_of_one_path() && self.is_given_up() => {
+                    if !self.packer.is_empty() {
+                        self.seal(journal, hour, false, room);
+                    }
+                    self.note(journal, hour, "loss", Some((self.pos(journal), None)));
+                    self.alarms.push(format!(
+                        "{e}: another file has taken its place; not read on; the hour is not certified"
+                    ));
+                    self.cur = None;
+                    continue;
+                }
+                read => read?,
+            };
+            match read {
                 Read::NoRoom => return Ok(false),
                 Read::Rewritten => {
                     if !self.packer.is_empty() {
@@ -551,6 +614,12 @@ impl Undated {
                 Read::End => return Ok(self.next.is_empty()),
             }
         }
+    }
+
+    /// It cannot be read, and others wait behind it for as long as anybody waits.
+    fn is_given_up(&self) -> bool {
+        let since = self.cur.as_ref().filter(|_| !self.next.is_empty()).and_then(|c| c.replaced);
+        since.is_some_and(|(since, _)| self.clock.mono_ms().saturating_sub(since) >= SWITCH_MAX_MS)
     }
 
     /// Has the current file's turn ended, as soon as it is read?
@@ -674,8 +743,10 @@ impl Undated {
                     (Ok(true), taken == 0 || (whole && taken == self.scratch.block.len()))
                 }
                 Ok(Fetched::Rewritten) => {
+                    self.note(journal, hour, "partial", None);
                     self.alarms.push(format!(
-                        "{}: it was rotated and read to byte {at}, and holds something else now; not read on",
+                        "{}: it was rotated and read to byte {at}, and holds something else now; not read on; the hour is not \
+                         certified",
                         old.path.display()
                     ));
                     old.until_ms = 0;

@@ -274,6 +274,35 @@ fn a_closed_hour_of_a_file_without_a_date_is_not_behind() {
     assert_eq!(hours.iter().map(|h| h["behind"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 4]);
 }
 
+/// The position in the old file was subtracted from the length of the new one.
+#[test]
+fn after_a_rotation_what_is_behind_is_in_two_files() {
+    let temp = Temp::new();
+    let path = temp.file("access.log", "new\n");
+    temp.file("access.log.1", "a\nb\nrest\n");
+    let state = temp.path("state");
+    let (mut journal, _) = Journal::open(&Disk::real(), &state, false, &mut |_| {}).unwrap();
+    let hour = "web1_2026112211".to_owned();
+    let opened = Event::Opened {
+        hour: hour.clone(),
+        generation: 0,
+        path: path.clone(),
+        first_id: 1,
+        pos: 0,
+        clock: true,
+    };
+    journal.append(&opened);
+    journal.append(&Event::Cut { hour: hour.clone(), cut: Cut::new(1, 0, 2, &Seal::of(b"a\nb\n"), false) });
+    journal.append(&Event::Acked { hour, generation: 0, ids: vec![1], to: None });
+    journal.commit().unwrap();
+    let ini =
+        format!("[tail]\nlog_file = {}\nsend_to = c:1\nstate_dir = {}\n", path.display(), state.display());
+    let config = temp.file("t.ini", &ini);
+    let text = status(&config, View::Summary);
+    assert!(text.contains("sealed 4 B, now 4 B, behind 9 B since"), "{text}");
+    assert!(text.contains("NOT RUNNING, and 9 B of its files are not sent"), "{text}");
+}
+
 #[test]
 fn a_follower_tells_what_is_on_its_way() {
     let temp = Temp::new();

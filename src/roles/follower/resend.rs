@@ -236,6 +236,14 @@ impl Follower {
         };
         // The others are on their way already.
         ids.retain(|id| !log.unacked.contains(id));
+        let asked =
+            ids.iter().filter_map(|id| log.cut(*id)).map(|c| c.end.saturating_sub(c.start)).sum::<u64>();
+        if log.clock && asked > (self.conf.tail_memory / 2) as u64 {
+            return Ok(Err(format!(
+                "they hold {asked} bytes, which would all have to be read at once, and half of tail_memory is less: ask for \
+                 fewer at a time"
+            )));
+        }
         if let Some(why) = gone(&self.disk, log, &ids)? {
             return Ok(Err(why));
         }

@@ -12,9 +12,20 @@ use super::{Bytes, Follower, Job, Load};
 use crate::config::Peer;
 use crate::disk;
 use crate::journal::{Cut, HourLog};
-use crate::pack::{Meta, inflate, split_frame};
+use crate::log::count;
+use crate::pack::{HourKey, Meta, inflate, split_frame};
 use crate::spool::{AppendError, Loc, Shelf, Spool};
 use crate::tail::Sealed;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What may be read of files that rotation may destroy.
+#[derive(Default)]
+pub(super) struct Keep {
+    /// Bytes, headers included.
+    pub(super) room: u64,
+    /// Streams that have had their part.
+    pub(super) over: BTreeSet<String>,
+}
 
 /// What the journal says of a pack on disk.
 enum Known {
@@ -56,6 +67,7 @@ impl Follower {
                 found.extend(split_frame(frame).and_then(|(h, _)| h.meta("none").ok()).map(|m| (loc, m)));
             },
         )?;
+        let mut forgotten = BTreeMap::new();
         // The newest first: of two records of one pack the older one was dropped once, and nobody knows it any more.
         for (loc, meta) in found.into_iter().rev() {
             match self.known(&meta) {
@@ -87,15 +99,18 @@ impl Follower {
                 }
                 Known::NotYet if !damaged => {}
                 Known::NotYet | Known::Not => {
-                    if !self.journal.has_acked(&meta.key, meta.generation, meta.id)?
-                        && !self.hold(&spool, &loc, &meta)?
-                    {
-                        continue;
+                    if !self.journal.has_acked(&meta.key, meta.generation, meta.id)? {
+                        let kept = self.hold(&spool, &loc, &meta)?;
+                        *forgotten.entry((meta.key, kept)).or_insert(0) += 1;
+                        if !kept {
+                            continue;
+                        }
                     }
                 }
             }
             spool.mark_done(loc.seq)?;
         }
+        self.tell_forgotten(&forgotten);
         spool.save_marks()?;
         self.put_back(&mut spool, true)?;
         self.retry_reader = Some(spool.reader());
@@ -131,18 +146,24 @@ impl Follower {
             return Ok(true);
         }
         let file = format!("{}.{}.{}", meta.key.hour, meta.generation, meta.id);
-        let kept = self.held.put(&meta.key.name, &file, &frame)?;
-        self.alarms.push(format!(
-            "{}: the journal does not know whether it was acknowledged; {}; {}, `logd spool salvage` makes a relay's spool of it",
-            meta.label(),
-            if kept { "kept in held/" } else { "held/ is full, it stays in retry/" },
-            if self.streams.is_undated(&meta.key.name) {
-                "its file has no date and may not have it any more"
-            } else {
-                "its hour is sent again from its log file, as a new copy; if that file is gone"
-            }
-        ));
-        Ok(kept)
+        self.held.put(&meta.key.name, &file, &frame)
+    }
+
+    /// One sentence for the packs of an hour.
+    fn tell_forgotten(&mut self, forgotten: &BTreeMap<(HourKey, bool), usize>) {
+        for ((key, kept), n) in forgotten {
+            self.alarms.push(format!(
+                "{key}: the journal does not know whether {} of it in the retry spool were acknowledged: {}; {}, `logd spool \
+                 salvage` makes a relay's spool of them",
+                count(*n, "pack"),
+                if *kept { "kept in held/" } else { "held/ is full, they stay in retry/ and take its room" },
+                if self.streams.is_undated(&key.name) {
+                    "its file has no date and may not have them any more"
+                } else {
+                    "the hour is sent again from its log file, as a new copy; if that file is gone"
+                }
+            ));
+        }
     }
 
     /// Packs that a receiver refused for good get another chance; their source may be gone by now.
@@ -196,12 +217,24 @@ impl Follower {
         self.journal.hour(&s.key).is_some_and(|log| log.clock)
     }
 
-    /// Bytes that may be read of files that rotation may destroy.
-    pub(super) fn room_to_keep(&self) -> disk::Result<u64> {
-        match &self.retry {
-            Some(retry) if self.streams.has_undated() => retry.room(),
-            _ => Ok(0),
+    /// What may be read of files that rotation may destroy.
+    pub(super) fn room_to_keep(&self) -> disk::Result<Keep> {
+        let (streams, size) = (self.streams.undated(), self.conf.spool.size);
+        let Some(retry) = self.retry.as_ref().filter(|_| streams > 0) else { return Ok(Keep::default()) };
+        let room = retry.room()?;
+        let mut over = BTreeSet::new();
+        // While it fills, whoever has more than an even part of the first half leaves the rest to the others.
+        if streams > 1 && room < size / 2 {
+            let mut held: BTreeMap<&str, u64> = BTreeMap::new();
+            for w in self.waiting.values() {
+                if let Bytes::Spool(loc) = &w.bytes {
+                    *held.entry(&w.key.name).or_default() += loc.len;
+                }
+            }
+            let part = size / 2 / streams as u64;
+            over.extend(held.into_iter().filter(|(_, n)| *n > part).map(|(name, _)| name.to_owned()));
         }
+        Ok(Keep { room, over })
     }
 
     /// Puts sealed packs that their source may soon not have any more into the retry spool, durably, before the journal knows
@@ -282,7 +315,8 @@ impl Follower {
         self.in_memory = self.in_memory.saturating_sub(std::mem::take(&mut w.weight));
         self.streams.recycle(raw);
         // What waits for another address must not fill the room of those that will be sent first.
-        let elsewhere = self.queue.is_elsewhere(job.number);
+        let lasting = self.journal.hour(&w.key).is_some_and(|log| !log.clock);
+        let elsewhere = lasting && self.queue.is_elsewhere(job.number);
         let Some(retry) = self.retry.as_mut().filter(|_| !elsewhere) else { return Ok(()) };
         match retry.append(&[frame]) {
             Ok(loc) => {

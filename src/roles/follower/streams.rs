@@ -5,6 +5,7 @@
 //! been quiet are looked at once a second.
 
 use super::Setup;
+use super::retry::Keep;
 use crate::clock::{Clock, Hour, Zone};
 use crate::config::{Peer, Start, TailConfig};
 use crate::disk::{self, Disk};
@@ -12,7 +13,7 @@ use crate::journal::Journal;
 use crate::pack::HourKey;
 use crate::packer::PackerConfig;
 use crate::tail::followed::Followed;
-use crate::tail::streams::{Found, Source, find, full_name, sources};
+use crate::tail::streams::{Found, Source, find, full_name, known_files, sources};
 use crate::tail::undated::Undated;
 use crate::tail::unpack;
 use crate::tail::{FollowConfig, Identity, LOOK_MAX_MS, Scratch, Sealed, Tail, begin};
@@ -41,7 +42,12 @@ struct Stream {
     busy_ms: u64,
     /// The retry spool has no room for what rotation may destroy.
     paused: bool,
+    /// Why it cannot be read, and when that is said again.
+    failing: Option<(String, u64)>,
 }
+
+/// How often it is said of a file that it cannot be read.
+const TELL_AGAIN_MS: u64 = 600_000;
 
 /// See the module's header.
 pub struct Streams {
@@ -61,6 +67,8 @@ pub struct Streams {
     search_ms: u64,
     prune_ms: u64,
     told: BTreeSet<String>,
+    /// Files without a date that are followed, or were.
+    known: BTreeSet<PathBuf>,
     scratch: Scratch,
     /// Sentences for the log.
     pub alarms: Vec<String>,
@@ -93,6 +101,7 @@ impl Streams {
             search_ms: now + SEARCH_MS,
             prune_ms: now + PRUNE_MS,
             told: BTreeSet::new(),
+            known: known_files(s.disk, s.state_dir),
             scratch: Scratch::default(),
             alarms: Vec::new(),
             messages: Vec::new(),
@@ -123,7 +132,8 @@ impl Streams {
 
     /// The streams that there are and that are not followed yet.
     fn search(&mut self) -> Vec<Found> {
-        let (mut found, problems) = find(&self.disk, &self.sources, &self.host.name, &self.state_dir);
+        let (mut found, problems) =
+            find(&self.disk, &self.sources, &self.host.name, &self.state_dir, &self.known);
         found.retain(|f| !self.by_name.contains_key(&full_name(&self.host.name, &f.stream)));
         for problem in problems {
             if self.told.insert(problem.clone()) {
@@ -183,12 +193,24 @@ impl Streams {
             Followed::Dated(Box::new(tail))
         } else {
             let path = found.pattern.file();
-            let undated = Undated::open(disk, clock, zone, follow, path, identity, journal, archived)?;
+            self.known.insert(path.clone());
+            let mut undated = Undated::open(disk, clock, zone, follow, path, identity, journal, archived)?;
+            if damaged {
+                undated.doubt();
+            }
             Followed::Undated(Box::new(undated))
         };
         let now = self.clock.mono_ms();
         self.by_name.insert(name, self.list.len());
-        self.list.push(Stream { tail, place, saved, look_ms: now, busy_ms: now, paused: false });
+        self.list.push(Stream {
+            tail,
+            place,
+            saved,
+            look_ms: now,
+            busy_ms: now,
+            paused: false,
+            failing: None,
+        });
         Ok(())
     }
 
@@ -221,14 +243,14 @@ impl Streams {
         begin(name, &found.pattern, start, &existing, copies, (&self.zone, &self.clock))
     }
 
-    /// One look at the files of the streams whose turn it is; see [`Tail::step`]. Of files that rotation may destroy at most
-    /// `keep` bytes are read, headers included.
+    /// One look at the files of the streams whose turn it is; see [`Tail::step`]. Files that rotation may destroy are read as
+    /// far as `keep` says.
     pub(super) fn step(
         &mut self,
         journal: &mut Journal,
         mut room_bytes: usize,
         mut room_packs: usize,
-        mut keep: u64,
+        mut keep: Keep,
         out: &mut Vec<Sealed>,
     ) -> disk::Result<()> {
         let now = self.clock.mono_ms();
@@ -249,8 +271,8 @@ impl Streams {
             if s.tail.is_undated() {
                 // What was read before may have to be sealed, too.
                 let spare =
-                    keep.saturating_sub(self.conf.pack_bytes as u64 + KEEP_PACKS as u64 * KEEP_HEADER);
-                if spare < self.conf.pack_bytes as u64 {
+                    keep.room.saturating_sub(self.conf.pack_bytes as u64 + KEEP_PACKS as u64 * KEEP_HEADER);
+                if spare < self.conf.pack_bytes as u64 || keep.over.contains(&s.tail.identity().name) {
                     failed = failed.or(s.tail.glance(journal).err());
                     // It is the first of the next turn.
                     starved = starved.or(Some(at));
@@ -277,17 +299,31 @@ impl Streams {
                 s.tail.seal_all(journal, out);
             }
             std::mem::swap(s.tail.scratch(), &mut self.scratch);
-            // A file that cannot be read must not hold up the others.
-            failed = failed.or(looked.err());
             self.alarms.append(s.tail.alarms());
+            // A file that cannot be read must not hold up the others.
+            let cannot = match looked {
+                Err(e) if e.is_of_one_path() && !self.once => Some(e.to_string()),
+                other => {
+                    failed = failed.or(other.err());
+                    None
+                }
+            };
+            if let Some(why) = &cannot
+                && s.failing.as_ref().is_none_or(|(before, again_ms)| before != why || now >= *again_ms)
+            {
+                self.alarms.push(format!("{why}; nothing is lost, trying again"));
+                s.failing = Some((why.clone(), now + TELL_AGAIN_MS));
+            } else if cannot.is_none() {
+                s.failing = None;
+            }
             if out.len() > sealed || s.tail.unsealed() != held {
                 s.busy_ms = now;
             }
             let quiet = count > FEW && now.saturating_sub(s.busy_ms) > QUIET_MS;
-            s.look_ms = if quiet { now + LOOK_MAX_MS } else { now };
+            s.look_ms = if quiet || cannot.is_some() { now + LOOK_MAX_MS } else { now };
             let used: usize = out.iter().skip(sealed).map(|s| s.raw.len()).sum();
             if s.tail.is_undated() {
-                keep = keep.saturating_sub(used as u64 + (out.len() - sealed) as u64 * KEEP_HEADER);
+                keep.room = keep.room.saturating_sub(used as u64 + (out.len() - sealed) as u64 * KEEP_HEADER);
             }
             room_bytes = room_bytes.saturating_sub(used);
             room_packs = room_packs.saturating_sub(out.len() - sealed);
@@ -374,9 +410,9 @@ impl Streams {
         self.stream(name).is_some_and(Followed::is_undated)
     }
 
-    /// Are there such streams?
-    pub(super) fn has_undated(&self) -> bool {
-        self.list.iter().any(|s| s.tail.is_undated())
+    /// How many such streams there are.
+    pub(super) fn undated(&self) -> usize {
+        self.list.iter().filter(|s| s.tail.is_undated()).count()
     }
 
     /// See [`Tail::is_reading`].

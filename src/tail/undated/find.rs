@@ -118,7 +118,8 @@ impl Undated {
                     }
                 };
                 // Its original may be open here, and wait for its turn, or be read to its end and watched.
-                let old = self.old.iter().filter_map(|o| o.source.plain());
+                let open = self.old.iter().map(|o| &o.source).chain(self.cur.iter().map(|c| &c.source));
+                let old = open.filter_map(Source::plain);
                 if !old
                     .chain(self.next.iter().map(|n| &*n.plain))
                     .any(|p| rotated::is_copy(&self.disk, &c, &p.file))
@@ -153,6 +154,10 @@ impl Undated {
             None => i64::MAX,
         };
         for (c, from) in self.newer(journal)?.into_iter().filter(|(c, _)| c.mtime_ms < front) {
+            if c.len == 0 && c.gz {
+                // Its compression has just begun.
+                continue;
+            }
             if c.len == 0 {
                 let now = self.clock.mono_ms();
                 if let Some(source) = Source::open(&self.disk, &c.path, false, 0, now)? {
@@ -188,10 +193,18 @@ impl Undated {
             Some(old) => old.pos,
             None if n.plain.file.stat()?.len >= rotated::STRONG => {
                 let known = History::of(journal, &self.identity.name)?.plain(&n.plain.file)?;
-                known.filter(|k| k.compared >= rotated::STRONG).map_or(0, |k| k.upto)
+                known.filter(|k| k.compared >= rotated::STRONG && k.is_file()).map_or(0, |k| k.upto)
             }
             None => 0,
         };
+        if old.is_none() && from > 0 {
+            self.note(journal, hour, "partial", None);
+            self.alarms.push(format!(
+                "{}: another file took its place, and begins with the {from} bytes that were sent of an earlier one; they are \
+                 not sent again; the hour is not certified",
+                self.path.display()
+            ));
+        }
         if let Some(n) = self.next.pop_front() {
             let path = self.path.clone();
             if let Some(i) = old {
@@ -255,6 +268,13 @@ impl Undated {
                 path.display(),
                 p.seen
             ));
+        } else {
+            self.note(journal, hour, "partial", None);
+            self.alarms.push(format!(
+                "{}: it was emptied, and no copy of it was found; it was read to byte {at}, and what came between the last \
+                 look and that moment is nowhere; the hour is not certified",
+                path.display()
+            ));
         }
         self.rotate(journal, hour, 0);
         self.read_from(p.file, path, 0)?;
@@ -269,12 +289,21 @@ impl Undated {
     /// Finds the file that was being read; false = it may still come.
     pub(super) fn settle(&mut self, journal: &mut Journal, hour: Hour) -> disk::Result<bool> {
         let pos = self.pos(journal);
-        let there = self.open_path()?;
+        let mut unreadable = None;
+        let there = match self.open_path() {
+            Err(e) if e.is_of_one_path() => {
+                unreadable = Some(e);
+                None
+            }
+            opened => opened?,
+        };
         let history = History::of(journal, &self.identity.name)?;
         let path = self.path.clone();
         if history.is_empty() {
             // It began, and read nothing: nobody can tell whether this is still the same file.
-            let Some(file) = there else { return self.wait(journal, hour, pos) };
+            let Some(file) = there else {
+                return unreadable.map_or_else(|| self.wait(journal, hour, pos), Err);
+            };
             self.unsure = true;
             let at = if file.stat()?.len < pos { 0 } else { pos };
             self.alarms.push(format!(
@@ -294,23 +323,26 @@ impl Undated {
             None => None,
         };
         let at_path = known.filter(|k| k.newest);
-        let mut unreadable = None;
         let inode = match &there {
             Some(f) => f.stat().map(|s| Some((s.dev, s.ino)))?,
             None => None,
         };
         let mut mine = None;
         let mut inflated = 0;
+        let mut others = Vec::new();
         // Of copies of one file only one is read.
         let mut chains: Vec<usize> = at_path.iter().map(|k| k.chain).collect();
         for c in rotated::candidates(&self.disk, &path)? {
+            others.extend((c.series && c.number > 0).then_some((c.number, c.mtime_ms)));
             let searched = at_path.is_some() || mine.is_some();
             if Some(c.inode) == inode || (c.gz && searched && inflated >= GZ_MAX) {
                 continue;
             }
             inflated += usize::from(c.gz);
             match history.candidate(&self.disk, &c) {
-                Ok(Some(k)) if chains.contains(&k.chain) => {}
+                // A stranger may have the same beginning.
+                Ok(Some(k)) if !c.series && k.compared < rotated::STRONG => {}
+                Ok(Some(k)) if chains.contains(&k.chain) || !k.is_file() => {}
                 Ok(Some(k)) => {
                     chains.push(k.chain);
                     if k.newest {
@@ -342,7 +374,9 @@ impl Undated {
                 }
             }
             (_, _, Some((c, k)), _) => {
-                self.since_ms = c.mtime_ms;
+                // Rotation counts down to the newest, whatever the clock said meanwhile.
+                let newer = others.iter().filter(|(number, _)| (1..c.number).contains(number));
+                self.since_ms = newer.map(|(_, ms)| *ms).chain([c.mtime_ms]).min().unwrap_or(c.mtime_ms);
                 if history.current {
                     let now = self.clock.mono_ms();
                     let Some(source) = Source::open(&self.disk, &c.path, c.gz, pos, now)? else {

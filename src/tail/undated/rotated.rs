@@ -30,7 +30,7 @@ pub(super) struct Candidate {
     /// Its name says that it comes from rotation: it is read whole if it is new. Of others only known content is read.
     pub(super) series: bool,
     /// The number that rotation gave it, to tell the order of files of one instant.
-    number: u64,
+    pub(super) number: u64,
 }
 
 /// The files beside `path` whose names begin like its name, the newest first.
@@ -47,7 +47,12 @@ pub(super) fn candidates(disk: &Disk, path: &Path) -> disk::Result<Vec<Candidate
             continue;
         }
         let path = dir.join(other);
-        let Some(stat) = disk.stat(&path)?.filter(|s| s.is_file) else { continue };
+        let stat = match disk.stat(&path) {
+            // A link that leads nowhere, or where this user may not look.
+            Err(e) if e.is_of_one_path() => continue,
+            found => found?,
+        };
+        let Some(stat) = stat.filter(|s| s.is_file) else { continue };
         let digits: String =
             other.get(name.len()..).unwrap_or_default().chars().filter(char::is_ascii_digit).collect();
         out.push(Candidate {
@@ -160,6 +165,13 @@ pub(super) struct Known {
     pub(super) chain: usize,
     /// Bytes that were compared.
     pub(super) compared: u64,
+}
+
+impl Known {
+    /// Is it one of the files that were read, and not a copy of a part of one?
+    pub(super) fn is_file(&self) -> bool {
+        self.chain != usize::MAX
+    }
 }
 
 impl History {
@@ -302,7 +314,13 @@ impl History {
                     compared = m.end;
                 }
                 if compared > 0 && (compared >= len / 2 || compared >= ENOUGH) {
-                    return Ok(Some(Known { upto: len, len, newest: false, chain: usize::MAX, compared }));
+                    return Ok(Some(Known {
+                        upto: compared,
+                        len,
+                        newest: false,
+                        chain: usize::MAX,
+                        compared,
+                    }));
                 }
             }
         }
@@ -409,6 +427,28 @@ pub fn find_bytes(disk: &Disk, path: &Path, cut: &Cut, raw: &mut Vec<u8>) -> dis
     Ok(false)
 }
 
+/// Bytes behind those that an hour's log knows, in the file at `path` and in the one that was there before, if the end of
+/// what was read stands there.
+pub fn behind(disk: &Disk, path: &Path, log: &HourLog) -> disk::Result<u64> {
+    let len = disk.stat(path)?.map_or(0, |s| s.len);
+    let last = log.cuts.iter().rfind(|c| !c.aside && c.end > c.start && c.end == log.pos);
+    let begun_anew = log.rotated.last() == Some(&(log.next_id(), log.pos));
+    let Some(cut) = last.filter(|_| !begun_anew) else {
+        return Ok(if len < log.pos { len } else { len - log.pos });
+    };
+    let mark = Mark { start: cut.start, end: cut.end, crc: cut.crc };
+    let has = |path: &Path| disk.open(path).and_then(|file| holds(&file, &mark));
+    if len >= log.pos && has(path)? {
+        return Ok(len - log.pos);
+    }
+    for c in candidates(disk, path)?.iter().filter(|c| !c.gz && c.len >= log.pos) {
+        if has(&c.path).is_ok_and(|has| has) {
+            return Ok(c.len - log.pos + len);
+        }
+    }
+    Ok(len)
+}
+
 /// The copy that was made of a file before it was emptied: it holds what was read last, at the same place.
 pub(super) fn copy_of(
     disk: &Disk,
@@ -429,6 +469,10 @@ pub(super) fn copy_of(
             // A neighbour that this user may not read is not the copy that its own rotation made.
             Err(e) if !e.is_of_one_path() => return Err(e),
             _ => continue,
+        }
+        // A few bytes may stand in any file.
+        if !c.series && start + STRONG > at {
+            continue;
         }
         if out.strip_prefix(tail).is_some_and(|rest| rest == ahead) {
             return Ok(Some(c));
