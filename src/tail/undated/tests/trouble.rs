@@ -91,7 +91,8 @@ fn a_new_file_that_begins_like_an_old_one_is_not_skipped_without_a_word() {
     rig.mv(LOG, "/log/access.log.1");
     rig.write(LOG, &format!("{banner}one\ntwo\n"));
     rig.run(20);
-    assert!(rig.text("2026112204").ends_with("one\ntwo\n"));
+    assert!(rig.text("2026112204").ends_with(&format!("the old file\n{banner}one\ntwo\n")));
+    assert_eq!(rig.log("2026112204").unwrap().state(), "");
     // The same lines as before, and more of them.
     let mut rig = Rig::started("UTC", "2026112204", &"ok\n".repeat(1000));
     rig.run(6);
