@@ -182,6 +182,15 @@ pub enum Start {
 }
 
 impl Start {
+    /// Where a follower begins that was not told. One file without a date may hold days, and nobody knows of which hours.
+    pub fn usual(once: bool, dated: bool) -> Self {
+        match (once, dated) {
+            (true, _) => Self::Oldest,
+            (false, true) => Self::Beginning,
+            (false, false) => Self::End,
+        }
+    }
+
     /// Reads `beginning`, `oldest`, `end` (any case) or `YYYYMMDDHH`.
     pub fn parse(text: &str) -> Option<Self> {
         match text.to_ascii_lowercase().as_str() {

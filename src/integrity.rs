@@ -80,6 +80,9 @@ pub struct Certificate {
     /// Hour names in this day, if the sender told; 0 = not told.
     #[serde(default)]
     pub day_hours: u32,
+    /// `clock`: the hour holds what was read in it, not what a file of its name held. Else empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cut: String,
     /// When it was written (unix seconds).
     pub certified: i64,
 }

@@ -14,6 +14,9 @@
 //! P5: any damage makes [`Journal::open`] say so; the follower then sends the hours concerned whole, as a new copy.
 //! That includes a torn end, since nobody can tell a torn end from one that was cut away.
 
+#[cfg(test)]
+mod tests;
+
 use crate::disk::{self, Disk, File};
 use crate::pack::{HourKey, ID_MAX, LOSS_MAX, Seal, Totals, hex, unhex};
 use crate::planted::{self, Bug};
@@ -49,6 +52,9 @@ pub struct Cut {
     /// Last pack of the hour (so far).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub done: bool,
+    /// Read from a rotated file behind the position: it moves no position and says nothing of the current file.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub aside: bool,
 }
 
 impl Cut {
@@ -59,7 +65,16 @@ impl Cut {
     }
     /// A cut with this seal.
     pub fn new(id: u64, start: u64, lines: u64, seal: &Seal, done: bool) -> Self {
-        Self { id, start, end: start + seal.bytes, lines, crc: seal.crc32, sha: hex(&seal.sha256), done }
+        Self {
+            id,
+            start,
+            end: start + seal.bytes,
+            lines,
+            crc: seal.crc32,
+            sha: hex(&seal.sha256),
+            done,
+            aside: false,
+        }
     }
 }
 
@@ -79,6 +94,9 @@ pub enum Event {
         first_id: u64,
         /// Byte at which reading begins.
         pos: u64,
+        /// The hour is cut by the clock, from a file whose name has no date.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        clock: bool,
     },
     /// A pack is sealed.
     Cut {
@@ -100,6 +118,13 @@ pub enum Event {
         /// Where reading goes on.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pos: Option<u64>,
+    },
+    /// The source is another file from here on, as its rotation wants it: nothing is lost.
+    Rotated {
+        /// `NAME_HOUR`.
+        hour: String,
+        /// Where reading goes on in it.
+        pos: u64,
     },
     /// Packs that the receiver has made durable.
     Acked {
@@ -153,6 +178,10 @@ pub struct HourLog {
     pub notes: BTreeSet<String>,
     /// Lost ranges.
     pub loss: Vec<(u64, Option<u64>)>,
+    /// The hour is cut by the clock.
+    pub clock: bool,
+    /// Where the source became another file: number of the next pack, and its first byte.
+    pub rotated: Vec<(u64, u64)>,
     /// The address that acknowledged packs of it; only there it can become whole.
     pub bound: Option<String>,
 }
@@ -203,13 +232,14 @@ impl HourLog {
 
     fn apply(&mut self, event: &Event) -> bool {
         match event {
-            Event::Opened { generation, path, first_id, pos, .. } => {
+            Event::Opened { generation, path, first_id, pos, clock, .. } => {
                 *self = Self {
                     generation: *generation,
                     path: path.clone(),
                     first_id: (*first_id).max(1),
                     pos: *pos,
                     begin: *pos,
+                    clock: *clock,
                     ..Self::default()
                 };
             }
@@ -217,7 +247,9 @@ impl HourLog {
                 if cut.id != self.next_id() || unhex::<32>(&cut.sha).is_none() || cut.end < cut.start {
                     return false;
                 }
-                self.pos = cut.end;
+                if !cut.aside {
+                    self.pos = cut.end;
+                }
                 self.unacked.insert(cut.id);
                 self.cuts.push(cut.clone());
             }
@@ -227,6 +259,10 @@ impl HourLog {
                 self.notes.extend(range.map(|_| "loss".to_owned()));
                 self.loss.extend(*range);
                 self.pos = pos.unwrap_or(self.pos);
+            }
+            Event::Rotated { pos, .. } => {
+                self.rotated.push((self.next_id(), *pos));
+                self.pos = *pos;
             }
             Event::Acked { generation, ids, to, .. } => {
                 if *generation == self.generation {
@@ -258,8 +294,16 @@ impl HourLog {
             path: self.path.clone(),
             first_id: self.first_id,
             pos: self.begin,
+            clock: self.clock,
         }];
-        out.extend(self.cuts.iter().map(|c| Event::Cut { hour: hour(), cut: c.clone() }));
+        let mut rotated = self.rotated.iter().peekable();
+        for c in &self.cuts {
+            while let Some((_, pos)) = rotated.next_if(|(id, _)| *id <= c.id) {
+                out.push(Event::Rotated { hour: hour(), pos: *pos });
+            }
+            out.push(Event::Cut { hour: hour(), cut: c.clone() });
+        }
+        out.extend(rotated.map(|(_, pos)| Event::Rotated { hour: hour(), pos: *pos }));
         for what in self.notes.iter().filter(|w| *w != "loss" || self.loss.is_empty()) {
             out.push(Event::Note { hour: hour(), what: what.clone(), range: None, pos: Some(self.pos) });
         }
@@ -295,6 +339,7 @@ impl Event {
             Self::Opened { hour, .. }
             | Self::Cut { hour, .. }
             | Self::Note { hour, .. }
+            | Self::Rotated { hour, .. }
             | Self::Acked { hour, .. }
             | Self::Again { hour, .. }
             | Self::Archived { hour } => hour,
@@ -613,148 +658,4 @@ fn is_padding(file: &File, from: u64, to: u64) -> disk::Result<bool> {
         at += n as u64;
     }
     Ok(true)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_hour_knows_who_acknowledged_it() {
-        let (disk, _) = Disk::sim(1);
-        let open = || Journal::open(&disk, Path::new("/s"), false, &mut |text| panic!("{text}")).unwrap().0;
-        let key = HourKey::parse("web1_2026112205").unwrap();
-        let hour = || key.to_string();
-        let opened =
-            |generation| Event::Opened { hour: hour(), generation, path: "/log".into(), first_id: 1, pos: 0 };
-        let acked = |generation, ids: &[u64], to: Option<&str>| Event::Acked {
-            hour: hour(),
-            generation,
-            ids: ids.to_vec(),
-            to: to.map(str::to_owned),
-        };
-        let mut journal = open();
-        journal.append(&opened(0));
-        let cut = Cut::new(1, 0, 1, &Seal::of(b"line\n"), true);
-        journal.append(&Event::Cut { hour: hour(), cut });
-        assert!(!journal.hour(&key).unwrap().is_begun());
-        // Of another copy.
-        journal.append(&acked(7, &[], Some("c:1")));
-        journal.append(&acked(0, &[], Some("b:1")));
-        journal.append(&acked(0, &[1], None));
-        journal.commit().unwrap();
-        drop(journal);
-        // By the events, by the snapshot that a start writes, and by the hour's own file.
-        drop(open());
-        let mut journal = open();
-        let log = journal.hour(&key).unwrap();
-        assert_eq!((log.bound.as_deref(), log.is_begun()), (Some("b:1"), true));
-        journal.archive(&key).unwrap();
-        assert!(journal.hour(&key).is_none() && journal.reopen(&key).unwrap());
-        assert_eq!(journal.hour(&key).unwrap().bound.as_deref(), Some("b:1"));
-        // A new copy is free.
-        journal.append(&opened(8));
-        assert_eq!(journal.hour(&key).unwrap().bound, None);
-        // As it was written before there were several addresses.
-        let old = br#"{"t":"acked","hour":"web1_2026112205","generation":0,"ids":[1]}"#;
-        let read: Event = serde_json::from_slice(old).unwrap();
-        assert_eq!(read, acked(0, &[1], None));
-        assert_eq!(serde_json::to_vec(&read).unwrap(), old);
-    }
-
-    #[test]
-    fn on_a_full_disk_the_log_goes_on_as_it_is() {
-        let (disk, sim) = Disk::sim(1);
-        let dir = Path::new("/s");
-        let open = || {
-            let mut said = Vec::new();
-            let (journal, damaged) = Journal::open(&disk, dir, true, &mut |text| said.push(text)).unwrap();
-            (journal, damaged, said)
-        };
-        // More than fits behind the last record.
-        let opened = |hour: &str| Event::Opened {
-            hour: hour.into(),
-            generation: 0,
-            path: "/long".repeat(1_000).into(),
-            first_id: 1,
-            pos: 0,
-        };
-        drop(open());
-        let mut journal = open().0;
-        journal.append(&opened("web1_2026112205"));
-        journal.commit().unwrap();
-        drop(journal);
-
-        sim.set_capacity(Some(0));
-        let (mut journal, damaged, said) = open();
-        assert!(!damaged && said.len() == 1 && said[0].starts_with("paused: disk: "), "{said:?}");
-        assert_eq!(journal.hours().len(), 1);
-        journal.append(&opened("web1_2026112206"));
-        assert!(journal.commit().unwrap_err().no_space());
-        // Half of what could not be written is not left behind: a kill now is no damage.
-        let (_, damaged, _) = open();
-        assert!(!damaged);
-        sim.set_capacity(None);
-        journal.commit().unwrap();
-        drop(journal);
-
-        let (journal, damaged, said) = open();
-        assert!(!damaged && said.is_empty(), "{said:?}");
-        assert_eq!(journal.hours().len(), 2);
-    }
-
-    #[test]
-    fn a_log_that_ends_early_is_damaged_wherever_it_was_cut() {
-        let (disk, sim) = Disk::sim(1);
-        let dir = Path::new("/s");
-        let open = |served| {
-            let (journal, damaged) = Journal::open(&disk, dir, served, &mut |_| {}).unwrap();
-            (journal, damaged)
-        };
-        let mut journal = open(false).0;
-        for n in 0..24 {
-            let hour = format!("web1_20261122{n:02}");
-            let path = "/log".into();
-            journal.append(&Event::Opened { hour, generation: 0, path, first_id: 1, pos: 0 });
-            journal.commit().unwrap();
-        }
-        drop(journal);
-        let log = dir.join("journal/log");
-        let whole = disk.read(&log, 1 << 20).unwrap();
-        assert!(whole.len() as u64 == GRAIN && whole.last() == Some(&0));
-        let (journal, damaged) = open(true);
-        assert!(!damaged && journal.hours().len() == 24);
-        drop(journal);
-        let whole = disk.read(&log, 1 << 20).unwrap();
-        for len in 0..whole.len() {
-            sim.put(&log, &whole[..len]);
-            assert!(open(true).1, "cut to {len} bytes");
-        }
-    }
-
-    /// The story: there was no room for a new event, so older ones stayed unsynced; their packs were sent all the same, and a
-    /// power cut took the cuts.
-    #[test]
-    fn what_is_written_is_made_durable_even_if_there_is_no_room_for_more() {
-        let (disk, sim) = Disk::sim(1);
-        let dir = Path::new("/s");
-        let mut journal = Journal::open(&disk, dir, false, &mut |_| {}).unwrap().0;
-        let opened = |n: u32, path: &str| Event::Opened {
-            hour: format!("web1_202611220{n}"),
-            generation: 0,
-            path: path.into(),
-            first_id: 1,
-            pos: 0,
-        };
-        journal.append(&opened(1, "/log"));
-        journal.flush().unwrap();
-        sim.set_capacity(Some(0));
-        journal.append(&opened(2, &"/long".repeat(1_000)));
-        assert!(journal.commit().unwrap_err().no_space());
-        sim.crash();
-        sim.set_capacity(None);
-        sim.restart(crate::disk::Outcome::LoseUnsynced);
-        let (journal, damaged) = Journal::open(&disk, dir, true, &mut |_| {}).unwrap();
-        assert_eq!((damaged, journal.hours().len()), (false, 1));
-    }
 }

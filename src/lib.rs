@@ -9,7 +9,9 @@
 //! anybody sends it. [`sender`] decides which pack goes next, to which address ([`sender::route`]), and what an answer
 //! means; [`pack`] is the wire format. What cannot be sent waits in a [`spool`], or as a mere cut in the journal, from
 //! which the source is read again. [`roles::follower::resend`] takes up what an operator wants once more;
-//! `roles::follower::bound` keeps an hour with the collector that has begun to acknowledge it.
+//! `roles::follower::bound` keeps an hour with the collector that has begun to acknowledge it. A file whose name has no
+//! date is rotated away, and [`tail::undated`] finds out which file is which; its packs are in the retry spool first
+//! (`roles::follower::retry`).
 //!
 //! **On a receiver** [`receiver`] cuts a connection's bytes into packs and verifies each while it streams in;
 //! [`receiver::gate`] decides under one lock whether it is new, known, early, of an old copy or in conflict, and makes

@@ -119,6 +119,8 @@ pub struct Meta {
     pub loss: String,
     /// Different hour names in this day, on the last pack of an hour; 0 when not told.
     pub day_hours: u32,
+    /// The hour was cut by the clock: it holds what was read in it, not what a file of its name held. Told by last packs.
+    pub clock: bool,
 }
 
 impl Meta {
@@ -170,6 +172,9 @@ impl Meta {
         }
         if self.day_hours > 0 {
             put("day_hours", self.day_hours.to_string());
+        }
+        if self.clock && self.done {
+            put("cut", "clock".into());
         }
         e
     }
@@ -362,6 +367,12 @@ impl Header {
         } else {
             None
         };
+        let clock = match text("cut") {
+            "" => false,
+            "clock" if done => true,
+            "clock" => return wrong("cut is told by the last pack of an hour only"),
+            other => return wrong(format!("cut is {other:?}, not \"clock\"")),
+        };
         Ok(Meta {
             key: HourKey { name: name.to_owned(), hour },
             generation: if e.contains_key("gen") { number("gen", u64::MAX / 4)? } else { 0 },
@@ -374,6 +385,7 @@ impl Header {
             state: words(text("state"))?,
             loss: words(text("loss"))?,
             day_hours: if e.contains_key("day_hours") { number("day_hours", 25)? as u32 } else { 0 },
+            clock,
         })
     }
 }

@@ -425,6 +425,14 @@ impl Spool {
         self.bytes
     }
 
+    /// Bytes that can still be added, as far as anybody can know.
+    pub fn room(&self) -> disk::Result<u64> {
+        let retired = self.active.as_ref().and_then(|(base, _)| self.segments.get(base));
+        let retired = retired.filter(|s| s.count > 0 && s.done_count >= s.count).map_or(0, |s| s.len);
+        let own = self.conf.size.saturating_sub(self.bytes.saturating_sub(retired));
+        Ok(own.min(self.disk.free_bytes(&self.dir)?.saturating_sub(self.conf.min_free)))
+    }
+
     /// Is it more than half full? Then whoever drains it should make progress durable.
     pub fn half_full(&self) -> bool {
         self.bytes > self.conf.size / 2

@@ -13,11 +13,13 @@
 //! is read as new content and bars the certificate (`changed`): never a silent restart at the beginning or the end.
 
 mod content;
+pub mod followed;
 mod identity;
 pub mod pattern;
 pub mod streams;
 #[cfg(test)]
 mod tests;
+pub mod undated;
 pub mod unpack;
 
 use crate::clock::{Clock, Hour, Zone};
@@ -38,6 +40,9 @@ const ACTIVE_MAX: usize = 3;
 /// Bytes read at a time: few enough to stay in the processor's cache. Only a longer line needs more.
 const BLOCK: usize = 128 << 10;
 const LATE_WAIT_MAX_MS: u64 = 3_600_000;
+/// So long before an hour begins its file is looked for only now and then: by how much clocks may differ without a delay.
+const EARLY_MS: i64 = 60_000;
+const EARLY_LOOK_MS: u64 = 10_000;
 /// Time between two looks at a file that has long been quiet.
 pub const LOOK_MAX_MS: u64 = 1_000;
 
@@ -58,6 +63,8 @@ pub struct FollowConfig {
     pub once: bool,
     /// Where compressed files are unpacked.
     pub unpacked: PathBuf,
+    /// Of a file without a date: what was rotated away before the first look is read, too.
+    pub with_rotated: bool,
 }
 
 /// A pack that the journal holds as a cut.
@@ -90,6 +97,7 @@ pub fn meta_of(key: &HourKey, log: &HourLog, id: u64, zone: &Zone) -> Option<Met
         state: if done { log.state() } else { String::new() },
         loss: if done { log.loss_text() } else { String::new() },
         day_hours: if done && !key.hour.is_daily() { zone.hours_in_day(key.hour.day_of()) } else { 0 },
+        clock: log.clock,
     })
 }
 
@@ -142,6 +150,8 @@ pub struct Tail {
     active: BTreeMap<Hour, Follow>,
     late: BTreeMap<Hour, Late>,
     next: Hour,
+    /// When the file of an hour that is far from its beginning is looked for.
+    early_ms: u64,
     /// `--once`: nothing beyond this hour is looked at.
     last: Option<Hour>,
     had_file: bool,
@@ -180,6 +190,7 @@ impl Tail {
             clock: clock.clone(),
             zone: zone.clone(),
             next: identity.first_hour,
+            early_ms: 0,
             last: None,
             had_file: false,
             active: BTreeMap::new(),
@@ -287,6 +298,7 @@ impl Tail {
             path,
             first_id: 1,
             pos: 0,
+            clock: false,
         });
         self.activate(hour)
     }
@@ -390,6 +402,15 @@ impl Tail {
             && self.last.is_none_or(|l| self.next <= l)
         {
             let hour = self.next;
+            // Only a writer whose clock is ahead makes such a file; a thousand quiet ones are not asked for it each second.
+            let early = self.zone.starts_ms(hour).is_some_and(|ms| ms.saturating_sub(now) > EARLY_MS);
+            if early && self.last.is_none() {
+                let mono_ms = self.clock.mono_ms();
+                if mono_ms < self.early_ms {
+                    return Ok(());
+                }
+                self.early_ms = mono_ms + EARLY_LOOK_MS;
+            }
             let own = self.disk.stat(&self.pattern.path(hour))?.is_some();
             if !own && hour > current {
                 return Ok(());
@@ -453,7 +474,14 @@ impl Tail {
         let before = journal.hours().values().next_back().filter(|_| planted::is(Bug::PositionOfOtherHour));
         let pos = before.map_or(pos, |l| l.pos);
         let hour = key.to_string();
-        journal.append(&Event::Opened { hour: hour.clone(), generation, path, first_id: 1, pos });
+        journal.append(&Event::Opened {
+            hour: hour.clone(),
+            generation,
+            path,
+            first_id: 1,
+            pos,
+            clock: false,
+        });
         if pos > 0 {
             journal.append(&Event::Note { hour, what: "partial".into(), range: None, pos: None });
         }

@@ -362,6 +362,7 @@ fn full_meta(raw: &[u8]) -> Meta {
         state: "loss".into(),
         loss: "5-9".into(),
         day_hours: 24,
+        clock: true,
     }
 }
 
@@ -453,6 +454,7 @@ fn the_tables_of_the_store_name_what_is_written() {
         state: "loss".into(),
         loss: "5-9".into(),
         day_hours: 24,
+        cut: "clock".into(),
         certified: 0,
     };
     assert_eq!(members(&record::to_json(&certificate)), named(FORMATS, "Ss Certificate"));
@@ -495,9 +497,17 @@ fn the_table_of_the_journal_names_what_is_written() {
     let hour = key().to_string();
     let seal = Seal::of(b"a line\n");
     let events = [
-        Event::Opened { hour: hour.clone(), generation: 0, path: "/log".into(), first_id: 1, pos: 0 },
-        Event::Cut { hour: hour.clone(), cut: Cut::new(1, 0, 1, &seal, true) },
+        Event::Opened {
+            hour: hour.clone(),
+            generation: 0,
+            path: "/log".into(),
+            first_id: 1,
+            pos: 0,
+            clock: true,
+        },
+        Event::Cut { hour: hour.clone(), cut: Cut { aside: true, ..Cut::new(1, 0, 1, &seal, true) } },
         Event::Note { hour: hour.clone(), what: "loss".into(), range: Some((5, None)), pos: Some(9) },
+        Event::Rotated { hour: hour.clone(), pos: 0 },
         Event::Acked { hour: hour.clone(), generation: 0, ids: vec![1], to: Some("b:1302".into()) },
         Event::Again { hour: hour.clone(), generation: 0, ids: vec![1] },
         Event::Archived { hour },

@@ -32,9 +32,13 @@ mod limits;
 mod original;
 #[path = "properties/resend.rs"]
 mod resend;
+#[path = "properties/rotation.rs"]
+mod rotation;
 #[path = "properties/streams.rs"]
 mod streams;
 mod support;
+#[path = "properties/undated.rs"]
+mod undated;
 #[path = "properties/wire.rs"]
 mod wire;
 #[path = "properties/year.rs"]

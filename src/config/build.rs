@@ -35,7 +35,32 @@ pub(super) fn tail(r: &mut Reader) -> TailConfig {
     };
     at_most(r, s, ("pack_bytes", config.pack_bytes as u64), ("tail_memory", config.tail_memory as u64));
     at_most(r, s, ("max_line", config.max_line as u64), ("tail_memory", config.tail_memory as u64));
+    undated(r, s, &config);
     config
+}
+
+/// Files without a date in their name are rotated away, perhaps before their packs are acknowledged.
+fn undated(r: &mut Reader, s: &str, config: &TailConfig) {
+    for stream in config.streams.iter().filter(|stream| !stream.log_file.contains('<')) {
+        let section =
+            if stream.stream.is_empty() { s.to_owned() } else { keys::STREAM.to_owned() + &stream.stream };
+        if let Some(Start::Hour(hour)) = stream.start {
+            let text = format!(
+                "`{hour}`: {} has no date in its name, and nobody knows where that hour begins in it; use beginning or end",
+                stream.log_file
+            );
+            r.error(r.line_of(&section, "start"), "start", text);
+        }
+        let least = 2 * config.pack_bytes.max(config.max_line) as u64 + (1 << 20);
+        if config.spool.size < least {
+            let text = format!(
+                "{} has no date in its name: its packs wait in the retry spool, which must hold two of them; spool_size \
+                 must be at least {least}",
+                stream.log_file
+            );
+            r.error(r.line_of(&section, "log_file"), "log_file", text);
+        }
+    }
 }
 
 /// `[tail]` itself and each `[tail:NAME]`.

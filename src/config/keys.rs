@@ -148,7 +148,7 @@ const DISK: Kind = Kind::Size(0, 64 * TIB);
 #[rustfmt::skip] // one key, one entry: a table is read by columns
 pub static KEYS: &[Key] = &[
     // What to read, where to listen, where to write.
-    key(TS, "log_file", Kind::LogFile, "", "The log file of an hour: a path with strftime inside <>; a * stands for a part of a name. Required unless there is a [tail:NAME].").original(),
+    key(TS, "log_file", Kind::LogFile, "", "The log file of an hour: a path with strftime inside <>, or without for one file that is rotated away; a * stands for a part of a name. Required unless there is a [tail:NAME].").original(),
     key(CF, "listen", Kind::Listen, "", "Address to listen on; `:1302` means every IPv4 address, `[::]:1302` IPv6.").original().required(),
     key(F, "save_dir", Kind::Text, "", "Directory of the hour files; a relative one is below the working directory.").original().required(),
     key(TC, "send_to", Kind::Addresses, "", "The collector to send to, host:port; others that take its place after commas.").original().required(),
@@ -161,7 +161,7 @@ pub static KEYS: &[Key] = &[
     key(T, "line_pattern", Kind::Ignored, "", "Never had an effect; accepted for old files.").original(),
     key(T, "name", Kind::Name, "", "This host's name at the collector. Empty: the address used towards send_to, or the host name.").alias("ip"),
     key(TCF, "state_dir", Kind::Text, "", "Directory of journal, spool and lock. Empty: $STATE_DIRECTORY, var/ROLE beside the program, or /var/lib/logd/ROLE."),
-    key(TS, "start", Kind::Start, "", "Where a new state directory begins: beginning (of this hour), oldest, end, or an hour YYYYMMDDHH. Empty: beginning; with --once oldest."),
+    key(TS, "start", Kind::Start, "", "Where a new state directory begins: beginning (of this hour), oldest, end, or an hour YYYYMMDDHH. Empty: beginning, or end if the file's name has no date; with --once oldest."),
     key(T, "timezone", Kind::Zone, "", "Zone of the hours in file names, such as Asia/Shanghai. Empty: the machine's."),
     key(T, "pack_bytes", Kind::Size(4 * KIB, 16 * MIB), "1M", "Raw bytes after which a pack is cut."),
     key(T, "tail_memory", Kind::Size(MIB, GIB), "8M", "Unsent raw bytes kept in memory over all files; what is beyond is read again when cut."),

@@ -12,7 +12,7 @@ use crate::name;
 pub enum Kind {
     /// Free text: a path, a pattern.
     Text,
-    /// The path of log files, with `<%Y%m%d%H>` or the like and perhaps `*`.
+    /// The path of log files, mostly with `<%Y%m%d%H>` or the like, and perhaps `*`.
     LogFile,
     /// Bytes, from … to: `4096`, `64k`, `8M`, `1G`, `2T`, in powers of 1024; `KiB` and `KB` mean the same as `k`.
     Size(u64, u64),
@@ -56,7 +56,7 @@ impl Kind {
     pub fn parse(self, text: &str) -> Result<Value, String> {
         match self {
             Self::Text | Self::Uri | Self::Ignored => Ok(Value::Text(text.into())),
-            Self::LogFile => hourly(text),
+            Self::LogFile => log_file(text),
             Self::Size(min, max) => ranged(self, size(text), text, min, max),
             Self::Duration(min, max) => ranged(self, duration_ms(text), text, min, max),
             Self::Number(min, max) => ranged(self, digits(text), text, min, max),
@@ -96,7 +96,7 @@ impl Kind {
     pub fn describe(self) -> String {
         match self {
             Self::Text => "text".into(),
-            Self::LogFile => "a path with `<%Y%m%d%H>` in it".into(),
+            Self::LogFile => "a path, with `<%Y%m%d%H>` in it where each hour has a file".into(),
             Self::Size(min, max) => format!("a size from {} to {}", show_size(min), show_size(max)),
             Self::Duration(min, max) => {
                 format!("a time from {} to {}", show_duration(min), show_duration(max))
@@ -200,7 +200,7 @@ fn mode(text: &str, owner: u32) -> Result<Value, String> {
     Ok(Value::Number(bits.into()))
 }
 
-fn hourly(text: &str) -> Result<Value, String> {
+fn log_file(text: &str) -> Result<Value, String> {
     let inside = text.split_once('<').and_then(|(_, rest)| rest.rsplit_once('>')).map(|(inside, _)| inside);
     match inside {
         Some(inside)
@@ -210,10 +210,13 @@ fn hourly(text: &str) -> Result<Value, String> {
         }
         Some(inside) => Err(format!("`<{inside}>` must hold %Y, %m and %d (or %F), and %H for hourly files")),
         None if text.contains('<') => Err("`<` without `>`".into()),
-        None => {
-            Err("the path has no `<%Y%m%d%H>`; files without a date in their name need a later version"
-                .into())
+        None if text.contains('>') => Err("`>` without `<`".into()),
+        None if text.contains('%') => {
+            Err(format!("`{text}` has `%` without `<` and `>` around: `<%Y%m%d%H>`"))
         }
+        None if text.ends_with('/') => Err(format!("`{text}` is a directory; name the file in it")),
+        // One file, which is rotated away.
+        None => Ok(Value::Text(text.into())),
     }
 }
 
@@ -372,8 +375,10 @@ mod tests {
         }
         assert!(Kind::Start.parse("now").is_err());
         assert!(Kind::LogFile.parse("/a/b.<%Y%m%d%H>.log").is_ok());
-        assert!(Kind::LogFile.parse("/a/b.log").is_err());
-        assert!(Kind::LogFile.parse("/a/b.<%H>").is_err());
+        assert!(Kind::LogFile.parse("/a/b.log").is_ok());
+        for text in ["/a/b.<%H>", "/a/b.%Y%m%d%H", "/a/", "/a/b>", "/a/b.<%Y%m%d"] {
+            assert!(Kind::LogFile.parse(text).is_err(), "{text}");
+        }
     }
 
     #[test]

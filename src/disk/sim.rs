@@ -96,6 +96,8 @@ struct State {
     capacity: Option<u64>,
     locks: BTreeSet<NodeId>,
     unreadable: BTreeMap<PathBuf, Range<u64>>,
+    forbidden: BTreeSet<PathBuf>,
+    bad_reads: usize,
 }
 
 /// What kind of call it is, for the faults that depend on it.
@@ -229,6 +231,8 @@ impl Sim {
             capacity: None,
             locks: BTreeSet::new(),
             unreadable: BTreeMap::new(),
+            forbidden: BTreeSet::new(),
+            bad_reads: 0,
         })))
     }
 
@@ -247,6 +251,7 @@ impl Sim {
         state.running(op, path)?;
         let fail = |errno| Error::errno(op, path, errno);
         let node = match how {
+            How::Read if state.forbidden.contains(path) => return Err(fail(Errno::ACCESS)),
             How::Read | How::Write => state.image.find(path).map_err(fail)?,
             How::Create(mode) | How::CreateNew(mode) => {
                 state.mutable(op, path)?;
@@ -386,10 +391,11 @@ impl Sim {
 
 impl SimFile {
     pub(super) fn read_at(&self, path: &Path, buf: &mut [u8], offset: u64) -> Result<usize> {
-        let state = self.sim.state();
+        let mut state = self.sim.state();
         state.alive(self.epoch, "read", path)?;
         let bad = state.unreadable.get(path);
         if bad.is_some_and(|bad| offset < bad.end && bad.start < offset.saturating_add(buf.len() as u64)) {
+            state.bad_reads += 1;
             return Err(Error::errno("read", path, Errno::IO));
         }
         let rest = state.image.content(self.node).get(offset as usize..).unwrap_or(&[]);
@@ -560,6 +566,21 @@ impl SimDisk {
     /// These bytes of a file give an input/output error from now on, if it is opened by this path; an empty range ends it.
     pub fn set_unreadable(&self, path: &Path, bytes: Range<u64>) {
         self.0.state().unreadable.insert(path.to_owned(), bytes);
+    }
+
+    /// How often that was met.
+    pub fn bad_reads(&self) -> usize {
+        self.0.state().bad_reads
+    }
+
+    /// What stands at this path may not be opened for reading.
+    pub fn set_forbidden(&self, path: &Path, forbidden: bool) {
+        let mut state = self.0.state();
+        if forbidden {
+            state.forbidden.insert(path.to_owned());
+        } else {
+            state.forbidden.remove(path);
+        }
     }
 
     /// Flips the bits of `mask` in one byte of a file, in both images. False when there is no such byte.

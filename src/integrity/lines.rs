@@ -53,6 +53,8 @@ pub struct Stored {
     pub loss: String,
     /// See [`Meta::day_hours`].
     pub day_hours: u32,
+    /// See [`Meta::clock`].
+    pub clock: bool,
 }
 
 /// One line of the original: what its route entry says, nothing checked.
@@ -150,6 +152,7 @@ fn parse_checked(line: &[u8]) -> Option<Line> {
         state: meta.state,
         loss: meta.loss,
         day_hours: meta.day_hours,
+        clock: meta.clock,
     }))
 }
 
@@ -411,6 +414,7 @@ pub fn rebuild(key: &HourKey, id: u64, generation: u64, offset: u64, raw: &[u8])
         state: String::new(),
         loss: String::new(),
         day_hours: 0,
+        clock: false,
     };
     let mut entry: Entry = meta.entry();
     entry.insert("stage".into(), "rebuilt".into());

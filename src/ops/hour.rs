@@ -133,7 +133,8 @@ impl State {
                 "run the batch job again over aside/NAME_HOUR.late, which holds the bytes that came after it"
             }
             Self::Partial => {
-                "the host's file has more than was sent: `logd resend` on the host sends all of it, or use what is here"
+                "something of it may not have been sent (its beginning, or what nobody saw): if the host has a file for \
+                 each hour, `logd resend` there sends all of it; else use what is here"
             }
             Self::Changed => {
                 "the source was rewritten while it was followed: compare with the host's file; if that is \
@@ -181,6 +182,8 @@ pub struct Row {
     pub bytes: u64,
     /// Numbers of missing packs, as ranges; empty when not known one by one.
     pub missing: Vec<(u64, u64)>,
+    /// Its source was cut by the clock, and has no date: as a whole it cannot be sent again.
+    pub by_clock: bool,
     /// What more is known.
     pub detail: String,
     /// When it was certified (unix seconds).
@@ -200,6 +203,7 @@ impl Row {
             lines: 0,
             bytes: 0,
             missing: Vec::new(),
+            by_clock: false,
             detail: String::new(),
             certified: None,
             overdue_ms: None,
@@ -209,6 +213,25 @@ impl Row {
     /// Must somebody act?
     pub fn wrong(&self) -> bool {
         self.state.wrong() || self.overdue_ms.is_some()
+    }
+
+    /// Would `logd resend` mend it?
+    pub fn mended_by_resend(&self) -> bool {
+        self.state.mended_by_copy() && !self.is_past_mending()
+    }
+
+    fn is_past_mending(&self) -> bool {
+        self.by_clock && self.state.mended_by_copy() && self.missing.is_empty()
+    }
+
+    /// What to do about it.
+    pub fn next_step(&self) -> &'static str {
+        if self.is_past_mending() {
+            "its file has no date, and nobody can send the hour again as a whole: keep what is here, and compare it with the \
+             rotated files on the host"
+        } else {
+            self.state.next_step()
+        }
     }
 
     /// State and detail in one phrase.
@@ -222,6 +245,9 @@ impl Row {
         }
         if let Some(ms) = self.overdue_ms {
             let _ = write!(text, ": the hour has been over for {}", out::duration(ms));
+        }
+        if self.is_past_mending() {
+            text += ": its file has no date, `logd resend` cannot send it as a whole";
         }
         text
     }
@@ -276,6 +302,7 @@ fn foreign_tag(inv: &Inventory, key: &HourKey, files: &Files) -> disk::Result<Ro
 fn certified(key: &HourKey, c: &Certificate) -> Row {
     let mut row = Row::new(key, State::Verified).with(c.generation, c.packs, c.lines, c.bytes);
     row.certified = Some(c.certified);
+    row.by_clock = c.cut == "clock";
     if c.is_tag() {
         return match (c.empty, c.verified) {
             (true, _) => row.is(State::Empty, ""),
@@ -319,7 +346,8 @@ fn scan(inv: &Inventory, key: &HourKey) -> disk::Result<Scan> {
 fn uncertified(inv: &Inventory, key: &HourKey, files: &Files, print: Option<&Print>) -> disk::Result<Row> {
     let found = scan(inv, key)?;
     let s = &found.summary;
-    let row = Row::new(key, State::Open).with(s.generation, s.high, s.lines, s.bytes);
+    let mut row = Row::new(key, State::Open).with(s.generation, s.high, s.lines, s.bytes);
+    row.by_clock = s.done.as_ref().is_some_and(|d| d.clock);
     if files.late {
         return Ok(row.is(State::Late, "the data file had been taken away when they came"));
     }
@@ -342,7 +370,6 @@ fn uncertified(inv: &Inventory, key: &HourKey, files: &Files, print: Option<&Pri
         Health::Good => {}
     }
     let (generation, high, early) = beyond(s.generation, s.high, files, print);
-    let mut row = row;
     row.generation = generation;
     if let Some(ids) = files.conflict.get(&generation) {
         return Ok(row.is(State::Conflict, conflict(ids)));

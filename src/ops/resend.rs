@@ -13,6 +13,7 @@ use crate::pack::{HourKey, decimal};
 use crate::roles::follower::resend::{self, Request};
 use crate::tail::pattern::Pattern;
 use crate::tail::streams::{self, Found, full_name};
+use crate::tail::undated::NOT_WHOLE;
 use crate::tail::{Identity, unpack};
 use crate::{instance, journal, state};
 use std::io::BufRead;
@@ -110,8 +111,9 @@ fn open(config: &Path, to: Option<&str>) -> Result<Host, String> {
         }
     };
     let zone = Zone::named(&identity.zone).map_err(|e| say(e.clone()))?;
+    let known = streams::known_files(&disk, &state_dir);
     let (streams, _) =
-        streams::find(&disk, &streams::sources(&conf).map_err(say)?, &identity.name, &state_dir);
+        streams::find(&disk, &streams::sources(&conf).map_err(say)?, &identity.name, &state_dir, &known);
     Ok(Host { disk, state_dir, streams, identity, zone, to })
 }
 
@@ -241,6 +243,9 @@ impl Host {
     }
 
     fn no_hour(&self, key: &HourKey, pattern: &Pattern) -> disk::Result<Option<String>> {
+        if !pattern.is_dated() {
+            return Ok(Some(NOT_WHOLE.to_owned()));
+        }
         if key.hour.is_daily() != pattern.is_daily() {
             return Ok(Some("log_file names other files: an hour is YYYYMMDDHH, a day YYYYMMDD".into()));
         }

@@ -71,12 +71,14 @@ pub struct Build<'a> {
     pub ours: bool,
     /// What the last pack's `state` says.
     pub state: &'a str,
+    /// The clock cut it.
+    pub clock: bool,
 }
 
 impl<'a> Build<'a> {
     /// An hour of a sender of ours, whole.
     pub fn new(hour: &'a str, packs: &'a [&'a str]) -> Self {
-        Self { hour, packs, done: true, ours: true, state: "" }
+        Self { hour, packs, done: true, ours: true, state: "", clock: false }
     }
 
     /// The packs' headers.
@@ -107,6 +109,7 @@ impl<'a> Build<'a> {
                     state: if done { self.state.into() } else { String::new() },
                     loss: String::new(),
                     day_hours: 0,
+                    clock: done && self.clock,
                 }
             })
             .collect()
@@ -152,6 +155,7 @@ impl<'a> Build<'a> {
             state: self.state.into(),
             loss: String::new(),
             day_hours: 0,
+            cut: if self.clock { "clock".into() } else { String::new() },
             certified: 1_795_000_000,
         };
         store_at(save_dir).certify(&cert).unwrap();

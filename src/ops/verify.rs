@@ -116,6 +116,13 @@ fn next_step(inv: &Inventory, key: &HourKey, files: &Files) -> String {
             format!("remove {} and {last}, which still call it whole, and no other file", tags.join(", "))
         }
     };
+    if matches!(inv.proof(key), Ok(Proof::Tag(c) | Proof::Doubtful(c)) if c.cut == "clock") {
+        return format!(
+            "{tags}; its file has no date, so {} cannot send the hour again as a whole: compare these files with the rotated \
+             ones there",
+            key.name
+        );
+    }
     format!(
         "{tags}; then `logd resend CONFIG {}` on {}: a copy takes the place of these files",
         key.hour, key.name

@@ -755,5 +755,6 @@ fn stored(meta: &Meta, offset: u64, checked: &Checked) -> Stored {
         state: meta.state.clone(),
         loss: meta.loss.clone(),
         day_hours: meta.day_hours,
+        clock: meta.clock,
     }
 }

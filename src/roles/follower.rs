@@ -3,20 +3,24 @@
 //! Carries P1 from the file to the wire: [`Follower::step`] seals packs and commits the journal before any of them
 //! can come out of [`Follower::next_job`]; [`Follower::report`] takes what became of it. A pack's bytes are in
 //! memory (bounded by `tail_memory`), in the retry spool, or only in the source, from where a cut is read again.
+//!
+//! Where rotation may destroy the source, that is no place for them: such a pack is in the retry spool before the journal
+//! knows its cut, and if there is no room, nothing is read.
 
 pub mod bound;
 pub mod resend;
+mod retry;
 mod streams;
 
 use crate::clock::{Clock, Zone};
 use crate::config::{Peer, TailConfig};
 use crate::disk::{self, Disk};
 use crate::journal::{Event, HourLog, Journal};
-use crate::pack::{Encoder, Header, HourKey, Meta, Seal, split_frame};
+use crate::pack::{Encoder, Header, HourKey, Meta, Seal};
 use crate::planted::{self, Bug};
 use crate::sender::{Next, Outcome, Queue};
-use crate::spool::{AppendError, Loc, Reader, Shelf, Spool};
-use crate::tail::{Identity, Sealed, meta_of, reread, unpack};
+use crate::spool::{Loc, Reader, Shelf, Spool};
+use crate::tail::{Identity, Sealed, meta_of, unpack};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 pub use streams::Streams;
@@ -95,8 +99,8 @@ pub struct Follower {
     numbers: HashMap<(HourKey, u64), u64>,
     next_number: u64,
     in_memory: usize,
-    /// Sealed, and not yet known to be durable in the journal.
-    unreleased: Vec<Sealed>,
+    /// Sealed, and not yet known to be durable in the journal; each with its place in the retry spool, if it has to have one.
+    unreleased: Vec<(Sealed, Option<Loc>)>,
     acked: BTreeMap<(HourKey, u64), Vec<u64>>,
     encoder: Encoder,
     frame: Vec<u8>,
@@ -104,6 +108,9 @@ pub struct Follower {
     marks_saved: u64,
     /// Packs of the retry spool whose acknowledgement the journal does not have yet.
     retry_done: Vec<u64>,
+    /// Until when a count of `window_packs` holds, and the count.
+    window: (u64, usize),
+    window_told: bool,
     /// Packs acknowledged and packs sent more than once since the start.
     pub sent: u64,
     /// Packs that the journal held unacknowledged at start.
@@ -189,7 +196,14 @@ impl Follower {
         }
         if let (true, Some((hour, first_id, pos, path))) = (known.is_none(), s.resume.clone()) {
             let hour = HourKey { name: identity.name.clone(), hour };
-            journal.append(&Event::Opened { hour: hour.to_string(), generation: 0, path, first_id, pos });
+            journal.append(&Event::Opened {
+                hour: hour.to_string(),
+                generation: 0,
+                path,
+                first_id,
+                pos,
+                clock: false,
+            });
         }
         match journal.commit() {
             // Each turn tries it again, and until it succeeds nothing new is sent.
@@ -225,6 +239,8 @@ impl Follower {
             recorded: None,
             marks_saved: s.clock.mono_ms(),
             retry_done: Vec::new(),
+            window: (0, 0),
+            window_told: false,
             sent: 0,
             resumed: 0,
             look_for_requests_ms: 0,
@@ -236,7 +252,7 @@ impl Follower {
         };
         me.check_bindings();
         me.take_up_unacknowledged();
-        me.open_retry_spool().map_err(text)?;
+        me.open_retry_spool(damaged || known.is_none()).map_err(text)?;
         Ok(me)
     }
 
@@ -260,111 +276,6 @@ impl Follower {
         self.waiting.insert(number, Waiting { key, generation, id, bytes, weight });
         self.queue.push(number);
         self.queue.bind(number, bound);
-    }
-
-    /// Packs that an earlier run could not send lie here, in case their source is gone.
-    fn open_retry_spool(&mut self) -> disk::Result<()> {
-        if self.conf.spool.size == 0 {
-            return Ok(());
-        }
-        let dir = self.state_dir.join("retry");
-        let mut quarantine = Shelf::open(
-            &self.disk,
-            &self.state_dir.join("quarantine"),
-            self.conf.sender.held_per_name,
-            self.conf.sender.held_total,
-        )?;
-        let mut found = Vec::new();
-        let alarms = &mut self.alarms;
-        let mut spool = Spool::open(
-            &self.disk,
-            &dir,
-            &mut quarantine,
-            &self.conf.spool,
-            &mut |t| alarms.push(t),
-            &mut |loc, frame| {
-                found.extend(split_frame(frame).and_then(|(h, _)| h.meta("none").ok()).map(|m| (loc, m)));
-            },
-        )?;
-        for (loc, meta) in found {
-            let number = self.numbers.get(&(meta.key.clone(), meta.id)).copied();
-            let waiting = number.and_then(|n| self.waiting.get_mut(&n));
-            if let Some(w) =
-                waiting.filter(|w| w.generation == meta.generation && matches!(w.bytes, Bytes::Source))
-            {
-                w.bytes = Bytes::Spool(loc);
-                continue;
-            }
-            if !self.journal.has_acked(&meta.key, meta.generation, meta.id)?
-                && !self.hold(&spool, &loc, &meta)?
-            {
-                continue;
-            }
-            spool.mark_done(loc.seq)?;
-        }
-        self.put_back(&mut spool, true)?;
-        self.retry_reader = Some(spool.reader());
-        self.retry = Some(spool);
-        Ok(())
-    }
-
-    /// A pack of which the journal knows nothing any more: its log file may be gone, so this may be the only copy.
-    fn hold(&mut self, spool: &Spool, loc: &Loc, meta: &Meta) -> disk::Result<bool> {
-        let mut frame = Vec::new();
-        if !spool.reader().fetch_at(loc, &mut frame)? {
-            return Ok(true);
-        }
-        let file = format!("{}.{}.{}", meta.key.hour, meta.generation, meta.id);
-        let kept = self.held.put(&meta.key.name, &file, &frame)?;
-        self.alarms.push(format!(
-            "{}: the journal does not know whether it was acknowledged; {}; its hour is sent again from its log file, as a \
-             new copy; if that file is gone, `logd spool salvage` makes a relay's spool of it",
-            meta.label(),
-            if kept { "kept in held/" } else { "held/ is full, it stays in retry/" }
-        ));
-        Ok(kept)
-    }
-
-    /// Packs that a receiver refused for good get another chance; their source may be gone by now.
-    fn put_back(&mut self, spool: &mut Spool, tell: bool) -> disk::Result<()> {
-        let names: Vec<String> = self.held.names().map(str::to_owned).collect();
-        for name in names {
-            for file in self.held.list(&name)? {
-                let Some(frame) = self.held.get(&name, &file)? else {
-                    if tell {
-                        let path = self.held.dir().join(&name).join(&file);
-                        self.alarms.push(format!(
-                            "{}: damaged; its pack is read again from the log file; remove this file",
-                            path.display()
-                        ));
-                    }
-                    continue;
-                };
-                let Some(meta) = split_frame(&frame).and_then(|(h, _)| h.meta("none").ok()) else { continue };
-                let log = self.journal.hour(&meta.key).filter(|l| l.generation == meta.generation);
-                if log.is_none_or(|l| !l.unacked.contains(&meta.id)) {
-                    continue;
-                }
-                let loc = match spool.append(&[&frame]) {
-                    Ok(loc) => loc,
-                    Err(AppendError::Full(_)) => continue,
-                    Err(AppendError::Disk(e)) => return Err(e),
-                };
-                let number = self.numbers.get(&(meta.key.clone(), meta.id)).copied();
-                match number.and_then(|n| self.waiting.get_mut(&n)) {
-                    Some(w) => {
-                        // A crash between held/ and the mark may have left its record of before.
-                        if let Bytes::Spool(before) = std::mem::replace(&mut w.bytes, Bytes::Spool(loc)) {
-                            self.retry_done.push(before.seq);
-                        }
-                    }
-                    None => self.add(meta.key, meta.generation, meta.id, Bytes::Spool(loc), 0),
-                }
-                spool.sync()?;
-                self.held.remove(&name, &file)?;
-            }
-        }
-        Ok(())
     }
 
     /// One turn: reads files, seals packs, makes them durable in the journal, and only then queues them.
@@ -401,22 +312,40 @@ impl Follower {
             self.spill()?;
         }
         // In catch-up the journal is synced once per half of the memory, not once per pack.
-        let mut looked = Ok(());
-        if self.in_memory <= self.conf.tail_memory / 2 {
-            let room = self.conf.tail_memory.saturating_sub(self.in_memory);
-            let packs = self.conf.window_packs.saturating_sub(self.in_window() + self.unreleased.len());
-            if packs > 0 {
-                // What was sealed before an error is released all the same.
-                looked = self.streams.step(&mut self.journal, room, packs, &mut self.unreleased);
-            }
+        let full = self.in_memory > self.conf.tail_memory / 2;
+        let packs = self.conf.window_packs.saturating_sub(self.in_window() + self.unreleased.len());
+        if !self.queue.is_link_down() {
+            self.window_told = false;
+        } else if packs == 0 && !std::mem::replace(&mut self.window_told, true) {
+            self.alarms.push(format!(
+                "{} packs wait to be acknowledged, as many as window_packs allows: no file is read until they become fewer",
+                self.waiting.len()
+            ));
         }
+        let looked = if full || packs == 0 {
+            self.streams.glance(&self.journal)
+        } else {
+            let room = self.conf.tail_memory.saturating_sub(self.in_memory);
+            let keep = self.room_to_keep()?;
+            let mut sealed = Vec::new();
+            // What was sealed before an error is released all the same.
+            let looked = self.streams.step(&mut self.journal, room, packs, keep, &mut sealed);
+            self.unreleased.extend(sealed.into_iter().map(|s| (s, None)));
+            looked
+        };
+        self.keep_unreleased()?;
         if planted::is(Bug::CutBeforeJournal) {
             self.journal.flush()?;
         } else {
             self.journal.commit()?;
         }
         self.forget_retry(noted)?;
-        for s in std::mem::take(&mut self.unreleased) {
+        for (s, kept) in std::mem::take(&mut self.unreleased) {
+            if let Some(loc) = kept {
+                self.add(s.key, s.generation, s.id, Bytes::Spool(loc), 0);
+                self.streams.recycle(s.raw);
+                continue;
+            }
             let weight = s.raw.len();
             self.in_memory += weight;
             self.add(s.key, s.generation, s.id, Bytes::Memory(s.raw), weight);
@@ -435,14 +364,6 @@ impl Follower {
             r.save_marks()?;
         }
         looked
-    }
-
-    /// The first `n` packs of the retry spool may go: the journal knows durably that they were acknowledged. Before that
-    /// they may be all that is left of their source.
-    fn forget_retry(&mut self, n: usize) -> disk::Result<()> {
-        let Some(retry) = &mut self.retry else { return Ok(()) };
-        // Each is marked, even if the file of one cannot be removed now.
-        self.retry_done.drain(..n).map(|seq| retry.mark_done(seq)).fold(Ok(()), Result::and)
     }
 
     /// Notes what was acknowledged and archives hours that are whole. None of it has to be durable now.
@@ -475,7 +396,7 @@ impl Follower {
     fn keep_record(&mut self) -> disk::Result<()> {
         let Some(path) = &self.conf.record_file else { return Ok(()) };
         // The original knows one file.
-        let own = |(key, _): &(&HourKey, &HourLog)| key.name == self.streams.host();
+        let own = |(key, log): &(&HourKey, &HourLog)| key.name == self.streams.host() && !log.clock;
         let Some((_, log)) = self.journal.hours().iter().rfind(own) else { return Ok(()) };
         let first_open = log.unacked.first().copied().unwrap_or(u64::MAX);
         let lines: u64 = log.cuts.iter().take_while(|c| c.id < first_open).map(|c| c.lines).sum();
@@ -487,53 +408,6 @@ impl Follower {
         Ok(())
     }
 
-    /// Nobody answers: packs go from memory to disk, so that the follower reads on and the source may be cleaned.
-    fn spill(&mut self) -> disk::Result<()> {
-        let held: Vec<u64> = self
-            .waiting
-            .iter()
-            .filter(|(_, w)| matches!(w.bytes, Bytes::Memory(_)))
-            .map(|(n, _)| *n)
-            .take(8)
-            .collect();
-        for number in held {
-            let Some(w) = self.waiting.get_mut(&number) else { continue };
-            let Bytes::Memory(raw) = std::mem::replace(&mut w.bytes, Bytes::Away) else { continue };
-            let Some(meta) = self.meta(number) else { continue };
-            let job = Job { number, load: Load::Raw(Box::new(meta), raw) };
-            let mut frame = std::mem::take(&mut self.frame);
-            let wall = self.wall();
-            job.frame(&mut self.encoder, &wall, &mut frame);
-            self.keep(job, &frame)?;
-            self.frame = frame;
-        }
-        if let Some(r) = &mut self.retry {
-            r.sync()?;
-        }
-        Ok(())
-    }
-
-    /// Puts an unsent pack's frame on disk, or leaves it to its source.
-    fn keep(&mut self, job: Job, frame: &[u8]) -> disk::Result<()> {
-        let Some(w) = self.waiting.get_mut(&job.number) else { return Ok(()) };
-        let Load::Raw(_, raw) = job.load else { return Ok(()) };
-        w.bytes = Bytes::Source;
-        self.in_memory = self.in_memory.saturating_sub(std::mem::take(&mut w.weight));
-        self.streams.recycle(raw);
-        // What waits for another address must not fill the room of those that will be sent first.
-        let elsewhere = self.queue.is_elsewhere(job.number);
-        let Some(retry) = self.retry.as_mut().filter(|_| !elsewhere) else { return Ok(()) };
-        match retry.append(&[frame]) {
-            Ok(loc) => {
-                w.bytes = Bytes::Spool(loc);
-                Ok(())
-            }
-            // Full: the cut is read again from its source when its turn comes.
-            Err(AppendError::Full(_)) => Ok(()),
-            Err(AppendError::Disk(e)) => Err(e),
-        }
-    }
-
     /// Wall time as route entries have it.
     pub fn wall(&self) -> String {
         self.zone.format_ms(self.clock.now_ms())
@@ -541,8 +415,12 @@ impl Follower {
 
     fn meta(&self, number: u64) -> Option<Meta> {
         let w = self.waiting.get(&number)?;
-        let log = self.journal.hour(&w.key).filter(|log| log.generation == w.generation)?;
-        let mut meta = meta_of(&w.key, log, w.id, &self.zone)?;
+        self.meta_of_pack(&w.key, w.generation, w.id)
+    }
+
+    fn meta_of_pack(&self, key: &HourKey, generation: u64, id: u64) -> Option<Meta> {
+        let log = self.journal.hour(key).filter(|log| log.generation == generation)?;
+        let mut meta = meta_of(key, log, id, &self.zone)?;
         if self.conf.sender.peer == Peer::Original {
             // The original knows no copies, takes one `done` per hour, and would certify a partial hour.
             let first_done = log.cuts.iter().find(|c| c.done).map(|c| c.id);
@@ -564,7 +442,12 @@ impl Follower {
                 continue;
             };
             return match self.load(number, meta) {
-                Ok(load) => Ok(Some(Job { number, load })),
+                Ok(Some(load)) => Ok(Some(Job { number, load })),
+                Ok(None) => {
+                    self.queue.drop_unsent(number);
+                    self.forget(number);
+                    continue;
+                }
                 Err(e) => {
                     // Its turn comes again.
                     self.queue.put_off(number, self.clock.mono_ms());
@@ -574,11 +457,11 @@ impl Follower {
         }
     }
 
-    /// A pack's bytes, from wherever they are.
-    fn load(&mut self, number: u64, meta: Meta) -> disk::Result<Load> {
+    /// A pack's bytes, from wherever they are; `None` = it was sent before, and cannot be again.
+    fn load(&mut self, number: u64, meta: Meta) -> disk::Result<Option<Load>> {
         if let Some(w) = self.waiting.get_mut(&number) {
             match std::mem::replace(&mut w.bytes, Bytes::Away) {
-                Bytes::Memory(raw) => return Ok(Load::Raw(Box::new(meta), raw)),
+                Bytes::Memory(raw) => return Ok(Some(Load::Raw(Box::new(meta), raw))),
                 Bytes::Spool(loc) => {
                     w.bytes = Bytes::Spool(loc);
                     let mut frame = Vec::new();
@@ -587,7 +470,7 @@ impl Follower {
                         None => false,
                     };
                     if good {
-                        return Ok(Load::Frame(frame));
+                        return Ok(Some(Load::Frame(frame)));
                     }
                     w.bytes = Bytes::Source;
                 }
@@ -597,13 +480,26 @@ impl Follower {
         self.read_again(meta)
     }
 
-    /// Reads a cut from its source again. What the source does not have any more is named as lost.
-    fn read_again(&mut self, mut meta: Meta) -> disk::Result<Load> {
+    /// Reads a cut from its source again. What the source does not have any more is named as lost, unless the receiver has
+    /// acknowledged it once.
+    fn read_again(&mut self, mut meta: Meta) -> disk::Result<Option<Load>> {
         let mut raw = Vec::new();
         let log = self.journal.hour(&meta.key);
-        let found = match log.and_then(|l| l.cut(meta.id).map(|c| (l.path.clone(), c.clone()))) {
-            Some((path, cut)) => {
-                let there = reread(&self.disk, &path, &cut, &mut raw)?.is_some();
+        let found = match log.and_then(|l| l.cut(meta.id).map(|c| (l, c))) {
+            Some((log, cut)) => {
+                let (path, cut) = (log.path.clone(), cut.clone());
+                let (acked, generation) = (log.again.contains(&meta.id), log.generation);
+                let there = resend::bytes_of(&self.disk, log, &cut, &mut raw)?;
+                if !there && acked {
+                    self.alarms.push(format!(
+                        "{}: not sent again: {} does not hold it any more",
+                        meta.label(),
+                        path.display()
+                    ));
+                    let (hour, ids) = (meta.key.to_string(), vec![meta.id]);
+                    self.journal.append(&Event::Acked { hour, generation, ids, to: None });
+                    return Ok(None);
+                }
                 if !there {
                     let range = format!("{}-{}", cut.start, cut.end);
                     self.alarms.push(format!(
@@ -626,7 +522,7 @@ impl Follower {
             meta.loss = format!("{from}-{to}");
             meta.state = "loss".into();
         }
-        Ok(Load::Raw(Box::new(meta), raw))
+        Ok(Some(Load::Raw(Box::new(meta), raw)))
     }
 
     fn forget(&mut self, number: u64) {
@@ -701,6 +597,7 @@ impl Follower {
 
     /// A clean stop: acknowledgements and marks are written.
     pub fn close(&mut self) -> disk::Result<()> {
+        self.keep_unreleased()?;
         self.note_acks()?;
         self.journal.commit()?;
         self.forget_retry(self.retry_done.len())?;
@@ -712,19 +609,35 @@ impl Follower {
 }
 
 /// After damage: every open hour is sent whole, as a copy above any that was sent before; so is a closed one whose file
-/// has grown, because later packs of it may have been sent.
+/// has grown, because later packs of it may have been sent. An hour of a file without a date that is closed is known to its
+/// end; an open one is read once more from where it began, if that is still there.
 fn restart_hours(disk: &Disk, journal: &mut Journal, identity: &Identity) -> disk::Result<()> {
-    let mut open: Vec<(HourKey, PathBuf)> =
-        journal.hours().iter().map(|(k, l)| (k.clone(), l.path.clone())).collect();
+    let mut open: Vec<(HourKey, PathBuf, Option<u64>)> = journal
+        .hours()
+        .iter()
+        .filter(|(_, l)| !l.clock || !l.is_done())
+        .map(|(k, l)| (k.clone(), l.path.clone(), l.clock.then_some(l.begin)))
+        .collect();
     for key in journal.archive_list()? {
         let Some(log) = journal.archived(&key)?.filter(|_| journal.hour(&key).is_none()) else { continue };
-        if disk.stat(&log.path)?.is_some_and(|s| s.len > log.pos) {
-            open.push((key, log.path));
+        if !log.clock && disk.stat(&log.path)?.is_some_and(|s| s.len > log.pos) {
+            open.push((key, log.path, None));
         }
     }
-    for (key, path) in open {
-        let (hour, generation) = (key.to_string(), identity.copies_generation);
-        journal.append(&Event::Opened { hour, generation, path, first_id: 1, pos: 0 });
+    // What was noted of a closed hour may be lost.
+    let closed = journal.hours().iter().filter(|(_, l)| l.clock && l.is_done());
+    for hour in closed.map(|(k, _)| k.to_string()).collect::<Vec<_>>() {
+        journal.append(&Event::Note { hour, what: "partial".into(), range: None, pos: None });
+    }
+    for (key, path, begin) in open {
+        journal.append(&Event::Opened {
+            hour: key.to_string(),
+            generation: identity.copies_generation,
+            path,
+            first_id: 1,
+            pos: begin.unwrap_or(0),
+            clock: begin.is_some(),
+        });
     }
     Ok(())
 }

@@ -293,6 +293,7 @@ mod tests {
             state: String::new(),
             loss: String::new(),
             day_hours: 0,
+            clock: false,
         };
         let mut frame = Vec::new();
         let load = Load::Raw(Box::new(meta), raw.into_bytes());

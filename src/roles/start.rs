@@ -280,11 +280,14 @@ fn first_start(
     if let (true, Err(e)) = (once, &listed) {
         return Err(format!("log_file: {e}"));
     }
+    if once && !pattern.is_dated() && !Path::new(&own.log_file).exists() {
+        return Err(format!("log_file: {}: there is no such file", own.log_file));
+    }
     let existing = listed.unwrap_or_else(|e| {
         w.log.warn(&format!("log_file: {e}; waiting until it can be read"));
         Vec::new()
     });
-    let mut start = own.start.unwrap_or(if once { Start::Oldest } else { Start::Beginning });
+    let mut start = own.start.unwrap_or(Start::usual(once, pattern.is_dated()));
     let mut resume = None;
     if let Some((hour, lines)) = read_record(conf, pattern) {
         start = Start::Hour(hour);

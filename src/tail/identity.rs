@@ -77,12 +77,13 @@ pub fn begin(
         Start::Oldest => existing.first().copied().unwrap_or(current),
         Start::Hour(hour) => hour,
     };
+    let last = if pattern.is_dated() { existing.last().copied() } else { Some(current) };
     Identity {
         format: 1,
         name: name.to_owned(),
         zone: zone.name(),
         first_hour,
-        copies_until: existing.last().copied().filter(|_| copies),
+        copies_until: last.filter(|_| copies),
         copies_generation: now.unsigned_abs(),
         // A file that appears later is read whole.
         from_end: start == Start::End && (existing.contains(&first_hour) || !pattern.is_dated()),

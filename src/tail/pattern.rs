@@ -119,15 +119,17 @@ impl Pattern {
         self.parts.iter().flatten().filter(|t| **t == Token::Star).count()
     }
 
-    /// What the `*` of existing files stand for. A directory that is not there, or may not be read, has none.
-    pub fn matches(&self, disk: &Disk) -> BTreeSet<Vec<String>> {
-        let mut out = BTreeSet::new();
-        // One unreadable directory must not hide the files of the others.
+    /// What the `*` of existing files stand for, and the directories that may not be read: one of them must not hide the
+    /// files of the others.
+    pub fn matches(&self, disk: &Disk) -> (BTreeSet<Vec<String>>, Vec<disk::Error>) {
+        let (mut out, mut errors) = (BTreeSet::new(), Vec::new());
+        let each = &mut |(_, names)| {
+            out.insert(names);
+        };
         let _ =
-            self.walk(disk, &self.directory(), self.fixed(), &Found::default(), true, &mut |(_, names)| {
-                out.insert(names);
-            });
-        out
+            self.walk(disk, &self.directory(), self.fixed(), &Found::default(), &mut Some(&mut errors), each);
+        errors.retain(|e| !e.not_found());
+        (out, errors)
     }
 
     /// The pattern with each `*` replaced by what it stands for.
@@ -185,6 +187,18 @@ impl Pattern {
         out
     }
 
+    /// The one file of a pattern without a date.
+    pub fn file(&self) -> PathBuf {
+        let mut out = self.root();
+        for part in &self.parts {
+            let text = part
+                .iter()
+                .filter_map(|t| if let Token::Text(text) = t { Some(text.as_str()) } else { None });
+            out.push(text.collect::<String>());
+        }
+        out
+    }
+
     /// Directory that must be readable before an absent file means anything.
     pub fn directory(&self) -> PathBuf {
         let mut out = self.root();
@@ -223,7 +237,7 @@ impl Pattern {
     /// Hours that have a file, in order. An unreadable or missing directory is an error: it says nothing of hours.
     pub fn existing(&self, disk: &Disk) -> disk::Result<Vec<Hour>> {
         let mut out = Vec::new();
-        self.walk(disk, &self.directory(), self.fixed(), &Found::default(), false, &mut |(f, _)| {
+        self.walk(disk, &self.directory(), self.fixed(), &Found::default(), &mut None, &mut |(f, _)| {
             out.extend(self.hour(&f));
         })?;
         out.sort_unstable();
@@ -242,19 +256,22 @@ impl Pattern {
         dir: &Path,
         depth: usize,
         found: &Found,
-        lenient: bool,
+        errors: &mut Option<&mut Vec<disk::Error>>,
         each: &mut dyn FnMut(Found),
     ) -> disk::Result<()> {
         let Some(part) = self.parts.get(depth) else { return Ok(()) };
         let last = depth + 1 == self.parts.len();
-        let entries = match disk.list(dir) {
-            Err(_) if lenient => return Ok(()),
-            listed => listed?,
+        let entries = match (disk.list(dir), &mut *errors) {
+            (Err(e), Some(errors)) => {
+                errors.push(e);
+                return Ok(());
+            }
+            (listed, _) => listed?,
         };
         for e in entries {
             let Some(found) = fits(part, &e.name, found).filter(|_| e.is_dir != last) else { continue };
             if !last {
-                self.walk(disk, &dir.join(&e.name), depth + 1, &found, lenient, each)?;
+                self.walk(disk, &dir.join(&e.name), depth + 1, &found, errors, each)?;
             } else if !self.is_dated() || self.hour(&found.0).is_some() {
                 each(found);
             }
@@ -414,7 +431,7 @@ mod tests {
             sim.put(&Path::new("/l").join(name), b"x");
         }
         let p = Pattern::parse("/l/*/access.log.<%Y%m%d%H>").unwrap();
-        let found = p.matches(&disk);
+        let found = p.matches(&disk).0;
         assert_eq!(found.iter().map(|n| n.join("|")).collect::<Vec<_>>(), ["a", "b.c"]);
         let one = p.filled(&["b.c".to_owned()]);
         let hour = Hour::parse("2026112206").unwrap();
@@ -425,10 +442,10 @@ mod tests {
             sim.put(&Path::new("/u").join(name), b"x");
         }
         let p = Pattern::parse("/u/*-*.log").unwrap();
-        let found: Vec<String> = p.matches(&disk).iter().map(|n| n.join("|")).collect();
+        let found: Vec<String> = p.matches(&disk).0.iter().map(|n| n.join("|")).collect();
         assert_eq!((p.stars(), p.is_dated()), (2, false));
         assert_eq!(found, ["x|1-err", "x|2-err"]);
         assert_eq!(p.filled(&["x".into(), "1-err".into()]).path(hour), Path::new("/u/x-1-err.log"));
-        assert!(Pattern::parse("/none/*.log").unwrap().matches(&disk).is_empty());
+        assert!(Pattern::parse("/none/*.log").unwrap().matches(&disk).0.is_empty());
     }
 }

@@ -5,11 +5,12 @@
 
 use super::Identity;
 use super::pattern::Pattern;
+use super::undated;
 use crate::config::{StreamConfig, TailConfig};
 use crate::disk::Disk;
 use crate::name;
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 /// A section of the config with its pattern.
 #[derive(Clone, Debug)]
@@ -47,17 +48,41 @@ pub fn full_name(host: &str, stream: &str) -> String {
 }
 
 /// The streams that there are now, and sentences on what cannot be one. Of two with one name the one whose files this state
-/// directory has followed has it.
-pub fn find(disk: &Disk, sources: &[Source], host: &str, state_dir: &Path) -> (Vec<Found>, Vec<String>) {
+/// directory has followed has it. `known` are files without a date that were followed before ([`known_files`]): they may be
+/// away for a moment, with what rotation left beside them.
+pub fn find(
+    disk: &Disk,
+    sources: &[Source],
+    host: &str,
+    state_dir: &Path,
+    known: &BTreeSet<PathBuf>,
+) -> (Vec<Found>, Vec<String>) {
     let mut problems = Vec::new();
+    let mut read_as: BTreeMap<String, String> = BTreeMap::new();
     let mut found: BTreeMap<String, Found> = BTreeMap::new();
     for (source, s) in sources.iter().enumerate() {
         let matches = if s.pattern.stars() == 0 {
             vec![Vec::new()]
         } else {
-            s.pattern.matches(disk).into_iter().collect()
+            let (matches, errors) = s.pattern.matches(disk);
+            if let Some(e) = errors.first() {
+                let more =
+                    if errors.len() > 1 { format!(", and {} more", errors.len() - 1) } else { String::new() };
+                problems.push(format!("{e}{more}: what {} has there is not followed", s.pattern));
+            }
+            matches.into_iter().collect()
+        };
+        // What rotation leaves beside a file of this section is no stream of its own.
+        let files: BTreeSet<PathBuf> = if s.pattern.is_dated() {
+            BTreeSet::new()
+        } else {
+            matches.iter().map(|names| s.pattern.filled(names).file()).chain(known.iter().cloned()).collect()
         };
         for names in matches {
+            let own = s.pattern.filled(&names).file();
+            if files.iter().any(|base| undated::is_rotated(base, &own)) {
+                continue;
+            }
             let stream = fill(&s.conf.stream, &names);
             let pattern = s.pattern.filled(&names);
             let path = || pattern.to_string();
@@ -67,6 +92,8 @@ pub fn find(disk: &Disk, sources: &[Source], host: &str, state_dir: &Path) -> (V
                     path(),
                     full_name(host, &stream)
                 ));
+            } else if let Some(other) = read_as.get(&path()) {
+                problems.push(format!("{}: not followed as {stream:?}: it is {other:?} already", path()));
             } else if let Some(other) = found.get_mut(&stream) {
                 let known = Identity::load(disk, &Identity::path(state_dir, &stream));
                 let mut loser = Found { stream: stream.clone(), pattern, source };
@@ -78,11 +105,22 @@ pub fn find(disk: &Disk, sources: &[Source], host: &str, state_dir: &Path) -> (V
                     loser.pattern, other.pattern
                 ));
             } else {
+                read_as.insert(path(), stream.clone());
                 found.insert(stream.clone(), Found { stream, pattern, source });
             }
         }
     }
     (found.into_values().collect(), problems)
+}
+
+/// The files of the streams that a state directory has.
+pub fn known_files(disk: &Disk, state_dir: &Path) -> BTreeSet<PathBuf> {
+    let dir = state_dir.join("streams");
+    let known = disk.list(&dir).unwrap_or_default().into_iter().filter_map(|e| {
+        let identity = Identity::load(disk, &dir.join(e.name)).ok()??.ok()?;
+        Some(identity.files).filter(|files| !files.is_empty())
+    });
+    known.map(PathBuf::from).collect()
 }
 
 /// The stream's name with each `*` replaced by what it stands for, as far as names may hold that.
@@ -116,7 +154,8 @@ mod tests {
         let text = "[tail]\nlog_file = /m/a.<%Y%m%d%H>\nsend_to = c:1\n\
                     [tail:web-*]\nlog_file = /l/*/access.log.<%Y%m%d%H>\n";
         let conf = Config::parse("t", text.as_bytes()).tail(true).unwrap().0;
-        let (found, problems) = find(&disk, &sources(&conf).unwrap(), "web1", Path::new("/state"));
+        let (found, problems) =
+            find(&disk, &sources(&conf).unwrap(), "web1", Path::new("/state"), &BTreeSet::new());
         let names: Vec<String> = found.iter().map(|f| full_name("web1", &f.stream)).collect();
         assert_eq!(names, ["web1", "web1+web-a.-b", "web1+web-shop", "web1+web-the-blog"]);
         assert_eq!(problems.len(), 2, "{problems:?}");

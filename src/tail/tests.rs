@@ -29,6 +29,7 @@ fn steps(text: &[u8], room: usize) -> Vec<Vec<Sealed>> {
         journal_ms: 7 * 86_400_000,
         once: true,
         unpacked: "/state/unpacked".into(),
+        with_rotated: false,
     };
     let mut journal = Journal::open(&disk, Path::new("/state"), false, &mut |t| panic!("{t}")).unwrap().0;
     let mut tail = Tail::open(&disk, &clock, &zone, conf, pattern, identity, &mut journal, &[]).unwrap();

@@ -7,6 +7,8 @@
 //! - *neighbour*: nginx (if there is one) answers as many requests as it can to two clients, and logs them; how many are left
 //!   when a follower beside it catches up a backlog, with the defaults, with `nice = 19` and with `max_rate = 4M`.
 //!
+//! `-- idle` (or `latency`, which is also the backlog, or `neighbour`) runs that part alone.
+//!
 //! Ratios come from one run and mean something on other machines; seconds do not. Missed targets are printed, not an error.
 
 #![allow(
@@ -40,20 +42,32 @@ fn main() {
     if std::env::args().any(|a| a == "--test" || a == "--list") {
         return;
     }
+    let asked: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let wanted = |part: &str| asked.is_empty() || asked.iter().any(|a| a == part);
     println!("{} cores", thread::available_parallelism().map_or(1, usize::from));
+    if wanted("latency") {
+        latency();
+    }
+    if wanted("idle") {
+        idle();
+    }
+    if wanted("neighbour") {
+        neighbour();
+    }
+}
+
+fn latency() {
     let alone = trickle("latency", 0);
     println!(
         "latency: a line is stored after at most {:.2} of flush_interval + 1 s (target 1)",
         alone.as_secs_f64() / (FLUSH.as_secs_f64() + 1.0)
     );
-    idle();
     let beside = trickle("backlog", 300);
     println!(
         "backlog: beside one of 300 MB the trickle's worst latency is {:.2} times that without, {:.2} of flush_interval + 1 s",
         beside.as_secs_f64() / alone.as_secs_f64(),
         beside.as_secs_f64() / (FLUSH.as_secs_f64() + 1.0)
     );
-    neighbour();
 }
 
 fn now_hour() -> String {

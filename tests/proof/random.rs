@@ -183,6 +183,7 @@ impl Day {
             state: String::new(),
             loss: String::new(),
             day_hours: 0,
+            clock: false,
         };
         let mut body = Vec::new();
         Encoder::new(6).body(raw, &meta.tag(), &mut body);

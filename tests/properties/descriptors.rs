@@ -35,6 +35,7 @@ fn frame(key: &HourKey, packs: &[Vec<u8>], id: usize) -> Vec<u8> {
         state: String::new(),
         loss: String::new(),
         day_hours: 24,
+        clock: false,
     };
     let mut body = Vec::new();
     Encoder::new(6).body(&packs[id - 1], &meta.tag(), &mut body);

@@ -418,7 +418,7 @@ fn a_pack_that_is_held_aside_again_and_again_fills_no_spool() {
     let text: String =
         (0..500).map(|_| format!("{:016x}{:016x}\n", rng.next_u64(), rng.next_u64()).repeat(4)).collect();
     machine.put(Path::new("/l/a.2026112206"), text.as_bytes());
-    let mut f = follower(&disk, &clock, &zone, ini);
+    let mut f = follower(&disk, &clock, &zone, ini, false);
     let retry = || -> u64 {
         let files = machine.paths().into_iter().filter(|(p, _)| p.starts_with("/state/retry"));
         files.map(|(_, len)| len).sum()

@@ -142,7 +142,7 @@ fn order(ini: &str, put: &[(String, String)], turns: usize) -> Vec<String> {
          start = oldest\n{ini}"
     );
     let zone = Zone::named("UTC").unwrap();
-    let mut f = sim::follower(&disk, &clock, &zone, &text);
+    let mut f = sim::follower(&disk, &clock, &zone, &text, false);
     let mut out = Vec::new();
     for _ in 0..turns {
         f.step().unwrap();

@@ -232,6 +232,7 @@ fn what_we_write_is_what_is_described() {
         state: "changed".into(),
         loss: String::new(),
         day_hours: 25,
+        clock: false,
     };
     let mut body = Vec::new();
     Encoder::new(6).body(&raw, &m.tag(), &mut body);

@@ -23,7 +23,7 @@ fn year(name: &str) {
     let ini = "[tail]\nlog_file = /l/a.<%Y%m%d%H>\nsend_to = c:1\nname = h\nflush_interval = 1s\nclose_wait = 10m\nquiet = 60s\n";
     let pattern = Pattern::parse("/l/a.<%Y%m%d%H>").unwrap();
     sim.put(Path::new("/l/.keep"), b"");
-    let mut f = follower(&disk, &clock, &zone, ini);
+    let mut f = follower(&disk, &clock, &zone, ini, false);
     let mut written: BTreeMap<Hour, String> = BTreeMap::new();
     let mut sent: BTreeMap<Hour, (String, Option<Meta>)> = BTreeMap::new();
     let deliver = |f: &mut Follower, sent: &mut BTreeMap<Hour, (String, Option<Meta>)>| {

@@ -438,6 +438,13 @@ pub fn certified(save: &Path, host: &str, hour: impl std::fmt::Display) -> Value
     until(SOON, &format!("the tag of {host}_{hour}"), || tag(save, host, &hour))
 }
 
+/// As `gzip` compresses it.
+pub fn gzipped(text: &[u8]) -> Vec<u8> {
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut gz, text).unwrap();
+    gz.finish().unwrap()
+}
+
 /// Panics unless the two files hold the same bytes; says where they differ.
 pub fn assert_same(stored: &Path, source: &Path) {
     let read = |p: &Path| fs::read(p).unwrap_or_else(|e| panic!("{}: {e}", p.display()));

@@ -168,13 +168,13 @@ fn dead(m: &Machine, e: &disk::Error) -> bool {
 }
 
 /// A follower alone, of the first section of `ini`, which begins now with an empty state.
-pub fn follower(disk: &Disk, clock: &Clock, zone: &Zone, ini: &str) -> Follower {
+pub fn follower(disk: &Disk, clock: &Clock, zone: &Zone, ini: &str, served: bool) -> Follower {
     let conf = Config::parse("t", ini.as_bytes()).tail(true).unwrap().0;
     let pattern = logd::tail::streams::sources(&conf).unwrap()[0].pattern.clone();
     let state_dir = Path::new("/state");
     disk.create_dir_all(state_dir, 0o750).unwrap();
     let fresh = logd::tail::begin("h", &pattern, logd::config::Start::Beginning, &[], false, (zone, clock));
-    let (served, resume, once, seed) = (false, None, false, 1);
+    let (resume, once, seed) = (None, false, 1);
     let setup = Setup { disk, clock, zone, state_dir, served, fresh, resume, once, seed };
     Follower::open(&setup, &conf).unwrap()
 }

@@ -168,6 +168,32 @@ fn a_tag_of_ours_that_is_damaged() {
 }
 
 #[test]
+fn what_the_clock_cut_is_not_asked_for_as_a_whole() {
+    for clock in [true, false] {
+        for certified in [true, false] {
+            let temp = Temp::new();
+            let build = Build { state: "partial", clock, ..Build::new(HOUR, PACKS) };
+            if certified {
+                build.certify(&temp.path("save"));
+            } else {
+                build.store(&temp.path("save"));
+                let data = temp.path("save").join("log_data").join(HOUR);
+                std::fs::write(data, "a\n").unwrap();
+            }
+            let row = look(&temp, None);
+            assert_eq!(row.state, if certified { State::Partial } else { State::Damaged });
+            assert_eq!(row.mended_by_resend(), !clock, "{row:?}");
+            assert_eq!(row.why().contains("cannot send it as a whole"), clock, "{}", row.why());
+            assert_eq!(row.next_step().contains("logd resend"), !clock, "{}", row.next_step());
+        }
+    }
+    // Single packs can still be asked for.
+    let mut row = Row::new(&key(HOUR), State::Gaps);
+    (row.by_clock, row.missing) = (true, vec![(2, 3)]);
+    assert!(row.mended_by_resend());
+}
+
+#[test]
 fn words_and_steps() {
     for state in State::ALL {
         assert!(!state.wrong() || !state.next_step().is_empty(), "{}", state.word());

@@ -26,6 +26,7 @@ fn frame(id: u64) -> Vec<u8> {
         state: String::new(),
         loss: String::new(),
         day_hours: 0,
+        clock: false,
     };
     let mut body = Vec::new();
     Encoder::new(6).body(raw.as_bytes(), &meta.tag(), &mut body);

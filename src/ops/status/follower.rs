@@ -8,7 +8,8 @@ use crate::disk::{self, Disk};
 use crate::journal::{self, HourLog};
 use crate::pack::HourKey;
 use crate::roles::follower::bound::RouteFile;
-use crate::tail::streams;
+use crate::tail::pattern::Pattern;
+use crate::tail::{streams, undated, unpack};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -20,19 +21,42 @@ struct Row {
     log: HourLog,
     /// Length and time of the last change of the source; `None` = it is not there.
     source: Option<(u64, i64)>,
+    /// Bytes that are not sealed.
+    behind: u64,
     /// The address that it is bound to, if that is not the first.
     bound: Option<String>,
 }
 
 impl Row {
-    fn behind(&self) -> u64 {
-        self.source.map_or(0, |(len, _)| len.saturating_sub(self.log.pos))
+    /// How many bytes of its file, or of those that took its place, are not sealed.
+    fn count_behind(&mut self, disk: &Disk) -> disk::Result<()> {
+        let len = self.source.map_or(0, |(len, _)| len);
+        self.behind = match (self.log.clock, self.log.is_done()) {
+            (false, _) => len.saturating_sub(self.log.pos),
+            // What comes to a file without a date is the next hour's.
+            (true, true) => 0,
+            (true, false) => undated::behind(disk, &self.log.path, &self.log)?,
+        };
+        Ok(())
     }
 
-    /// For how long there have been bytes that are not sealed.
-    fn behind_ms(&self, now_ms: i64) -> u64 {
-        let changed = self.source.filter(|_| self.behind() > 0).map_or(now_ms, |(_, at)| at);
-        u64::try_from(now_ms.saturating_sub(changed)).unwrap_or(0)
+    /// For how long there have been bytes that are not sealed, at least. A follower that does not run has sealed none since
+    /// it last wrote its journal.
+    fn behind_ms(&self, now_ms: i64, stopped_ms: Option<i64>) -> u64 {
+        if self.behind == 0 {
+            return 0;
+        }
+        let since = self.source.map(|(_, at)| at).into_iter().chain(stopped_ms).min().unwrap_or(now_ms);
+        u64::try_from(now_ms.saturating_sub(since)).unwrap_or(0)
+    }
+
+    /// Bytes of its file that are sealed.
+    fn sealed(&self) -> u64 {
+        if self.log.clock {
+            self.log.cuts.iter().map(|c| c.end.saturating_sub(c.start)).sum()
+        } else {
+            self.log.pos
+        }
     }
 
     fn unacked_bytes(&self) -> u64 {
@@ -53,6 +77,8 @@ pub struct Follower {
     /// Files that match and are not followed.
     problems: Vec<String>,
     now_ms: i64,
+    /// When the journal was last written, if the follower does not run.
+    stopped_ms: Option<i64>,
 }
 
 /// Where packs go, while that is not simply the first address.
@@ -119,6 +145,32 @@ impl Route {
     }
 }
 
+/// Why nothing can be read of these files, as far as one look tells.
+fn unread(disk: &Disk, pattern: &Pattern) -> Option<String> {
+    let newest = if pattern.is_dated() {
+        match unpack::existing(pattern, disk) {
+            Ok(hours) => hours.last().map(|hour| pattern.path(*hour)),
+            Err(e) => return Some(e.to_string()),
+        }
+    } else {
+        Some(pattern.file())
+    };
+    let Some(path) = newest else {
+        return Some(format!(
+            "{pattern}: there is no file of such a name; compare log_file with those that are there"
+        ));
+    };
+    match disk.stat(&path) {
+        Ok(Some(stat)) if stat.is_file => disk.open(&path).err().map(|e| e.to_string()),
+        Ok(Some(_)) => Some(format!("{}: not a file; nothing can be read of it", path.display())),
+        Ok(None) if !pattern.is_dated() => {
+            Some(format!("{}: not there; it is waited for; is log_file spelt right?", path.display()))
+        }
+        Ok(_) => None,
+        Err(e) => Some(e.to_string()),
+    }
+}
+
 impl Follower {
     /// Looks at journal, files and retry spool.
     pub fn read(
@@ -142,7 +194,18 @@ impl Follower {
                 }
                 // The name only matters for its length here.
                 let host = config.name.as_deref().unwrap_or("h");
-                problems = streams::find(disk, &sources, host, state_dir).1;
+                let (found, told) =
+                    streams::find(disk, &sources, host, state_dir, &streams::known_files(disk, state_dir));
+                problems = told;
+                let unread = |f: &streams::Found| unread(disk, &f.pattern);
+                problems.extend(found.iter().filter(|_| blind.is_none()).filter_map(unread));
+                let matched = |i: usize| found.iter().any(|f| f.source == i);
+                problems.extend(sources.iter().enumerate().filter(|(i, _)| !matched(*i)).map(|(_, s)| {
+                    format!(
+                        "{}: nothing matches it; compare log_file with the names that are there",
+                        s.pattern
+                    )
+                }));
             }
         }
         let mut rows = Vec::new();
@@ -156,7 +219,13 @@ impl Follower {
             let binds = config.sender.failover == Failover::Hour;
             let mut others = config.sender.send_to.iter().skip(1).filter(|_| binds);
             let bound = others.find(|addr| log.bound.as_ref() == Some(*addr)).cloned();
-            rows.push(Row { key, log, source, bound });
+            let mut row = Row { key, log, source, behind: 0, bound };
+            match row.count_behind(disk) {
+                Err(_) if blind.is_some() => {}
+                Err(e) => problems.push(e.to_string()),
+                Ok(()) => {}
+            }
+            rows.push(row);
         }
         let archive = state_dir.join("journal").join("hours");
         let archived = match disk.list(&archive) {
@@ -169,7 +238,9 @@ impl Follower {
         };
         let queue = Queue::read(disk, state_dir, Role::Tail, &config.spool)?;
         let route = Route::read(disk, state_dir, &config.sender, &rows);
-        Ok(Self { rows, archived, queue, route, blind, problems, now_ms })
+        let journal = disk.stat(&state_dir.join("journal").join("log"))?;
+        let stopped_ms = journal.filter(|_| queue.running == Some(false)).map(|s| s.mtime_ms);
+        Ok(Self { rows, archived, queue, route, blind, problems, now_ms, stopped_ms })
     }
 
     /// For people.
@@ -184,11 +255,11 @@ impl Follower {
             let copy = if log.generation > 0 { format!(" copy {}", log.generation) } else { String::new() };
             let now =
                 row.source.map_or("not there any more".into(), |(len, _)| format!("now {}", out::bytes(len)));
-            let sealed = out::bytes(log.pos);
+            let sealed = out::bytes(row.sealed());
             let _ = write!(text, "  {}{copy}: {}: sealed {sealed}, {now}", row.key, log.path.display());
-            if row.behind() > 0 {
-                let time = out::duration(row.behind_ms(self.now_ms));
-                let _ = write!(text, ", behind {} since {time}", out::bytes(row.behind()));
+            if row.behind > 0 {
+                let time = out::duration(row.behind_ms(self.now_ms, self.stopped_ms));
+                let _ = write!(text, ", behind {} since {time}", out::bytes(row.behind));
             }
             match log.unacked.len() {
                 0 => text += ", all acknowledged",
@@ -221,17 +292,36 @@ impl Follower {
                     log.path.display()
                 ));
             }
-            if row.source.is_none() && !log.is_done() && self.blind.is_none() {
+            if row.source.is_none() && !log.is_done() && !log.clock && self.blind.is_none() {
                 list.push(format!(
-                    "{}: {}: gone before the hour was closed; what was sealed is still sent; put it back, or look \
-                     why it was removed so early",
+                    "{}: {}: gone before the hour was closed; what was sealed is still sent; put it back, or look why it \
+                     was removed so early",
                     row.key,
                     log.path.display()
                 ));
             }
         }
+        let waiting: usize = self.rows.iter().map(|row| row.log.unacked.len()).sum();
+        let behind: u64 = self.rows.iter().map(|row| row.behind).sum();
+        if self.queue.running == Some(false) && behind > 0 && waiting == 0 {
+            list.push(format!(
+                "NOT RUNNING, and {} of its files are not sent: start it with `logd tail CONFIG`",
+                out::bytes(behind)
+            ));
+        }
+        // It is an early word: when the spool is full the file is not read any more.
+        let destroyed: u64 = self.rows.iter().filter(|row| row.log.clock).map(|row| row.behind).sum();
+        if destroyed > 0 && self.queue.spool_bytes > self.queue.spool_size / 2 {
+            list.push(format!(
+                "the retry spool is more than half full ({} of {}), and {} of files that rotation may destroy are not read: \
+                 see why packs are not acknowledged, or raise spool_size",
+                out::bytes(self.queue.spool_bytes),
+                out::bytes(self.queue.spool_size),
+                out::bytes(destroyed)
+            ));
+        }
         list.extend(self.route.iter().flat_map(|r| r.wrong(self.now_ms)));
-        list.extend(self.queue.wrong(self.rows.iter().map(|row| row.log.unacked.len()).sum()));
+        list.extend(self.queue.wrong(waiting));
         list
     }
 
@@ -244,8 +334,8 @@ impl Follower {
                 json!({
                     "name": row.key.name, "hour": row.key.hour.to_string(), "gen": row.log.generation,
                     "path": row.log.path.display().to_string(), "sealed": row.log.pos,
-                    "size": row.source.map(|s| s.0), "behind": row.behind(),
-                    "behind_ms": row.behind_ms(self.now_ms), "packs": row.log.cuts.len(),
+                    "size": row.source.map(|s| s.0), "behind": row.behind,
+                    "behind_ms": row.behind_ms(self.now_ms, self.stopped_ms), "packs": row.log.cuts.len(),
                     "unacknowledged": row.log.unacked.len(), "unacknowledged_bytes": row.unacked_bytes(),
                     "closed": row.log.is_done(), "state": row.log.state(), "loss": row.log.loss_text(),
                     "bound": row.log.bound,

@@ -249,7 +249,7 @@ impl Report {
     /// `HOST HOUR FROM-TO,…` or `HOST HOUR`, and nothing else: what is to be sent again.
     pub fn missing(&self) -> String {
         let mut text = String::new();
-        for row in self.of(|r| r.state.mended_by_copy()) {
+        for row in self.of(Row::mended_by_resend) {
             let gap = if row.missing.is_empty() { "" } else { " " };
             let _ = writeln!(text, "{} {}{gap}{}", row.key.name, row.key.hour, out::ranges(&row.missing));
         }
@@ -267,8 +267,8 @@ impl Report {
                     "name": r.key.name, "hour": r.key.hour.to_string(), "state": r.state.word(),
                     "wrong": r.wrong(), "gen": r.generation, "packs": r.packs, "lines": r.lines,
                     "bytes": r.bytes, "missing": missing, "detail": r.detail, "certified": r.certified,
-                    "overdue_ms": r.overdue_ms,
-                    "next_step": if r.wrong() { r.state.next_step() } else { "" },
+                    "overdue_ms": r.overdue_ms, "cut": if r.by_clock { "clock" } else { "" },
+                    "next_step": if r.wrong() { r.next_step() } else { "" },
                 })
             })
             .collect();

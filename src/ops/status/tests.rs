@@ -223,7 +223,7 @@ fn what_keeps_a_role_from_working_is_wrong() {
     temp.file("logs", "no directory");
     wrong(&tail, "no log file can be found there");
     std::fs::remove_file(temp.path("logs")).unwrap();
-    std::fs::create_dir(temp.path("logs")).unwrap();
+    temp.file("logs/a.2026112211", "");
     assert!(status(&tail, View::Summary).ends_with("nothing is wrong\n"));
 
     temp.file("state", "no directory");
@@ -249,6 +249,60 @@ fn the_machine_form_has_the_same_rows() {
     assert!(gap["next_step"].as_str().is_some_and(|s| !s.is_empty()));
 }
 
+/// What comes to a file without a date after an hour was closed is not that hour's.
+#[test]
+fn a_closed_hour_of_a_file_without_a_date_is_not_behind() {
+    let temp = Temp::new();
+    let disk = Disk::real();
+    let path = temp.file("access.log", "a\nb\nc\nd\n");
+    let (mut journal, _) = Journal::open(&disk, &temp.path("state"), false, &mut |_| {}).unwrap();
+    for (hour, pos, done) in [("web1_2026112210", 0, true), ("web1_2026112211", 4, false)] {
+        let hour = hour.to_owned();
+        let (path, first_id, clock) = (path.clone(), 1, true);
+        journal.append(&Event::Opened { hour: hour.clone(), generation: 0, path, first_id, pos, clock });
+        if done {
+            journal.append(&Event::Cut { hour, cut: Cut::new(1, 0, 2, &Seal::of(b"a\nb\n"), true) });
+        }
+    }
+    journal.commit().unwrap();
+    let state = temp.path("state");
+    let ini =
+        format!("[tail]\nlog_file = {}\nsend_to = c:1\nstate_dir = {}\n", path.display(), state.display());
+    let config = temp.file("t.ini", &ini);
+    let all: Value = serde_json::from_str(&status(&config, View::Json)).unwrap();
+    let hours = all["roles"][0]["hours"].as_array().unwrap();
+    assert_eq!(hours.iter().map(|h| h["behind"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 4]);
+}
+
+/// The position in the old file was subtracted from the length of the new one.
+#[test]
+fn after_a_rotation_what_is_behind_is_in_two_files() {
+    let temp = Temp::new();
+    let path = temp.file("access.log", "new\n");
+    temp.file("access.log.1", "a\nb\nrest\n");
+    let state = temp.path("state");
+    let (mut journal, _) = Journal::open(&Disk::real(), &state, false, &mut |_| {}).unwrap();
+    let hour = "web1_2026112211".to_owned();
+    let opened = Event::Opened {
+        hour: hour.clone(),
+        generation: 0,
+        path: path.clone(),
+        first_id: 1,
+        pos: 0,
+        clock: true,
+    };
+    journal.append(&opened);
+    journal.append(&Event::Cut { hour: hour.clone(), cut: Cut::new(1, 0, 2, &Seal::of(b"a\nb\n"), false) });
+    journal.append(&Event::Acked { hour, generation: 0, ids: vec![1], to: None });
+    journal.commit().unwrap();
+    let ini =
+        format!("[tail]\nlog_file = {}\nsend_to = c:1\nstate_dir = {}\n", path.display(), state.display());
+    let config = temp.file("t.ini", &ini);
+    let text = status(&config, View::Summary);
+    assert!(text.contains("sealed 4 B, now 4 B, behind 9 B since"), "{text}");
+    assert!(text.contains("NOT RUNNING, and 9 B of its files are not sent"), "{text}");
+}
+
 #[test]
 fn a_follower_tells_what_is_on_its_way() {
     let temp = Temp::new();
@@ -258,8 +312,14 @@ fn a_follower_tells_what_is_on_its_way() {
     let (mut journal, _) = Journal::open(&disk, &temp.path("state"), false, &mut |_| {}).unwrap();
     for (hour, path, raw) in [("web1_2026112211", &log, "a\nb\n"), ("web1_2026112210", &gone, "x\n")] {
         let hour = hour.to_owned();
-        let opened =
-            Event::Opened { hour: hour.clone(), generation: 0, path: path.clone(), first_id: 1, pos: 0 };
+        let opened = Event::Opened {
+            hour: hour.clone(),
+            generation: 0,
+            path: path.clone(),
+            first_id: 1,
+            pos: 0,
+            clock: false,
+        };
         journal.append(&opened);
         let cut = Cut::new(1, 0, 1, &Seal::of(raw.as_bytes()), false);
         journal.append(&Event::Cut { hour, cut });
@@ -314,7 +374,14 @@ fn a_follower_tells_who_waits_for_whom() {
     {
         let path = temp.file(&format!("access.log.{}", &hour[5..]), "x\n");
         let hour = || hour.to_owned();
-        journal.append(&Event::Opened { hour: hour(), generation: 0, path, first_id: 1, pos: 0 });
+        journal.append(&Event::Opened {
+            hour: hour(),
+            generation: 0,
+            path,
+            first_id: 1,
+            pos: 0,
+            clock: false,
+        });
         let cut = Cut::new(1, 0, 1, &Seal::of(b"x\n"), false);
         journal.append(&Event::Cut { hour: hour(), cut });
         journal.append(&Event::Acked { hour: hour(), generation: 0, ids: Vec::new(), to: Some(to.into()) });
@@ -364,10 +431,40 @@ fn a_follower_tells_who_waits_for_whom() {
 }
 
 #[test]
+fn a_follower_that_can_read_nothing_is_wrong() {
+    let temp = Temp::new();
+    let state = temp.path("state");
+    std::fs::create_dir_all(&state).unwrap();
+    std::fs::create_dir_all(temp.path("logs/there.log.2026112211")).unwrap();
+    temp.file("logs/good.log.2026112211", "a\n");
+    temp.file("logs/good.log", "a\n");
+    std::fs::create_dir_all(temp.path("logs/directory.log")).unwrap();
+    for (file, why) in [
+        ("good.log.<%Y%m%d%H>", None),
+        ("good.log", None),
+        ("god.log.<%Y%m%d%H>", Some("there is no file of such a name")),
+        ("god.log", Some("is log_file spelt right?")),
+        ("there.log.<%Y%m%d%H>", Some("there is no file of such a name")),
+        ("directory.log", Some("not a file")),
+        ("*/good.log", Some("nothing matches it")),
+    ] {
+        let section = if file.starts_with('*') { "[tail:x-*]\n" } else { "" };
+        let text = format!(
+            "[tail]\nsend_to = c:1\nname = web1\nstate_dir = {}\n{section}log_file = {}/{file}\n",
+            state.display(),
+            temp.path("logs").display()
+        );
+        let config = temp.file("conf", &text);
+        let out = status(&config, View::Summary);
+        assert!(out.contains(why.unwrap_or("nothing is wrong")), "{file}: {out}");
+    }
+}
+
+#[test]
 fn roles_in_turn_and_faults_of_one_do_not_hide_the_others() {
     let temp = fleet();
     let text = format!(
-        "[tail]\nlog_file = /x\nsend_to = c:1\n[collector]\nlisten = :1\nallow = any\nsend_to = c:2\nstate_dir = {}\n\
+        "[tail]\nlog_file = /x/\nsend_to = c:1\n[collector]\nlisten = :1\nallow = any\nsend_to = c:2\nstate_dir = {}\n\
          [fcollector]\nlisten = :1\nallow = any\nsave_dir = {}\nstate_dir = {}\n[mgocollector]\n",
         temp.path("relay").display(),
         temp.path("save").display(),

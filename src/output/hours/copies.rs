@@ -310,6 +310,7 @@ impl Hours {
             state,
             loss: s.loss.join(","),
             day_hours: done.map_or(0, |d| d.day_hours),
+            cut: if done.is_some_and(|d| d.clock) { "clock".into() } else { String::new() },
             certified: now_secs,
         };
         Ok((cert, refused))
@@ -480,6 +481,7 @@ fn foreign_certificate(key: &HourKey, copy: &Copy, now_secs: i64) -> Certificate
         state: String::new(),
         loss: String::new(),
         day_hours: 0,
+        cut: String::new(),
         certified: now_secs,
     }
 }

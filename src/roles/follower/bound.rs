@@ -11,7 +11,7 @@
 //! `route.json` in the state directory tells `logd status` which address is in use and which ones do not answer. It
 //! exists only while that is not simply the first one; losing it loses nothing.
 
-use super::{Bytes, Follower};
+use super::{Bytes, Follower, Waiting};
 use crate::disk::{self, Disk};
 use crate::journal::{Event, HourLog};
 use crate::pack::HourKey;
@@ -20,8 +20,10 @@ use crate::sender::route::Route;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// So many packs that wait for another address count as one in the window: of them there is nothing but numbers.
-const ELSEWHERE_PER_PACK: usize = 16;
+/// So many packs that wait for another address, or on disk, count as one in the window: of them there is nothing but numbers.
+const LIGHT_PER_PACK: usize = 16;
+/// How long a count of the window holds.
+const COUNT_MS: u64 = 100;
 const FILE: &str = "route.json";
 const FILE_MAX: u64 = 64 << 10;
 
@@ -127,18 +129,30 @@ impl Follower {
     }
 
     /// What the packs that are not acknowledged take of `window_packs`.
-    pub(super) fn in_window(&self) -> usize {
-        let elsewhere = self.queue.elsewhere();
-        self.waiting.len().saturating_sub(elsewhere) + elsewhere.div_ceil(ELSEWHERE_PER_PACK)
+    pub(super) fn in_window(&mut self) -> usize {
+        let (all, now) = (self.waiting.len(), self.clock.mono_ms());
+        if all < self.conf.window_packs {
+            return all;
+        }
+        // Counting takes time, and there may be as many turns as packs.
+        if now >= self.window.0 {
+            let light = |(n, w): &(&u64, &Waiting)| {
+                matches!(w.bytes, Bytes::Spool(_)) || self.queue.is_elsewhere(**n)
+            };
+            let light = self.waiting.iter().filter(light).count();
+            self.window = (now + COUNT_MS, all - light + light.div_ceil(LIGHT_PER_PACK));
+        }
+        self.window.1
     }
 
-    /// Packs for an address that is not in use give back their memory.
+    /// Packs for an address that is not in use give back their memory, if their files will still have them.
     pub(super) fn shed(&mut self) {
         if self.in_memory == 0 || self.queue.route().count() < 2 {
             return;
         }
         for (number, w) in &mut self.waiting {
-            if matches!(w.bytes, Bytes::Memory(_)) && self.queue.is_elsewhere(*number) {
+            let lasting = self.journal.hour(&w.key).is_some_and(|log| !log.clock);
+            if lasting && matches!(w.bytes, Bytes::Memory(_)) && self.queue.is_elsewhere(*number) {
                 if let Bytes::Memory(raw) = std::mem::replace(&mut w.bytes, Bytes::Source) {
                     self.streams.recycle(raw);
                 }

@@ -11,12 +11,13 @@ use super::{Bytes, Follower};
 use crate::clock::Hour;
 use crate::config::Peer;
 use crate::disk::{self, Disk};
-use crate::journal::{Event, HourLog};
+use crate::journal::{Cut, Event, HourLog};
 use crate::log::count;
 use crate::pack::HourKey;
 use crate::record;
 use crate::tail::reread;
 use crate::tail::streams::full_name;
+use crate::tail::undated::find_bytes;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -115,13 +116,19 @@ pub fn chosen(log: &HourLog, ranges: &[(u64, u64)]) -> Result<Vec<u64>, String> 
     Ok(ids)
 }
 
+/// The bytes of a cut, from its file or from what rotation made of it. False = nobody has them.
+pub fn bytes_of(disk: &Disk, log: &HourLog, cut: &Cut, raw: &mut Vec<u8>) -> disk::Result<bool> {
+    Ok(reread(disk, &log.path, cut, raw)?.is_some() || find_bytes(disk, &log.path, cut, raw)?)
+}
+
 /// The first of these packs whose bytes its file does not hold any more, and why that ends it.
 pub fn gone(disk: &Disk, log: &HourLog, ids: &[u64]) -> disk::Result<Option<String>> {
     let mut raw = Vec::new();
     for cut in ids.iter().filter_map(|id| log.cut(*id)) {
-        if reread(disk, &log.path, cut, &mut raw)?.is_none() {
+        if !bytes_of(disk, log, cut, &mut raw)? {
+            let then = if log.clock { "nor does a rotated one beside it" } else { "send the whole hour" };
             return Ok(Some(format!(
-                "{} does not hold the bytes {}-{} of pack {} any more; send the whole hour",
+                "{} does not hold the bytes {}-{} of pack {} any more; {then}",
                 log.path.display(),
                 cut.start,
                 cut.end,
@@ -191,7 +198,7 @@ impl Follower {
         let generation = self.clock.now_ms().unsigned_abs().max(before.map_or(0, |g| g + 1));
         self.streams.restart(&mut self.journal, key, generation)?;
         // Of the copy before nothing more is sent.
-        self.unreleased.retain(|s| s.key != *key);
+        self.unreleased.retain(|(s, _)| s.key != *key);
         let old: Vec<u64> = self.waiting.iter().filter(|(_, w)| w.key == *key).map(|(n, _)| *n).collect();
         for number in old {
             if let Some(Bytes::Spool(loc)) = self.waiting.get(&number).map(|w| &w.bytes) {
@@ -229,15 +236,37 @@ impl Follower {
         };
         // The others are on their way already.
         ids.retain(|id| !log.unacked.contains(id));
+        let asked =
+            ids.iter().filter_map(|id| log.cut(*id)).map(|c| c.end.saturating_sub(c.start)).sum::<u64>();
+        if log.clock && asked > (self.conf.tail_memory / 2) as u64 {
+            return Ok(Err(format!(
+                "they hold {asked} bytes, which would all have to be read at once, and half of tail_memory is less: ask for \
+                 fewer at a time"
+            )));
+        }
         if let Some(why) = gone(&self.disk, log, &ids)? {
             return Ok(Err(why));
         }
         let generation = log.generation;
+        // What rotation may destroy is read now, and not when its turn comes.
+        let mut read = Vec::new();
+        for cut in ids.iter().filter_map(|id| log.cut(*id)).filter(|_| log.clock) {
+            let mut raw = Vec::new();
+            if bytes_of(&self.disk, log, cut, &mut raw)? {
+                read.push((cut.id, raw));
+            }
+        }
         if self.journal.hour(key).is_none() && !self.journal.reopen(key)? {
             return Ok(Err("the journal's file of it is damaged; send the whole hour".into()));
         }
         self.journal.append(&Event::Again { hour: key.to_string(), generation, ids: ids.clone() });
         let packs = count(ids.len(), "pack");
+        for (id, raw) in read {
+            let weight = raw.len();
+            self.in_memory += weight;
+            ids.retain(|other| *other != id);
+            self.add(key.clone(), generation, id, Bytes::Memory(raw), weight);
+        }
         for id in ids {
             self.add(key.clone(), generation, id, Bytes::Source, 0);
         }

@@ -5,13 +5,16 @@
 //! been quiet are looked at once a second.
 
 use super::Setup;
+use super::retry::Keep;
 use crate::clock::{Clock, Hour, Zone};
 use crate::config::{Peer, Start, TailConfig};
 use crate::disk::{self, Disk};
 use crate::journal::Journal;
 use crate::pack::HourKey;
 use crate::packer::PackerConfig;
-use crate::tail::streams::{Found, Source, find, full_name, sources};
+use crate::tail::followed::Followed;
+use crate::tail::streams::{Found, Source, find, full_name, known_files, sources};
+use crate::tail::undated::Undated;
 use crate::tail::unpack;
 use crate::tail::{FollowConfig, Identity, LOOK_MAX_MS, Scratch, Sealed, Tail, begin};
 use std::collections::{BTreeSet, HashMap};
@@ -25,15 +28,26 @@ const QUIET_MS: u64 = 10_000;
 const PRUNE_MS: u64 = 600_000;
 /// So few files are looked at in every turn.
 const FEW: usize = 16;
+/// Packs of a file that rotation may destroy that are sealed in one turn, and what the retry spool needs for each of them
+/// besides its bytes.
+const KEEP_PACKS: usize = 16;
+const KEEP_HEADER: u64 = 8 << 10;
 
 struct Stream {
-    tail: Tail,
+    tail: Followed,
     /// Where its [`Identity`] lies, and what is written there.
     place: PathBuf,
     saved: Identity,
     look_ms: u64,
     busy_ms: u64,
+    /// The retry spool has no room for what rotation may destroy.
+    paused: bool,
+    /// Why it cannot be read, and when that is said again.
+    failing: Option<(String, u64)>,
 }
+
+/// How often it is said of a file that it cannot be read.
+const TELL_AGAIN_MS: u64 = 600_000;
 
 /// See the module's header.
 pub struct Streams {
@@ -53,6 +67,8 @@ pub struct Streams {
     search_ms: u64,
     prune_ms: u64,
     told: BTreeSet<String>,
+    /// Files without a date that are followed, or were.
+    known: BTreeSet<PathBuf>,
     scratch: Scratch,
     /// Sentences for the log.
     pub alarms: Vec<String>,
@@ -85,6 +101,7 @@ impl Streams {
             search_ms: now + SEARCH_MS,
             prune_ms: now + PRUNE_MS,
             told: BTreeSet::new(),
+            known: known_files(s.disk, s.state_dir),
             scratch: Scratch::default(),
             alarms: Vec::new(),
             messages: Vec::new(),
@@ -115,7 +132,8 @@ impl Streams {
 
     /// The streams that there are and that are not followed yet.
     fn search(&mut self) -> Vec<Found> {
-        let (mut found, problems) = find(&self.disk, &self.sources, &self.host.name, &self.state_dir);
+        let (mut found, problems) =
+            find(&self.disk, &self.sources, &self.host.name, &self.state_dir, &self.known);
         found.retain(|f| !self.by_name.contains_key(&full_name(&self.host.name, &f.stream)));
         for problem in problems {
             if self.told.insert(problem.clone()) {
@@ -137,10 +155,12 @@ impl Streams {
     ) -> disk::Result<()> {
         let name = full_name(&self.host.name, &found.stream);
         let place = Identity::path(&self.state_dir, &found.stream);
+        let mut new = false;
         let identity = if found.stream.is_empty() {
             self.host.clone()
         } else {
             let known = self.known(&place)?;
+            new = known.is_none() && appeared && !damaged;
             let fresh = self.fresh(&name, &found, appeared);
             let kept = known.clone();
             let mut identity = adopt(known, &fresh, journal, archived, damaged);
@@ -164,13 +184,33 @@ impl Streams {
             journal_ms: self.conf.journal_days.cast_signed().saturating_mul(86_400_000),
             once: self.once,
             unpacked: self.state_dir.join(unpack::DIR),
+            with_rotated: new,
         };
         let saved = identity.clone();
         let (disk, clock, zone) = (&self.disk, &self.clock, &self.zone);
-        let tail = Tail::open(disk, clock, zone, follow, found.pattern, identity, journal, archived)?;
+        let tail = if found.pattern.is_dated() {
+            let tail = Tail::open(disk, clock, zone, follow, found.pattern, identity, journal, archived)?;
+            Followed::Dated(Box::new(tail))
+        } else {
+            let path = found.pattern.file();
+            self.known.insert(path.clone());
+            let mut undated = Undated::open(disk, clock, zone, follow, path, identity, journal, archived)?;
+            if damaged {
+                undated.doubt();
+            }
+            Followed::Undated(Box::new(undated))
+        };
         let now = self.clock.mono_ms();
         self.by_name.insert(name, self.list.len());
-        self.list.push(Stream { tail, place, saved, look_ms: now, busy_ms: now });
+        self.list.push(Stream {
+            tail,
+            place,
+            saved,
+            look_ms: now,
+            busy_ms: now,
+            paused: false,
+            failing: None,
+        });
         Ok(())
     }
 
@@ -191,8 +231,7 @@ impl Streams {
         let start = match self.sources.get(found.source).and_then(|s| s.conf.start) {
             _ if appeared => Start::Oldest,
             Some(start) => start,
-            None if self.once => Start::Oldest,
-            None => Start::Beginning,
+            None => Start::usual(self.once, found.pattern.is_dated()),
         };
         let existing = if self.once {
             unpack::existing(&found.pattern, &self.disk)
@@ -204,12 +243,14 @@ impl Streams {
         begin(name, &found.pattern, start, &existing, copies, (&self.zone, &self.clock))
     }
 
-    /// One look at the files of the streams whose turn it is; see [`Tail::step`].
+    /// One look at the files of the streams whose turn it is; see [`Tail::step`]. Files that rotation may destroy are read as
+    /// far as `keep` says.
     pub(super) fn step(
         &mut self,
         journal: &mut Journal,
         mut room_bytes: usize,
         mut room_packs: usize,
+        mut keep: Keep,
         out: &mut Vec<Sealed>,
     ) -> disk::Result<()> {
         let now = self.clock.mono_ms();
@@ -217,7 +258,7 @@ impl Streams {
         let (count, before) = (self.list.len(), out.len());
         let share = if count > 1 { self.conf.pack_bytes.saturating_mul(2) } else { usize::MAX };
         let mut unsealed: usize = self.list.iter().map(|s| s.tail.unsealed()).sum();
-        let mut failed = None;
+        let (mut failed, mut starved) = (None, None);
         for i in 0..count {
             let at = (self.next + i) % count;
             let Some(s) = self.list.get_mut(at).filter(|s| s.look_ms <= now) else { continue };
@@ -226,31 +267,78 @@ impl Streams {
                 self.next = at;
                 break;
             }
+            let (mut bytes, mut packs) = (room_bytes.min(share), room_packs);
+            if s.tail.is_undated() {
+                // What was read before may have to be sealed, too.
+                let spare =
+                    keep.room.saturating_sub(self.conf.pack_bytes as u64 + KEEP_PACKS as u64 * KEEP_HEADER);
+                if spare < self.conf.pack_bytes as u64 || keep.over.contains(&s.tail.identity().name) {
+                    failed = failed.or(s.tail.glance(journal).err());
+                    // It is the first of the next turn.
+                    starved = starved.or(Some(at));
+                    if !std::mem::replace(&mut s.paused, true) {
+                        self.alarms.push(format!(
+                            "{}: not read: there is no room in {} for what rotation may destroy (spool_size, min_free); \
+                             it is read on when packs are acknowledged",
+                            s.tail.identity().name,
+                            self.state_dir.join("retry").display()
+                        ));
+                    }
+                    continue;
+                }
+                s.paused = false;
+                bytes = bytes.min(usize::try_from(spare).unwrap_or(usize::MAX));
+                packs = packs.min(KEEP_PACKS);
+            }
             let (held, sealed) = (s.tail.unsealed(), out.len());
-            std::mem::swap(&mut s.tail.scratch, &mut self.scratch);
-            let looked = s.tail.step(journal, room_bytes.min(share), room_packs, out);
+            std::mem::swap(s.tail.scratch(), &mut self.scratch);
+            let looked = s.tail.step(journal, bytes, packs, out);
             unsealed = (unsealed + s.tail.unsealed()).saturating_sub(held);
             if count > 1 && unsealed > self.conf.tail_memory / 2 {
                 unsealed = unsealed.saturating_sub(s.tail.unsealed());
                 s.tail.seal_all(journal, out);
             }
-            std::mem::swap(&mut s.tail.scratch, &mut self.scratch);
+            std::mem::swap(s.tail.scratch(), &mut self.scratch);
+            self.alarms.append(s.tail.alarms());
             // A file that cannot be read must not hold up the others.
-            failed = failed.or(looked.err());
-            self.alarms.append(&mut s.tail.alarms);
+            let cannot = match looked {
+                Err(e) if e.is_of_one_path() && !self.once => Some(e.to_string()),
+                other => {
+                    failed = failed.or(other.err());
+                    None
+                }
+            };
+            if let Some(why) = &cannot
+                && s.failing.as_ref().is_none_or(|(before, again_ms)| before != why || now >= *again_ms)
+            {
+                self.alarms.push(format!("{why}; nothing is lost, trying again"));
+                s.failing = Some((why.clone(), now + TELL_AGAIN_MS));
+            } else if cannot.is_none() {
+                s.failing = None;
+            }
             if out.len() > sealed || s.tail.unsealed() != held {
                 s.busy_ms = now;
             }
             let quiet = count > FEW && now.saturating_sub(s.busy_ms) > QUIET_MS;
-            s.look_ms = if quiet { now + LOOK_MAX_MS } else { now };
+            s.look_ms = if quiet || cannot.is_some() { now + LOOK_MAX_MS } else { now };
             let used: usize = out.iter().skip(sealed).map(|s| s.raw.len()).sum();
+            if s.tail.is_undated() {
+                keep.room = keep.room.saturating_sub(used as u64 + (out.len() - sealed) as u64 * KEEP_HEADER);
+            }
             room_bytes = room_bytes.saturating_sub(used);
             room_packs = room_packs.saturating_sub(out.len() - sealed);
         }
+        self.next = starved.unwrap_or(self.next);
         if out.len() == before {
             self.scratch.shrink();
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// There is no room to read anything; what rotation does meanwhile is seen all the same.
+    pub(super) fn glance(&mut self, journal: &Journal) -> disk::Result<()> {
+        let looked = self.list.iter_mut().map(|s| s.tail.glance(journal));
+        looked.fold(Ok(()), Result::and)
     }
 
     fn look_for_new(&mut self, journal: &mut Journal, now: u64) -> disk::Result<()> {
@@ -288,7 +376,7 @@ impl Streams {
         Ok(())
     }
 
-    fn stream(&self, name: &str) -> Option<&Tail> {
+    fn stream(&self, name: &str) -> Option<&Followed> {
         self.by_name.get(name).and_then(|i| self.list.get(*i)).map(|s| &s.tail)
     }
 
@@ -314,7 +402,17 @@ impl Streams {
 
     /// Hours of a stream whose files are being read.
     pub(super) fn active(&self, name: &str) -> usize {
-        self.stream(name).map_or(0, Tail::active)
+        self.stream(name).map_or(0, Followed::active)
+    }
+
+    /// Is this a stream of a file that rotation may destroy?
+    pub(super) fn is_undated(&self, name: &str) -> bool {
+        self.stream(name).is_some_and(Followed::is_undated)
+    }
+
+    /// How many such streams there are.
+    pub(super) fn undated(&self) -> usize {
+        self.list.iter().filter(|s| s.tail.is_undated()).count()
     }
 
     /// See [`Tail::is_reading`].
@@ -355,7 +453,7 @@ impl Streams {
 
     /// With `--once`: is everything sealed that will be?
     pub(super) fn at_end(&self) -> bool {
-        self.list.iter().all(|s| s.tail.at_end())
+        self.list.iter().all(|s| s.tail.at_end() && !s.paused)
     }
 }
 
@@ -369,6 +467,10 @@ pub(super) fn adopt(
 ) -> Identity {
     let lost = known.is_none();
     let mut identity = known.unwrap_or_else(|| fresh.clone());
+    if damaged {
+        // What was read is to be read once more.
+        identity.from_end = false;
+    }
     if damaged || lost {
         identity.copies_until = fresh.copies_until;
         let highest = journal.hours().values().map(|h| h.generation).max().unwrap_or(0);

@@ -194,6 +194,7 @@ fn events(s: &mut Script) -> Event {
             path: PathBuf::from("/log/a"),
             first_id: s.number(),
             pos: s.number(),
+            clock: false,
         },
         1 => Event::Note {
             hour,
@@ -300,7 +301,14 @@ pub fn journal(bytes: &[u8]) {
     assert_eq!(hours_text(&j), text, "a restart changes what the journal knows");
 
     let name = "web9_2026112205";
-    j.append(&Event::Opened { hour: name.into(), generation: 3, path: "/log/b".into(), first_id: 1, pos: 0 });
+    j.append(&Event::Opened {
+        hour: name.into(),
+        generation: 3,
+        path: "/log/b".into(),
+        first_id: 1,
+        pos: 0,
+        clock: false,
+    });
     let seal = Seal::of(b"line\n");
     j.append(&Event::Cut { hour: name.into(), cut: Cut::new(1, 0, 1, &seal, true) });
     j.append(&Event::Acked { hour: name.into(), generation: 3, ids: vec![1], to: None });

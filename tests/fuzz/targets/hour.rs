@@ -34,6 +34,7 @@ fn metas() -> Vec<Meta> {
         state: String::new(),
         loss: String::new(),
         day_hours: 0,
+        clock: false,
     };
     seals.iter().enumerate().map(of).collect()
 }

@@ -97,6 +97,7 @@ fn meta(s: &mut Script, raw: &[u8]) -> Meta {
         state: String::new(),
         loss: String::new(),
         day_hours: u32::from(what & 7),
+        clock: false,
     }
 }
 
