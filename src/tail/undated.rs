@@ -5,28 +5,28 @@
 //! are the journal's: the position is the open hour's, and the next hour goes on where the last one ended.
 //!
 //! **When an hour closes**: at the first look after its end, wherever the position is. If nobody looked around that
-//! moment (the follower was down, stalled, or had no room for more than [`STALL_MS`]) and there are unread bytes, every
-//! hour that they may belong to is `partial`.
+//! moment (the follower was down, stalled, or had no room for more than a minute) and there are unread bytes, every
+//! hour that they may belong to is `partial`. So are hours that a jump of the clock cuts short.
 //!
 //! **Which file**: after a restart the one in which the last cuts stand at their places; its name and inode say nothing.
 //! While it runs an open handle says it, because its inode cannot be given to another file.
 //!
 //! - *rename and create, delete and create, a link that is switched*: the open file is read until it has not grown for
-//!   [`STILL_MS`] with another one at the path, then the other one. Writers that go on with the old one for a while are
+//!   5 seconds with another one at the path, then the other one. Writers that go on with the old one for a while are
 //!   followed: their bytes come as packs *aside*, which move no position.
 //! - *copytruncate*: the file is shorter, or other bytes stand before the position. What was not read is taken from the
-//!   copy that was made; without one it is `loss`.
+//!   copy that was made; without one what was seen is `loss`, and the hour is `partial` in any case.
 //! - *down meanwhile*: the file is looked for under the names that rotation gives, compressed or not; then every newer one
 //!   is read, then the one at the path. Content that the journal knows is not sent again. Behind one rotation there is one
 //!   file; who finds more than that beside the path cannot know whether they are all, and the hour is `partial`.
 //!
-//! **What may be lost without a word**, because nobody can see it: what the writer adds between the copy and the
-//! truncation of a `copytruncate` that nobody looked in between, if no copy is kept; a file that is made and deleted
-//! between two looks (or while the follower is down, behind one that is found); a rewrite after which 1,024 equal bytes
-//! stand before the position; what comes to a rotated file after it was watched for ten times `quiet`, or after its
-//! name went while the follower was down. **What may be sent twice**: a file shorter than [`rotated::STRONG`] that comes back to the
-//! path under a new inode. **What may be left out**: of two files with equal bytes up to the position, the second, if the
-//! follower was down when the one took the other's place.
+//! **What may be lost without a word**, because nobody can see it: what the writer adds between the copy and the truncation
+//! of a `copytruncate`, if nobody looked in between; a file that is made and deleted between two looks (or while the
+//! follower is down, behind one that is found); a rewrite after which 1,024 equal bytes stand before the position; what
+//! comes to a rotated file after it was watched for ten times `quiet`, or after its name went while the follower was down.
+//! **What may be sent twice**: a file shorter than 1 KiB that comes back to the path under a new inode.
+//! **What may be left out**: of two files with equal bytes up to the position, the second, if the follower was down when
+//! the one took the other's place.
 
 mod find;
 #[cfg(test)]
