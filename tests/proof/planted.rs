@@ -62,7 +62,7 @@ const SEEDS: &[(Bug, u64)] = &[
     (Bug::TagOfUnclosedKept, 173),
     (Bug::CertifiedMeanwhile, 28),
     (Bug::VerificationForgotten, 4),
-    (Bug::CopyUnverified, 715),
+    (Bug::CopyUnverified, 2253),
     (Bug::CopyIntoOld, 1),
     (Bug::ReplacedDeleted, 1),
     (Bug::OldCopyInstalled, 23),
