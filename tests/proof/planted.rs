@@ -52,7 +52,7 @@ const SEEDS: &[(Bug, u64)] = &[
     (Bug::CertifyBeforeSync, 1),
     (Bug::NewNamesNotSynced, 1),
     (Bug::UnsyncedBelieved, 35),
-    (Bug::TornProofNotCut, 2119),
+    (Bug::TornProofNotCut, 4487),
     (Bug::BytesBeyondProofCut, 79),
     (Bug::BytesBeyondProofKept, 1),
     (Bug::CheckpointErrorIgnored, 28),
