@@ -23,7 +23,8 @@
 //! **What may be lost without a word**, because nobody can see it: what the writer adds between the copy and the truncation
 //! of a `copytruncate`, if nobody looked in between; a file that is made and deleted between two looks (or while the
 //! follower is down, behind one that is found); a rewrite after which 1,024 equal bytes stand before the position; what
-//! comes to a rotated file after it was watched for ten times `quiet`, or after its name went while the follower was down.
+//! comes to a rotated file after it was watched for ten times `quiet`, or after its name went while the follower was down;
+//! what comes to a file that was rotated away empty, if the follower is restarted before it has read that.
 //! **What may be sent twice**: a file shorter than 1 KiB that comes back to the path under a new inode.
 //! **What may be left out**: of two files with equal bytes up to the position, the second, if the follower was down when
 //! the one took the other's place.
