@@ -362,6 +362,7 @@ pub struct Journal {
     unsynced: bool,
     live: u64,
     hours: BTreeMap<HourKey, HourLog>,
+    written_ms: i64,
 }
 
 impl Journal {
@@ -377,7 +378,8 @@ impl Journal {
         let dir = state_dir.join("journal");
         disk.create_dir_all(&dir.join("hours"), 0o750)?;
         let path = dir.join("log");
-        let there = disk.stat(&path)?.is_some();
+        let before = disk.stat(&path)?;
+        let there = before.is_some();
         let mut damaged = served_before && !there;
         if damaged {
             report(format!("{}: missing; open hours are sent again whole, as new copies", path.display()));
@@ -414,6 +416,7 @@ impl Journal {
             unsynced: true,
             live: 0,
             hours,
+            written_ms: before.map_or(i64::MAX, |s| s.mtime_ms),
         };
         // A snapshot is written at every start: it proves that the log can be written. A full disk must not keep packs
         // from being sent that fill it: then the log goes on as it is.
@@ -427,6 +430,11 @@ impl Journal {
             }
         }
         Ok((journal, damaged))
+    }
+
+    /// When it was last written before it was opened (unix milliseconds); the end of time if it was not there.
+    pub fn written_ms(&self) -> i64 {
+        self.written_ms
     }
 
     /// Open hours.

@@ -3,15 +3,15 @@
 //! This is the map. It names the modules in the order in which a log line meets them.
 //!
 //! **On the web server** (`logd tail`, joined in [`roles::follower`]). Each section of the config, and each match of a `*`,
-//! is a stream ([`tail::streams`]); one thread reads them in turn. [`tail`] reads complete lines from
-//! `access.log.2026112205`, or from what its `.gz` was unpacked to ([`tail::unpack`]); [`packer`] says where one pack
+//! is a stream ([`tail::streams`]); one thread reads them in turn (`roles::follower::streams`). Complete lines come from
+//! `access.log.2026112205` through [`tail`], or from what its `.gz` was unpacked to ([`tail::unpack`]); from `access.log`,
+//! which is rotated away, through [`tail::undated`], which finds out which file is which. [`packer`] says where one pack
 //! ends. A pack is then *sealed*: its number, its byte range and its digests stand in the [`journal`], durably, before
 //! anybody sends it. [`sender`] decides which pack goes next, to which address ([`sender::route`]), and what an answer
-//! means; [`pack`] is the wire format. What cannot be sent waits in a [`spool`], or as a mere cut in the journal, from
-//! which the source is read again. [`roles::follower::resend`] takes up what an operator wants once more;
-//! `roles::follower::bound` keeps an hour with the collector that has begun to acknowledge it. A file whose name has no
-//! date is rotated away, and [`tail::undated`] finds out which file is which; its packs are in the retry spool first
-//! (`roles::follower::retry`).
+//! means; [`pack`] is the wire format. What cannot be sent waits in a [`spool`] (`roles::follower::retry`), where packs of a
+//! rotated file are before they are sealed, or as a mere cut in the journal, from which the source is read again.
+//! [`roles::follower::resend`] takes up what an operator wants once more; `roles::follower::bound` keeps an hour with the
+//! collector that has begun to acknowledge it.
 //!
 //! **On a receiver** [`receiver`] cuts a connection's bytes into packs and verifies each while it streams in;
 //! [`receiver::gate`] decides under one lock whether it is new, known, early, of an old copy or in conflict, and makes

@@ -27,6 +27,8 @@ pub use streams::Streams;
 
 /// Hours that are archived in one turn, so that a thousand streams that close at once do not stop it.
 const ARCHIVE_AT_ONCE: usize = 64;
+/// How long a count of all waiting packs holds, in ms.
+const COUNT_MS: u64 = 100;
 
 enum Bytes {
     Memory(Vec<u8>),
@@ -111,6 +113,8 @@ pub struct Follower {
     /// Until when a count of `window_packs` holds, and the count.
     window: (u64, usize),
     window_told: bool,
+    /// When the streams' parts of the retry spool are counted again.
+    parts_ms: u64,
     /// Packs acknowledged and packs sent more than once since the start.
     pub sent: u64,
     /// Packs that the journal held unacknowledged at start.
@@ -241,6 +245,7 @@ impl Follower {
             retry_done: Vec::new(),
             window: (0, 0),
             window_told: false,
+            parts_ms: 0,
             sent: 0,
             resumed: 0,
             look_for_requests_ms: 0,

@@ -48,12 +48,13 @@ pub(super) fn compare(file: &File, log: &HourLog) -> disk::Result<Content> {
     let Some(last) = cuts.iter().rev().find(|c| c.end > c.start) else {
         return Ok(if len >= log.pos { Content::Same } else { Content::New });
     };
-    if len >= last.end && holds(file, last)? {
+    let holds = |c: &Cut| holds(file, c.start, c.end, c.crc);
+    if len >= last.end && holds(last)? {
         return Ok(Content::Same);
     }
     let mut end = None;
     for c in cuts.iter().filter(|c| c.end > c.start && c.end <= len) {
-        if !holds(file, c)? {
+        if !holds(c)? {
             return Ok(Content::New);
         }
         end = Some(c.end);
@@ -62,12 +63,13 @@ pub(super) fn compare(file: &File, log: &HourLog) -> disk::Result<Content> {
     Ok(end.filter(|_| len < last.end).map_or(Content::New, Content::Shorter))
 }
 
-fn holds(file: &File, cut: &Cut) -> disk::Result<bool> {
+/// Do bytes with this CRC stand there?
+pub(super) fn holds(file: &File, start: u64, end: u64, crc: u32) -> disk::Result<bool> {
     let mut hash = crc32fast::Hasher::new();
     let mut buf = vec![0; 64 << 10];
-    let mut at = cut.start;
-    while at < cut.end {
-        let want = usize::try_from(cut.end - at).unwrap_or(usize::MAX).min(buf.len());
+    let mut at = start;
+    while at < end {
+        let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(buf.len());
         let part = buf.get_mut(..want).unwrap_or_default();
         if file.read_at(part, at)? < want {
             return Ok(false);
@@ -75,5 +77,5 @@ fn holds(file: &File, cut: &Cut) -> disk::Result<bool> {
         hash.update(part);
         at += want as u64;
     }
-    Ok(hash.finalize() == cut.crc)
+    Ok(hash.finalize() == crc)
 }

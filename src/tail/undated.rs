@@ -333,6 +333,7 @@ impl Undated {
             let nothing = Packer::new(self.conf.packer.clone()).cut(Vec::new());
             self.cut(journal, hour, nothing, at, Kind::Last, &mut room);
         }
+        let mut behind = None;
         loop {
             if room.packs == 0 {
                 return self.glance(journal);
@@ -351,7 +352,7 @@ impl Undated {
             }
             let seen = self.look_at_path();
             self.blocked = seen.is_err();
-            if self.edge(journal, hour, &mut room)? {
+            if self.edge(journal, hour, &mut behind, &mut room)? {
                 continue;
             }
             self.note_doubts(journal, hour);
@@ -447,8 +448,15 @@ impl Undated {
         Ok(end.map_or(if from == 0 { 0 } else { len }, |e| from + e))
     }
 
-    /// Closes the open hour if it is over; true = it was, and the next one is open.
-    fn edge(&mut self, journal: &mut Journal, hour: Hour, room: &mut Room<'_>) -> disk::Result<bool> {
+    /// Closes the open hour if it is over; true = it was, and the next one is open. `behind` = is anything unread, once that
+    /// is known: after a long time many hours are closed in one look, and it is the same for all of them.
+    fn edge(
+        &mut self,
+        journal: &mut Journal,
+        hour: Hour,
+        behind: &mut Option<bool>,
+        room: &mut Room<'_>,
+    ) -> disk::Result<bool> {
         let now = self.clock.now_ms();
         let ends = self.zone.ends_ms(hour).unwrap_or(i64::MIN);
         if now < ends {
@@ -469,7 +477,10 @@ impl Undated {
                 self.path.display()
             ));
         }
-        let partial = self.unsure || jumped || (!seen && self.is_behind(journal)?);
+        if !seen && behind.is_none() {
+            *behind = Some(self.is_behind(journal)?);
+        }
+        let partial = self.unsure || jumped || (!seen && *behind == Some(true));
         self.close(journal, hour, partial, room);
         Ok(true)
     }
@@ -646,25 +657,15 @@ impl Undated {
         room: &mut Room<'_>,
     ) -> disk::Result<Read> {
         let now = self.clock.mono_ms();
-        let mut most = BLOCK;
         loop {
             // A pack is begun only if a whole one fits.
             if room.packs == 0 || room.bytes < self.conf.packer.pack_bytes {
                 return Ok(Read::NoRoom);
             }
-            let at = self.pos(journal) + self.packer.len() as u64;
+            let pos = self.pos(journal);
             let Some(cur) = &mut self.cur else { return Ok(Read::End) };
-            let fetched = cur.source.fetch(at, most, self.packer.wants(), now, &mut self.scratch.block)?;
-            let Fetched::Bytes { whole, more } = fetched else { return Ok(Read::Rewritten) };
-            let taken = self.packer.push(&self.scratch.block, last && whole, now);
-            if taken == 0 && more {
-                // A line that is longer than the block.
-                most = usize::MAX;
-                continue;
-            }
-            cur.source.took(&self.scratch.block, taken);
-            most = BLOCK;
-            let end = taken == 0 || (whole && taken == self.scratch.block.len());
+            let taken = take(&mut cur.source, &mut self.packer, pos, last, now, &mut self.scratch.block)?;
+            let Some(end) = taken else { return Ok(Read::Rewritten) };
             if self.packer.is_due(end, now) {
                 self.seal(journal, hour, false, room);
             } else if end {
@@ -725,30 +726,20 @@ impl Undated {
     ) -> disk::Result<bool> {
         let now = self.clock.mono_ms();
         let mut packer = Packer::new(self.conf.packer.clone());
-        let mut most = BLOCK;
         loop {
             if room.packs == 0 || room.bytes < self.conf.packer.pack_bytes {
                 return Ok(false);
             }
-            let at = old.pos + packer.len() as u64;
-            let (result, end) = match old.source.fetch(at, most, packer.wants(), now, &mut self.scratch.block)
-            {
-                Ok(Fetched::Bytes { whole, more }) => {
-                    let taken = packer.push(&self.scratch.block, last && whole, now);
-                    if taken == 0 && more {
-                        most = usize::MAX;
-                        continue;
-                    }
-                    most = BLOCK;
-                    old.source.took(&self.scratch.block, taken);
-                    (Ok(true), taken == 0 || (whole && taken == self.scratch.block.len()))
-                }
-                Ok(Fetched::Rewritten) => {
+            let taken = take(&mut old.source, &mut packer, old.pos, last, now, &mut self.scratch.block);
+            let (result, end) = match taken {
+                Ok(Some(end)) => (Ok(true), end),
+                Ok(None) => {
                     self.note(journal, hour, "partial", None);
                     self.alarms.push(format!(
-                        "{}: it was rotated and read to byte {at}, and holds something else now; not read on; the hour is not \
+                        "{}: it was rotated and read to byte {}, and holds something else now; not read on; the hour is not \
                          certified",
-                        old.path.display()
+                        old.path.display(),
+                        old.pos + packer.len() as u64
                     ));
                     old.until_ms = 0;
                     (Ok(true), true)
@@ -771,5 +762,32 @@ impl Undated {
 
     fn watch_ms(&self) -> u64 {
         self.conf.quiet_ms.unsigned_abs().saturating_mul(10)
+    }
+}
+
+/// Fills the packer with what follows in a source, from the byte behind what it holds already; `pos` is that of its first
+/// one. `last` = a line without an end is one, too. True = nothing more is there; `None` = it is not the same content any more.
+fn take(
+    source: &mut Source,
+    packer: &mut Packer,
+    pos: u64,
+    last: bool,
+    now: u64,
+    block: &mut Vec<u8>,
+) -> disk::Result<Option<bool>> {
+    let at = pos + packer.len() as u64;
+    let mut most = BLOCK;
+    loop {
+        let Fetched::Bytes { whole, more } = source.fetch(at, most, packer.wants(), now, block)? else {
+            return Ok(None);
+        };
+        let taken = packer.push(block, last && whole, now);
+        if taken == 0 && more {
+            // A line that is longer than the block.
+            most = usize::MAX;
+            continue;
+        }
+        source.took(block, taken);
+        return Ok(Some(taken == 0 || (whole && taken == block.len())));
     }
 }

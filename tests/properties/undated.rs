@@ -213,7 +213,11 @@ fn without_room_in_the_retry_spool_nothing_is_read_and_all_of_it_later() {
         mine.map(|(_, len)| len).sum()
     };
     assert!(held(&rig) <= 1100 << 10, "{}", held(&rig));
-    assert!(rig.alarms().contains("h: not read: there is no room in /state/retry"), "{}", rig.alarms());
+    assert!(
+        rig.alarms().contains("h: not read: there is no more room for it in /state/retry"),
+        "{}",
+        rig.alarms()
+    );
     for _ in 0..100 {
         rig.send();
         rig.turns(4);
@@ -428,7 +432,7 @@ fn what_rotates_while_there_is_no_room_is_read_when_there_is() {
     let text = hard(25_000);
     rig.write(&text);
     rig.turns(150);
-    assert!(rig.alarms().contains("h: not read: there is no room"), "{}", rig.alarms());
+    assert!(rig.alarms().contains("h: not read: there is no more room"), "{}", rig.alarms());
     rig.write(&lines(0, 10));
     rig.turns(2);
     rig.rotate_away();
@@ -644,7 +648,7 @@ fn a_busy_stream_leaves_room_in_the_retry_spool_for_the_others() {
     rig.write(&hard(25_000));
     rig.sim.append(Path::new("/l/b.log"), b"begun\n");
     rig.turns(200);
-    assert!(rig.alarms().contains("h: not read: there is no room"), "{}", rig.alarms());
+    assert!(rig.alarms().contains("h: not read: there is no more room"), "{}", rig.alarms());
     rig.sim.append(Path::new("/l/b.log"), lines(0, 100).as_bytes());
     rig.turns(8);
     rig.disk.remove(Path::new("/l/b.log")).unwrap();

@@ -249,6 +249,14 @@ fn the_machine_form_has_the_same_rows() {
     assert!(gap["next_step"].as_str().is_some_and(|s| !s.is_empty()));
 }
 
+/// The config of a follower of one file.
+fn undated_config(temp: &Temp, log: &Path) -> PathBuf {
+    let state = temp.path("state");
+    let ini =
+        format!("[tail]\nlog_file = {}\nsend_to = c:1\nstate_dir = {}\n", log.display(), state.display());
+    temp.file("t.ini", &ini)
+}
+
 /// What comes to a file without a date after an hour was closed is not that hour's.
 #[test]
 fn a_closed_hour_of_a_file_without_a_date_is_not_behind() {
@@ -265,10 +273,7 @@ fn a_closed_hour_of_a_file_without_a_date_is_not_behind() {
         }
     }
     journal.commit().unwrap();
-    let state = temp.path("state");
-    let ini =
-        format!("[tail]\nlog_file = {}\nsend_to = c:1\nstate_dir = {}\n", path.display(), state.display());
-    let config = temp.file("t.ini", &ini);
+    let config = undated_config(&temp, &path);
     let all: Value = serde_json::from_str(&status(&config, View::Json)).unwrap();
     let hours = all["roles"][0]["hours"].as_array().unwrap();
     assert_eq!(hours.iter().map(|h| h["behind"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 4]);
@@ -280,8 +285,7 @@ fn after_a_rotation_what_is_behind_is_in_two_files() {
     let temp = Temp::new();
     let path = temp.file("access.log", "new\n");
     temp.file("access.log.1", "a\nb\nrest\n");
-    let state = temp.path("state");
-    let (mut journal, _) = Journal::open(&Disk::real(), &state, false, &mut |_| {}).unwrap();
+    let (mut journal, _) = Journal::open(&Disk::real(), &temp.path("state"), false, &mut |_| {}).unwrap();
     let hour = "web1_2026112211".to_owned();
     let opened = Event::Opened {
         hour: hour.clone(),
@@ -295,9 +299,7 @@ fn after_a_rotation_what_is_behind_is_in_two_files() {
     journal.append(&Event::Cut { hour: hour.clone(), cut: Cut::new(1, 0, 2, &Seal::of(b"a\nb\n"), false) });
     journal.append(&Event::Acked { hour, generation: 0, ids: vec![1], to: None });
     journal.commit().unwrap();
-    let ini =
-        format!("[tail]\nlog_file = {}\nsend_to = c:1\nstate_dir = {}\n", path.display(), state.display());
-    let config = temp.file("t.ini", &ini);
+    let config = undated_config(&temp, &path);
     let text = status(&config, View::Summary);
     assert!(text.contains("sealed 4 B, now 4 B, behind 9 B since"), "{text}");
     assert!(text.contains("NOT RUNNING, and 9 B of its files are not sent"), "{text}");

@@ -6,12 +6,12 @@
 //! Only an hour whose every pack was stored and none of them answered is whole at both addresses, with the same bytes.
 //!
 //! Packs for an address that is not in use wait as cuts: they take neither memory nor room in the retry spool, and their
-//! source is read again when their turn comes.
+//! source is read again when their turn comes. Those of files that rotation may destroy stay in the retry spool.
 //!
 //! `route.json` in the state directory tells `logd status` which address is in use and which ones do not answer. It
 //! exists only while that is not simply the first one; losing it loses nothing.
 
-use super::{Bytes, Follower, Waiting};
+use super::{Bytes, COUNT_MS, Follower, Waiting};
 use crate::disk::{self, Disk};
 use crate::journal::{Event, HourLog};
 use crate::pack::HourKey;
@@ -22,8 +22,6 @@ use std::path::Path;
 
 /// So many packs that wait for another address, or on disk, count as one in the window: of them there is nothing but numbers.
 const LIGHT_PER_PACK: usize = 16;
-/// How long a count of the window holds.
-const COUNT_MS: u64 = 100;
 const FILE: &str = "route.json";
 const FILE_MAX: u64 = 64 << 10;
 

@@ -8,7 +8,7 @@
 //! Files below the state directory: `retry/` ([`crate::spool`]), and `held/`, where packs wait that a receiver refused for good
 //! or that the journal has forgotten.
 
-use super::{Bytes, Follower, Job, Load};
+use super::{Bytes, COUNT_MS, Follower, Job, Load};
 use crate::config::Peer;
 use crate::disk;
 use crate::journal::{Cut, HourLog};
@@ -17,15 +17,6 @@ use crate::pack::{HourKey, Meta, inflate, split_frame};
 use crate::spool::{AppendError, Loc, Shelf, Spool};
 use crate::tail::Sealed;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// What may be read of files that rotation may destroy.
-#[derive(Default)]
-pub(super) struct Keep {
-    /// Bytes, headers included.
-    pub(super) room: u64,
-    /// Streams that have had their part.
-    pub(super) over: BTreeSet<String>,
-}
 
 /// What the journal says of a pack on disk.
 enum Known {
@@ -217,11 +208,18 @@ impl Follower {
         self.journal.hour(&s.key).is_some_and(|log| log.clock)
     }
 
-    /// What may be read of files that rotation may destroy.
-    pub(super) fn room_to_keep(&self) -> disk::Result<Keep> {
+    /// Bytes that may be read of files that rotation may destroy, headers included. Also finds out which streams have had
+    /// their part of the spool.
+    pub(super) fn room_to_keep(&mut self) -> disk::Result<u64> {
         let (streams, size) = (self.streams.undated(), self.conf.spool.size);
-        let Some(retry) = self.retry.as_ref().filter(|_| streams > 0) else { return Ok(Keep::default()) };
+        let Some(retry) = self.retry.as_ref().filter(|_| streams > 0) else { return Ok(0) };
         let room = retry.room()?;
+        let now = self.clock.mono_ms();
+        if now < self.parts_ms {
+            return Ok(room);
+        }
+        // Counting takes time, and there may be as many turns as packs.
+        self.parts_ms = now + COUNT_MS;
         let mut over = BTreeSet::new();
         // While it fills, whoever has more than an even part of the first half leaves the rest to the others.
         if streams > 1 && room < size / 2 {
@@ -234,7 +232,8 @@ impl Follower {
             let part = size / 2 / streams as u64;
             over.extend(held.into_iter().filter(|(_, n)| *n > part).map(|(name, _)| name.to_owned()));
         }
-        Ok(Keep { room, over })
+        self.streams.set_over(over);
+        Ok(room)
     }
 
     /// Puts sealed packs that their source may soon not have any more into the retry spool, durably, before the journal knows

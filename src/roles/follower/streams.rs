@@ -5,7 +5,6 @@
 //! been quiet are looked at once a second.
 
 use super::Setup;
-use super::retry::Keep;
 use crate::clock::{Clock, Hour, Zone};
 use crate::config::{Peer, Start, TailConfig};
 use crate::disk::{self, Disk};
@@ -46,6 +45,8 @@ struct Stream {
     failing: Option<(String, u64)>,
 }
 
+/// How often files are looked at that cannot be read now, in ms.
+const GLANCE_MS: u64 = 200;
 /// How often it is said of a file that it cannot be read.
 const TELL_AGAIN_MS: u64 = 600_000;
 
@@ -66,6 +67,9 @@ pub struct Streams {
     next: usize,
     search_ms: u64,
     prune_ms: u64,
+    glance_ms: u64,
+    /// Streams that have had their part of the retry spool.
+    over: BTreeSet<String>,
     told: BTreeSet<String>,
     /// Files without a date that are followed, or were.
     known: BTreeSet<PathBuf>,
@@ -100,6 +104,8 @@ impl Streams {
             next: 0,
             search_ms: now + SEARCH_MS,
             prune_ms: now + PRUNE_MS,
+            glance_ms: now,
+            over: BTreeSet::new(),
             told: BTreeSet::new(),
             known: known_files(s.disk, s.state_dir),
             scratch: Scratch::default(),
@@ -250,7 +256,7 @@ impl Streams {
         journal: &mut Journal,
         mut room_bytes: usize,
         mut room_packs: usize,
-        mut keep: Keep,
+        mut keep: u64,
         out: &mut Vec<Sealed>,
     ) -> disk::Result<()> {
         let now = self.clock.mono_ms();
@@ -271,14 +277,14 @@ impl Streams {
             if s.tail.is_undated() {
                 // What was read before may have to be sealed, too.
                 let spare =
-                    keep.room.saturating_sub(self.conf.pack_bytes as u64 + KEEP_PACKS as u64 * KEEP_HEADER);
-                if spare < self.conf.pack_bytes as u64 || keep.over.contains(&s.tail.identity().name) {
+                    keep.saturating_sub(self.conf.pack_bytes as u64 + KEEP_PACKS as u64 * KEEP_HEADER);
+                if spare < self.conf.pack_bytes as u64 || self.over.contains(&s.tail.identity().name) {
                     failed = failed.or(s.tail.glance(journal).err());
                     // It is the first of the next turn.
                     starved = starved.or(Some(at));
                     if !std::mem::replace(&mut s.paused, true) {
                         self.alarms.push(format!(
-                            "{}: not read: there is no room in {} for what rotation may destroy (spool_size, min_free); \
+                            "{}: not read: there is no more room for it in {}, where what rotation may destroy waits (spool_size, min_free); \
                              it is read on when packs are acknowledged",
                             s.tail.identity().name,
                             self.state_dir.join("retry").display()
@@ -323,7 +329,7 @@ impl Streams {
             s.look_ms = if quiet || cannot.is_some() { now + LOOK_MAX_MS } else { now };
             let used: usize = out.iter().skip(sealed).map(|s| s.raw.len()).sum();
             if s.tail.is_undated() {
-                keep.room = keep.room.saturating_sub(used as u64 + (out.len() - sealed) as u64 * KEEP_HEADER);
+                keep = keep.saturating_sub(used as u64 + (out.len() - sealed) as u64 * KEEP_HEADER);
             }
             room_bytes = room_bytes.saturating_sub(used);
             room_packs = room_packs.saturating_sub(out.len() - sealed);
@@ -337,6 +343,12 @@ impl Streams {
 
     /// There is no room to read anything; what rotation does meanwhile is seen all the same.
     pub(super) fn glance(&mut self, journal: &Journal) -> disk::Result<()> {
+        let now = self.clock.mono_ms();
+        // There may be as many turns as packs.
+        if now < self.glance_ms {
+            return Ok(());
+        }
+        self.glance_ms = now + GLANCE_MS;
         let looked = self.list.iter_mut().map(|s| s.tail.glance(journal));
         looked.fold(Ok(()), Result::and)
     }
@@ -408,6 +420,11 @@ impl Streams {
     /// Is this a stream of a file that rotation may destroy?
     pub(super) fn is_undated(&self, name: &str) -> bool {
         self.stream(name).is_some_and(Followed::is_undated)
+    }
+
+    /// These streams have had their part of the retry spool.
+    pub(super) fn set_over(&mut self, over: BTreeSet<String>) {
+        self.over = over;
     }
 
     /// How many such streams there are.

@@ -364,7 +364,10 @@ impl Undated {
                     self.rotate(journal, hour, at);
                 }
                 self.read_from(file, path, at)?;
-                if let Some((c, _)) = self.newer(journal)?.into_iter().find(|(c, _)| c.len > 0) {
+                self.since_ms = journal.written_ms();
+                let newer = self.newer(journal)?;
+                self.since_ms = i64::MAX;
+                if let Some((c, _)) = newer.into_iter().find(|(c, _)| c.len > 0) {
                     self.unsure = true;
                     self.alarms.push(format!(
                         "{}: rotated away, and not sent as far as the journal knows; it is not read, because newer lines \
@@ -374,9 +377,11 @@ impl Undated {
                 }
             }
             (_, _, Some((c, k)), _) => {
-                // Rotation counts down to the newest, whatever the clock said meanwhile.
+                // Rotation counts down to the newest, whatever the clock said meanwhile. And whatever has changed since
+                // somebody last looked may hold lines, however old it is.
                 let newer = others.iter().filter(|(number, _)| (1..c.number).contains(number));
-                self.since_ms = newer.map(|(_, ms)| *ms).chain([c.mtime_ms]).min().unwrap_or(c.mtime_ms);
+                let known_ms = c.mtime_ms.min(journal.written_ms());
+                self.since_ms = newer.map(|(_, ms)| *ms).min().unwrap_or(known_ms).min(known_ms);
                 if history.current {
                     let now = self.clock.mono_ms();
                     let Some(source) = Source::open(&self.disk, &c.path, c.gz, pos, now)? else {

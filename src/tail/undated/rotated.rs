@@ -3,6 +3,7 @@
 //! A file is known by its content: the last cuts that were read of it stand in it, at their places. Names and inodes say
 //! nothing: rotation changes the first, and file systems hand out the second again.
 
+use super::super::content;
 use super::source::{Gz, Source};
 use crate::disk::{self, Disk, File};
 use crate::journal::{Cut, HourLog, Journal};
@@ -370,19 +371,7 @@ impl History {
 }
 
 fn holds(file: &File, mark: &Mark) -> disk::Result<bool> {
-    let mut hash = crc32fast::Hasher::new();
-    let mut buf = vec![0; 64 << 10];
-    let mut at = mark.start;
-    while at < mark.end {
-        let want = usize::try_from(mark.end - at).unwrap_or(usize::MAX).min(buf.len());
-        let part = buf.get_mut(..want).unwrap_or_default();
-        if file.read_at(part, at)? < want {
-            return Ok(false);
-        }
-        hash.update(part);
-        at += want as u64;
-    }
-    Ok(hash.finalize() == mark.crc)
+    content::holds(file, mark.start, mark.end, mark.crc)
 }
 
 /// Is this a copy of an open file, or of so much of it that it is no accident?
