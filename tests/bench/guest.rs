@@ -1,28 +1,14 @@
-//! What a follower costs the host that it is a guest of: `cargo bench --bench guest`.
+//! What a follower costs the host that it is a guest of.
 //!
 //! - *latency*: a line every 200 ms; how long until it stands in the collector's data file, as a part of `flush_interval`
-//!   plus one second.
-//! - *idle*: a thousand files that nobody writes to; CPU time of the follower as a part of one core.
-//! - *backlog*: the same trickle while another file has a backlog to be caught up; its latency against that without.
+//!   plus one second. Then the same beside a backlog of another file, against that without.
+//! - *idle*: one file, then a thousand, that nobody writes to; CPU time of the follower as a part of one core over 60 s, and how
+//!   often its threads were woken.
 //! - *neighbour*: nginx (if there is one) answers as many requests as it can to two clients, and logs them; how many are left
 //!   when a follower beside it catches up a backlog, with the defaults, with `nice = 19` and with `max_rate = 4M`.
-//!
-//! `-- idle` (or `latency`, which is also the backlog, or `neighbour`) runs that part alone.
-//!
-//! Ratios come from one run and mean something on other machines; seconds do not. Missed targets are printed, not an error.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::wildcard_imports,
-    reason = "a benchmark that fails is meant to panic, and the tests' support is used as it is"
-)]
-
-#[path = "../support/mod.rs"]
-mod support;
-
+use super::measure::*;
+use super::support::{Lines, Node, Temp, store, until};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -31,43 +17,20 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use support::{Lines, Node, Temp, store, until};
 
 const FLUSH: Duration = Duration::from_secs(5);
-/// `USER_HZ`, on every architecture we know.
-const TICKS: f64 = 100.0;
+/// How long idle processes are watched.
+const IDLE: Duration = Duration::from_secs(60);
 
-fn main() {
-    // `cargo test --benches` only looks whether it runs.
-    if std::env::args().any(|a| a == "--test" || a == "--list") {
-        return;
-    }
-    let asked: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
-    let wanted = |part: &str| asked.is_empty() || asked.iter().any(|a| a == part);
-    println!("{} cores", thread::available_parallelism().map_or(1, usize::from));
-    if wanted("latency") {
-        latency();
-    }
-    if wanted("idle") {
-        idle();
-    }
-    if wanted("neighbour") {
-        neighbour();
-    }
-}
-
-fn latency() {
-    let alone = trickle("latency", 0);
-    println!(
-        "latency: a line is stored after at most {:.2} of flush_interval + 1 s (target 1)",
-        alone.as_secs_f64() / (FLUSH.as_secs_f64() + 1.0)
-    );
-    let beside = trickle("backlog", 300);
-    println!(
-        "backlog: beside one of 300 MB the trickle's worst latency is {:.2} times that without, {:.2} of flush_interval + 1 s",
-        beside.as_secs_f64() / alone.as_secs_f64(),
-        beside.as_secs_f64() / (FLUSH.as_secs_f64() + 1.0)
-    );
+/// See the header.
+pub fn latency(report: &mut Report) {
+    let most = FLUSH.as_secs_f64() + 1.0;
+    let alone = trickle("latency", 0).as_secs_f64();
+    let what = "latency: worst time until a line is stored, by flush_interval + 1 s";
+    report.row(what, alone / most, "", Target::AtMost(1.0));
+    let beside = trickle("backlog", 300).as_secs_f64();
+    report.row("latency beside a backlog of 300 MB", beside / most, "", Target::AtMost(1.0));
+    report.row("latency beside a backlog, by that without", beside / alone, "", Target::None);
 }
 
 fn now_hour() -> String {
@@ -136,32 +99,34 @@ fn trickle(what: &str, megabytes: usize) -> Duration {
     worst
 }
 
-/// Seconds of CPU that a process has used.
-fn cpu(node: &Node) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", node.pid().unwrap().as_raw_nonzero())).unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / TICKS
-}
-
-fn idle() {
-    let temp = Temp::new("idle");
-    let mut store = store(&temp, &[]);
-    let hour = now_hour();
-    for n in 0..1000 {
-        let dir = temp.path("log").join(format!("v{n}"));
-        fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join(format!("access.log.{hour}")), "a line\n").unwrap();
+/// See the header.
+pub fn idle(report: &mut Report) {
+    for (files, target) in [(1, 0.1), (1000, 1.0)] {
+        let temp = Temp::new("idle");
+        let mut store = store(&temp, &[]);
+        let hour = now_hour();
+        for n in 0..files {
+            let dir = temp.path("log").join(format!("v{n}"));
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join(format!("access.log.{hour}")), "a line\n").unwrap();
+        }
+        let follower = follower(&temp, &store.addr().to_string(), &[]);
+        let data = temp.path("save").join("log_data");
+        until(Duration::from_mins(2), "the files to arrive", || {
+            (fs::read_dir(&data).ok()?.count() >= files).then_some(())
+        });
+        thread::sleep(Duration::from_secs(20));
+        let (before, woken, begun) = (cpu(&follower), wakeups(&follower), Instant::now());
+        thread::sleep(IDLE);
+        let seconds = begun.elapsed().as_secs_f64();
+        let part = (cpu(&follower) - before) / seconds * 100.0;
+        let what = format!("idle, {files} quiet files");
+        report.row(&format!("{what}: CPU"), part, "% of a core", Target::AtMost(target));
+        let woken = (wakeups(&follower) - woken) as f64 / seconds;
+        report.row(&format!("{what}: wake-ups"), woken, "a second", Target::None);
+        let limit = if files == 1 { Target::AtMost(6.0) } else { Target::None };
+        report.row(&format!("{what}: RSS"), rss(&follower), "MB", limit);
     }
-    let follower = follower(&temp, &store.addr().to_string(), &[]);
-    let data = temp.path("save").join("log_data");
-    until(Duration::from_mins(2), "a thousand files", || {
-        (fs::read_dir(&data).ok()?.count() >= 1000).then_some(())
-    });
-    thread::sleep(Duration::from_secs(20));
-    let (before, begun) = (cpu(&follower), Instant::now());
-    thread::sleep(Duration::from_secs(30));
-    let part = (cpu(&follower) - before) / begun.elapsed().as_secs_f64();
-    println!("idle: a thousand quiet files take {:.2} % of a core (target 1 %)", part * 100.0);
 }
 
 /// nginx on a port of loopback, with its log in `dir`.
@@ -221,7 +186,8 @@ impl Drop for Nginx {
     }
 }
 
-fn neighbour() {
+/// See the header.
+pub fn neighbour(report: &mut Report) {
     let temp = Temp::new("neighbour");
     let Some(nginx) = Nginx::start(&temp.path("nginx")) else {
         return println!("neighbour: there is no nginx; `apt-get install nginx-light` and run it again");
@@ -246,13 +212,10 @@ fn neighbour() {
         thread::sleep(Duration::from_secs(1));
         let beside = nginx.requests(10);
         let caught = cpu(&guest);
-        println!(
-            "neighbour: nginx answers {:.2} of what it answers alone beside a catch-up with {what} ({:.1} CPU seconds of the \
-             follower in 11)",
-            beside as f64 / before as f64,
-            caught
-        );
+        println!("neighbour: {caught:.1} CPU seconds of the follower in 11");
+        let part = beside as f64 / before as f64;
+        report.row(&format!("neighbour: what nginx still answers beside a catch-up, {what}"), part, "", Target::None);
     }
     let after = nginx.requests(10);
-    println!("neighbour: alone again {:.2}", after as f64 / before as f64);
+    report.row("neighbour: what nginx answers alone again", after as f64 / before as f64, "", Target::None);
 }

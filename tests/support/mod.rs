@@ -89,9 +89,13 @@ pub struct Temp(PathBuf);
 impl Temp {
     /// Makes one; `test` is for whoever finds it after a failure.
     pub fn new(test: &str) -> Self {
+        Self::within(&std::env::temp_dir(), test)
+    }
+    /// Makes one below `dir`.
+    pub fn within(dir: &Path, test: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::SeqCst);
-        let path = std::env::temp_dir().join(format!("logd-{test}-{}-{number}", std::process::id()));
+        let path = dir.join(format!("logd-{test}-{}-{number}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         Self(path.canonicalize().unwrap())
     }

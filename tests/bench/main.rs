@@ -1,0 +1,61 @@
+//! The benchmarks: `cargo bench` runs all suites, `cargo bench -- e2e idle` these two.
+//!
+//! Each suite's header says what is measured, by which clock and on which data. Ratios come from one run and mean something
+//! on other machines and beside other load; seconds do not. At the end stands a table of every number that has a target.
+//! A missed target is printed, not an error: it may be the machine's.
+//!
+//! `LOGD_SHARED`: lines are made from `data/apache_combined.log` there; else a seeded generator makes lines that deflate
+//! about as well. `LOGD_BENCH_MB` (477): size of an hour. `LOGD_BIN`: the program to measure, instead of the one just built.
+//! Results are kept in `tests/bench/results/`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::wildcard_imports,
+    reason = "a benchmark that fails is meant to panic, and the tests' support is used as it is"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod e2e;
+mod guest;
+mod lines;
+mod measure;
+
+use measure::Report;
+
+/// Suites in the order in which they run.
+const SUITES: &[(&str, fn(&mut Report))] = &[
+    ("e2e", e2e::levels),
+    ("relay", e2e::relay),
+    ("latency", guest::latency),
+    ("idle", guest::idle),
+    ("neighbour", guest::neighbour),
+];
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    // `cargo test --benches` only looks whether it runs.
+    if args.iter().any(|a| a == "--test" || a == "--list") {
+        return;
+    }
+    let asked: Vec<&String> = args.iter().filter(|a| !a.starts_with('-')).collect();
+    for name in &asked {
+        assert!(
+            SUITES.iter().any(|(suite, _)| suite == name),
+            "{name:?} is no suite; there are {}",
+            SUITES.iter().map(|(suite, _)| *suite).collect::<Vec<_>>().join(", ")
+        );
+    }
+    let mut report = Report::new(&asked);
+    for (name, run) in SUITES {
+        if asked.is_empty() || asked.iter().any(|a| a == name) {
+            report.suite(name);
+            run(&mut report);
+        }
+    }
+    report.end();
+}
