@@ -19,7 +19,7 @@ pub mod lines;
 
 use crate::clock::Hour;
 use crate::disk::{self, Disk};
-use crate::pack::{HourKey, hex};
+use crate::pack::{self, HourKey, hex};
 use crate::planted::{self, Bug};
 use crate::record;
 use lines::{Line, Reader, Stored, Summary};
@@ -401,15 +401,17 @@ pub struct Reread {
 }
 
 /// Reads the data file of a copy again, pack by pack, against its proof. `None` = the original's proof has no offsets.
-pub fn reread(disk: &Disk, place: &Place) -> disk::Result<Option<Reread>> {
+///
+/// `whole` computes the digest of the file: the packs' digests are as much work again, and with large files both go on at the
+/// same time.
+pub fn reread(disk: &Disk, place: &Place, whole: &mut dyn Whole) -> disk::Result<Option<Reread>> {
     let mut reader = Reader::open(disk, &place.headers)?;
     let data = match disk.stat(&place.data)? {
         Some(_) => Some(disk.open(&place.data)?),
         None => None,
     };
     let mut summary = Summary::new(place.first_id);
-    let mut whole = Sha256::new();
-    let mut buf = vec![0u8; 256 << 10];
+    let mut buf = Vec::new();
     let fault = loop {
         let stored = match reader.next()? {
             None => break None,
@@ -422,13 +424,13 @@ pub fn reread(disk: &Disk, place: &Place) -> disk::Result<Option<Reread>> {
         if let Err(why) = belongs(place, &stored).and_then(|()| summary.add(&stored)) {
             break Some(Fault::Proof(format!("the proof: {why}")));
         }
-        if let Some(why) = reread_pack(data.as_ref(), &stored, &mut whole, &mut buf)? {
+        if let Some(why) = reread_pack(data.as_ref(), &stored, whole, &mut buf)? {
             break Some(Fault::Data(why));
         }
     };
     let len = disk.stat(&place.data)?.map_or(0, |s| s.len);
     let fault = fault.or((len > summary.bytes).then(|| Fault::Beyond(len - summary.bytes)));
-    Ok(Some(Reread { summary, sha256: hex(&whole.finalize()), fault }))
+    Ok(Some(Reread { summary, sha256: hex(&whole.digest()), fault }))
 }
 
 /// Files change their names when people move or restore them: a whole hour of another host has sums that agree.
@@ -439,31 +441,52 @@ fn belongs(place: &Place, s: &Stored) -> Result<(), String> {
     Err(format!("pack {} is of {}, and the file is that of {}", s.id, s.key, place.key))
 }
 
+/// Bytes that are read at a time.
+const REREAD: usize = 128 << 10;
+
+/// The digest of a whole file, block by block.
+pub trait Whole {
+    /// Takes the next block, and may put another buffer, of any content, in its place.
+    fn take(&mut self, block: &mut Vec<u8>);
+    /// The digest of all blocks so far; then it begins anew.
+    fn digest(&mut self) -> pack::Sha;
+}
+
+impl Whole for Sha256 {
+    fn take(&mut self, block: &mut Vec<u8>) {
+        self.update(&*block);
+    }
+
+    fn digest(&mut self) -> pack::Sha {
+        self.finalize_reset().into()
+    }
+}
+
 fn reread_pack(
     data: Option<&disk::File>,
     s: &Stored,
-    whole: &mut Sha256,
-    buf: &mut [u8],
+    whole: &mut dyn Whole,
+    buf: &mut Vec<u8>,
 ) -> disk::Result<Option<String>> {
     let mut sha = Sha256::new();
     let mut crc = crc32fast::Hasher::new();
     let mut at = s.offset;
     while at < s.offset + s.bytes {
-        let want = usize::try_from(s.offset + s.bytes - at).unwrap_or(usize::MAX).min(buf.len());
-        let part = buf.get_mut(..want).unwrap_or_default();
+        let want = usize::try_from(s.offset + s.bytes - at).unwrap_or(usize::MAX).min(REREAD);
+        buf.resize(want, 0);
         let n = match data {
-            Some(f) => f.read_at(part, at)?,
+            Some(f) => f.read_at(buf, at)?,
             None => 0,
         };
         if n < want {
             return Ok(Some(format!("pack {}: the data file ends at byte {}", s.id, at + n as u64)));
         }
         // One digest per byte would do if packs were not hashed one by one; both are asked for by people.
-        whole.update(&*part);
         match s.sha256 {
-            Some(_) => sha.update(&*part),
-            None => crc.update(part),
+            Some(_) => sha.update(&*buf),
+            None => crc.update(buf),
         }
+        whole.take(buf);
         at += n as u64;
     }
     let range = format!("bytes {} to {}", s.offset, s.offset + s.bytes);

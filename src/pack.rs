@@ -12,7 +12,7 @@
 //! The four-byte varint is what the original writes. The tag makes bodies differ, because an original receiver drops
 //! a body whose MD5 it has seen; its zlib reader ignores what follows the stream.
 //!
-//! P3, P4: [`BodyCheck`] inflates through a fixed window and stops at the first byte beyond what the header declared;
+//! P3, P4: [`BodyCheck`] inflates into what its caller allows or through a fixed window, and stops at the first byte beyond what the header declared;
 //! nothing here allocates what a frame only promises.
 
 use crate::clock::Hour;
@@ -495,7 +495,22 @@ pub struct Checked {
     pub crc32: u32,
 }
 
-/// Verifies a body while it streams in, through one fixed window.
+/// Where the inflated bytes of a body go.
+pub trait Sink {
+    /// The bytes so far, with room for more; `None` = further ones are checked and not kept.
+    fn room(&mut self) -> Option<&mut Vec<u8>>;
+}
+
+impl Sink for Vec<u8> {
+    fn room(&mut self) -> Option<&mut Vec<u8>> {
+        if self.len() == self.capacity() {
+            self.reserve(WINDOW);
+        }
+        Some(self)
+    }
+}
+
+/// Verifies a body while it streams in: straight into the memory of whoever keeps it, else through one fixed window.
 pub struct BodyCheck {
     zlib: Decompress,
     window: Vec<u8>,
@@ -540,17 +555,25 @@ impl BodyCheck {
     }
 
     /// Takes the next part of the body; `sink` gets the raw bytes in order.
-    pub fn feed(&mut self, mut part: &[u8], mut sink: impl FnMut(&[u8])) -> Result<(), Refusal> {
+    pub fn feed(&mut self, mut part: &[u8], sink: &mut impl Sink) -> Result<(), Refusal> {
         while !self.ended {
             let (in0, out0) = (self.zlib.total_in(), self.zlib.total_out());
-            let status = match self.zlib.decompress(part, &mut self.window, FlushDecompress::None) {
+            // What comes beyond the limit is not worth anybody's memory.
+            let mut kept = if self.bytes < self.limit { sink.room() } else { None };
+            let from = kept.as_ref().map_or(0, |k| k.len());
+            let status = match &mut kept {
+                Some(k) => self.zlib.decompress_vec(part, k, FlushDecompress::None),
+                None => self.zlib.decompress(part, &mut self.window, FlushDecompress::None),
+            };
+            let status = match status {
                 Ok(s) => s,
                 Err(e) => return wrong(format!("the body is not a zlib stream: {e}")),
             };
             let used = (self.zlib.total_in() - in0) as usize;
             let made = (self.zlib.total_out() - out0) as usize;
             part = part.get(used..).unwrap_or_default();
-            let raw = self.window.get(..made).unwrap_or_default();
+            let raw = kept.map_or(self.window.as_slice(), |k| k.as_slice());
+            let raw = raw.get(from..from + made).unwrap_or_default();
             self.bytes += made as u64;
             if self.bytes > self.limit {
                 return wrong(format!("the body holds more than the {} bytes it may", self.limit));
@@ -558,7 +581,6 @@ impl BodyCheck {
             self.crc.update(raw);
             self.newlines += memchr::memchr_iter(b'\n', raw).count() as u64;
             self.last = raw.last().copied().unwrap_or(self.last);
-            sink(raw);
             match status {
                 Status::StreamEnd => self.ended = true,
                 _ if used == 0 && made == 0 => return Ok(()),
@@ -614,7 +636,7 @@ pub fn inflate(body: &[u8], meta: &Meta, raw: &mut Vec<u8>, max: u64) -> Option<
     raw.clear();
     let mut check = BodyCheck::new();
     check.start(meta.seal.map_or(max, |s| s.bytes.min(max)));
-    check.feed(body, |b| raw.extend_from_slice(b)).ok()?;
+    check.feed(body, raw).ok()?;
     check.finish(meta).ok()
 }
 

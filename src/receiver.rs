@@ -8,7 +8,7 @@
 pub mod gate;
 
 use crate::config::ReceiverConfig;
-use crate::pack::{BodyCheck, Checked, Decoder, Event, Header, Meta, Refusal};
+use crate::pack::{BodyCheck, Checked, Decoder, Event, Header, Meta, Refusal, Sink};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -112,15 +112,60 @@ pub struct Arrived {
     /// The body as received.
     pub body: Vec<u8>,
     /// The raw lines, if the budget had room for them.
-    pub raw: Option<(Vec<u8>, Charge)>,
+    pub raw: Option<Raw>,
     charge: Option<Charge>,
+}
+
+/// Raw lines that are kept, charged as they appear.
+pub struct Raw {
+    lines: Vec<u8>,
+    /// What the header said that it will be.
+    declared: usize,
+    charge: Charge,
+}
+
+impl AsRef<[u8]> for Raw {
+    fn as_ref(&self) -> &[u8] {
+        &self.lines
+    }
+}
+
+impl Raw {
+    /// Bytes of memory that it takes.
+    pub fn capacity(&self) -> usize {
+        self.lines.capacity()
+    }
+
+    /// Makes room for more. The vector's capacity is what is charged, not its length. False = there is no room; the pack
+    /// is inflated again when it is stored.
+    fn grow(&mut self) -> bool {
+        let want = self.lines.capacity().saturating_mul(4).clamp(RAW_MIN, self.declared.max(RAW_MIN));
+        let more = want.saturating_sub(self.lines.capacity());
+        if more == 0 || !self.charge.grow(more) {
+            return false;
+        }
+        self.lines.reserve_exact(want - self.lines.len());
+        true
+    }
+}
+
+/// First memory of a pack's lines.
+const RAW_MIN: usize = 16 << 10;
+
+impl Sink for Option<Raw> {
+    fn room(&mut self) -> Option<&mut Vec<u8>> {
+        if self.as_mut().is_some_and(|raw| raw.lines.len() == raw.lines.capacity() && !raw.grow()) {
+            *self = None;
+        }
+        self.as_mut().map(|raw| &mut raw.lines)
+    }
 }
 
 struct Frame {
     header: Header,
     meta: Meta,
     body: Vec<u8>,
-    raw: Option<(Vec<u8>, Charge)>,
+    raw: Option<Raw>,
     charge: Charge,
 }
 
@@ -189,13 +234,7 @@ impl Session {
                 Some(Event::Body(part)) => {
                     let Some(f) = &mut self.frame else { return Ok((used, None)) };
                     f.body.extend_from_slice(part);
-                    let raw = &mut f.raw;
-                    let most = f.meta.seal.map_or(0, |s| s.bytes);
-                    self.check.feed(part, |b| {
-                        if !raw.as_mut().is_none_or(|(r, charge)| keep(r, charge, b, most)) {
-                            *raw = None;
-                        }
-                    })?;
+                    self.check.feed(part, &mut f.raw)?;
                 }
                 Some(Event::End) => {
                     let Some(f) = self.frame.take() else { return Ok((used, None)) };
@@ -230,25 +269,11 @@ impl Session {
         // Charged as they appear: what a header promises must take nothing from others. A few large packs would use
         // up what spares many small ones a second inflating.
         let fits = meta.seal.is_some_and(|s| s.bytes <= self.budget.cap as u64 / 4);
-        let raw = (self.keep_raw && fits).then(|| (Vec::new(), charge.another()));
+        let declared = usize::try_from(declared).unwrap_or(usize::MAX);
+        let raw = (self.keep_raw && fits).then(|| Raw { lines: Vec::new(), declared, charge: charge.another() });
         self.frame = Some(Frame { header, meta, body: Vec::new(), raw, charge });
         Ok(())
     }
-}
-
-/// Keeps raw bytes of a pack that will have `most` of them. False = there is no room; they are inflated again when they
-/// are stored. The vector's capacity is what is charged, not its length.
-fn keep(raw: &mut Vec<u8>, charge: &mut Charge, more: &[u8], most: u64) -> bool {
-    let need = raw.len() + more.len();
-    if need > raw.capacity() {
-        let want = need.max(raw.capacity() * 2).min(usize::try_from(most).unwrap_or(need)).max(need);
-        if !charge.grow(want - raw.capacity()) {
-            return false;
-        }
-        raw.reserve_exact(want - raw.len());
-    }
-    raw.extend_from_slice(more);
-    true
 }
 
 /// The name that an original sender gets, which sent none: its address.

@@ -10,6 +10,7 @@ pub mod relay;
 mod serve;
 mod ship;
 mod start;
+pub mod whole;
 
 pub use start::{RunOptions, run};
 

@@ -39,6 +39,8 @@ use std::path::{Path, PathBuf};
 const ACTIVE_MAX: usize = 3;
 /// Bytes read at a time: few enough to stay in the processor's cache. Only a longer line needs more.
 const BLOCK: usize = 128 << 10;
+/// Buffers of a pack each that are kept during a catch-up.
+const SPARE_MAX: usize = 4;
 const LATE_WAIT_MAX_MS: u64 = 3_600_000;
 /// So long before an hour begins its file is looked for only now and then: by how much clocks may differ without a delay.
 const EARLY_MS: i64 = 60_000;
@@ -111,7 +113,7 @@ pub struct Scratch {
 impl Scratch {
     /// A buffer that a sent pack no longer needs; `pack_bytes` is the size of a pack.
     pub fn recycle(&mut self, mut raw: Vec<u8>, pack_bytes: usize) {
-        if self.spare.len() < 8 && raw.capacity() <= pack_bytes * 2 {
+        if self.spare.len() < SPARE_MAX && (1..=pack_bytes * 2).contains(&raw.capacity()) {
             raw.clear();
             self.spare.push(raw);
         }
@@ -119,7 +121,7 @@ impl Scratch {
 
     /// No catch-up: what it needed goes back to the system.
     pub fn shrink(&mut self) {
-        self.spare.truncate(1);
+        self.spare.clear();
         self.block = Vec::new();
     }
 }

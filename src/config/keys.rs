@@ -164,7 +164,7 @@ pub static KEYS: &[Key] = &[
     key(TS, "start", Kind::Start, "", "Where a new state directory begins: beginning (of this hour), oldest, end, or an hour YYYYMMDDHH. Empty: beginning, or end if the file's name has no date; with --once oldest."),
     key(T, "timezone", Kind::Zone, "", "Zone of the hours in file names, such as Asia/Shanghai. Empty: the machine's."),
     key(T, "pack_bytes", Kind::Size(4 * KIB, 16 * MIB), "1M", "Raw bytes after which a pack is cut."),
-    key(T, "tail_memory", Kind::Size(MIB, GIB), "8M", "Unsent raw bytes kept in memory over all files; what is beyond is read again when cut."),
+    key(T, "tail_memory", Kind::Size(MIB, GIB), "4M", "Raw bytes of cut packs that wait in memory to be compressed, and as many that are not cut yet, over all files."),
     key(T, "max_line", Kind::Size(KIB, 16 * MIB), "1M", "A line longer than this many bytes is sent in parts."),
     key(TS, "flush_interval", Kind::Duration(10, HOUR), "5s", "A pack is cut this long after its first line at the latest."),
     key(TS, "close_wait", Kind::Duration(0, DAY), "10m", "An hour is closed this long after its end even if the next file does not appear."),

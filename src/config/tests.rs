@@ -196,7 +196,7 @@ fn an_unreadable_file_is_named() {
 #[test]
 fn defaults_of_the_follower() {
     let (tail, _) = parse(FULL_TAIL).tail(true).unwrap();
-    assert_eq!((tail.pack_bytes, tail.tail_memory, tail.max_line), (1 << 20, 8 << 20, 1 << 20));
+    assert_eq!((tail.pack_bytes, tail.tail_memory, tail.max_line), (1 << 20, 4 << 20, 1 << 20));
     assert_eq!(
         (tail.streams[0].start, tail.name, tail.state_dir, tail.recv_buffer_size),
         (None, None, None, None)

@@ -12,6 +12,7 @@ use crate::disk::{self, Disk};
 use crate::integrity::lines::Summary;
 use crate::integrity::{self, Certificate, Fault, Health};
 use crate::pack::{HourKey, hex};
+use crate::roles::whole::Beside;
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -166,7 +167,7 @@ pub fn hour(inv: &Inventory, key: &HourKey, files: &Files, read: &mut u64) -> di
     let mut last = None;
     for _ in 0..LOOKS {
         let before = (disk.stat(&place.data)?.map(|s| s.len), disk.stat(&place.headers)?.map(|s| s.len));
-        let Some(found) = integrity::reread(disk, &place)? else {
+        let Some(found) = integrity::reread(disk, &place, &mut Beside::default())? else {
             return Ok(match integrity::scan(disk, &place)?.health {
                 Health::Damaged(why) => Verdict::Wrong(format!("{why}; the original wrote there too")),
                 _ => Verdict::NotVerifiable("the original began it, and its proof has no digests".into()),

@@ -28,6 +28,13 @@ use stuck::Stuck;
 
 /// Hours at rest leave memory after this time.
 const FORGET_MS: u64 = 10 * 60 * 1000;
+/// A data file with so many new bytes is synced before the checkpoint.
+const SYNC_BYTES: u64 = 32 << 20;
+/// Lines in memory of packs that wait for the ones before them.
+const KEPT_MAX: usize = 8 << 20;
+
+/// Raw lines of a pack, with whatever accounts for their memory.
+pub type Raw = Box<dyn AsRef<[u8]>>;
 
 /// What this stage needs of the configuration.
 #[derive(Clone, Debug)]
@@ -60,6 +67,8 @@ struct Copy {
     summary: Summary,
     files: Option<(File, File)>,
     data_end: u64,
+    /// Bytes written since the data file was last synced.
+    unsynced: u64,
     headers_len: u64,
     /// Proof lines of applied packs, written at the checkpoint.
     lines: Vec<u8>,
@@ -86,6 +95,7 @@ impl Copy {
             } else {
                 found.summary.bytes
             },
+            unsynced: 0,
             headers_len: found.headers_len,
             health: found.health,
             summary: found.summary,
@@ -183,6 +193,8 @@ pub struct Hours {
     /// The disk refused a verification: the next checkpoint, which hands it out again, must not wait for its time.
     verify_again: bool,
     raw: Vec<u8>,
+    /// By number of the spool; given up at each checkpoint.
+    kept: BTreeMap<u64, Raw>,
     frame: Vec<u8>,
     shelved: Vec<(HourKey, u64, u64)>,
     /// Numbers of packs that were acknowledged and cannot be read any more: their copies get no tag before they came again.
@@ -203,10 +215,10 @@ impl Hours {
         self.store.disk()
     }
 
-    /// Applies a durable pack of the spool, and what was waiting behind it. `raw` spares inflating. Called again
+    /// Applies a durable pack of the spool, and what was waiting behind it. `raw`, its lines, spares inflating. Called again
     /// with the same pack after an error (a full disk), it goes on where it was. Where only the files of this hour cannot
     /// be used, the pack waits as if those before it were missing.
-    pub fn apply(&mut self, loc: Loc, frame: &[u8], raw: Option<&[u8]>, now_ms: u64) -> disk::Result<()> {
+    pub fn apply(&mut self, loc: Loc, frame: &[u8], raw: Option<Raw>, now_ms: u64) -> disk::Result<()> {
         let Some((header, body)) = split_frame(frame) else {
             self.alarms.push(format!("spool record {}: not a frame; left in the spool", loc.seq));
             return Ok(());
@@ -234,7 +246,7 @@ impl Hours {
         header: &Header,
         meta: &Meta,
         body: &[u8],
-        raw: Option<&[u8]>,
+        raw: Option<Raw>,
         now_ms: u64,
     ) -> disk::Result<()> {
         if !self.states.contains_key(&meta.key) {
@@ -280,14 +292,23 @@ impl Hours {
                     copy.seqs.push(loc.seq);
                 } else {
                     copy.early.insert(meta.id, Early::Spool(loc));
+                    self.keep_raw(loc.seq, raw);
                 }
                 self.dirty.insert((meta.key.clone(), generation));
                 return Ok(());
             }
             _ => {}
         }
-        self.write(header, meta, body, raw, generation, Some(loc.seq))?;
+        self.write(header, meta, body, raw.as_deref().map(AsRef::as_ref), generation, Some(loc.seq))?;
         self.drain(&meta.key, generation)
+    }
+
+    /// Lines of a pack whose turn will come in a moment, because senders work in parallel.
+    fn keep_raw(&mut self, seq: u64, raw: Option<Raw>) {
+        let held: usize = self.kept.values().map(|r| (**r).as_ref().len()).sum();
+        if let Some(raw) = raw.filter(|r| held + (**r).as_ref().len() <= KEPT_MAX) {
+            self.kept.insert(seq, raw);
+        }
     }
 
     /// The gate took the tags back before it accepted more of a certified copy.
@@ -402,6 +423,12 @@ impl Hours {
         };
         let Some((data, _)) = &copy.files else { return Ok(()) };
         data.write_at(bytes, copy.data_end)?;
+        copy.unsynced += bytes.len() as u64;
+        if copy.unsynced >= SYNC_BYTES {
+            // Little is left to do when the hour ends; its proof follows at the checkpoint.
+            data.sync()?;
+            copy.unsynced = 0;
+        }
         if let Health::Foreign { ids, done, barred, lines } = &mut copy.health {
             ids.insert(meta.id);
             *barred |= meta.done && done.is_some_and(|d| d != meta.id);
@@ -507,8 +534,9 @@ impl Hours {
                 ));
                 return Ok(());
             };
+            let raw = seq.and_then(|seq| self.kept.remove(&seq));
             if let Ok(meta) = header.meta("unknown") {
-                self.write(&header, &meta, body, None, generation, seq)?;
+                self.write(&header, &meta, body, raw.as_deref().map(AsRef::as_ref), generation, seq)?;
             }
             let copy = self.states.get_mut(key).and_then(|s| s.copies.get_mut(&generation));
             let Some(copy) = copy.filter(|c| c.has(id)) else { return Ok(()) };
@@ -535,6 +563,7 @@ impl Hours {
 
     /// Makes everything applied so far durable, in the order that the proof needs.
     pub fn checkpoint(&mut self, now_ms: u64) -> disk::Result<Progress> {
+        self.kept.clear();
         let mut out = Progress { seqs: std::mem::take(&mut self.done_now), ..Progress::default() };
         let dirty = std::mem::take(&mut self.dirty);
         if let Err(e) = self.sync_all(&dirty, now_ms)
@@ -605,6 +634,7 @@ impl Hours {
             copy.open(&self.store)?;
             if let (Some((data, _)), false) = (&copy.files, unsynced(copy)) {
                 data.sync()?;
+                copy.unsynced = 0;
             }
             if copy.new_names {
                 data_dirs.extend(copy.place.data.parent().map(Path::to_owned));

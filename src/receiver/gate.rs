@@ -11,7 +11,7 @@
 //! Bytes that change a certified hour take its tags away, durably, before they are acknowledged (P3). A relay has no
 //! memory of hours: it recognises only what it took lately and passes everything else on, in any order.
 
-use super::{Arrived, Charge};
+use super::{Arrived, Raw};
 use crate::disk;
 use crate::footprint::{CopyPrint, Footprint, HourPrint, Pending, Verdict, load_json};
 use crate::integrity::lines::{Line, Reader, Stored};
@@ -60,7 +60,7 @@ pub struct Gate {
     /// `None` in a relay.
     pub memory: Option<Memory>,
     /// Raw lines of packs in the spool that the budget still holds.
-    pub raw: HashMap<u64, (Vec<u8>, Charge)>,
+    pub raw: HashMap<u64, Raw>,
     /// Entry that a relay appends to the route.
     hop: Option<String>,
     recent: HashMap<Identity, u64>,

@@ -5,7 +5,7 @@ use crate::disk::{self, Disk};
 use crate::footprint::Footprint;
 use crate::integrity::{Store, read_hosts};
 use crate::log::count;
-use crate::output::hours::{Filed, Hours, HoursConfig, Spooled, VerifyDone};
+use crate::output::hours::{Filed, Hours, HoursConfig, Raw, Spooled, VerifyDone};
 use crate::pack::{self, HourKey, split_frame};
 use crate::planted::{self, Bug};
 use crate::receiver::gate::{Gate, Memory};
@@ -125,8 +125,8 @@ impl Collector {
                 return Ok(n);
             };
             if let Some(loc) = self.reader.fetch(seq, base, &mut self.frame)? {
-                let lines = raw.as_ref().map(|(r, _)| r.as_slice());
-                let applied = self.hours.apply(loc, &self.frame, lines, now_ms);
+                let raw = raw.map(|r| Box::new(r) as Raw);
+                let applied = self.hours.apply(loc, &self.frame, raw, now_ms);
                 self.forget_lost(gate);
                 applied?;
             } else {

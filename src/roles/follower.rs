@@ -2,7 +2,7 @@
 //!
 //! Carries P1 from the file to the wire: [`Follower::step`] seals packs and commits the journal before any of them
 //! can come out of [`Follower::next_job`]; [`Follower::report`] takes what became of it. A pack's bytes are in
-//! memory (bounded by `tail_memory`), in the retry spool, or only in the source, from where a cut is read again.
+//! memory (bounded by `tail_memory`) or a sender's frame, in the retry spool, or only in the source, from where a cut is read again.
 //!
 //! Where rotation may destroy the source, that is no place for them: such a pack is in the retry spool before the journal
 //! knows its cut, and if there is no room, nothing is read.
@@ -63,7 +63,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// The frame to send; raw lines stay available for [`Follower::report`].
+    /// The frame to send. What were its lines is not needed after that.
     pub fn frame(&self, encoder: &mut Encoder, wall: &str, out: &mut Vec<u8>) {
         match &self.load {
             Load::Frame(f) => out.clone_from(f),
@@ -104,7 +104,6 @@ pub struct Follower {
     /// Sealed, and not yet known to be durable in the journal; each with its place in the retry spool, if it has to have one.
     unreleased: Vec<(Sealed, Option<Loc>)>,
     acked: BTreeMap<(HourKey, u64), Vec<u64>>,
-    encoder: Encoder,
     frame: Vec<u8>,
     recorded: Option<(PathBuf, u64)>,
     marks_saved: u64,
@@ -238,7 +237,6 @@ impl Follower {
             in_memory: 0,
             unreleased: Vec::new(),
             acked: BTreeMap::new(),
-            encoder: Encoder::new(conf.sender.compress_level),
             frame: Vec::new(),
             recorded: None,
             marks_saved: s.clock.mono_ms(),
@@ -538,6 +536,14 @@ impl Follower {
         }
     }
 
+    /// A job's lines are in its frame now, and their memory is free for others.
+    pub fn packed(&mut self, number: u64, raw: Vec<u8>) {
+        if let Some(w) = self.waiting.get_mut(&number) {
+            self.in_memory = self.in_memory.saturating_sub(std::mem::take(&mut w.weight));
+        }
+        self.streams.recycle(raw);
+    }
+
     /// Takes what became of a job; `frame` is what was sent.
     pub fn report(&mut self, job: Job, frame: &[u8], outcome: &Outcome) -> disk::Result<()> {
         let number = job.number;
@@ -553,9 +559,6 @@ impl Follower {
                 self.bind_hour(&w.key, w.generation, to);
                 self.acked.entry((w.key, w.generation)).or_default().push(w.id);
                 self.sent += 1;
-                if let Load::Raw(_, raw) = job.load {
-                    self.streams.recycle(raw);
-                }
                 Ok(())
             }
             Next::Again => {

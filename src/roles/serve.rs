@@ -102,7 +102,7 @@ impl Server {
     }
 }
 
-pub fn spawn(name: &str, f: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+pub fn spawn<T: Send + 'static>(name: &str, f: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     // Without threads there is no role: as with any panic, the process ends.
     #[allow(clippy::expect_used)]
     std::thread::Builder::new().name(name.into()).spawn(f).expect("the system refuses a thread")

@@ -1,6 +1,6 @@
 //! Threads of a sending role: one per connection; whoever owns the queue hands out packs and takes the outcomes.
 
-use super::follower::{Follower, Job};
+use super::follower::{Follower, Job, Load};
 use super::relay::Relay;
 use super::serve::{Server, Shared, spawn};
 use crate::clock::{Clock, Zone};
@@ -25,10 +25,12 @@ struct Task {
     frame: Vec<u8>,
 }
 
-struct Report {
-    sender: usize,
-    task: Task,
-    outcome: Outcome,
+/// What a sender thread tells.
+enum Report {
+    /// The pack with this number is a frame now: its lines are not needed any more.
+    Packed(u64, Vec<u8>),
+    /// A task is done; the thread is idle.
+    Done { sender: usize, task: Task, outcome: Outcome },
 }
 
 /// The sender threads, with an inbox each, and one outbox for all.
@@ -38,23 +40,33 @@ struct Senders {
     idle: Vec<usize>,
     /// Packs under way.
     packs: usize,
+    /// Those of them that are not packed yet.
+    raw: usize,
+    /// So many of them may be: as many as are compressed at a time, and the next one. More would only take memory.
+    raw_max: usize,
     /// Frame buffers that go round.
     frames: Vec<Vec<u8>>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// How many may compress at a time: a follower is a guest on its host.
-struct Permits {
-    free: Mutex<usize>,
+/// Those who compress, as many as may at a time: a follower is a guest on its host. Each has a quarter of a megabyte.
+struct Encoders {
+    free: Mutex<Vec<Encoder>>,
     returned: Condvar,
 }
 
-impl Permits {
-    fn with<R>(&self, work: impl FnOnce() -> R) -> R {
-        let none = |free: &mut usize| *free == 0;
-        *self.returned.wait_while(lock(&self.free), none).unwrap_or_else(PoisonError::into_inner) -= 1;
-        let done = work();
-        *lock(&self.free) += 1;
+impl Encoders {
+    fn with<R>(&self, work: impl FnOnce(&mut Encoder) -> R) -> R {
+        let mut free = lock(&self.free);
+        let mut encoder = loop {
+            match free.pop() {
+                Some(e) => break e,
+                None => free = self.returned.wait(free).unwrap_or_else(PoisonError::into_inner),
+            }
+        };
+        drop(free);
+        let done = work(&mut encoder);
+        lock(&self.free).push(encoder);
         self.returned.notify_one();
         done
     }
@@ -62,43 +74,68 @@ impl Permits {
 
 impl Senders {
     fn start(conf: &SenderConfig, compressors: usize, clock: &Clock, zone: &Zone) -> Self {
-        let permits = Arc::new(Permits { free: Mutex::new(compressors), returned: Condvar::new() });
+        let free = (0..compressors).map(|_| Encoder::new(conf.compress_level)).collect();
+        let encoders = Arc::new(Encoders { free: Mutex::new(free), returned: Condvar::new() });
         // What hangs at an address that does not answer, a pack for each that is not in use and a probe, has threads beside
         // those of the address in use.
         let addrs = conf.send_to.len();
         let count = conf.senders + if addrs > 1 { addrs } else { 0 };
-        let (tx, outbox) = sync_channel::<Report>(count);
+        let (tx, outbox) = sync_channel::<Report>(count * 2);
         let (mut inboxes, mut threads) = (Vec::new(), Vec::new());
         for sender in 0..count {
             let (inbox, tasks) = sync_channel::<Task>(1);
             inboxes.push(inbox);
-            let (tx, clock, zone, permits) = (tx.clone(), clock.clone(), zone.clone(), Arc::clone(&permits));
+            let (tx, clock, zone, encoders) = (tx.clone(), clock.clone(), zone.clone(), Arc::clone(&encoders));
             let mut links: Vec<Link> = conf.send_to.iter().map(|addr| Link::new(addr, conf)).collect();
-            let mut encoder = Encoder::new(conf.compress_level);
             threads.push(spawn("sender", move || {
                 for mut task in tasks {
                     let Some(link) = links.get_mut(task.to) else { return };
-                    let outcome = match &task.job {
+                    let outcome = match &mut task.job {
                         Some(job) => {
-                            let wall = zone.format_ms(clock.now_ms());
-                            permits.with(|| job.frame(&mut encoder, &wall, &mut task.frame));
+                            if let Load::Frame(frame) = &mut job.load {
+                                std::mem::swap(&mut task.frame, frame);
+                            } else {
+                                let wall = zone.format_ms(clock.now_ms());
+                                encoders.with(|e| job.frame(e, &wall, &mut task.frame));
+                            }
+                            if let Load::Raw(_, raw) = &mut job.load
+                                && tx.send(Report::Packed(job.number, std::mem::take(raw))).is_err()
+                            {
+                                return;
+                            }
                             link.send(&task.frame, &[])
                         }
                         None => link.probe(),
                     };
-                    if tx.send(Report { sender, task, outcome }).is_err() {
+                    if tx.send(Report::Done { sender, task, outcome }).is_err() {
                         return;
                     }
                 }
             }));
         }
-        Self { inboxes, outbox, idle: (0..count).collect(), packs: 0, frames: Vec::new(), threads }
+        Self {
+            inboxes,
+            outbox,
+            idle: (0..count).collect(),
+            packs: 0,
+            raw: 0,
+            raw_max: compressors + 1,
+            frames: Vec::new(),
+            threads,
+        }
+    }
+
+    /// Can another pack be given?
+    fn free(&self) -> bool {
+        !self.idle.is_empty() && self.raw < self.raw_max
     }
 
     /// Sends a pack to an address.
     fn give(&mut self, job: Job, to: Option<usize>) {
-        let frame = self.frames.pop().unwrap_or_default();
+        let raw = matches!(job.load, Load::Raw(..));
+        let frame = if raw { self.frames.pop().unwrap_or_default() } else { Vec::new() };
         self.packs += 1;
+        self.raw += usize::from(raw);
         self.hand_out(Task { to: to.unwrap_or(0), job: Some(job), frame });
     }
 
@@ -122,8 +159,13 @@ impl Senders {
     fn take(&mut self, wait: Duration) -> Option<Report> {
         match self.outbox.recv_timeout(wait) {
             Ok(r) => {
-                self.idle.push(r.sender);
-                self.packs -= usize::from(r.task.job.is_some());
+                match &r {
+                    Report::Packed(..) => self.raw -= 1,
+                    Report::Done { sender, task, .. } => {
+                        self.idle.push(*sender);
+                        self.packs -= usize::from(task.job.is_some());
+                    }
+                }
                 Some(r)
             }
             Err(RecvTimeoutError::Timeout) => None,
@@ -135,8 +177,17 @@ impl Senders {
     }
 
     fn recycle(&mut self, mut frame: Vec<u8>) {
-        frame.clear();
-        self.frames.push(frame);
+        if self.frames.len() < self.inboxes.len() {
+            frame.clear();
+            self.frames.push(frame);
+        }
+    }
+
+    /// Nothing is under way: what a catch-up needed goes back to the system.
+    fn shrink(&mut self) {
+        if self.packs == 0 {
+            self.frames.clear();
+        }
     }
 
     fn all_idle(&self) -> bool {
@@ -219,7 +270,7 @@ pub fn follow(
                 break;
             }
         }
-        while !senders.idle.is_empty() && rate.allows(clock.mono_ms()) {
+        while senders.free() && rate.allows(clock.mono_ms()) {
             match f.next_job() {
                 Ok(Some(job)) => {
                     let to = f.queue.sent_to(job.number);
@@ -247,9 +298,17 @@ pub fn follow(
         if deadline.is_some_and(|d| Instant::now() >= d) {
             break;
         }
+        senders.shrink();
         let mut wait = tick;
-        while let Some(Report { task, outcome, .. }) = senders.take(wait) {
+        while let Some(report) = senders.take(wait) {
             wait = Duration::ZERO;
+            let (task, outcome) = match report {
+                Report::Packed(number, raw) => {
+                    f.packed(number, raw);
+                    continue;
+                }
+                Report::Done { task, outcome, .. } => (task, outcome),
+            };
             let Some(job) = task.job else {
                 f.queue.probed(task.to, &outcome, clock.mono_ms());
                 continue;
@@ -267,7 +326,7 @@ pub fn follow(
     // What is under way may still be acknowledged.
     let until = Instant::now() + Duration::from_millis(conf.quit_timeout_ms);
     while senders.packs > 0 && Instant::now() < until {
-        if let Some(Report { task: Task { job: Some(job), frame, .. }, outcome, .. }) =
+        if let Some(Report::Done { task: Task { job: Some(job), frame, .. }, outcome, .. }) =
             senders.take(Duration::from_millis(50))
             && let Err(e) = f.report(job, &frame, &outcome)
         {
@@ -283,7 +342,8 @@ pub fn follow(
 
 /// Runs a relay's sending half until it is told to stop.
 pub fn pass_on(relay: &mut Relay, conf: &SenderConfig, server: Server, quit_ms: u64, s: &Arc<Shared>) {
-    let mut senders = Senders::start(conf, conf.senders, &s.clock, &s.zone);
+    // Its packs are frames already.
+    let mut senders = Senders::start(conf, 0, &s.clock, &s.zone);
     let mut teller = Teller::new(&s.log, conf);
     let mut marks_saved = s.clock.mono_ms();
     let report = |relay: &mut Relay, number: u64, frame: &[u8], outcome: &Outcome| {
@@ -296,8 +356,8 @@ pub fn pass_on(relay: &mut Relay, conf: &SenderConfig, server: Server, quit_ms: 
     };
     while !s.stop.requested() {
         let now = s.clock.mono_ms();
-        while !senders.idle.is_empty() {
-            let mut frame = Vec::new();
+        while senders.free() {
+            let mut frame = senders.frames.pop().unwrap_or_default();
             let next = {
                 let mut gate = lock(&s.gate);
                 relay.fill(&gate);
@@ -339,8 +399,9 @@ pub fn pass_on(relay: &mut Relay, conf: &SenderConfig, server: Server, quit_ms: 
             continue;
         }
         let mut wait = Duration::from_millis(20);
-        while let Some(Report { task, outcome, .. }) = senders.take(wait) {
+        while let Some(told) = senders.take(wait) {
             wait = Duration::ZERO;
+            let Report::Done { task, outcome, .. } = told else { continue };
             let Some(job) = task.job else {
                 relay.queue.probed(task.to, &outcome, s.clock.mono_ms());
                 continue;
@@ -353,7 +414,7 @@ pub fn pass_on(relay: &mut Relay, conf: &SenderConfig, server: Server, quit_ms: 
     let until = Instant::now() + Duration::from_millis(quit_ms);
     server.join(until);
     while senders.packs > 0 && Instant::now() < until {
-        if let Some(Report { task: Task { job: Some(job), frame, .. }, outcome, .. }) =
+        if let Some(Report::Done { task: Task { job: Some(job), frame, .. }, outcome, .. }) =
             senders.take(Duration::from_millis(50))
         {
             report(relay, job.number, &frame, &outcome);

@@ -5,6 +5,7 @@ use super::follower::{Follower, Setup, resend};
 use super::relay;
 use super::serve::{Server, Shared, fd_limit, max_connections, raise_fd_limit, spawn};
 use super::ship;
+use super::whole::Beside;
 use crate::clock::{Clock, Hour, Zone};
 use crate::config::{
     Config, Errors, LogConfig, Peer, RelayConfig, Role, Start, StoreConfig, TailConfig, Warning,
@@ -484,7 +485,7 @@ fn store_loop(c: &mut Collector, conf: &StoreConfig, s: &Arc<Shared>, state_dir:
             let (tx, disk) = (tx.clone(), s.disk.clone());
             running += 1;
             drop(spawn("verify", move || {
-                let _ = tx.send(crate::output::hours::VerifyJob::run(job, &disk));
+                let _ = tx.send(crate::output::hours::VerifyJob::run(job, &disk, &mut Beside::default()));
             }));
         }
         let mut certified = 0;

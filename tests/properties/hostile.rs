@@ -437,7 +437,7 @@ fn one_flipped_bit_of_a_frame_never_changes_what_is_stored() {
         taken += 1;
         let what = |m: &logd::pack::Meta| (m.key.clone(), m.generation, m.id, m.lines);
         assert_eq!(what(&a.meta), what(&good.meta), "bit {bit}");
-        assert_eq!(a.raw.unwrap().0, raw, "bit {bit}");
+        assert_eq!(a.raw.unwrap().as_ref(), raw, "bit {bit}");
     }
     // Times for people, unknown keys, the totals: what is left is settled by the hour's digest.
     println!("{taken} of {} flipped frames are still a pack", frame.len() * 8);

@@ -179,10 +179,10 @@ fn a_huge_backlog_of_one_file_does_not_starve_the_others() {
 #[test]
 fn what_many_files_hold_unsealed_is_bounded_by_the_memory() {
     let hour = "2026112205";
-    // 3 kB each, below a pack, of 600 files: more than half of the memory, and no time passes until they are due.
+    // 3 kB each, below a pack, of 600 files: more than the memory, and no time passes until they are due.
     let put: Vec<(String, String)> =
         (0..600).map(|n| (format!("/l/v{n}/a.{hour}"), format!("{}\n", "y".repeat(2_999)))).collect();
     let sent = order("[tail:*]\nlog_file = /l/*/a.<%Y%m%d%H>\nflush_interval = 1h\n", &put, 3);
-    // 1.8 MB are there, half a megabyte may wait.
-    assert!(sent.len() >= 400, "{} packs", sent.len());
+    // 1.8 MB are there, one may wait.
+    assert!(sent.len() >= 250, "{} packs", sent.len());
 }

@@ -13,7 +13,7 @@
 
 use super::{Copy, Hours, Role};
 use crate::disk;
-use crate::integrity::{Certificate, Health, Place, Reread, reread};
+use crate::integrity::{Certificate, Health, Place, Reread, Whole, reread};
 use crate::pack::{HourKey, hex};
 use crate::planted::{self, Bug};
 use crate::record;
@@ -47,8 +47,8 @@ impl VerifyDone {
 
 impl VerifyJob {
     /// Reads the copy again. Needs no lock.
-    pub fn run(self, disk: &disk::Disk) -> VerifyDone {
-        let result = reread(disk, &self.place);
+    pub fn run(self, disk: &disk::Disk, whole: &mut dyn Whole) -> VerifyDone {
+        let result = reread(disk, &self.place, whole);
         VerifyDone { job: self, result }
     }
 }

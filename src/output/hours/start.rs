@@ -43,6 +43,7 @@ impl Hours {
             verify_again: false,
             verify: Vec::new(),
             raw: Vec::new(),
+            kept: BTreeMap::new(),
             frame: Vec::new(),
             shelved: Vec::new(),
             missing,

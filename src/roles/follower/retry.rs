@@ -13,7 +13,7 @@ use crate::config::Peer;
 use crate::disk;
 use crate::journal::{Cut, HourLog};
 use crate::log::count;
-use crate::pack::{HourKey, Meta, inflate, split_frame};
+use crate::pack::{Encoder, HourKey, Meta, inflate, split_frame};
 use crate::spool::{AppendError, Loc, Shelf, Spool};
 use crate::tail::Sealed;
 use std::collections::{BTreeMap, BTreeSet};
@@ -240,6 +240,7 @@ impl Follower {
     /// them. If there is suddenly no room, they stay in memory like any other, and nothing more is read of their files.
     pub(super) fn keep_unreleased(&mut self) -> disk::Result<()> {
         let Some(mut retry) = self.retry.take() else { return Ok(()) };
+        let mut encoder = None;
         let mut unreleased = std::mem::take(&mut self.unreleased);
         let mut kept = Ok(());
         for (s, loc) in unreleased.iter_mut().filter(|(_, loc)| loc.is_none()) {
@@ -247,7 +248,9 @@ impl Follower {
             let Some(meta) = meta else { continue };
             let job = Job { number: 0, load: Load::Raw(Box::new(meta), std::mem::take(&mut s.raw)) };
             let wall = self.wall();
-            job.frame(&mut self.encoder, &wall, &mut self.frame);
+            // A quarter of a megabyte: not kept for the rare time in which it is needed.
+            let encoder = encoder.get_or_insert_with(|| Encoder::new(self.conf.sender.compress_level));
+            job.frame(encoder, &wall, &mut self.frame);
             if let Load::Raw(_, raw) = job.load {
                 s.raw = raw;
             }
@@ -289,6 +292,7 @@ impl Follower {
             .map(|(n, _)| *n)
             .take(8)
             .collect();
+        let mut encoder = None;
         for number in held {
             let Some(w) = self.waiting.get_mut(&number) else { continue };
             let Bytes::Memory(raw) = std::mem::replace(&mut w.bytes, Bytes::Away) else { continue };
@@ -296,7 +300,8 @@ impl Follower {
             let job = Job { number, load: Load::Raw(Box::new(meta), raw) };
             let mut frame = std::mem::take(&mut self.frame);
             let wall = self.wall();
-            job.frame(&mut self.encoder, &wall, &mut frame);
+            let encoder = encoder.get_or_insert_with(|| Encoder::new(self.conf.sender.compress_level));
+            job.frame(encoder, &wall, &mut frame);
             self.keep(job, &frame)?;
             self.frame = frame;
         }

@@ -300,7 +300,7 @@ impl Streams {
             std::mem::swap(s.tail.scratch(), &mut self.scratch);
             let looked = s.tail.step(journal, bytes, packs, out);
             unsealed = (unsealed + s.tail.unsealed()).saturating_sub(held);
-            if count > 1 && unsealed > self.conf.tail_memory / 2 {
+            if count > 1 && unsealed > self.conf.tail_memory {
                 unsealed = unsealed.saturating_sub(s.tail.unsealed());
                 s.tail.seal_all(journal, out);
             }

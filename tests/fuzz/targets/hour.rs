@@ -8,6 +8,7 @@ use logd::integrity::{Certificate, Store, reread, scan};
 use logd::ops::verify::Verdict;
 use logd::pack::{Checked, Encoder, Header, HourKey, Meta, Seal, Totals, hex, total_digest};
 use logd::record;
+use sha2::Sha256;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -132,7 +133,7 @@ pub fn proof(bytes: &[u8]) {
     let store = Store::new(&disk, Path::new(SAVE), Path::new("/state"), 0o644, 0o755);
     let found = scan(&disk, &store.place(&key)).unwrap();
     assert!(found.good_len <= found.headers_len);
-    let read = reread(&disk, &store.place(&key)).unwrap();
+    let read = reread(&disk, &store.place(&key), &mut Sha256::default()).unwrap();
     if let Some(r) = &read
         && r.fault.is_none()
         && hex(&r.summary.digest()) == digest
@@ -143,7 +144,7 @@ pub fn proof(bytes: &[u8]) {
         let v = verdicts(disk).remove(&key);
         if v == Some(Verdict::Right) {
             // Either it is the source, or what the sender told is not there any more and something else is.
-            let told = reread(disk, &store.place(&key)).unwrap();
+            let told = reread(disk, &store.place(&key), &mut Sha256::default()).unwrap();
             let same = told.is_some_and(|r| hex(&r.summary.digest()) == digest);
             let read = disk.read_opt(&data, 1 << 20).unwrap().unwrap_or_default();
             let sealed = mode & 1 == 1 && mode & 2 == 2 && read == source;

@@ -4,7 +4,7 @@ use super::Script;
 use logd::clock::Hour;
 use logd::config::{Config, ReceiverConfig};
 use logd::pack::{
-    BodyCheck, Checked, Encoder, HEADER_OUT_MAX, Header, HourKey, Meta, Refusal, Seal, Totals, hex, inflate,
+    BodyCheck, Checked, Encoder, HEADER_OUT_MAX, Header, HourKey, Meta, Refusal, Seal, Sink, Totals, hex, inflate,
     peek, split_frame,
 };
 use logd::receiver::{Budget, Session};
@@ -61,8 +61,8 @@ fn receive(
                 if let Some(told) = a.meta.seal {
                     assert_eq!((told.bytes, told.crc32), (seal.bytes, seal.crc32));
                 }
-                if let Some((kept, _)) = &a.raw {
-                    assert!(*kept == raw && kept.capacity() <= RAW_MAX);
+                if let Some(kept) = &a.raw {
+                    assert!(kept.as_ref() == raw && kept.capacity() <= RAW_MAX);
                 }
                 assert_eq!(a.body.len() as u64, a.header.pack_len);
                 assert!(a.body.capacity() <= 2 * stream.len() + 64, "memory for bytes that did not come");
@@ -187,6 +187,19 @@ pub fn header(bytes: &[u8]) {
     );
 }
 
+/// Keeps no more than it must: what is beyond the limit has no place here.
+struct Tight<'a>(&'a mut Vec<u8>, u64);
+
+impl Sink for Tight<'_> {
+    fn room(&mut self) -> Option<&mut Vec<u8>> {
+        let left = usize::try_from(self.1).unwrap().saturating_sub(self.0.len());
+        if self.0.len() == self.0.capacity() {
+            self.0.reserve_exact(left.min(64 << 10));
+        }
+        Some(self.0)
+    }
+}
+
 /// [`BodyCheck`]: never a byte beyond the limit, the same however it is split, and what was deflated comes back.
 pub fn body(bytes: &[u8]) {
     let mut s = Script(bytes);
@@ -224,10 +237,7 @@ pub fn body(bytes: &[u8]) {
         check.start(limit);
         let (mut raw, mut error) = (Vec::new(), None);
         for part in stream.chunks(piece) {
-            let fed = check.feed(part, |b| {
-                assert!(b.len() <= 64 << 10, "a window of {} bytes", b.len());
-                raw.extend_from_slice(b);
-            });
+            let fed = check.feed(part, &mut Tight(&mut raw, limit));
             assert!(raw.len() as u64 <= limit, "{} bytes, the limit is {limit}", raw.len());
             if let Err(e) = fed {
                 error = Some(e);
