@@ -4,7 +4,7 @@
 //! - *wall*: from the start of the sending process until the receiving file has all bytes, looked at every 3 ms. The
 //!   receiving process runs before. The hour's tag, which the others have no equal to, comes later and is only printed.
 //! - *CPU*: user and system seconds of all threads of each process from its start until then.
-//! - *RSS*: the most resident memory until then (VmHWM).
+//! - *RSS*: the most resident memory until then (`VmHWM`).
 //! - *raw lines by CPU second*: MB by the CPU seconds of both ends.
 //!
 //! Afterwards the two files are compared; a peer whose file differs is printed and counts for nothing. No two programs

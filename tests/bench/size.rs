@@ -2,10 +2,10 @@
 //!
 //! - *binary*: bytes of the program that is measured, as the release profile strips it, and of `target/static/logd`, if
 //!   `etc/build-static` has made one.
-//! - *RSS right after the start*: VmRSS of each role as soon as it says that it serves. The follower has one empty file.
-//! - *catch-up*: a follower with the defaults ships 150 MB of unique lines that lie in one file to a collector. VmHWM of both,
+//! - *RSS right after the start*: `VmRSS` of each role as soon as it says that it serves. The follower has one empty file.
+//! - *catch-up*: a follower with the defaults ships 150 MB of unique lines that lie in one file to a collector. `VmHWM` of both,
 //!   the most that they ever had, read when the collector's data file has all bytes.
-//! - *idle*: VmRSS of both 30 s later; 10 minutes with `LOGD_SOAK=1`.
+//! - *idle*: `VmRSS` of both 30 s later; 10 minutes with `LOGD_SOAK=1`.
 //!
 //! Resident memory counts the program's own pages and those of the C library that it touches, shared or not. No clock but for
 //! the wait.
