@@ -108,8 +108,12 @@ pub fn levels(report: &mut Report) {
     let s = Source::new();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let all = cores.to_string();
-    let runs: [(u32, &str, &str); 4] =
-        [(6, "1", ""), (6, &all, ", a compressor per core"), (3, &all, ", a compressor per core"), (1, &all, ", a compressor per core")];
+    let runs: [(u32, &str, &str); 4] = [
+        (6, "1", ""),
+        (6, &all, ", a compressor per core"),
+        (3, &all, ", a compressor per core"),
+        (1, &all, ", a compressor per core"),
+    ];
     for (level, compressors, note) in runs {
         let (shipped, codec) = beside_codec(&s, level, &[("compressors", compressors)], false);
         let cpu = shipped.tail.cpu.total() + shipped.store.cpu.total();

@@ -214,7 +214,12 @@ pub fn neighbour(report: &mut Report) {
         let caught = cpu(&guest);
         println!("neighbour: {caught:.1} CPU seconds of the follower in 11");
         let part = beside as f64 / before as f64;
-        report.row(&format!("neighbour: what nginx still answers beside a catch-up, {what}"), part, "", Target::None);
+        report.row(
+            &format!("neighbour: what nginx still answers beside a catch-up, {what}"),
+            part,
+            "",
+            Target::None,
+        );
     }
     let after = nginx.requests(10);
     report.row("neighbour: what nginx answers alone again", after as f64 / before as f64, "", Target::None);

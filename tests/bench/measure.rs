@@ -77,6 +77,13 @@ pub fn usage(node: &Node) -> Usage {
     Usage { cpu: cpu_of(&pid(node)), rss_mb: node.proc_status("VmHWM") as f64 * 1024.0 / MB }
 }
 
+/// The same of a process that is none of ours.
+pub fn usage_of(pid: u32) -> Usage {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let most = status.lines().find_map(|l| l.strip_prefix("VmHWM:")?.split_whitespace().next()).unwrap();
+    Usage { cpu: cpu_of(&pid.to_string()), rss_mb: most.parse::<f64>().unwrap() * 1024.0 / MB }
+}
+
 /// Memory that it has now, in MB.
 pub fn rss(node: &Node) -> f64 {
     node.proc_status("VmRSS") as f64 * 1024.0 / MB
@@ -234,13 +241,17 @@ impl Report {
         let verdict = if good { "met" } else { "MISSED" };
         self.missed += usize::from(!good);
         println!("{what}: {value:.2}{space}{unit} (target: {wanted}; {verdict})");
-        let _ = writeln!(self.table, "| {what} | {value:.2}{space}{unit} | {wanted}{space}{unit} | {verdict} |");
+        let _ =
+            writeln!(self.table, "| {what} | {value:.2}{space}{unit} | {wanted}{space}{unit} | {verdict} |");
     }
 
     /// Prints the table.
     pub fn end(self) {
         if !self.table.is_empty() {
-            println!("\n| what | measured | target | |\n|---|---|---|---|\n{}\nmissed: {}", self.table, self.missed);
+            println!(
+                "\n| what | measured | target | |\n|---|---|---|---|\n{}\nmissed: {}",
+                self.table, self.missed
+            );
         }
     }
 }

@@ -24,6 +24,9 @@ mod e2e;
 mod guest;
 mod lines;
 mod measure;
+mod peers;
+mod size;
+mod wan;
 
 use measure::Report;
 
@@ -34,6 +37,9 @@ const SUITES: &[(&str, fn(&mut Report))] = &[
     ("latency", guest::latency),
     ("idle", guest::idle),
     ("neighbour", guest::neighbour),
+    ("wan", wan::wan),
+    ("size", size::size),
+    ("peers", peers::peers),
 ];
 
 fn main() {
