@@ -270,7 +270,8 @@ impl Session {
         // up what spares many small ones a second inflating.
         let fits = meta.seal.is_some_and(|s| s.bytes <= self.budget.cap as u64 / 4);
         let declared = usize::try_from(declared).unwrap_or(usize::MAX);
-        let raw = (self.keep_raw && fits).then(|| Raw { lines: Vec::new(), declared, charge: charge.another() });
+        let raw =
+            (self.keep_raw && fits).then(|| Raw { lines: Vec::new(), declared, charge: charge.another() });
         self.frame = Some(Frame { header, meta, body: Vec::new(), raw, charge });
         Ok(())
     }

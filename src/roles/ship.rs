@@ -85,7 +85,8 @@ impl Senders {
         for sender in 0..count {
             let (inbox, tasks) = sync_channel::<Task>(1);
             inboxes.push(inbox);
-            let (tx, clock, zone, encoders) = (tx.clone(), clock.clone(), zone.clone(), Arc::clone(&encoders));
+            let (tx, clock, zone, encoders) =
+                (tx.clone(), clock.clone(), zone.clone(), Arc::clone(&encoders));
             let mut links: Vec<Link> = conf.send_to.iter().map(|addr| Link::new(addr, conf)).collect();
             threads.push(spawn("sender", move || {
                 for mut task in tasks {

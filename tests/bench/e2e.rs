@@ -6,7 +6,7 @@
 //!   crates and nothing else; mean of a pass before and one after the shipping.
 //! - *ratio*: CPU of both processes by the codec's.
 //! - *wall*: from the start of `logd tail` until the tag is there. Both ends and this program's own polling share the cores.
-//! - *RSS*: peak resident memory (VmHWM), MB = 10^6 bytes.
+//! - *RSS*: peak resident memory (`VmHWM`), MB = 10^6 bytes.
 //! - *disk*: 1 MiB written and fdatasync'ed, 64 times, in the same directory and run.
 
 use super::lines;
@@ -115,7 +115,10 @@ pub fn levels(report: &mut Report) {
         (1, &all, ", a compressor per core"),
     ];
     for (level, compressors, note) in runs {
-        let (shipped, codec) = beside_codec(&s, level, &[("compressors", compressors)], false);
+        // Twice as many connections: one waits for its answer while another one's pack is compressed.
+        let senders = (compressors.parse::<usize>().unwrap() * 2).to_string();
+        let keys = [("compressors", compressors), ("senders", &senders)];
+        let (shipped, codec) = beside_codec(&s, level, &keys, false);
         let cpu = shipped.tail.cpu.total() + shipped.store.cpu.total();
         let what = |part: &str| format!("e2e level {level}{note}: {part}");
         let six = |t: Target| if level == 6 { t } else { Target::None };

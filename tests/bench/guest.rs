@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 const FLUSH: Duration = Duration::from_secs(5);
 /// How long idle processes are watched.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 
 /// See the header.
 pub fn latency(report: &mut Report) {

@@ -222,11 +222,6 @@ impl Report {
         Self { table: String::new(), missed: 0 }
     }
 
-    /// A suite begins.
-    pub fn suite(&mut self, name: &str) {
-        println!("\n== {name}");
-    }
-
     /// A number, with two digits behind the point.
     pub fn row(&mut self, what: &str, value: f64, unit: &str, target: Target) {
         let space = if unit.is_empty() { "" } else { " " };

@@ -30,8 +30,11 @@ mod wan;
 
 use measure::Report;
 
+/// What it is called, and what it does.
+type Suite = (&'static str, fn(&mut Report));
+
 /// Suites in the order in which they run.
-const SUITES: &[(&str, fn(&mut Report))] = &[
+const SUITES: &[Suite] = &[
     ("e2e", e2e::levels),
     ("relay", e2e::relay),
     ("latency", guest::latency),
@@ -59,7 +62,7 @@ fn main() {
     let mut report = Report::new(&asked);
     for (name, run) in SUITES {
         if asked.is_empty() || asked.iter().any(|a| a == name) {
-            report.suite(name);
+            println!("\n== {name}");
             run(&mut report);
         }
     }

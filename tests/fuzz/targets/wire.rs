@@ -4,8 +4,8 @@ use super::Script;
 use logd::clock::Hour;
 use logd::config::{Config, ReceiverConfig};
 use logd::pack::{
-    BodyCheck, Checked, Encoder, HEADER_OUT_MAX, Header, HourKey, Meta, Refusal, Seal, Sink, Totals, hex, inflate,
-    peek, split_frame,
+    BodyCheck, Checked, Encoder, HEADER_OUT_MAX, Header, HourKey, Meta, Refusal, Seal, Sink, Totals, hex,
+    inflate, peek, split_frame,
 };
 use logd::receiver::{Budget, Session};
 use std::mem::Discriminant;
