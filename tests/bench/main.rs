@@ -21,8 +21,11 @@
 mod support;
 
 mod e2e;
+mod fanin;
+mod growth;
 mod guest;
 mod lines;
+mod load;
 mod measure;
 
 use measure::Report;
@@ -34,6 +37,8 @@ const SUITES: &[(&str, fn(&mut Report))] = &[
     ("latency", guest::latency),
     ("idle", guest::idle),
     ("neighbour", guest::neighbour),
+    ("fanin", fanin::fanin),
+    ("growth", growth::growth),
 ];
 
 fn main() {
