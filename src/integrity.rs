@@ -25,7 +25,9 @@ use crate::record;
 use lines::{Line, Reader, Stored, Summary};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Longest state file of this module, in bytes.
 const SMALL: u64 = 4 << 20;
@@ -104,6 +106,8 @@ pub struct Store {
     disk: Disk,
     save_dir: PathBuf,
     closed: PathBuf,
+    /// Hashes of the hours that may have a tag, once somebody asked: see [`Store::may_have_tag`].
+    tagged: Arc<Mutex<Option<HashSet<u64>>>>,
     /// Mode of files that others read.
     pub file_mode: u32,
     /// Mode of their directories.
@@ -114,7 +118,8 @@ impl Store {
     /// Paths only; makes nothing.
     pub fn new(disk: &Disk, save_dir: &Path, state_dir: &Path, file_mode: u32, dir_mode: u32) -> Self {
         let closed = state_dir.join("closed");
-        Self { disk: disk.clone(), save_dir: save_dir.to_owned(), closed, file_mode, dir_mode }
+        let tagged = Arc::default();
+        Self { disk: disk.clone(), save_dir: save_dir.to_owned(), closed, tagged, file_mode, dir_mode }
     }
 
     /// Makes the directories.
@@ -225,6 +230,20 @@ impl Store {
         Ok(from.take_while(|n| n.starts_with(&prefix)).collect())
     }
 
+    /// Could a tag of this hour stand? Whoever writes the store asks before it lists `received/`, which holds a file for each
+    /// hour that was ever certified: a month of a thousand hosts is 720,000, and a listing for each hour would take a
+    /// tenth of a core. So the directory is listed once, and 8 bytes of each name are kept. Tags that go away are not
+    /// taken out: a listing in vain does no harm.
+    pub fn may_have_tag(&self, key: &HourKey) -> disk::Result<bool> {
+        let mut tagged = self.tagged.lock().unwrap_or_else(PoisonError::into_inner);
+        if tagged.is_none() {
+            let dir = self.path("received");
+            let names = if self.disk.stat(&dir)?.is_some() { self.disk.list(&dir)? } else { Vec::new() };
+            *tagged = Some(names.iter().filter_map(|e| e.name.rsplit_once('_')).map(|n| hash(n.0)).collect());
+        }
+        Ok(tagged.as_ref().is_none_or(|t| t.contains(&hash(&key.to_string()))))
+    }
+
     /// The doubtful certificate of an hour.
     pub fn doubtful(&self, key: &HourKey) -> disk::Result<Option<Certificate>> {
         self.read_json(&self.path("doubtful").join(key.to_string()))
@@ -235,12 +254,16 @@ impl Store {
     pub fn certify(&self, cert: &Certificate) -> disk::Result<()> {
         let json = record::to_json(cert);
         let key = HourKey { name: cert.name.clone(), hour: cert.hour };
-        if self.tag_names(&key)?.iter().any(|n| !cert.is_tag() || *n != cert.tag_name()) {
+        let known = self.may_have_tag(&key)?;
+        if known && self.tag_names(&key)?.iter().any(|n| !cert.is_tag() || *n != cert.tag_name()) {
             self.revoke(&key)?;
         }
         let doubtful = self.path("doubtful").join(key.to_string());
         let received = self.path("received");
         if cert.is_tag() {
+            if let Some(tagged) = self.tagged.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+                tagged.insert(hash(&key.to_string()));
+            }
             self.disk.replace(&received.join(cert.tag_name()), &json, self.file_mode)?;
             self.disk.remove(&doubtful)?;
         } else {
@@ -348,6 +371,13 @@ impl Store {
         let prefix = format!("{}.{generation}.", key.hour);
         Ok(self.disk.list(&dir)?.iter().any(|e| e.name.starts_with(&prefix)))
     }
+}
+
+fn hash(hour: &str) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut h = DefaultHasher::new();
+    hour.hash(&mut h);
+    h.finish()
 }
 
 /// Reads a `hosts_file`: one name per line, `#` and `;` comments.

@@ -22,9 +22,14 @@ pub fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Default)]
 struct Used {
     bytes: usize,
+    /// Of these, raw lines that could be inflated again.
+    kept: usize,
     next: u64,
     frames: BTreeSet<u64>,
 }
+
+/// Ticket of charges that are no frame's.
+const LUXURY: u64 = 0;
 
 /// Bytes in flight over all connections.
 pub struct Budget {
@@ -73,17 +78,19 @@ impl Charge {
         true
     }
 
-    /// A further charge on the same budget, of nothing yet.
+    /// A charge on the same budget, of nothing yet, for bytes that it would be good to keep.
     #[must_use]
-    pub fn another(&self) -> Charge {
-        Charge { budget: Arc::clone(&self.budget), ticket: 0, bytes: 0 }
+    pub fn luxury(&self) -> Charge {
+        Charge { budget: Arc::clone(&self.budget), ticket: LUXURY, bytes: 0 }
     }
 
-    /// Charges `n` bytes more, only if there is room now.
+    /// Charges `n` bytes more, only if there is room now: half of the budget is for what still arrives, or whoever stores
+    /// too slowly would keep all senders waiting.
     pub fn grow(&mut self, n: usize) -> bool {
         let mut u = lock(&self.budget.used);
-        let fits = u.bytes + n <= self.budget.cap;
+        let fits = u.kept + n <= self.budget.cap / 2 && u.bytes + n <= self.budget.cap;
         if fits {
+            u.kept += n;
             u.bytes += n;
             self.bytes += n;
         }
@@ -95,6 +102,9 @@ impl Drop for Charge {
     fn drop(&mut self) {
         let mut u = lock(&self.budget.used);
         u.bytes = u.bytes.saturating_sub(self.bytes);
+        if self.ticket == LUXURY {
+            u.kept = u.kept.saturating_sub(self.bytes);
+        }
         u.frames.remove(&self.ticket);
         drop(u);
         self.budget.freed.notify_all();
@@ -271,7 +281,7 @@ impl Session {
         let fits = meta.seal.is_some_and(|s| s.bytes <= self.budget.cap as u64 / 4);
         let declared = usize::try_from(declared).unwrap_or(usize::MAX);
         let raw =
-            (self.keep_raw && fits).then(|| Raw { lines: Vec::new(), declared, charge: charge.another() });
+            (self.keep_raw && fits).then(|| Raw { lines: Vec::new(), declared, charge: charge.luxury() });
         self.frame = Some(Frame { header, meta, body: Vec::new(), raw, charge });
         Ok(())
     }

@@ -169,6 +169,15 @@ impl HourState {
     }
 }
 
+/// What a checkpoint makes durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Hours that are complete.
+    Complete,
+    /// Everything.
+    All,
+}
+
 /// Packs whose proof is durable now.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -561,11 +570,16 @@ impl Hours {
         Ok(kept)
     }
 
-    /// Makes everything applied so far durable, in the order that the proof needs.
-    pub fn checkpoint(&mut self, now_ms: u64) -> disk::Result<Progress> {
-        self.kept.clear();
+    /// Makes what was applied so far durable, in the order that the proof needs: all of it, or only the hours that are
+    /// complete, which wait for nothing else.
+    pub fn checkpoint(&mut self, due: Due, now_ms: u64) -> disk::Result<Progress> {
         let mut out = Progress { seqs: std::mem::take(&mut self.done_now), ..Progress::default() };
-        let dirty = std::mem::take(&mut self.dirty);
+        let mut dirty = std::mem::take(&mut self.dirty);
+        if due == Due::Complete {
+            (dirty, self.dirty) = dirty.into_iter().partition(|copy| self.is_complete(copy));
+        } else {
+            self.kept.clear();
+        }
         if let Err(e) = self.sync_all(&dirty, now_ms)
             && !planted::is(Bug::CheckpointErrorIgnored)
         {
@@ -604,7 +618,7 @@ impl Hours {
             self.close_files();
         }
         self.forget_idle(now_ms);
-        self.verify_again = false;
+        self.verify_again &= due == Due::Complete;
         Ok(out)
     }
 
@@ -663,7 +677,8 @@ impl Hours {
                 && !copy.lines.is_empty()
             {
                 copy.headers_len += copy.lines.len() as u64;
-                copy.lines.clear();
+                // An hour at rest takes no memory for its next lines.
+                copy.lines = Vec::new();
                 copy.new_names = false;
             }
         }
@@ -731,11 +746,18 @@ impl Hours {
 
     /// Is an hour complete and only waiting for a checkpoint? Then it is worth one now.
     pub fn has_complete(&self) -> bool {
+        self.dirty.iter().any(|copy| self.is_complete(copy))
+    }
+
+    /// Has a verification to be handed out again? Only a checkpoint of everything does that.
+    pub fn wants_all(&self) -> bool {
         self.verify_again
-            || self.dirty.iter().any(|(key, generation)| {
-                let copy = self.states.get(key).and_then(|s| s.copies.get(generation));
-                !self.stuck.contains_key(key) && copy.is_some_and(|c| !c.lines.is_empty() && c.is_complete())
-            })
+    }
+
+    /// Is this copy complete, and not all of it durable?
+    fn is_complete(&self, (key, generation): &(HourKey, u64)) -> bool {
+        let copy = self.states.get(key).and_then(|s| s.copies.get(generation));
+        !self.stuck.contains_key(key) && copy.is_some_and(|c| !c.lines.is_empty() && c.is_complete())
     }
 
     fn close_files(&mut self) {

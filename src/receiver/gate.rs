@@ -338,7 +338,9 @@ fn load(m: &mut Memory, key: &HourKey, now_ms: u64) -> disk::Result<()> {
         None => {
             add(&mut hour, &place, None)?;
             // The tag may stand although the `closed` file is lost: later bytes must take it away all the same.
-            if let Some(generation) = hour.copies.last_key_value().map(|(g, _)| *g) {
+            if let Some(generation) = hour.copies.last_key_value().map(|(g, _)| *g)
+                && store.may_have_tag(key)?
+            {
                 hour.certified =
                     store.tag(key)?.map(|_| generation).filter(|_| !planted::is(Bug::TagOfUnclosedKept));
             }

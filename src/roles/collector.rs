@@ -5,7 +5,7 @@ use crate::disk::{self, Disk};
 use crate::footprint::Footprint;
 use crate::integrity::{Store, read_hosts};
 use crate::log::count;
-use crate::output::hours::{Filed, Hours, HoursConfig, Raw, Spooled, VerifyDone};
+use crate::output::hours::{Due, Filed, Hours, HoursConfig, Raw, Spooled, VerifyDone};
 use crate::pack::{self, HourKey, split_frame};
 use crate::planted::{self, Bug};
 use crate::receiver::gate::{Gate, Memory};
@@ -164,17 +164,23 @@ impl Collector {
     }
 
     /// Is it time to make progress durable?
-    pub fn wants_checkpoint(&self, gate: &Mutex<Gate>, now_ms: u64) -> bool {
-        self.hours.is_dirty()
-            && (self.hours.has_complete()
-                || now_ms.saturating_sub(self.last_checkpoint_ms) >= self.checkpoint_ms
-                || lock(gate).spool.half_full())
+    pub fn wants_checkpoint(&self, gate: &Mutex<Gate>, now_ms: u64) -> Option<Due> {
+        if !self.hours.is_dirty() {
+            return None;
+        }
+        let late = now_ms.saturating_sub(self.last_checkpoint_ms) >= self.checkpoint_ms;
+        if late || self.hours.wants_all() || lock(gate).spool.half_full() {
+            return Some(Due::All);
+        }
+        self.hours.has_complete().then_some(Due::Complete)
     }
 
     /// Makes progress durable, and tells the spool and the footprint.
-    pub fn checkpoint(&mut self, gate: &Mutex<Gate>, now_ms: u64) -> disk::Result<()> {
-        let progress = self.hours.checkpoint(now_ms)?;
-        self.last_checkpoint_ms = now_ms;
+    pub fn checkpoint(&mut self, due: Due, gate: &Mutex<Gate>, now_ms: u64) -> disk::Result<()> {
+        let progress = self.hours.checkpoint(due, now_ms)?;
+        if due == Due::All {
+            self.last_checkpoint_ms = now_ms;
+        }
         let mut g = lock(gate);
         if let Some(m) = &mut g.memory {
             for (key, generation, high, seqs) in &progress.stored {

@@ -8,6 +8,7 @@ use crate::pack::Refusal;
 use crate::receiver::gate::{Answer, Gate};
 use crate::receiver::{Budget, Session, lock};
 use crate::shutdown::Shutdown;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown as Half, TcpListener, TcpStream};
@@ -18,6 +19,8 @@ use std::time::{Duration, Instant};
 
 const CHUNK: usize = 64 << 10;
 const STACK: usize = 256 << 10;
+/// How soon an idle listener sees that the role stops.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// File descriptors that are kept for files.
 const RESERVED_FDS: usize = 512;
 /// After a refusal, so much is read and thrown away before the connection is closed.
@@ -163,11 +166,16 @@ fn accept_loop(
     let budget = Budget::new(conf.inflight_bytes);
     let max = max_connections(conf);
     let mut next_id = 0u64;
+    let look_again = Timespec::try_from(LOOK_AGAIN).ok();
     while !s.stop.requested() {
         let (stream, addr) = match listener.accept() {
             Ok(a) => a,
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                s.stop.wait(Duration::from_millis(20));
+                let mut waits = [PollFd::new(listener, PollFlags::IN)];
+                if poll(&mut waits, look_again.as_ref()).is_err() {
+                    // A signal; or no memory, and then it must not spin.
+                    s.stop.wait(Duration::from_millis(20));
+                }
                 continue;
             }
             Err(e) => {

@@ -14,6 +14,7 @@ use crate::disk::Disk;
 use crate::footprint;
 use crate::instance::{Instance, Refused};
 use crate::log::{Log, count};
+use crate::output::hours::Due;
 use crate::receiver::gate::Gate;
 use crate::receiver::lock;
 use crate::shutdown::Shutdown;
@@ -356,15 +357,22 @@ fn host_name() -> String {
 
 // ---- receivers ----
 
+/// Connections that wait to be accepted; the kernel has a limit of its own (`net.core.somaxconn`).
+const BACKLOG: i32 = 4096;
+
 fn bind(listen: &str) -> Result<TcpListener, String> {
-    TcpListener::bind(listen).map_err(|e| {
+    let listener = TcpListener::bind(listen).map_err(|e| {
         let hint = match e.kind() {
             std::io::ErrorKind::AddrInUse => "; another program uses the port",
             std::io::ErrorKind::PermissionDenied => "; ports below 1024 need the right to use them",
             _ => "; it must be an address of this host",
         };
         format!("listen {listen}: {e}{hint}")
-    })
+    })?;
+    // The standard library lets 128 connections wait. After an outage a thousand hosts come at once; whoever finds no place
+    // tries again a second later, and again two seconds after that.
+    rustix::net::listen(&listener, BACKLOG).map_err(|e| format!("listen {listen}: {e}"))?;
+    Ok(listener)
 }
 
 fn share(w: World, gate: Gate) -> (Arc<Shared>, Instance) {
@@ -390,6 +398,7 @@ fn run_relay(
     options: RunOptions,
 ) -> Result<u8, String> {
     let say = |e: String| format!("logd: collector: {e}");
+    raise_fd_limit();
     let zone = Zone::local().map_err(say)?;
     let w = match world(Role::Collector, config, conf.state_dir.as_deref(), &conf.log, zone, options)? {
         Ok(w) => w,
@@ -421,6 +430,7 @@ fn run_store(
     options: RunOptions,
 ) -> Result<u8, String> {
     let say = |e: String| format!("logd: fcollector: {e}");
+    raise_fd_limit();
     let zone = Zone::local().map_err(say)?;
     let w = match world(Role::Fcollector, config, conf.state_dir.as_deref(), &conf.log, zone, options)? {
         Ok(w) => w,
@@ -525,8 +535,8 @@ fn turn(c: &mut Collector, s: &Shared, now: u64) -> crate::disk::Result<usize> {
         c.hours.relieve()?;
     }
     let n = c.step(&s.gate, now, 64)?;
-    if c.wants_checkpoint(&s.gate, now) {
-        c.checkpoint(&s.gate, now)?;
+    if let Some(due) = c.wants_checkpoint(&s.gate, now) {
+        c.checkpoint(due, &s.gate, now)?;
     }
     Ok(n)
 }
@@ -561,7 +571,7 @@ fn finish_store(c: &mut Collector, s: &Shared, state_dir: &Path) {
     let work = |c: &mut Collector| -> crate::disk::Result<()> {
         lock(&s.gate).spool.sync()?;
         while c.step(&s.gate, now, 64)? > 0 {}
-        c.checkpoint(&s.gate, now)?;
+        c.checkpoint(Due::All, &s.gate, now)?;
         save(s, state_dir)?;
         lock(&s.gate).spool.close()
     };

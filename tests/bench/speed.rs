@@ -21,8 +21,11 @@
 mod support;
 
 mod e2e;
+mod fanin;
+mod growth;
 mod guest;
 mod lines;
+mod load;
 mod measure;
 mod peers;
 mod size;
@@ -37,6 +40,8 @@ type Suite = (&'static str, fn(&mut Report));
 const SUITES: &[Suite] = &[
     ("e2e", e2e::levels),
     ("relay", e2e::relay),
+    ("fanin", fanin::fanin),
+    ("growth", growth::growth),
     ("latency", guest::latency),
     ("idle", guest::idle),
     ("neighbour", guest::neighbour),

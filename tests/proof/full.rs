@@ -9,6 +9,7 @@
 use super::peer::{Hour, Pack, lines};
 use logd::config::{Config, ReceiverConfig, StoreConfig};
 use logd::disk::{Disk, Fault, Outcome, SimDisk};
+use logd::output::hours::Due;
 use logd::receiver::gate::{Answer, Gate};
 use logd::receiver::{Arrived, Budget, Session, lock};
 use logd::roles::collector::{self, Collector};
@@ -107,8 +108,10 @@ impl World {
         self.now_ms += 1000;
         let (c, gate, now) = (&mut self.collector, &self.gate, self.now_ms);
         let mut stored = c.step(gate, now, 64).map(|_| ());
-        if stored.is_ok() && c.wants_checkpoint(gate, now) {
-            stored = c.checkpoint(gate, now);
+        if stored.is_ok()
+            && let Some(due) = c.wants_checkpoint(gate, now)
+        {
+            stored = c.checkpoint(due, gate, now);
         }
         self.note(stored).map(|_| ())
     }
@@ -417,7 +420,7 @@ fn a_proof_whose_directory_could_not_be_synced_is_made_durable_later() {
         let stepped = w.collector.step(&w.gate, w.now_ms, 64);
         w.note(stepped)?;
         w.disk.rename(here, away).unwrap();
-        let saved = w.collector.checkpoint(&w.gate, w.now_ms);
+        let saved = w.collector.checkpoint(Due::All, &w.gate, w.now_ms);
         w.note(saved)?;
         assert_eq!(w.collector.hours.alarms.len(), 1);
         w.disk.rename(away, here).unwrap();

@@ -101,8 +101,8 @@ impl Keeper {
             while self.collector.step(&self.gate, self.now_ms, 64).unwrap() > 0 {
                 busy = true;
             }
-            if self.collector.wants_checkpoint(&self.gate, self.now_ms) {
-                self.collector.checkpoint(&self.gate, self.now_ms).unwrap();
+            if let Some(due) = self.collector.wants_checkpoint(&self.gate, self.now_ms) {
+                self.collector.checkpoint(due, &self.gate, self.now_ms).unwrap();
                 busy = true;
             }
             for job in self.collector.hours.take_jobs() {

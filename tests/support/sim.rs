@@ -516,8 +516,8 @@ impl World {
         let slow = self.rng.below(100) < self.slow_verify;
         let result = (|| {
             while c.step(&gate, now, 64)? > 0 {}
-            if c.wants_checkpoint(&gate, now) {
-                c.checkpoint(&gate, now)?;
+            if let Some(due) = c.wants_checkpoint(&gate, now) {
+                c.checkpoint(due, &gate, now)?;
             }
             for job in c.hours.take_jobs() {
                 self.verified.push(job.run(&self.machines[STORE].disk, &mut sha2::Sha256::default()));
