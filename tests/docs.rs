@@ -9,7 +9,7 @@
 use logd::cli::{COMMANDS, Command, Opt};
 use logd::clock::Hour;
 use logd::config::keys::{self, KEYS, Key, SECTIONS};
-use logd::config::{Allow, Config, ReceiverConfig, SpoolConfig};
+use logd::config::{Allow, Config, ReceiverConfig, Role, SpoolConfig};
 use logd::disk::Disk;
 use logd::footprint::{Footprint, Pending};
 use logd::instance::Instance;
@@ -312,6 +312,51 @@ fn every_example_is_named_exists_and_loads() {
         shown += 1;
     }
     assert!(shown >= 4, "{shown} configurations");
+}
+
+/// The unit of a role, and of each line `KEY=VALUE` the values.
+fn unit(role: Role) -> (String, impl Fn(&str) -> Vec<String>) {
+    let text = read(&format!("etc/systemd/logd-{}.service", role.command()));
+    let lines = text.clone();
+    let values = move |key: &str| {
+        let found = lines.lines().filter_map(|l| l.strip_prefix(key)?.strip_prefix('='));
+        found.map(str::to_owned).collect::<Vec<_>>()
+    };
+    (text, values)
+}
+
+#[test]
+fn the_units_start_their_role_and_give_what_it_needs() {
+    let sandbox = |text: &str| {
+        let block = text.split("\n# Sandbox: ").nth(1).unwrap().to_owned();
+        // The follower's has a line more.
+        block.split("\n# For `nice`").next().unwrap().split("\n[Install]").next().unwrap().trim().to_owned()
+    };
+    let same = sandbox(&unit(Role::Tail).0);
+    assert!(same.lines().count() > 25, "{same}");
+    let default = |role: Role, name: &str| {
+        let key = KEYS.iter().find(|k| k.name == name && k.sections.contains(&role.section())).unwrap();
+        key.default.trim_end_matches('s').parse::<u64>().unwrap()
+    };
+    for role in [Role::Tail, Role::Collector, Role::Fcollector] {
+        let (text, values) = unit(role);
+        let name = role.command();
+        let number = |key: &str| values(key)[0].parse::<u64>().unwrap();
+        assert_eq!(values("ExecStartPre"), [format!("/usr/bin/logd check /etc/logd/{name}.ini")]);
+        assert_eq!(values("ExecStart"), [format!("/usr/bin/logd {name} /etc/logd/{name}.ini")]);
+        // Where `logd status`, which systemd does not start, looks too.
+        assert_eq!(values("StateDirectory"), [format!("logd/{name}")]);
+        assert_eq!(sandbox(&text), same, "{name}: the sandbox is the same in all units");
+        assert!(number("TimeoutStopSec") > default(role, "quit_timeout"), "{name}");
+        if role != Role::Tail {
+            let connections = default(role, "max_connections");
+            assert!(number("TasksMax") > connections && number("LimitNOFILE") > connections, "{name}");
+        }
+    }
+    let save_dir = Config::load(&root().join("etc/fcollector.ini")).unwrap().store(false).unwrap().0.save_dir;
+    let (_, values) = unit(Role::Fcollector);
+    assert_eq!(values("ReadWritePaths"), [save_dir.to_str().unwrap()]);
+    assert_eq!(values("RequiresMountsFor"), values("ReadWritePaths"));
 }
 
 #[test]
