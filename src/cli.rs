@@ -3,6 +3,7 @@
 //!
 //! Exit codes: 0 ok or yes, 1 a true no, 2 an error, 64 a command line that makes no sense (`EX_USAGE`).
 
+use crate::auth::Key;
 use crate::clock::Hour;
 use crate::config::value::{Kind, Value};
 use crate::config::{Role, nearest};
@@ -158,6 +159,14 @@ pub static COMMANDS: &[Command] = &[
         run: resend_to,
     },
     Command {
+        name: "key",
+        alias: "",
+        args: "new HOST...",
+        help: "print a new key for each host: for its key_file, and for the receiver's keys_file",
+        options: &[],
+        run: key_new,
+    },
+    Command {
         name: "demo",
         alias: "",
         args: "[PATTERN]",
@@ -294,12 +303,13 @@ fn parse(command: &Command, args: &[String]) -> Result<Call, String> {
     })?;
     let call = Call { matches };
     let wanted: Vec<&str> = command.args.split_whitespace().collect();
+    let many = wanted.last().is_some_and(|w| w.ends_with("..."));
     let given = call.matches.free.len();
     if !call.has(HELP.long) {
         if let Some(missing) = wanted.get(given).filter(|w| !w.starts_with('[')) {
             return Err(format!("{missing} is missing"));
         }
-        if let Some(extra) = call.arg(wanted.len()) {
+        if let Some(extra) = call.arg(wanted.len()).filter(|_| !many) {
             return Err(format!("{extra:?} is one argument too many"));
         }
     }
@@ -423,6 +433,19 @@ fn spool_of(call: &Call, out: &mut Out) -> Result<u8, String> {
         return Err(format!("--{} does not go with {word}", if json { "json" } else { "all" }));
     }
     Ok(spool::run(call.path(1), &action, out))
+}
+
+fn key_new(call: &Call, out: &mut Out) -> Result<u8, String> {
+    let word = call.arg(0).unwrap_or_default();
+    if word != "new" {
+        return Err(format!("no {word:?}; there is `key new`"));
+    }
+    let hosts = call.matches.free.iter().skip(1);
+    let keys: Vec<Key> = hosts.map(|host| Key::new(host)).collect::<Result<_, _>>()?;
+    for key in keys {
+        out.line(key.line());
+    }
+    Ok(ops::YES)
 }
 
 fn ready_for(call: &Call, out: &mut Out) -> Result<u8, String> {

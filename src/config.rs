@@ -132,6 +132,8 @@ pub struct TailConfig {
     pub nice: i32,
     /// Packs that are compressed at the same time.
     pub compressors: usize,
+    /// This host's key.
+    pub key_file: Option<PathBuf>,
     /// The way out.
     pub sender: SenderConfig,
     /// The retry spool.
@@ -280,6 +282,8 @@ pub struct ReceiverConfig {
     pub listen: String,
     /// Who may connect.
     pub allow: Allow,
+    /// The config says who.
+    pub allow_set: bool,
     /// Connections at once.
     pub max_connections: usize,
     /// Connections at once from one address.
@@ -300,6 +304,12 @@ pub struct ReceiverConfig {
     pub max_raw: usize,
     /// Bytes being received over all connections.
     pub inflight_bytes: usize,
+    /// Keys of the hosts that may send; `None` = packs need no signature.
+    pub keys_file: Option<PathBuf>,
+    /// With `keys_file`: are packs without a signature refused?
+    pub keys_required: bool,
+    /// With `keys_file`: connections at once from one address that have not shown a good signature.
+    pub max_unproven_per_address: usize,
 }
 
 /// What `collector` needs.

@@ -124,6 +124,11 @@ impl Instance {
     }
 }
 
+/// Has a role served from this directory? To be asked before [`Instance::open`], which marks it.
+pub fn has_served(dir: &Path) -> bool {
+    !matches!(dir.join("role.json").try_exists(), Ok(false))
+}
+
 /// Marks `dir` as the state directory of a `role` that is still to be started, so that no other takes it.
 pub fn mark(disk: &Disk, dir: &Path, role: &str) -> disk::Result<()> {
     let mark = Mark { format: FORMAT, role: role.into(), config: PathBuf::new() };

@@ -29,6 +29,8 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// Below so many tags they are not listed again because they have become many.
+const TAGGED_MIN: usize = 10_000;
 /// Longest state file of this module, in bytes.
 const SMALL: u64 = 4 << 20;
 
@@ -71,6 +73,9 @@ pub struct Certificate {
     pub sha256: String,
     /// The stored bytes were read again and are what the sender read from its source.
     pub verified: bool,
+    /// Every pack was signed with a key that opens this sender's hours. Without keys: false.
+    #[serde(default)]
+    pub authentic: bool,
     /// The hour had no bytes.
     pub empty: bool,
     /// Why this is not a proof; empty on a tag.
@@ -100,14 +105,24 @@ impl Certificate {
     }
 }
 
+/// What `received/` held when it was listed, and what was added since.
+struct Tagged {
+    /// Hashes of hours.
+    hours: HashSet<u64>,
+    /// How many there were when it was listed.
+    listed: usize,
+    /// When the directory had last been changed, by us: if it is another time, somebody else was there.
+    changed_ms: i64,
+}
+
 /// Paths and modes of one store.
 #[derive(Clone)]
 pub struct Store {
     disk: Disk,
     save_dir: PathBuf,
     closed: PathBuf,
-    /// Hashes of the hours that may have a tag, once somebody asked: see [`Store::may_have_tag`].
-    tagged: Arc<Mutex<Option<HashSet<u64>>>>,
+    /// Which hours may have a tag, once somebody asked: see [`Store::may_have_tag`].
+    tagged: Arc<Mutex<Option<Tagged>>>,
     /// Mode of files that others read.
     pub file_mode: u32,
     /// Mode of their directories.
@@ -232,16 +247,37 @@ impl Store {
 
     /// Could a tag of this hour stand? Whoever writes the store asks before it lists `received/`, which holds a file for each
     /// hour that was ever certified: a month of a thousand hosts is 720,000, and a listing for each hour would take a
-    /// tenth of a core. So the directory is listed once, and 8 bytes of each name are kept. Tags that go away are not
-    /// taken out: a listing in vain does no harm.
+    /// tenth of a core. So the directory is listed once, and again when somebody else has changed it or when what was
+    /// listed is less than half of what is known; 8 bytes of each name are kept.
     pub fn may_have_tag(&self, key: &HourKey) -> disk::Result<bool> {
+        let dir = self.path("received");
+        let changed_ms = self.disk.stat(&dir)?.map(|s| s.mtime_ms);
         let mut tagged = self.tagged.lock().unwrap_or_else(PoisonError::into_inner);
-        if tagged.is_none() {
-            let dir = self.path("received");
-            let names = if self.disk.stat(&dir)?.is_some() { self.disk.list(&dir)? } else { Vec::new() };
-            *tagged = Some(names.iter().filter_map(|e| e.name.rsplit_once('_')).map(|n| hash(n.0)).collect());
+        let known = |t: &Tagged| {
+            Some(t.changed_ms) == changed_ms && t.hours.len() <= t.listed.saturating_mul(2).max(TAGGED_MIN)
+        };
+        if !tagged.as_ref().is_some_and(known) {
+            let Some(changed_ms) = changed_ms else { return Ok(false) };
+            // Whatever its third part is, the first two name the hour.
+            let hour = |name: &str| name.match_indices('_').nth(1).map_or(name.len(), |(at, _)| at);
+            let hours: HashSet<u64> = self
+                .disk
+                .list(&dir)?
+                .iter()
+                .map(|e| hash(e.name.get(..hour(&e.name)).unwrap_or(&e.name)))
+                .collect();
+            *tagged = Some(Tagged { listed: hours.len(), hours, changed_ms });
         }
-        Ok(tagged.as_ref().is_none_or(|t| t.contains(&hash(&key.to_string()))))
+        Ok(tagged.as_ref().is_none_or(|t| t.hours.contains(&hash(&key.to_string()))))
+    }
+
+    /// What was just changed in `received/`, we have changed ourselves.
+    fn note_received(&self) -> disk::Result<()> {
+        let now = self.disk.stat(&self.path("received"))?.map_or(0, |s| s.mtime_ms);
+        if let Some(t) = self.tagged.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            t.changed_ms = now;
+        }
+        Ok(())
     }
 
     /// The doubtful certificate of an hour.
@@ -261,10 +297,11 @@ impl Store {
         let doubtful = self.path("doubtful").join(key.to_string());
         let received = self.path("received");
         if cert.is_tag() {
-            if let Some(tagged) = self.tagged.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-                tagged.insert(hash(&key.to_string()));
+            if let Some(t) = self.tagged.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+                t.hours.insert(hash(&key.to_string()));
             }
             self.disk.replace(&received.join(cert.tag_name()), &json, self.file_mode)?;
+            self.note_received()?;
             self.disk.remove(&doubtful)?;
         } else {
             self.disk.replace(&doubtful, &json, self.file_mode)?;
@@ -303,6 +340,7 @@ impl Store {
         if !planted::is(Bug::TagRemovalNotSynced) {
             self.disk.sync_dir(&received)?;
         }
+        self.note_received()?;
         self.disk.remove(&self.path("doubtful").join(key.to_string()))?;
         self.disk.sync_dir(&self.path("doubtful"))
     }
@@ -333,6 +371,7 @@ impl Store {
         let json = serde_json::json!({"format": 1, "name": key.name, "day": day.to_string(), "hours": have});
         let path = self.path("received").join(format!("{}_{day}", key.name));
         self.disk.replace(&path, json.to_string().as_bytes(), self.file_mode)?;
+        self.note_received()?;
         Ok(true)
     }
 
@@ -354,6 +393,7 @@ impl Store {
         let path = self.path("received").join(format!("all_{hour}"));
         let text = serde_json::to_vec_pretty(&rows).unwrap_or_default();
         self.disk.replace(&path, &text, self.file_mode)?;
+        self.note_received()?;
         Ok(true)
     }
 

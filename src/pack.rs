@@ -183,13 +183,15 @@ impl Meta {
 /// One route entry.
 pub type Entry = BTreeMap<String, String>;
 
-/// Why a frame is not taken, in the three ways a sender must tell apart.
+/// Why a frame is not taken, in the ways a sender must tell apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Can never be accepted: `wrong header` on the wire.
     Wrong(String),
     /// Cannot be accepted now: `busy`.
     Busy(String),
+    /// Not signed, or not with a key that opens this sender's hours: `denied`.
+    Denied(String),
     /// The connection is closed without a word: an original relay hid who the sender is.
     Close(String),
 }
@@ -198,7 +200,7 @@ impl Refusal {
     /// The reason, for our log.
     pub fn reason(&self) -> &str {
         match self {
-            Self::Wrong(r) | Self::Busy(r) | Self::Close(r) => r,
+            Self::Wrong(r) | Self::Busy(r) | Self::Denied(r) | Self::Close(r) => r,
         }
     }
 }

@@ -1,12 +1,13 @@
 //! The receiver: bytes of a connection in, verified packs and replies out.
 //!
-//! [`Session`] cuts one connection's bytes into packs and verifies each while it streams in (P3, P4); [`gate`]
+//! [`Session`] cuts one connection's bytes into packs and verifies each when it is whole (P3, P4); [`gate`]
 //! decides what each of them is and makes it durable (P1, P2). Neither reads a socket nor sleeps: threads in
 //! `roles` do that. Memory follows what has really arrived: a [`Budget`] is charged for every byte, and the oldest
 //! frame may exceed it, so that there is always one that can finish.
 
 pub mod gate;
 
+use crate::auth::Keyring;
 use crate::config::ReceiverConfig;
 use crate::pack::{BodyCheck, Checked, Decoder, Event, Header, Meta, Refusal, Sink};
 use std::collections::BTreeSet;
@@ -31,17 +32,56 @@ struct Used {
 /// Ticket of charges that are no frame's.
 const LUXURY: u64 = 0;
 
-/// Bytes in flight over all connections.
+/// Bytes in flight over all connections, and those who inflate them.
 pub struct Budget {
     cap: usize,
     used: Mutex<Used>,
     freed: Condvar,
+    checks: Mutex<Checks>,
+    check_freed: Condvar,
 }
+
+/// Bodies are inflated when they are whole, a few at a time: an inflater and its window are a tenth of a megabyte, and
+/// thousands of connections may be in the middle of a body.
+#[derive(Default)]
+struct Checks {
+    free: Vec<BodyCheck>,
+    made: usize,
+}
+
+/// Bodies that are inflated at a time; more than most machines have cores.
+const CHECKS_MAX: usize = 16;
 
 impl Budget {
     /// A budget of `cap` bytes.
     pub fn new(cap: usize) -> Arc<Self> {
-        Arc::new(Self { cap, used: Mutex::default(), freed: Condvar::new() })
+        Arc::new(Self {
+            cap,
+            used: Mutex::default(),
+            freed: Condvar::new(),
+            checks: Mutex::default(),
+            check_freed: Condvar::new(),
+        })
+    }
+
+    /// Does a piece of work with an inflater. It takes as long as a body takes to inflate, so that whoever waits waits shortly.
+    fn with_check<R>(&self, work: impl FnOnce(&mut BodyCheck) -> R) -> R {
+        let mut checks = lock(&self.checks);
+        let mut check = loop {
+            if let Some(check) = checks.free.pop() {
+                break check;
+            }
+            if checks.made < CHECKS_MAX {
+                checks.made += 1;
+                break BodyCheck::new();
+            }
+            checks = self.check_freed.wait(checks).unwrap_or_else(PoisonError::into_inner);
+        };
+        drop(checks);
+        let done = work(&mut check);
+        lock(&self.checks).free.push(check);
+        self.check_freed.notify_one();
+        done
     }
 
     /// A frame begins.
@@ -123,6 +163,8 @@ pub struct Arrived {
     pub body: Vec<u8>,
     /// The raw lines, if the budget had room for them.
     pub raw: Option<Raw>,
+    /// Its signature was checked and is good.
+    pub authentic: bool,
     charge: Option<Charge>,
 }
 
@@ -176,6 +218,7 @@ struct Frame {
     meta: Meta,
     body: Vec<u8>,
     raw: Option<Raw>,
+    authentic: bool,
     charge: Charge,
 }
 
@@ -186,9 +229,10 @@ pub struct Session {
     keep_raw: bool,
     budget: Arc<Budget>,
     decoder: Decoder,
-    check: BodyCheck,
     frame: Option<Frame>,
     ours: bool,
+    keys: Option<Arc<Keyring>>,
+    proven: bool,
 }
 
 impl Session {
@@ -201,10 +245,23 @@ impl Session {
             budget: Arc::clone(budget),
             // The body's limit is kept by `begin`, which knows how to refuse.
             decoder: Decoder::new(conf.max_header, u64::MAX),
-            check: BodyCheck::new(),
             frame: None,
             ours: false,
+            keys: None,
+            proven: false,
         }
+    }
+
+    /// Only what these keys have signed is taken.
+    #[must_use]
+    pub fn with_keys(mut self, keys: Option<Arc<Keyring>>) -> Self {
+        self.keys = keys;
+        self
+    }
+
+    /// Has the peer shown a pack with a good signature?
+    pub fn is_proven(&self) -> bool {
+        self.proven
     }
 
     /// Has the peer's last header shown that it understands other replies than `ok`?
@@ -244,15 +301,18 @@ impl Session {
                 Some(Event::Body(part)) => {
                     let Some(f) = &mut self.frame else { return Ok((used, None)) };
                     f.body.extend_from_slice(part);
-                    self.check.feed(part, &mut f.raw)?;
                 }
                 Some(Event::End) => {
                     let Some(f) = self.frame.take() else { return Ok((used, None)) };
-                    let checked = self.check.finish(&f.meta)?;
-                    let Frame { header, meta, body, raw, charge } = f;
+                    let Frame { header, meta, body, mut raw, authentic, charge } = f;
+                    let checked = self.budget.with_check(|check| {
+                        check.start(meta.seal.map_or(self.conf.max_raw as u64, |s| s.bytes));
+                        check.feed(&body, &mut raw)?;
+                        check.finish(&meta)
+                    })?;
                     return Ok((
                         used,
-                        Some(Arrived { header, meta, checked, body, raw, charge: Some(charge) }),
+                        Some(Arrived { header, meta, checked, body, raw, authentic, charge: Some(charge) }),
                     ));
                 }
             }
@@ -269,12 +329,17 @@ impl Session {
         if let Some(e) = header.route.first_mut() {
             e.insert("ip".into(), meta.key.name.clone());
         }
+        // Before a byte of the body: a stranger gets no memory and no time.
+        let authentic = match (&self.keys, header.route.first()) {
+            (Some(keys), Some(entry)) => keys.judge(entry, &meta.key.name).map_err(Refusal::Denied)?,
+            _ => false,
+        };
+        self.proven |= authentic;
         let max = self.conf.max_raw as u64;
         let declared = meta.seal.map_or(max, |s| s.bytes);
         if declared > max {
             return Err(Refusal::Wrong(format!("{declared} raw bytes; the limit is {max}")));
         }
-        self.check.start(declared);
         let charge = self.budget.enter();
         // Charged as they appear: what a header promises must take nothing from others. A few large packs would use
         // up what spares many small ones a second inflating.
@@ -282,7 +347,7 @@ impl Session {
         let declared = usize::try_from(declared).unwrap_or(usize::MAX);
         let raw =
             (self.keep_raw && fits).then(|| Raw { lines: Vec::new(), declared, charge: charge.luxury() });
-        self.frame = Some(Frame { header, meta, body: Vec::new(), raw, charge });
+        self.frame = Some(Frame { header, meta, body: Vec::new(), raw, authentic, charge });
         Ok(())
     }
 }

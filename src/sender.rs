@@ -94,7 +94,8 @@ impl Link {
     /// Sends one frame (`head` = length and header) and waits for the answer.
     pub fn send(&mut self, head: &[u8], body: &[u8]) -> Outcome {
         let fail = |reason: String, how| Outcome::TempFail { reason, how };
-        let mut stream = match self.stream.take().filter(|(_, used)| used.elapsed() < IDLE_MAX) {
+        let usable = |(s, used): &(TcpStream, Instant)| used.elapsed() < IDLE_MAX && is_open(s);
+        let mut stream = match self.stream.take().filter(usable) {
             Some((s, _)) => s,
             None => match self.dial() {
                 Ok(s) => s,
@@ -135,6 +136,14 @@ impl Link {
     }
 }
 
+/// Is a connection that was not used for a while still there? A receiver closes idle ones when many want to connect; a pack
+/// that is written into a closed one has to wait until its next attempt. Bytes that nobody asked for are a doubt, too.
+fn is_open(stream: &TcpStream) -> bool {
+    let waits = |e: &std::io::Error| e.kind() == ErrorKind::WouldBlock;
+    let looked = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
+    stream.set_nonblocking(false).is_ok() && looked.as_ref().is_err_and(waits)
+}
+
 /// Reads the reply: bare text without framing, so only whole known words count.
 fn answer(stream: &mut TcpStream, deadline: Instant) -> Result<Outcome, String> {
     let mut got = Vec::new();
@@ -145,7 +154,12 @@ fn answer(stream: &mut TcpStream, deadline: Instant) -> Result<Outcome, String> 
             b"wrong header" => return Ok(Outcome::PermFail("the receiver says `wrong header`".into())),
             b"busy" | b"denied" => {
                 let word = String::from_utf8_lossy(&got).into_owned();
-                let reason = format!("the receiver says `{word}`");
+                let hint = if word == "denied" {
+                    ": it does not accept this host's key, or misses one; its log says why; see logd-security(7)"
+                } else {
+                    ""
+                };
+                let reason = format!("the receiver says `{word}`{hint}");
                 return Ok(Outcome::TempFail { reason, how: Fail::Answered });
             }
             g if [&b"ok"[..], b"wrong header", b"busy", b"denied"].iter().any(|w| w.starts_with(g)) => {}

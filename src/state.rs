@@ -33,6 +33,32 @@ fn resolve_from(
     }
 }
 
+/// Directories inside ours that hold directories.
+const NESTED: [&str; 2] = ["aside", "journal"];
+
+/// A symbolic link that stands where one of our own directories should be, if there is one. Files are never written through
+/// links; a directory that is one would lead all of its files elsewhere, and whoever planted it has a reason.
+pub fn linked_directory(dir: &Path) -> Option<PathBuf> {
+    let nested = NESTED.map(|name| dir.join(name));
+    [dir].into_iter().chain(nested.iter().map(PathBuf::as_path)).find_map(|dir| {
+        let entries = std::fs::read_dir(dir).ok()?.flatten();
+        let mut links = entries.filter(|e| e.file_type().is_ok_and(|t| t.is_symlink())).map(|e| e.path());
+        links.find(|path| path.is_dir())
+    })
+}
+
+/// The sentence for [`linked_directory`].
+pub fn refuse_links(dir: &Path) -> Result<(), String> {
+    match linked_directory(dir) {
+        None => Ok(()),
+        Some(link) => Err(format!(
+            "{}: a symbolic link in the place of a directory; it is not followed, because whoever can make one could lead \
+             files elsewhere; put a directory there, or mount one (mount --bind)",
+            link.display()
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

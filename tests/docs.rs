@@ -415,8 +415,8 @@ fn full_meta(raw: &[u8]) -> Meta {
 fn full_frame() -> Vec<u8> {
     let raw = b"a line\n".to_vec();
     let meta = Box::new(full_meta(&raw));
-    let mut frame = Vec::new();
-    Job { number: 1, load: Load::Raw(meta, raw) }.frame(&mut Encoder::new(6), "now", &mut frame);
+    let (mut frame, key) = (Vec::new(), logd::auth::Key::new("web1").unwrap());
+    Job { number: 1, load: Load::Raw(meta, raw) }.frame(&mut Encoder::new(6), Some(&key), "now", &mut frame);
     frame
 }
 
@@ -448,6 +448,7 @@ fn the_relay_table_names_the_keys_that_a_relay_appends() {
     let receiver = ReceiverConfig {
         listen: String::new(),
         allow: Allow::any(),
+        allow_set: true,
         max_connections: 1,
         max_connections_per_address: 1,
         header_timeout_ms: 1,
@@ -458,6 +459,9 @@ fn the_relay_table_names_the_keys_that_a_relay_appends() {
         max_body: 1 << 20,
         max_raw: 1 << 20,
         inflight_bytes: 1 << 20,
+        keys_file: None,
+        keys_required: true,
+        max_unproven_per_address: 1,
     };
     let budget = Budget::new(1 << 20);
     let mut session = Session::new(&Arc::new(receiver), &budget, [10, 0, 0, 7].into(), false);
@@ -495,6 +499,7 @@ fn the_tables_of_the_store_name_what_is_written() {
         digest: String::new(),
         sha256: String::new(),
         verified: false,
+        authentic: false,
         empty: false,
         state: "loss".into(),
         loss: "5-9".into(),

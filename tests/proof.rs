@@ -36,6 +36,8 @@ mod planted;
 mod power;
 #[path = "proof/random.rs"]
 mod random;
+#[path = "proof/siege.rs"]
+mod siege;
 #[path = "proof/spool.rs"]
 mod spool;
 #[path = "proof/state.rs"]
@@ -48,4 +50,4 @@ mod syscalls;
 #[path = "proof/tmpfs.rs"]
 mod tmpfs;
 
-use support::{peer, sim};
+use support::{peer, sim, store};

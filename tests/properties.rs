@@ -14,6 +14,8 @@
 
 #[path = "properties/adopt.rs"]
 mod adopt;
+#[path = "properties/auth.rs"]
+mod auth;
 #[path = "properties/damage.rs"]
 mod damage;
 #[path = "properties/descriptors.rs"]
@@ -37,6 +39,8 @@ mod rotation;
 #[path = "properties/streams.rs"]
 mod streams;
 mod support;
+#[path = "properties/tags.rs"]
+mod tags;
 #[path = "properties/undated.rs"]
 mod undated;
 #[path = "properties/wire.rs"]

@@ -29,6 +29,7 @@ pub(super) fn tail(r: &mut Reader) -> TailConfig {
         compressors: r.count(s, "compressors"),
         // The journal's sync paces the follower; a second wait in its spool would share nothing.
         spool: spool(r, s, 0),
+        key_file: path(r, s, "key_file"),
         sender: sender(r, s),
         log: log(r),
         quit_timeout_ms: r.number(s, "quit_timeout"),
@@ -162,13 +163,18 @@ pub(super) fn store(r: &mut Reader) -> StoreConfig {
 fn receiver(r: &mut Reader, s: &str) -> ReceiverConfig {
     let listen = r.text(s, "listen").unwrap_or_default();
     let allow = r.text(s, "allow");
-    if allow.is_none() && !listen.is_empty() && !value::is_loopback(&listen) {
-        let text =
-            "not set: whoever reaches the port may send; list your hosts' networks, or write `allow = any`";
+    let keys_file = path(r, s, "keys_file");
+    if keys_file.is_none() && r.text(s, "keys").as_deref() == Some("accept") {
+        r.error(r.line_of(s, "keys"), "keys", "has no effect without keys_file: no pack would need a key");
+    }
+    if allow.is_none() && keys_file.is_none() && !listen.is_empty() && !value::is_loopback(&listen) {
+        let text = "not set, and no keys_file: whoever reaches the port may send, and a new state directory is refused; \
+                    list your hosts' networks, or write `allow = any`";
         r.warning(r.line_of(s, "allow"), "allow", text);
     }
     let config = ReceiverConfig {
         listen,
+        allow_set: allow.is_some(),
         // A list that cannot be read was reported; what stands here then goes nowhere.
         allow: allow.map_or(Ok(Allow::any()), |list| Allow::parse(&list)).unwrap_or_else(|_| Allow::any()),
         max_connections: r.count(s, "max_connections"),
@@ -181,6 +187,9 @@ fn receiver(r: &mut Reader, s: &str) -> ReceiverConfig {
         max_body: r.count(s, "max_body"),
         max_raw: r.count(s, "max_raw"),
         inflight_bytes: r.count(s, "inflight_bytes"),
+        keys_file,
+        keys_required: r.text(s, "keys").as_deref() != Some("accept"),
+        max_unproven_per_address: r.count(s, "max_unproven_per_address"),
     };
     // A body larger than the whole budget would wait for ever.
     at_most(r, s, ("max_body", config.max_body as u64), ("inflight_bytes", config.inflight_bytes as u64));

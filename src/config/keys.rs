@@ -153,7 +153,11 @@ pub static KEYS: &[Key] = &[
     key(F, "save_dir", Kind::Text, "", "Directory of the hour files; a relative one is below the working directory.").original().required(),
     key(TC, "send_to", Kind::Addresses, "", "The collector to send to, host:port; others that take its place after commas.").original().required(),
     key(TC, "senders", Kind::Number(1, 1000), "2", "Connections to send on, one pack at a time each.").original(),
-    key(CF, "allow", Kind::Networks, "", "Who may connect: addresses and networks separated by commas, or `any`. Empty: any, with a warning."),
+    key(CF, "allow", Kind::Networks, "", "Who may connect: addresses and networks separated by commas, or `any`. Empty: any, if the role has served before."),
+
+    key(T, "key_file", Kind::Text, "", "File with this host's key, made by `logd key`; packs are signed with it. Empty: they are not signed."),
+    key(CF, "keys_file", Kind::Text, "", "File with the keys of the hosts that may send; it is read again when it changes. Empty: packs need no key."),
+    key(CF, "keys", Kind::Choice(&["require", "accept"]), "require", "With keys_file, packs without a signature: refused, or taken and their hours not called authentic."),
 
     // The follower.
     key(T, "record_file", Kind::Text, "", "Position file of the original (line.rec), read at the first start and kept current for a way back. Empty: none.").original(),
@@ -192,6 +196,7 @@ pub static KEYS: &[Key] = &[
     // The receiver.
     key(CF, "max_connections", Kind::Number(1, 1_000_000), "4096", "Connections at once; also limited by the file descriptors."),
     key(CF, "max_connections_per_address", Kind::Number(1, 1_000_000), "1024", "Connections at once from one address."),
+    key(CF, "max_unproven_per_address", Kind::Number(1, 1_000_000), "64", "With keys_file: connections at once from one address that have not yet shown a good signature."),
     key(CF, "header_timeout", Kind::Duration(100, HOUR), "10s", "A header must be complete this long after its first byte."),
     key(CF, "body_timeout", Kind::Duration(100, HOUR), "30s", "A body must be complete after this time plus its size divided by body_rate_min."),
     key(CF, "body_rate_min", Kind::Size(1, GIB), "64k", "Bytes per second that a slow sender is granted for a body."),

@@ -266,10 +266,17 @@ fn values_that_contradict_each_other() {
 #[test]
 fn an_open_port_is_warned_about() {
     let with = |lines: &str| warnings(&format!("[fcollector]\nsave_dir = s\n{lines}\n"));
-    assert!(with("listen = :1")[0].starts_with("f:1: allow: not set: whoever reaches the port may send"));
-    for quiet in
-        ["listen = 127.0.0.1:1", "listen = localhost:1", "listen = 1\nallow = any", "listen = 1\nallow = ::1"]
-    {
+    assert!(
+        with("listen = :1")[0]
+            .starts_with("f:1: allow: not set, and no keys_file: whoever reaches the port may send")
+    );
+    for quiet in [
+        "listen = 127.0.0.1:1",
+        "listen = localhost:1",
+        "listen = 1\nallow = any",
+        "listen = 1\nallow = ::1",
+        "listen = 1\nkeys_file = k",
+    ] {
         assert!(with(quiet).is_empty(), "{quiet}");
     }
 }

@@ -259,7 +259,7 @@ fn host_port(text: &str, empty: &str, lowest_port: u16) -> Result<String, String
 }
 
 /// Whether a checked listening address can be reached from this machine only.
-pub(super) fn is_loopback(listen: &str) -> bool {
+pub fn is_loopback(listen: &str) -> bool {
     match listen.parse::<SocketAddr>() {
         Ok(address) => address.ip().to_canonical().is_loopback(),
         Err(_) => listen.rsplit_once(':').is_some_and(|(host, _)| host.eq_ignore_ascii_case("localhost")),

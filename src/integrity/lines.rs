@@ -10,6 +10,7 @@
 //! P5: a single damaged byte is found from the line's own CRC ([`mend`]). A line that is past
 //! mending is rebuilt from its neighbours and the data, because the next line's offset tells its length.
 
+use crate::auth;
 use crate::disk::{self, Disk, File};
 use crate::pack::{Checked, Entry, Header, HourKey, Meta, Seal, Sha, Totals, decimal, unhex};
 use serde::Deserialize;
@@ -55,6 +56,8 @@ pub struct Stored {
     pub day_hours: u32,
     /// See [`Meta::clock`].
     pub clock: bool,
+    /// It came with a signature, which was checked.
+    pub authentic: bool,
 }
 
 /// One line of the original: what its route entry says, nothing checked.
@@ -136,6 +139,7 @@ fn parse_checked(line: &[u8]) -> Option<Line> {
     if !crc_holds(line) {
         return None;
     }
+    let authentic = auth::is_signed(entry);
     let meta = header.meta("127.0.0.1").ok()?;
     let crc32 = u32::from_be_bytes(unhex(&ours.crc32?)?);
     Some(Line::Ours(Stored {
@@ -153,6 +157,7 @@ fn parse_checked(line: &[u8]) -> Option<Line> {
         loss: meta.loss,
         day_hours: meta.day_hours,
         clock: meta.clock,
+        authentic,
     }))
 }
 
@@ -178,6 +183,8 @@ pub struct Summary {
     pub loss: Vec<String>,
     /// Every pack has the sender's SHA-256.
     pub sealed: bool,
+    /// Every pack came with a good signature.
+    pub authentic: bool,
     /// Packs that said `done`: how often the hour was closed.
     pub dones: u64,
     digest: Sha256,
@@ -197,6 +204,7 @@ impl Summary {
             notes: BTreeSet::new(),
             loss: Vec::new(),
             sealed: true,
+            authentic: true,
             dones: 0,
             digest: Sha256::new(),
         }
@@ -233,6 +241,7 @@ impl Summary {
             self.notes.insert("loss".into());
             self.loss.push(s.loss.clone());
         }
+        self.authentic &= s.authentic;
         match s.sha256 {
             Some(d) => self.digest.update(d),
             None => self.sealed = false,

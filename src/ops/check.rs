@@ -2,6 +2,7 @@
 
 use super::out::Out;
 use super::{ERROR, YES};
+use crate::auth::{Key, Keyring, Mode};
 use crate::config::{Config, Role};
 use crate::integrity;
 use crate::tail::streams;
@@ -49,6 +50,10 @@ pub fn run(path: &Path, out: &mut Out) -> u8 {
             Ok(_) => {}
         }
     }
+    if let Err(why) = keys(&config) {
+        out.complain(format_args!("{file}: {why}"));
+        return ERROR;
+    }
     for warning in warnings {
         out.complain(format_args!("{warning} (warning)"));
     }
@@ -63,6 +68,24 @@ pub fn run(path: &Path, out: &mut Out) -> u8 {
     }
     out.text(&config.effective());
     YES
+}
+
+/// Keys that a role would refuse at its start.
+fn keys(config: &Config) -> Result<(), String> {
+    if let Ok((tail, _)) = config.tail(true)
+        && let Some(path) = &tail.key_file
+    {
+        let key = Key::load(path).map_err(|why| format!("key_file: {why}"))?;
+        if let Some(name) = tail.name.filter(|name| !key.opens(name)) {
+            return Err(format!("key_file: {} does not open the hours of {name}", key.label()));
+        }
+    }
+    let relay = config.relay(true).ok().map(|(c, _)| c.receiver);
+    let store = config.store(true).ok().map(|(c, _)| c.receiver);
+    for path in [relay, store].into_iter().flatten().filter_map(|r| r.keys_file) {
+        Keyring::open(&path, Mode::Require).map_err(|why| format!("keys_file: {why}"))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -151,6 +151,7 @@ impl<'a> Build<'a> {
             digest: hex(&sums.digest()),
             sha256: hex(&Sha256::digest(self.packs.concat())),
             verified: self.ours,
+            authentic: false,
             empty: sums.bytes == 0,
             state: self.state.into(),
             loss: String::new(),

@@ -18,6 +18,7 @@ pub use checkpoint::{Due, Progress};
 pub use copies::{Filed, VerifyDone, VerifyJob};
 pub use start::Spooled;
 
+use crate::auth;
 use crate::disk::{self, Disk, File};
 use crate::integrity::lines::{self, Stored, Summary};
 use crate::integrity::{Certificate, Health, Place, Scan, Store};
@@ -185,6 +186,7 @@ pub struct Hours {
     raw: Vec<u8>,
     /// By number of the spool; given up at each checkpoint.
     kept: BTreeMap<u64, Raw>,
+    kept_bytes: usize,
     frame: Vec<u8>,
     shelved: Vec<(HourKey, u64, u64)>,
     /// Numbers of packs that were acknowledged and cannot be read any more: their copies get no tag before they came again.
@@ -295,8 +297,10 @@ impl Hours {
 
     /// Lines of a pack whose turn will come in a moment, because senders work in parallel.
     fn keep_raw(&mut self, seq: u64, raw: Option<Raw>) {
-        let held: usize = self.kept.values().map(|r| (**r).as_ref().len()).sum();
-        if let Some(raw) = raw.filter(|r| held + (**r).as_ref().len() <= KEPT_MAX) {
+        let Some(raw) = raw else { return };
+        let held = self.kept_bytes + (*raw).as_ref().len();
+        if held <= KEPT_MAX {
+            self.kept_bytes = held;
             self.kept.insert(seq, raw);
         }
     }
@@ -428,7 +432,8 @@ impl Hours {
             }
             copy.lines.extend_from_slice(&lines::encode_foreign(header));
         } else {
-            let stored = stored(meta, copy.data_end, &checked);
+            let signed = header.route.first().is_some_and(auth::is_signed);
+            let stored = stored(meta, copy.data_end, &checked, signed);
             if let Err(why) = copy.summary.add(&stored) {
                 self.alarms.push(format!("{}: {why}", meta.label()));
                 return Ok(());
@@ -525,6 +530,7 @@ impl Hours {
                 return Ok(());
             };
             let raw = seq.and_then(|seq| self.kept.remove(&seq));
+            self.kept_bytes -= raw.as_ref().map_or(0, |r| (**r).as_ref().len());
             if let Ok(meta) = header.meta("unknown") {
                 self.write(&header, &meta, body, raw.as_deref().map(AsRef::as_ref), generation, seq)?;
             }
@@ -578,7 +584,7 @@ impl Hours {
     }
 }
 
-fn stored(meta: &Meta, offset: u64, checked: &Checked) -> Stored {
+fn stored(meta: &Meta, offset: u64, checked: &Checked, authentic: bool) -> Stored {
     Stored {
         key: meta.key.clone(),
         id: meta.id,
@@ -594,5 +600,6 @@ fn stored(meta: &Meta, offset: u64, checked: &Checked) -> Stored {
         loss: meta.loss.clone(),
         day_hours: meta.day_hours,
         clock: meta.clock,
+        authentic,
     }
 }

@@ -12,17 +12,19 @@ pub mod resend;
 mod retry;
 mod streams;
 
+use crate::auth::{self, Key};
 use crate::clock::{Clock, Zone};
 use crate::config::{Peer, TailConfig};
 use crate::disk::{self, Disk};
 use crate::journal::{Event, HourLog, Journal};
-use crate::pack::{Encoder, Header, HourKey, Meta, Seal};
+use crate::pack::{Encoder, Header, HourKey, Meta, Seal, split_frame};
 use crate::planted::{self, Bug};
 use crate::sender::{Next, Outcome, Queue};
 use crate::spool::{Loc, Reader, Shelf, Spool};
 use crate::tail::{Identity, Sealed, meta_of, unpack};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 pub use streams::Streams;
 
 /// Hours that are archived in one turn, so that a thousand streams that close at once do not stop it.
@@ -64,7 +66,7 @@ pub struct Job {
 
 impl Job {
     /// The frame to send. What were its lines is not needed after that.
-    pub fn frame(&self, encoder: &mut Encoder, wall: &str, out: &mut Vec<u8>) {
+    pub fn frame(&self, encoder: &mut Encoder, key: Option<&Key>, wall: &str, out: &mut Vec<u8>) {
         match &self.load {
             Load::Frame(f) => out.clone_from(f),
             Load::Raw(meta, raw) => {
@@ -72,6 +74,9 @@ impl Job {
                 let mut entry = meta.entry();
                 for (k, v) in [("stage", "make pack"), ("st", wall), ("ed", wall), ("elapse", "0s")] {
                     entry.insert(k.into(), v.into());
+                }
+                if let Some(key) = key {
+                    key.sign(&mut entry);
                 }
                 let header = Header { route: vec![entry], pack_len: out.len() as u64 };
                 // The header tells the body's length; moving the small body beats a second buffer per sender.
@@ -123,6 +128,8 @@ pub struct Follower {
     requests: usize,
     look_at_held_ms: u64,
     route_saved: Option<bound::RouteFile>,
+    /// What packs are signed with.
+    pub key: Option<Arc<Key>>,
     /// Sentences for the log.
     pub alarms: Vec<String>,
     /// The same, of what went well.
@@ -250,6 +257,7 @@ impl Follower {
             requests: usize::MAX,
             look_at_held_ms: s.clock.mono_ms() + conf.sender.held_after_ms,
             route_saved: None,
+            key: None,
             alarms,
             messages: Vec::new(),
         };
@@ -473,7 +481,7 @@ impl Follower {
                         None => false,
                     };
                     if good {
-                        return Ok(Some(Load::Frame(frame)));
+                        return Ok(Some(Load::Frame(self.signed_anew(frame))));
                     }
                     w.bytes = Bytes::Source;
                 }
@@ -481,6 +489,18 @@ impl Follower {
             }
         }
         self.read_again(meta)
+    }
+
+    /// A pack that waited on disk goes out with the key of today: that of then may not be valid any more.
+    fn signed_anew(&self, frame: Vec<u8>) -> Vec<u8> {
+        let Some((mut header, body)) = split_frame(&frame) else { return frame };
+        let Some(entry) = header.route.first_mut() else { return frame };
+        let before = entry.clone();
+        match &self.key {
+            Some(key) => key.sign(entry),
+            None => auth::unsign(entry),
+        }
+        if *entry == before { frame } else { [&header.encode(), body].concat() }
     }
 
     /// Reads a cut from its source again. What the source does not have any more is named as lost, unless the receiver has

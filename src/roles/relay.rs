@@ -297,7 +297,7 @@ mod tests {
         };
         let mut frame = Vec::new();
         let load = Load::Raw(Box::new(meta), raw.into_bytes());
-        Job { number: 1, load }.frame(&mut Encoder::new(6), "now", &mut frame);
+        Job { number: 1, load }.frame(&mut Encoder::new(6), None, "now", &mut frame);
         frame
     }
 

@@ -1,9 +1,10 @@
 //! Threads of a receiving role: one accepts, one per connection, one commits.
 
+use crate::auth::Keyring;
 use crate::clock::{Clock, Zone};
 use crate::config::ReceiverConfig;
 use crate::disk::Disk;
-use crate::log::Log;
+use crate::log::{Log, count};
 use crate::pack::Refusal;
 use crate::receiver::gate::{Answer, Gate};
 use crate::receiver::{Budget, Session, lock};
@@ -17,8 +18,11 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-const CHUNK: usize = 64 << 10;
+/// Read at a time, into the stack: thousands of connections may be open, and each that is silent must cost little.
+const CHUNK: usize = 8 << 10;
 const STACK: usize = 256 << 10;
+/// How often it is asked whether the key file is another one now, in ms.
+const KEYS_MS: u64 = 1_000;
 /// How soon an idle listener sees that the role stops.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// File descriptors that are kept for files.
@@ -43,6 +47,8 @@ pub struct Shared {
     pub no_descriptors: AtomicBool,
     /// Why nothing is taken at the moment.
     pub paused: Mutex<Option<String>>,
+    /// Who may send, if that is asked.
+    pub keys: Option<Arc<Keyring>>,
 }
 
 struct Peer {
@@ -50,6 +56,10 @@ struct Peer {
     ip: IpAddr,
     /// Milliseconds of the monotonic clock; `u64::MAX` while a frame is under way.
     idle_since: Arc<AtomicU64>,
+    /// It has shown a good signature.
+    proven: Arc<AtomicBool>,
+    /// It had to make room for another one.
+    closing: AtomicBool,
 }
 
 type Peers = Arc<Mutex<HashMap<u64, Peer>>>;
@@ -105,7 +115,7 @@ impl Server {
     }
 }
 
-pub fn spawn<T: Send + 'static>(name: &str, f: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+pub fn spawn(name: &str, f: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
     // Without threads there is no role: as with any panic, the process ends.
     #[allow(clippy::expect_used)]
     std::thread::Builder::new().name(name.into()).spawn(f).expect("the system refuses a thread")
@@ -167,7 +177,17 @@ fn accept_loop(
     let max = max_connections(conf);
     let mut next_id = 0u64;
     let look_again = Timespec::try_from(LOOK_AGAIN).ok();
+    let mut keys_ms = 0;
     while !s.stop.requested() {
+        let now = s.clock.mono_ms();
+        if let Some(keys) = s.keys.as_ref().filter(|_| now >= keys_ms) {
+            keys_ms = now + KEYS_MS;
+            match keys.refresh() {
+                None => {}
+                Some(Ok(n)) => s.log.info(&format!("keys_file: read again: {}", count(n, "key"))),
+                Some(Err(why)) => s.log.error(&format!("keys_file: {why}; the keys of before are used on")),
+            }
+        }
         let (stream, addr) = match listener.accept() {
             Ok(a) => a,
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
@@ -195,12 +215,22 @@ fn accept_loop(
             ));
             continue;
         }
-        let mine = lock(peers).values().filter(|p| p.ip == ip).count();
+        let (mine, unproven) = {
+            let peers = lock(peers);
+            let mine = || peers.values().filter(|p| p.ip == ip);
+            (mine().count(), mine().filter(|p| !p.proven.load(Ordering::Relaxed)).count())
+        };
         if mine >= conf.max_connections_per_address {
             s.log.warn(&format!("connection from {ip}: it has {mine} already, the limit; closed"));
             continue;
         }
-        if lock(peers).len() >= max && !close_idle(peers) {
+        if s.keys.is_some() && unproven >= conf.max_unproven_per_address {
+            s.log.warn(&format!(
+                "connection from {ip}: it has {unproven} that have shown no good signature, the limit; closed"
+            ));
+            continue;
+        }
+        if lock(peers).len() >= max && !close_idle(peers) && !close_of_many(peers, ip) {
             s.log.warn(&format!("connection from {ip}: all {max} connections are busy; closed"));
             continue;
         }
@@ -210,9 +240,18 @@ fn accept_loop(
         let idle_since = Arc::new(AtomicU64::new(s.clock.mono_ms()));
         next_id += 1;
         let id = next_id;
-        lock(peers).insert(id, Peer { stream: Arc::clone(&stream), ip, idle_since: Arc::clone(&idle_since) });
-        let session = Session::new(conf, &budget, ip, keep_raw);
-        let mut c = Connection { stream, session, s: Arc::clone(s), conf: Arc::clone(conf), idle_since, ip };
+        let proven = Arc::new(AtomicBool::new(false));
+        let peer = Peer {
+            stream: Arc::clone(&stream),
+            ip,
+            idle_since: Arc::clone(&idle_since),
+            proven: Arc::clone(&proven),
+            closing: AtomicBool::new(false),
+        };
+        lock(peers).insert(id, peer);
+        let session = Session::new(conf, &budget, ip, keep_raw).with_keys(s.keys.clone());
+        let mut c =
+            Connection { stream, session, s: Arc::clone(s), conf: Arc::clone(conf), idle_since, proven, ip };
         let p = Arc::clone(peers);
         let spawned =
             std::thread::Builder::new().name("connection".into()).stack_size(STACK).spawn(move || {
@@ -234,6 +273,28 @@ fn close_idle(peers: &Peers) -> bool {
         Some(p) => {
             // It will not be chosen again before its thread has ended.
             p.idle_since.store(u64::MAX, Ordering::Relaxed);
+            p.stream.shutdown(Half::Both).is_ok()
+        }
+        None => false,
+    }
+}
+
+/// Nobody is idle: the address that has by far the most connections gives up the one that has not shown a key, or the oldest.
+/// A host that keeps thousands of frames under way must not keep the others out.
+fn close_of_many(peers: &Peers, newcomer: IpAddr) -> bool {
+    let peers = lock(peers);
+    let mut by_ip: HashMap<IpAddr, usize> = HashMap::new();
+    for p in peers.values().filter(|p| !p.closing.load(Ordering::Relaxed)) {
+        *by_ip.entry(p.ip).or_default() += 1;
+    }
+    let own = by_ip.get(&newcomer).copied().unwrap_or(0);
+    let Some((ip, _)) = by_ip.into_iter().filter(|(_, n)| *n > own + 1).max_by_key(|(_, n)| *n) else {
+        return false;
+    };
+    let of_it = peers.iter().filter(|(_, p)| p.ip == ip && !p.closing.load(Ordering::Relaxed));
+    match of_it.min_by_key(|(id, p)| (p.proven.load(Ordering::Relaxed), **id)) {
+        Some((_, p)) => {
+            p.closing.store(true, Ordering::Relaxed);
             p.stream.shutdown(Half::Both).is_ok()
         }
         None => false,
@@ -267,6 +328,7 @@ struct Connection {
     s: Arc<Shared>,
     conf: Arc<ReceiverConfig>,
     idle_since: Arc<AtomicU64>,
+    proven: Arc<AtomicBool>,
     ip: IpAddr,
 }
 
@@ -285,6 +347,7 @@ impl Connection {
                 let text = match &refusal {
                     Refusal::Wrong(_) => "wrong header",
                     Refusal::Busy(_) => "busy",
+                    Refusal::Denied(_) => "denied",
                     Refusal::Close(_) => "",
                 };
                 let what = format!("pack from {}: refused: {}", self.ip, refusal.reason());
@@ -311,7 +374,7 @@ impl Connection {
         let _ = self.stream.shutdown(Half::Write);
         let _ = self.stream.set_read_timeout(Some(Duration::from_millis(500)));
         let until = Instant::now() + Duration::from_secs(2);
-        let (mut buf, mut left) = (vec![0; CHUNK], DRAIN_BYTES);
+        let (mut buf, mut left) = ([0; CHUNK], DRAIN_BYTES);
         while left > 0 && Instant::now() < until {
             match stream.read(&mut buf) {
                 Ok(0) | Err(_) => return,
@@ -322,7 +385,7 @@ impl Connection {
 
     fn serve(&mut self) -> End {
         let ms = Duration::from_millis;
-        let mut buf = vec![0u8; CHUNK];
+        let mut buf = [0u8; CHUNK];
         let mut deadline = Instant::now();
         loop {
             if self.session.idle() {
@@ -382,6 +445,7 @@ impl Connection {
         if let Some(why) = lock(&self.s.paused).clone() {
             return Err(End::Refused(Refusal::Busy(why)));
         }
+        self.proven.store(self.session.is_proven(), Ordering::Relaxed);
         let label = pack.meta.label();
         let now = self.s.clock.mono_ms();
         let wall = self.s.zone.format_ms(self.s.clock.now_ms());

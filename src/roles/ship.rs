@@ -3,6 +3,7 @@
 use super::follower::{Follower, Job, Load};
 use super::relay::Relay;
 use super::serve::{Server, Shared, spawn};
+use crate::auth::Key;
 use crate::clock::{Clock, Zone};
 use crate::config::SenderConfig;
 use crate::disk::{self, Disk};
@@ -73,7 +74,13 @@ impl Encoders {
 }
 
 impl Senders {
-    fn start(conf: &SenderConfig, compressors: usize, clock: &Clock, zone: &Zone) -> Self {
+    fn start(
+        conf: &SenderConfig,
+        compressors: usize,
+        key: Option<&Arc<Key>>,
+        clock: &Clock,
+        zone: &Zone,
+    ) -> Self {
         let free = (0..compressors).map(|_| Encoder::new(conf.compress_level)).collect();
         let encoders = Arc::new(Encoders { free: Mutex::new(free), returned: Condvar::new() });
         // What hangs at an address that does not answer, a pack for each that is not in use and a probe, has threads beside
@@ -87,6 +94,7 @@ impl Senders {
             inboxes.push(inbox);
             let (tx, clock, zone, encoders) =
                 (tx.clone(), clock.clone(), zone.clone(), Arc::clone(&encoders));
+            let key = key.cloned();
             let mut links: Vec<Link> = conf.send_to.iter().map(|addr| Link::new(addr, conf)).collect();
             threads.push(spawn("sender", move || {
                 for mut task in tasks {
@@ -97,7 +105,7 @@ impl Senders {
                                 std::mem::swap(&mut task.frame, frame);
                             } else {
                                 let wall = zone.format_ms(clock.now_ms());
-                                encoders.with(|e| job.frame(e, &wall, &mut task.frame));
+                                encoders.with(|e| job.frame(e, key.as_deref(), &wall, &mut task.frame));
                             }
                             if let Load::Raw(_, raw) = &mut job.load
                                 && tx.send(Report::Packed(job.number, std::mem::take(raw))).is_err()
@@ -253,7 +261,7 @@ pub fn follow(
     let (disk, clock, zone, log, stop) = world;
     let mut unreadable = None;
     let mut teller = Teller::new(log, &conf.sender);
-    let mut senders = Senders::start(&conf.sender, conf.compressors, clock, zone);
+    let mut senders = Senders::start(&conf.sender, conf.compressors, f.key.as_ref(), clock, zone);
     let tick = Duration::from_millis(conf.scan_interval_ms.clamp(10, 5000));
     let mut finished = false;
     let mut rate = Rate::new(conf.max_rate, clock.mono_ms());
@@ -344,7 +352,7 @@ pub fn follow(
 /// Runs a relay's sending half until it is told to stop.
 pub fn pass_on(relay: &mut Relay, conf: &SenderConfig, server: Server, quit_ms: u64, s: &Arc<Shared>) {
     // Its packs are frames already.
-    let mut senders = Senders::start(conf, 0, &s.clock, &s.zone);
+    let mut senders = Senders::start(conf, 0, None, &s.clock, &s.zone);
     let mut teller = Teller::new(&s.log, conf);
     let mut marks_saved = s.clock.mono_ms();
     let report = |relay: &mut Relay, number: u64, frame: &[u8], outcome: &Outcome| {

@@ -6,13 +6,16 @@ use super::relay;
 use super::serve::{Server, Shared, fd_limit, max_connections, raise_fd_limit, spawn};
 use super::ship;
 use super::whole::Beside;
+use crate::auth::{Key, Keyring, Mode};
 use crate::clock::{Clock, Hour, Zone};
+use crate::config::value::is_loopback;
 use crate::config::{
-    Config, Errors, LogConfig, Peer, RelayConfig, Role, Start, StoreConfig, TailConfig, Warning,
+    Config, Errors, LogConfig, Peer, ReceiverConfig, RelayConfig, Role, Start, StoreConfig, TailConfig,
+    Warning,
 };
 use crate::disk::Disk;
 use crate::footprint;
-use crate::instance::{Instance, Refused};
+use crate::instance::{self, Instance, Refused};
 use crate::log::{Log, count};
 use crate::output::hours::Due;
 use crate::receiver::gate::Gate;
@@ -103,6 +106,7 @@ fn world(
         disk.create_dir_all(dir, 0o755).map_err(|e| format!("logd: {name}: local_dir: {e}"))?;
     }
     let dir = crate::state::resolve(&role, state_dir);
+    crate::state::refuse_links(&dir).map_err(|e| format!("logd: {name}: {e}"))?;
     let instance = match Instance::open(&disk, &dir, name, &config) {
         Ok(i) => i,
         Err(Refused::Running) if options.once => {
@@ -216,7 +220,19 @@ fn run_tail(
     for dir in [resend::DIR, unpack::DIR] {
         w.disk.create_dir_all(&w.instance.dir.join(dir), 0o750).map_err(|e| say(e.to_string()))?;
     }
+    // What is configured and cannot be used ends the start, before anything of it is sent unsigned.
+    let key = conf.key_file.as_deref().map(Key::load).transpose();
+    let key = key.map_err(|e| say(format!("key_file: {e}")))?.map(Arc::new);
     let mut f = Follower::open(&setup, conf).map_err(say)?;
+    if let Some(key) = key.as_ref().filter(|k| !k.opens(f.streams.host())) {
+        return Err(say(format!(
+            "key_file: {} does not open the hours of {host}, which is this host's name at the receiver; make a key for that \
+             name (`logd key new {host}`)",
+            key.label(),
+            host = f.streams.host()
+        )));
+    }
+    f.key = key;
     for a in f.alarms.drain(..) {
         w.log.error(&a);
     }
@@ -375,7 +391,28 @@ fn bind(listen: &str) -> Result<TcpListener, String> {
     Ok(listener)
 }
 
-fn share(w: World, gate: Gate) -> (Arc<Shared>, Instance) {
+/// The keys of those who may send. What is configured and cannot be used ends the start: it must not let everybody in.
+fn keys_of(conf: &ReceiverConfig) -> Result<Option<Arc<Keyring>>, String> {
+    let Some(path) = &conf.keys_file else { return Ok(None) };
+    let mode = if conf.keys_required { Mode::Require } else { Mode::Accept };
+    Keyring::open(path, mode).map(|k| Some(Arc::new(k))).map_err(|e| format!("keys_file: {e}"))
+}
+
+/// A receiver that anybody may send to is a decision, which a new one has to be told. One that has served before goes on: the
+/// original asked nobody, and its configurations must keep working.
+fn may_serve(conf: &ReceiverConfig, role: Role, state_dir: Option<&Path>) -> Result<(), String> {
+    let served = instance::has_served(&crate::state::resolve(&role, state_dir));
+    if served || conf.allow_set || conf.keys_file.is_some() || is_loopback(&conf.listen) {
+        return Ok(());
+    }
+    Err(format!(
+        "listen {}: neither `allow` nor `keys_file` is set, so that whoever reaches the port could send; list your hosts' \
+         networks, or write `allow = any`",
+        conf.listen
+    ))
+}
+
+fn share(w: World, gate: Gate, keys: Option<Arc<Keyring>>) -> (Arc<Shared>, Instance) {
     let shared = Shared {
         gate: Mutex::new(gate),
         dirty: Condvar::new(),
@@ -387,6 +424,7 @@ fn share(w: World, gate: Gate) -> (Arc<Shared>, Instance) {
         stop: w.stop,
         no_descriptors: AtomicBool::new(false),
         paused: Mutex::new(None),
+        keys,
     };
     (Arc::new(shared), w.instance)
 }
@@ -400,11 +438,13 @@ fn run_relay(
     let say = |e: String| format!("logd: collector: {e}");
     raise_fd_limit();
     let zone = Zone::local().map_err(say)?;
+    may_serve(&conf.receiver, Role::Collector, conf.state_dir.as_deref()).map_err(say)?;
     let w = match world(Role::Collector, config, conf.state_dir.as_deref(), &conf.log, zone, options)? {
         Ok(w) => w,
         Err(code) => return Ok(code),
     };
     warn_all(&w.log, warnings);
+    let keys = keys_of(&conf.receiver).map_err(say)?;
     let report = &mut |t: String| w.log.error(&t);
     let (gate, mut relay, waiting) =
         relay::open(&w.disk, &w.instance.dir, conf, host_name(), seed(), report).map_err(say)?;
@@ -415,7 +455,7 @@ fn run_relay(
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
     let to = conf.sender.send_to.join(", ");
     w.log.info(&format!("listening on {addr}, passing on to {to}"));
-    let (shared, _instance) = share(w, gate);
+    let (shared, _instance) = share(w, gate, keys);
     let server = Server::start(listener, conf.receiver.clone(), &shared, false, conf.spool.group_commit_ms);
     ship::pass_on(&mut relay, &conf.sender, server, conf.quit_timeout_ms, &shared);
     let left = lock(&shared.gate).spool.waiting();
@@ -432,13 +472,16 @@ fn run_store(
     let say = |e: String| format!("logd: fcollector: {e}");
     raise_fd_limit();
     let zone = Zone::local().map_err(say)?;
+    may_serve(&conf.receiver, Role::Fcollector, conf.state_dir.as_deref()).map_err(say)?;
     let w = match world(Role::Fcollector, config, conf.state_dir.as_deref(), &conf.log, zone, options)? {
         Ok(w) => w,
         Err(code) => return Ok(code),
     };
     warn_all(&w.log, warnings);
+    let keys = keys_of(&conf.receiver).map_err(say)?;
     let now = w.clock.mono_ms();
     w.disk.create_dir_all(&conf.save_dir, conf.dir_mode).map_err(|e| say(format!("save_dir: {e}")))?;
+    crate::state::refuse_links(&conf.save_dir).map_err(|e| say(format!("save_dir: {e}")))?;
     let Some(_save_lock) =
         w.disk.lock(&conf.save_dir.join(".lock")).map_err(|e| say(format!("save_dir: {e}")))?
     else {
@@ -456,7 +499,7 @@ fn run_store(
     let listener = bind(&conf.receiver.listen).map_err(say)?;
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
     w.log.info(&format!("listening on {addr}, storing in {}", conf.save_dir.display()));
-    let (shared, instance) = share(w, gate);
+    let (shared, instance) = share(w, gate, keys);
     let server = Server::start(listener, conf.receiver.clone(), &shared, true, conf.spool.group_commit_ms);
     store_loop(&mut collector, conf, &shared, &instance.dir);
     server.join(Instant::now() + Duration::from_millis(conf.quit_timeout_ms));

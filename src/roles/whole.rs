@@ -1,6 +1,5 @@
 //! The digest of a large file in a thread of its own, while another one looks at its packs.
 
-use super::serve::spawn;
 use crate::integrity::Whole;
 use crate::pack::Sha;
 use sha2::{Digest, Sha256};
@@ -28,18 +27,20 @@ pub struct Beside {
 }
 
 impl Thread {
-    fn start(mut sha: Sha256) -> Self {
+    /// `None` = the system has no thread for it.
+    fn start(mut sha: Sha256) -> Option<Self> {
         let (blocks, inbox) = sync_channel::<Vec<u8>>(AHEAD);
         let (done, spare) = channel();
-        let handle = spawn("digest", move || {
+        let work = move || {
             for block in inbox {
                 sha.update(&block);
                 // Whoever reads may have no use for it any more.
                 let _ = done.send(block);
             }
             sha
-        });
-        Self { blocks, spare, handle }
+        };
+        let handle = std::thread::Builder::new().name("digest".into()).spawn(work).ok()?;
+        Some(Self { blocks, spare, handle })
     }
 }
 
@@ -52,9 +53,11 @@ impl Whole for Beside {
             return;
         }
         self.begun.update(&*block);
-        self.bytes += block.len();
-        if self.bytes >= LARGE {
-            self.thread = Some(Thread::start(std::mem::take(&mut self.begun)));
+        let before = self.bytes;
+        self.bytes = self.bytes.saturating_add(block.len());
+        // Asked once: where there is no thread it goes on here.
+        if before < LARGE && self.bytes >= LARGE {
+            self.thread = Thread::start(self.begun.clone());
         }
     }
 
@@ -64,6 +67,7 @@ impl Whole for Beside {
             return self.begun.finalize_reset().into();
         };
         drop(blocks);
+        self.begun.reset();
         // A panic has ended the process.
         handle.join().unwrap_or_default().finalize().into()
     }

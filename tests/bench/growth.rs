@@ -313,6 +313,7 @@ fn grow_older(temp: &Temp, hours: usize) {
             digest: String::new(),
             sha256: String::new(),
             verified: true,
+            authentic: false,
             empty: false,
             state: String::new(),
             loss: String::new(),

@@ -28,6 +28,7 @@ mod lines;
 mod load;
 mod measure;
 mod peers;
+mod siege;
 mod size;
 mod wan;
 
@@ -46,6 +47,7 @@ const SUITES: &[Suite] = &[
     ("idle", guest::idle),
     ("neighbour", guest::neighbour),
     ("wan", wan::wan),
+    ("siege", siege::siege),
     ("size", size::size),
     ("peers", peers::peers),
 ];

@@ -427,7 +427,7 @@ fn a_pack_that_is_held_aside_again_and_again_fills_no_spool() {
     for _ in 0..400 {
         f.step().unwrap();
         while let Some(job) = f.next_job().unwrap() {
-            job.frame(&mut encoder, "now", &mut frame);
+            job.frame(&mut encoder, None, "now", &mut frame);
             f.report(job, &frame, &Sent::PermFail("never".into())).unwrap();
         }
         held += f.alarms.drain(..).filter(|a| a.contains("kept in held/")).count();

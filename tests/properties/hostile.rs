@@ -442,3 +442,39 @@ fn one_flipped_bit_of_a_frame_never_changes_what_is_stored() {
     // Times for people, unknown keys, the totals: what is left is settled by the hour's digest.
     println!("{taken} of {} flipped frames are still a pack", frame.len() * 8);
 }
+
+#[test]
+fn no_symbolic_link_is_followed_in_the_store_or_the_state() {
+    let mut store = Store::new("links", &[]);
+    let (first, second) = (Hour::new("web1", HOUR, 2, 5), Hour::new("web2", HOUR, 2, 5));
+    let outside = store.state("../outside");
+    std::fs::create_dir_all(&outside).unwrap();
+    let link = |to: &std::path::Path, at: std::path::PathBuf| std::os::unix::fs::symlink(to, at).unwrap();
+    // In the place of an hour's file: that hour waits, another one is stored.
+    let precious = outside.join("precious");
+    std::fs::write(&precious, "").unwrap();
+    link(&precious, store.save(&format!("log_data/web1_{HOUR}")));
+    store.peer().send_all(&first.packs());
+    store.peer().send_all(&second.packs());
+    store.proven(&second, 1);
+    store.wait_log("a symbolic link is not accepted here");
+    assert_eq!(std::fs::read(&precious).unwrap(), b"");
+    store.stop();
+    // In the place of a directory: it does not start.
+    for at in [store.save("received"), store.save("aside"), store.state("closed")] {
+        let away = outside.join("away");
+        std::fs::rename(&at, &away).unwrap();
+        link(&away, at.clone());
+        let config = store.state("../logd.ini");
+        let ran = super::support::logd(&["fcollector", config.to_str().unwrap()]);
+        assert!(
+            ran.code == 2 && ran.err.contains(at.to_str().unwrap()) && ran.err.contains("not followed"),
+            "{ran:?}"
+        );
+        std::fs::remove_file(&at).unwrap();
+        std::fs::rename(&away, &at).unwrap();
+    }
+    std::fs::remove_file(store.save(&format!("log_data/web1_{HOUR}"))).unwrap();
+    store.start();
+    store.proven(&first, 1);
+}

@@ -11,6 +11,7 @@ pub mod lines;
 pub mod load;
 pub mod peer;
 pub mod proxy;
+pub mod siege;
 pub mod sim;
 pub mod small;
 pub mod store;

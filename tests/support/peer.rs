@@ -62,6 +62,13 @@ impl Random {
     }
 }
 
+/// HMAC-SHA256 (RFC 2104), of a key that is shorter than a block.
+pub fn hmac(key: &[u8; 32], text: &[u8]) -> [u8; 32] {
+    let pad = |with: u8| -> Vec<u8> { (0..64).map(|i| key.get(i).copied().unwrap_or(0) ^ with).collect() };
+    let inner = sha256(&[&pad(0x36)[..], text].concat());
+    sha256(&[&pad(0x5c)[..], &inner].concat())
+}
+
 // ---- packs ----
 
 /// Lines `from` … `from + n - 1` of a log that is called `what`; all different.
@@ -203,6 +210,22 @@ impl Pack {
         self
     }
 
+    /// Signs it, as the manual describes; a second time over the first.
+    pub fn signed(self, id: &str, secret: &[u8; 32]) -> Self {
+        let mut signed = self.set("key", id);
+        signed.fields.retain(|(k, _)| k != "mac");
+        let free = ["stage", "st", "ed", "elapse"];
+        let mut fields: Vec<_> = signed.fields.iter().filter(|(k, _)| !free.contains(&k.as_str())).collect();
+        fields.sort();
+        let mut text = Vec::new();
+        for word in fields.iter().flat_map(|(k, v)| [k, v]) {
+            text.extend_from_slice(&u32::try_from(word.len()).unwrap().to_le_bytes());
+            text.extend_from_slice(word.as_bytes());
+        }
+        let mac = hmac(secret, &text);
+        signed.set("mac", &hex(&mac))
+    }
+
     /// Says that it is the last one, without totals.
     pub fn done(self) -> Self {
         self.set("done", "1")
@@ -317,6 +340,8 @@ pub enum Answer {
     WrongHeader,
     /// `busy`.
     Busy,
+    /// `denied`.
+    Denied,
     /// The connection was closed, with this last text.
     Closed(String),
 }
@@ -366,9 +391,12 @@ impl Peer {
         let end = Instant::now() + PATIENCE;
         let mut buf = [0; 64];
         loop {
-            for (word, answer) in
-                [("ok", Answer::Ok), ("wrong header", Answer::WrongHeader), ("busy", Answer::Busy)]
-            {
+            for (word, answer) in [
+                ("ok", Answer::Ok),
+                ("wrong header", Answer::WrongHeader),
+                ("busy", Answer::Busy),
+                ("denied", Answer::Denied),
+            ] {
                 if self.got.starts_with(word.as_bytes()) {
                     self.got.drain(..word.len());
                     return answer;
@@ -402,7 +430,7 @@ impl Peer {
                 panic!("closed: {text:?}: {}", pack.json())
             }
             Answer::WrongHeader => panic!("refused: {}", pack.json()),
-            Answer::Busy | Answer::Closed(_) => {
+            Answer::Busy | Answer::Denied | Answer::Closed(_) => {
                 *self = Self::to(self.addr);
                 None
             }

@@ -17,7 +17,7 @@ use logd::pack::Encoder;
 use logd::receiver::gate::Gate;
 use logd::receiver::lock;
 use logd::roles::collector::{self, Collector};
-use logd::roles::follower::{Follower, Setup};
+use logd::roles::follower::{Follower, Load, Setup};
 use logd::roles::relay::{self, Relay};
 use logd::tail::Identity;
 use logd::tail::pattern::Pattern;
@@ -444,9 +444,17 @@ impl World {
                     job = f.next_job()?.map(|j| (j, f.wall()));
                     Ok(())
                 });
-                let Some((job, wall)) = job else { break };
+                let Some((mut job, wall)) = job else { break };
                 let mut frame = Vec::new();
-                job.frame(&mut self.encoder, &wall, &mut frame);
+                job.frame(&mut self.encoder, None, &wall, &mut frame);
+                // As a sender's thread does: the lines are given back before anybody knows what becomes of the pack.
+                if let Load::Raw(_, raw) = &mut job.load {
+                    let (number, raw) = (job.number, std::mem::take(raw));
+                    self.with_follower(i, |f, _| {
+                        f.packed(number, raw);
+                        Ok(())
+                    });
+                }
                 self.send(i, wire::Cargo::Job(job), frame);
                 sent = true;
             }

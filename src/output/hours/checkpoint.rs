@@ -42,6 +42,7 @@ impl Hours {
             (dirty, self.dirty) = dirty.into_iter().partition(|copy| self.is_complete(copy));
         } else {
             self.kept.clear();
+            self.kept_bytes = 0;
         }
         if let Err(e) = self.sync_all(&dirty, now_ms)
             && !planted::is(Bug::CheckpointErrorIgnored)

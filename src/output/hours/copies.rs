@@ -188,6 +188,14 @@ impl Hours {
                     if cert.state.is_empty() { "unverified" } else { &cert.state }
                 )));
             }
+            // Where keys are being rolled out anybody who is let in may send unsigned packs: not over signed ones.
+            if state.closed.as_ref().is_some_and(|c| c.authentic) && !cert.authentic {
+                return Ok(Filed::Refused(format!(
+                    "{key}: copy {} is not signed, and the hour in place is: it stays; if the copy is right, have its host \
+                     sign it (key_file) and send the hour again",
+                    job.generation
+                )));
+            }
             if state.in_place.is_some_and(|g| g > job.generation) && !planted::is(Bug::OldCopyInstalled) {
                 return Ok(Filed::Void);
             }
@@ -306,6 +314,7 @@ impl Hours {
             digest: if s.sealed { hex(&s.digest()) } else { String::new() },
             sha256: r.sha256.clone(),
             verified: state.is_empty() && s.sealed && totals.is_some(),
+            authentic: s.high > 0 && s.authentic,
             empty: s.bytes == 0,
             state,
             loss: s.loss.join(","),
@@ -477,6 +486,7 @@ fn foreign_certificate(key: &HourKey, copy: &Copy, now_secs: i64) -> Certificate
         digest: String::new(),
         sha256: String::new(),
         verified: false,
+        authentic: false,
         empty: copy.data_end == 0,
         state: String::new(),
         loss: String::new(),

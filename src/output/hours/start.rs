@@ -44,6 +44,7 @@ impl Hours {
             verify: Vec::new(),
             raw: Vec::new(),
             kept: BTreeMap::new(),
+            kept_bytes: 0,
             frame: Vec::new(),
             shelved: Vec::new(),
             missing,

@@ -248,9 +248,9 @@ impl Follower {
             let Some(meta) = meta else { continue };
             let job = Job { number: 0, load: Load::Raw(Box::new(meta), std::mem::take(&mut s.raw)) };
             let wall = self.wall();
-            // A quarter of a megabyte: not kept for the rare time in which it is needed.
+            // A quarter of a megabyte, which most followers never need.
             let encoder = encoder.get_or_insert_with(|| Encoder::new(self.conf.sender.compress_level));
-            job.frame(encoder, &wall, &mut self.frame);
+            job.frame(encoder, self.key.as_deref(), &wall, &mut self.frame);
             if let Load::Raw(_, raw) = job.load {
                 s.raw = raw;
             }
@@ -301,7 +301,7 @@ impl Follower {
             let mut frame = std::mem::take(&mut self.frame);
             let wall = self.wall();
             let encoder = encoder.get_or_insert_with(|| Encoder::new(self.conf.sender.compress_level));
-            job.frame(encoder, &wall, &mut frame);
+            job.frame(encoder, self.key.as_deref(), &wall, &mut frame);
             self.keep(job, &frame)?;
             self.frame = frame;
         }

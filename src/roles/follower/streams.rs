@@ -460,7 +460,10 @@ impl Streams {
 
     /// A buffer that a sent pack no longer needs.
     pub(super) fn recycle(&mut self, raw: Vec<u8>) {
-        self.scratch.recycle(raw, self.conf.pack_bytes);
+        // Of many files each would keep the buffer of a pack, whether or not it has lines.
+        if self.list.len() == 1 {
+            self.scratch.recycle(raw, self.conf.pack_bytes);
+        }
     }
 
     /// See [`Tail::left_out`].
