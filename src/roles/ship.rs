@@ -229,11 +229,14 @@ impl<'a> Teller<'a> {
 
     fn tell(&mut self, to: usize, outcome: &Outcome) {
         let (Some(addr), Some(failing)) = (self.addrs.get(to), self.failing.get_mut(to)) else { return };
-        let failed = *outcome != Outcome::Sent;
-        if *failing && !failed {
-            self.log.info(&format!("sending to {addr}: packs are taken again"));
+        // A refusal is of one pack: others may be taken all the time, and it says nothing of the way there.
+        match outcome {
+            Outcome::TempFail { how: Fail::NoConnection | Fail::NoAnswer, .. } => *failing = true,
+            Outcome::Sent if std::mem::take(failing) => {
+                self.log.info(&format!("sending to {addr}: packs are taken again"));
+            }
+            _ => {}
         }
-        *failing = failed;
         match outcome {
             Outcome::Sent => {}
             Outcome::TempFail { reason, .. } => {
