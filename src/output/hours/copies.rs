@@ -188,14 +188,6 @@ impl Hours {
                     if cert.state.is_empty() { "unverified" } else { &cert.state }
                 )));
             }
-            // Where keys are being rolled out anybody who is let in may send unsigned packs: not over signed ones.
-            if state.closed.as_ref().is_some_and(|c| c.authentic) && !cert.authentic {
-                return Ok(Filed::Refused(format!(
-                    "{key}: copy {} is not signed, and the hour in place is: it stays; if the copy is right, have its host \
-                     sign it (key_file) and send the hour again",
-                    job.generation
-                )));
-            }
             if state.in_place.is_some_and(|g| g > job.generation) && !planted::is(Bug::OldCopyInstalled) {
                 return Ok(Filed::Void);
             }
