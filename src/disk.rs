@@ -286,7 +286,7 @@ impl Disk {
         while let Some(free) = bytes.get_mut(filled..).filter(|free| !free.is_empty()) {
             match file.read_at(free, filled as u64)? {
                 0 => break,
-                n => filled += n,
+                n => filled = filled.saturating_add(n),
             }
             if filled as u64 > max {
                 return Err(too_long(filled as u64));

@@ -353,16 +353,16 @@ impl Store {
         }
         // From the last hour backwards: the latest of them tells how many names the day has. No zone has ever dropped
         // more than two hours: a smaller number is a mistake or a lie.
-        let (mut have, mut lack, mut may_lack) = (0, 0, None);
+        let (mut have, mut lack, mut may_lack) = (0_u32, 0_u32, None);
         for h in (0..24).rev() {
             let Some(hour) = Hour::new(day.year(), day.month(), day.day(), Some(h)) else { continue };
             match self.closed(&HourKey { name: key.name.clone(), hour })? {
                 Some(c) if c.is_tag() => {
-                    have += 1;
-                    let told = if (22..24).contains(&c.day_hours) { 24 - c.day_hours } else { 0 };
-                    may_lack.get_or_insert(told);
+                    have = have.saturating_add(1);
+                    let told = (22..24).contains(&c.day_hours).then(|| 24_u32.saturating_sub(c.day_hours));
+                    may_lack.get_or_insert(told.unwrap_or(0));
                 }
-                _ => lack += 1,
+                _ => lack = lack.saturating_add(1),
             }
             if lack > may_lack.unwrap_or(2) {
                 return Ok(false);
@@ -430,7 +430,7 @@ pub fn read_hosts(path: &Path) -> Result<Vec<String>, String> {
             continue;
         }
         if let Some(p) = crate::name::problem(name) {
-            return Err(format!("{}:{}: host name {name:?}: {p}", path.display(), i + 1));
+            return Err(format!("{}:{}: host name {name:?}: {p}", path.display(), i.saturating_add(1)));
         }
         out.push(name.to_owned());
     }
@@ -499,7 +499,7 @@ pub fn reread(disk: &Disk, place: &Place, whole: &mut dyn Whole) -> disk::Result
         }
     };
     let len = disk.stat(&place.data)?.map_or(0, |s| s.len);
-    let fault = fault.or((len > summary.bytes).then(|| Fault::Beyond(len - summary.bytes)));
+    let fault = fault.or((len > summary.bytes).then(|| Fault::Beyond(len.saturating_sub(summary.bytes))));
     Ok(Some(Reread { summary, sha256: hex(&whole.digest()), fault }))
 }
 
@@ -540,16 +540,17 @@ fn reread_pack(
 ) -> disk::Result<Option<String>> {
     let mut sha = Sha256::new();
     let mut crc = crc32fast::Hasher::new();
-    let mut at = s.offset;
-    while at < s.offset + s.bytes {
-        let want = usize::try_from(s.offset + s.bytes - at).unwrap_or(usize::MAX).min(REREAD);
+    let (mut at, end) = (s.offset, s.offset.saturating_add(s.bytes));
+    while at < end {
+        let want = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX).min(REREAD);
         buf.resize(want, 0);
         let n = match data {
             Some(f) => f.read_at(buf, at)?,
             None => 0,
         };
         if n < want {
-            return Ok(Some(format!("pack {}: the data file ends at byte {}", s.id, at + n as u64)));
+            let end = at.saturating_add(n as u64);
+            return Ok(Some(format!("pack {}: the data file ends at byte {end}", s.id)));
         }
         // One digest per byte would do if packs were not hashed one by one; both are asked for by people.
         match s.sha256 {
@@ -557,9 +558,9 @@ fn reread_pack(
             None => crc.update(buf),
         }
         whole.take(buf);
-        at += n as u64;
+        at = at.saturating_add(n as u64);
     }
-    let range = format!("bytes {} to {}", s.offset, s.offset + s.bytes);
+    let range = format!("bytes {} to {end}", s.offset);
     Ok(match s.sha256 {
         Some(want) if <[u8; 32]>::from(sha.finalize()) != want => {
             Some(format!("pack {} ({range}) does not have the SHA-256 that its sender computed", s.id))
@@ -637,7 +638,7 @@ pub fn scan(disk: &Disk, place: &Place) -> disk::Result<Scan> {
                     break;
                 }
             }
-            (Line::Foreign(f), Health::Good) if out.summary.high + 1 == place.first_id => {
+            (Line::Foreign(f), Health::Good) if out.summary.high.saturating_add(1) == place.first_id => {
                 out.health = Health::Foreign {
                     ids: std::collections::HashSet::from([f.id]),
                     done: f.done.then_some(f.id),
@@ -695,38 +696,39 @@ pub fn repair(
     let mut region = vec![0; 2 * lines::LINE_MAX];
     let n = file.read_at(&mut region, at)?;
     region.truncate(n);
-    if at + n as u64 == found.headers_len && matches!(lines::parse(&region), Line::Ours(_)) {
+    if at.saturating_add(n as u64) == found.headers_len && matches!(lines::parse(&region), Line::Ours(_)) {
         file.write_at(b"\n", found.headers_len)?;
         file.sync()?;
         return Ok(Some(format!("{}: its last newline was missing", place.headers.display())));
     }
     if let Some((i, value)) = lines::mend(&region) {
-        file.write_at(&[value], at + i as u64)?;
+        file.write_at(&[value], at.saturating_add(i as u64))?;
         file.sync()?;
         return Ok(Some(format!(
             "{}: byte {} was damaged; its line's CRC told what it had been",
             place.headers.display(),
-            at + i as u64
+            at.saturating_add(i as u64)
         )));
     }
     // The next good line tells where the lost one's bytes end.
     let mut from = 0;
     while let Some(n) = memchr::memchr(b'\n', region.get(from..).unwrap_or_default()) {
-        from += n + 1;
+        from = from.saturating_add(n).saturating_add(1);
         let rest = region.get(from..).unwrap_or_default();
         let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
         let Line::Ours(next) = lines::parse(rest.get(..end).unwrap_or_default()) else { continue };
-        let (id, offset) = (found.summary.high + 1, found.summary.bytes);
-        if next.key != *key || next.id != id + 1 || next.offset < offset || next.offset > found.data_len {
+        let (id, offset) = (found.summary.high.saturating_add(1), found.summary.bytes);
+        let lost = next.offset.checked_sub(offset).filter(|_| next.offset <= found.data_len);
+        let Some(lost) = lost.filter(|_| next.key == *key && next.id == id.saturating_add(1)) else {
             return Ok(None);
-        }
-        let mut raw = vec![0; usize::try_from(next.offset - offset).unwrap_or(0)];
+        };
+        let mut raw = vec![0; usize::try_from(lost).unwrap_or(0)];
         if raw.len() > 256 << 20 || disk.open(&place.data)?.read_at(&mut raw, offset)? < raw.len() {
             return Ok(None);
         }
         let mut all = disk.read(&place.headers, 1 << 30)?;
         let line = lines::rebuild(key, id, next.generation, offset, &raw);
-        let (start, stop) = (at as usize, at as usize + from);
+        let (start, stop) = (at as usize, (at as usize).saturating_add(from));
         if stop > all.len() {
             return Ok(None);
         }

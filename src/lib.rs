@@ -33,6 +33,10 @@
 //!
 //! A module uses only modules of lower layers; `tests/layers.rs` holds the table.
 
+// A length or number that wraps would put bytes in the wrong place, and one that panics stops a host that others
+// rely on: each sum says what happens at the limit. (Tests may: there a panic is a failure that is seen.)
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 pub mod auth;
 pub mod cli;
 pub mod clock;

@@ -82,7 +82,7 @@ impl Log {
             let now = Instant::now();
             match inner.seen.get_mut(text) {
                 Some((at, n)) if at.elapsed() < REPEAT => {
-                    *n += 1;
+                    *n = n.saturating_add(1);
                     return;
                 }
                 Some((at, n)) => {
@@ -118,7 +118,9 @@ impl Log {
         }
         let full = format!("{time} {word} {line}\n");
         match &mut inner.file {
-            Some((_, file, at)) if file.write_at(full.as_bytes(), *at).is_ok() => *at += full.len() as u64,
+            Some((_, file, at)) if file.write_at(full.as_bytes(), *at).is_ok() => {
+                *at = at.saturating_add(full.len() as u64);
+            }
             // A log that cannot be written must not stop the shipping of logs.
             _ => {
                 let _ = write!(std::io::stderr(), "{full}");

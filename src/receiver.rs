@@ -72,7 +72,7 @@ impl Budget {
                 break check;
             }
             if checks.made < CHECKS_MAX {
-                checks.made += 1;
+                checks.made = checks.made.saturating_add(1);
                 break BodyCheck::new();
             }
             checks = self.check_freed.wait(checks).unwrap_or_else(PoisonError::into_inner);
@@ -87,7 +87,7 @@ impl Budget {
     /// A frame begins.
     pub fn enter(self: &Arc<Self>) -> Charge {
         let mut u = lock(&self.used);
-        u.next += 1;
+        u.next = u.next.saturating_add(1);
         let ticket = u.next;
         u.frames.insert(ticket);
         Charge { budget: Arc::clone(self), ticket, bytes: 0 }
@@ -105,7 +105,7 @@ impl Charge {
     /// Charges `n` bytes, waiting for others to finish until `deadline`. The oldest frame never waits.
     pub fn wait(&mut self, n: usize, deadline: Instant) -> bool {
         let mut u = lock(&self.budget.used);
-        while u.bytes + n > self.budget.cap && u.frames.first() != Some(&self.ticket) {
+        while u.bytes.saturating_add(n) > self.budget.cap && u.frames.first() != Some(&self.ticket) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
@@ -113,8 +113,8 @@ impl Charge {
             let step = left.min(Duration::from_secs(1));
             u = self.budget.freed.wait_timeout(u, step).unwrap_or_else(PoisonError::into_inner).0;
         }
-        u.bytes += n;
-        self.bytes += n;
+        u.bytes = u.bytes.saturating_add(n);
+        self.bytes = self.bytes.saturating_add(n);
         true
     }
 
@@ -128,11 +128,12 @@ impl Charge {
     /// too slowly would keep all senders waiting.
     pub fn grow(&mut self, n: usize) -> bool {
         let mut u = lock(&self.budget.used);
-        let fits = u.kept + n <= self.budget.cap / 2 && u.bytes + n <= self.budget.cap;
+        let fits =
+            u.kept.saturating_add(n) <= self.budget.cap / 2 && u.bytes.saturating_add(n) <= self.budget.cap;
         if fits {
-            u.kept += n;
-            u.bytes += n;
-            self.bytes += n;
+            u.kept = u.kept.saturating_add(n);
+            u.bytes = u.bytes.saturating_add(n);
+            self.bytes = self.bytes.saturating_add(n);
         }
         fits
     }
@@ -196,7 +197,7 @@ impl Raw {
         if more == 0 || !self.charge.grow(more) {
             return false;
         }
-        self.lines.reserve_exact(want - self.lines.len());
+        self.lines.reserve_exact(want.saturating_sub(self.lines.len()));
         true
     }
 }
@@ -290,7 +291,7 @@ impl Session {
         loop {
             let rest = input.get(used..).unwrap_or_default();
             let (n, event) = self.decoder.feed(rest)?;
-            used += n;
+            used = used.saturating_add(n);
             match event {
                 None => return Ok((used, None)),
                 Some(Event::Header(h)) => {

@@ -19,6 +19,7 @@ pub mod route;
 
 pub use queue::{Next, Queue};
 
+use crate::clock;
 use crate::config::SenderConfig;
 use crate::planted::{self, Bug};
 use std::io::{ErrorKind, Read, Write};
@@ -105,12 +106,12 @@ impl Link {
         // Length and header in one write: the original reads them with one read.
         if let Err(e) = stream.write_all(head).and_then(|()| stream.write_all(body)) {
             // The receiver may have said why before it stopped reading.
-            return match answer(&mut stream, Instant::now() + Duration::from_millis(200)) {
+            return match answer(&mut stream, clock::deadline(Duration::from_millis(200))) {
                 Ok(o @ (Outcome::PermFail(_) | Outcome::TempFail { .. })) => o,
                 _ => fail(format!("sending to {} failed: {e}", self.addr), Fail::NoAnswer),
             };
         }
-        let outcome = match answer(&mut stream, Instant::now() + self.ack) {
+        let outcome = match answer(&mut stream, clock::deadline(self.ack)) {
             Ok(outcome) => outcome,
             Err(why) => fail(format!("{}: {why}", self.addr), Fail::NoAnswer),
         };

@@ -52,7 +52,8 @@ fn undated(r: &mut Reader, s: &str, config: &TailConfig) {
             );
             r.error(r.line_of(&section, "start"), "start", text);
         }
-        let least = 2 * config.pack_bytes.max(config.max_line) as u64 + (1 << 20);
+        let two = (config.pack_bytes.max(config.max_line) as u64).saturating_mul(2);
+        let least = two.saturating_add(1 << 20);
         if config.spool.size < least {
             let text = format!(
                 "{} has no date in its name: its packs wait in the retry spool, which must hold two of them; spool_size \

@@ -182,8 +182,9 @@ fn show(number: u64, units: &[(&str, u64)], smallest: &str) -> String {
     }
     units
         .iter()
-        .find(|(_, factor)| number.is_multiple_of(*factor))
-        .map_or_else(|| format!("{number}{smallest}"), |(unit, factor)| format!("{}{unit}", number / factor))
+        .filter(|(_, factor)| number.is_multiple_of(*factor))
+        .find_map(|(unit, factor)| Some(format!("{}{unit}", number.checked_div(*factor)?)))
+        .unwrap_or_else(|| format!("{number}{smallest}"))
 }
 
 fn mode(text: &str, owner: u32) -> Result<Value, String> {

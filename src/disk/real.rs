@@ -183,7 +183,7 @@ impl RealFile {
         while let Some(free) = buf.get_mut(filled..).filter(|free| !free.is_empty()) {
             match self.file.read_at(free, offset.saturating_add(filled as u64)) {
                 Ok(0) => break,
-                Ok(n) => filled += n,
+                Ok(n) => filled = filled.saturating_add(n),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(Error::new("read", path, e)),
             }

@@ -383,7 +383,7 @@ fn uncertified(inv: &Inventory, key: &HourKey, files: &Files, print: Option<&Pri
         return Ok(row.is(State::Gaps, text));
     }
     let Some(done) = &s.done else {
-        let unproven = found.data_len - s.bytes;
+        let unproven = found.data_len.saturating_sub(s.bytes);
         let text = if unproven > 0 && s.high == 0 { "no pack is proven yet" } else { "" };
         return Ok(row.is(State::Open, text));
     };
@@ -419,18 +419,19 @@ fn beyond(generation: u64, high: u64, files: &Files, print: Option<&Print>) -> (
         early.extend(ids);
     }
     // One that was acknowledged and is lost is missing, whether or not others are known behind it.
-    early.extend(files.lost.get(&at.0).into_iter().flatten().map(|id| id + 1));
-    (at.0, at.1, early.split_off(&(at.1 + 1)))
+    early.extend(files.lost.get(&at.0).into_iter().flatten().map(|id| id.saturating_add(1)));
+    early.retain(|id| *id > at.1);
+    (at.0, at.1, early)
 }
 
 /// The numbers above `high` that are missing before the greatest of `ids`.
 fn missing(high: u64, ids: &BTreeSet<u64>) -> Vec<(u64, u64)> {
-    let (mut list, mut next) = (Vec::new(), high + 1);
+    let (mut list, mut next) = (Vec::new(), high.saturating_add(1));
     for id in ids {
         if *id > next {
-            list.push((next, id - 1));
+            list.push((next, id.saturating_sub(1)));
         }
-        next = next.max(id + 1);
+        next = next.max(id.saturating_add(1));
     }
     list
 }
@@ -440,7 +441,7 @@ fn joined(list: &[(u64, u64)]) -> Vec<(u64, u64)> {
     let mut all: Vec<(u64, u64)> = Vec::new();
     for (from, to) in list {
         match all.last_mut() {
-            Some(last) if *from <= last.1 + 1 => last.1 = last.1.max(*to),
+            Some(last) if *from <= last.1.saturating_add(1) => last.1 = last.1.max(*to),
             _ => all.push((*from, *to)),
         }
     }

@@ -166,7 +166,7 @@ impl Status<'_, '_> {
     }
 
     fn store(&mut self, title: &str, place: &Place) {
-        self.stores += 1;
+        self.stores = self.stores.saturating_add(1);
         if let Some((dir, conf)) = place.state.as_ref().filter(|(dir, _)| self.untouched(place.save_dir, dir))
         {
             return self.not_begun(title, dir, conf);

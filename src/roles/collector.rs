@@ -132,7 +132,7 @@ impl Collector {
             } else {
                 self.spoiled(gate, seq, base)?;
             }
-            self.cursor = seq + 1;
+            self.cursor = seq.saturating_add(1);
         }
         Ok(most)
     }
@@ -213,7 +213,7 @@ impl Collector {
         let filed = self.hours.finish(done, now_secs);
         if filed.is_err() {
             // The hour's own tag may stand already, and only its day's be missing.
-            self.settle_ms = Some(now_ms + SETTLE_MS);
+            self.settle_ms = Some(now_ms.saturating_add(SETTLE_MS));
         }
         let mut g = lock(gate);
         let footprint = g.memory.as_mut().map(|m| &mut m.footprint);
@@ -267,7 +267,7 @@ impl Collector {
                     let _g = lock(gate);
                     let day = self.store.day_tag(&key);
                     let wider = day.and_then(|_| self.fleet(key.hour));
-                    wider.inspect_err(|_| self.settle_ms = Some(now_ms + SETTLE_MS))?;
+                    wider.inspect_err(|_| self.settle_ms = Some(now_ms.saturating_add(SETTLE_MS)))?;
                 }
             }
         }
@@ -280,7 +280,7 @@ impl Collector {
         let settled = self.settle_all(gate);
         match settled {
             Err(e) if !e.fatal() => {
-                self.settle_ms = Some(now_ms + SETTLE_MS);
+                self.settle_ms = Some(now_ms.saturating_add(SETTLE_MS));
                 self.messages.push((false, format!("{e}; nothing is lost, trying again")));
                 Ok(())
             }

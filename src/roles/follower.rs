@@ -255,7 +255,7 @@ impl Follower {
             resumed: 0,
             look_for_requests_ms: 0,
             requests: usize::MAX,
-            look_at_held_ms: s.clock.mono_ms() + conf.sender.held_after_ms,
+            look_at_held_ms: s.clock.mono_ms().saturating_add(conf.sender.held_after_ms),
             route_saved: None,
             key: None,
             alarms,
@@ -281,7 +281,7 @@ impl Follower {
 
     fn add(&mut self, key: HourKey, generation: u64, id: u64, bytes: Bytes, weight: usize) {
         let number = self.next_number;
-        self.next_number += 1;
+        self.next_number = self.next_number.saturating_add(1);
         self.numbers.insert((key.clone(), id), number);
         let bound = self.lane_of(&key);
         self.waiting.insert(number, Waiting { key, generation, id, bytes, weight });
@@ -314,7 +314,7 @@ impl Follower {
         if now >= self.look_at_held_ms
             && let Some(mut retry) = self.retry.take()
         {
-            self.look_at_held_ms = now + self.conf.sender.held_after_ms;
+            self.look_at_held_ms = now.saturating_add(self.conf.sender.held_after_ms);
             let done = self.put_back(&mut retry, false);
             self.retry = Some(retry);
             done?;
@@ -324,7 +324,8 @@ impl Follower {
         }
         // In catch-up the journal is synced once per half of the memory, not once per pack.
         let full = self.in_memory > self.conf.tail_memory / 2;
-        let packs = self.conf.window_packs.saturating_sub(self.in_window() + self.unreleased.len());
+        let sealed = self.in_window().saturating_add(self.unreleased.len());
+        let packs = self.conf.window_packs.saturating_sub(sealed);
         if !self.queue.is_link_down() {
             self.window_told = false;
         } else if packs == 0 && !std::mem::replace(&mut self.window_told, true) {
@@ -358,7 +359,7 @@ impl Follower {
                 continue;
             }
             let weight = s.raw.len();
-            self.in_memory += weight;
+            self.in_memory = self.in_memory.saturating_add(weight);
             self.add(s.key, s.generation, s.id, Bytes::Memory(s.raw), weight);
         }
         self.shed();
@@ -578,7 +579,7 @@ impl Follower {
                 }
                 self.bind_hour(&w.key, w.generation, to);
                 self.acked.entry((w.key, w.generation)).or_default().push(w.id);
-                self.sent += 1;
+                self.sent = self.sent.saturating_add(1);
                 Ok(())
             }
             Next::Again => {

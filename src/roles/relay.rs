@@ -124,11 +124,11 @@ impl Relay {
         // Packs that the next receiver puts off must not keep others from being looked at.
         let mut fresh = self.queue.fresh();
         while fresh < WINDOW && self.queue.weighed() < WINDOW_ALL && self.queue.len() < WINDOW_BOUND {
-            fresh += 1;
+            fresh = fresh.saturating_add(1);
             let Some((seq, base)) = gate.spool.next_waiting(self.cursor) else { return };
             self.queue.push(seq);
             self.bases.insert(seq, base);
-            self.cursor = seq + 1;
+            self.cursor = seq.saturating_add(1);
         }
     }
 
@@ -140,9 +140,9 @@ impl Relay {
         frame: &mut Vec<u8>,
     ) -> disk::Result<Option<u64>> {
         if self.look_at_held_ms == 0 {
-            self.look_at_held_ms = now_ms + self.held_after_ms;
+            self.look_at_held_ms = now_ms.saturating_add(self.held_after_ms);
         } else if now_ms >= self.look_at_held_ms {
-            self.look_at_held_ms = now_ms + self.held_after_ms;
+            self.look_at_held_ms = now_ms.saturating_add(self.held_after_ms);
             self.put_back(gate, false)?;
         }
         loop {
@@ -227,7 +227,7 @@ impl Relay {
         }
         match self.queue.report(seq, outcome, now_ms) {
             Next::Done => {
-                self.sent += 1;
+                self.sent = self.sent.saturating_add(1);
                 self.finish(seq, gate)
             }
             Next::Again => Ok(()),

@@ -1,7 +1,7 @@
 //! Threads of a receiving role: one accepts, one per connection, one commits.
 
 use crate::auth::Keyring;
-use crate::clock::{Clock, Zone};
+use crate::clock::{self, Clock, Zone};
 use crate::config::ReceiverConfig;
 use crate::disk::Disk;
 use crate::log::{Log, count};
@@ -96,14 +96,14 @@ impl Server {
     pub fn join(self, deadline: Instant) {
         let _ = self.accept.join();
         loop {
-            let mut left = 0;
+            let mut left = 0_usize;
             for p in lock(&self.peers).values() {
-                left += 1;
+                left = left.saturating_add(1);
                 if p.idle_since.load(Ordering::Relaxed) != u64::MAX || Instant::now() >= deadline {
                     let _ = p.stream.shutdown(Half::Both);
                 }
             }
-            if left == 0 || Instant::now() >= deadline + Duration::from_secs(1) {
+            if left == 0 || Instant::now().saturating_duration_since(deadline) >= Duration::from_secs(1) {
                 break;
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -154,7 +154,7 @@ fn commit_loop(s: &Shared, ended: &AtomicBool, gather_ms: u64) {
         drop(gate);
         s.durable.notify_all();
         // When several senders are busy, a short wait lets their packs share the next sync.
-        if now - last > 2 && gather_ms > 0 {
+        if now.saturating_sub(last) > 2 && gather_ms > 0 {
             std::thread::sleep(Duration::from_millis(gather_ms));
         }
         last = now;
@@ -181,7 +181,7 @@ fn accept_loop(
     while !s.stop.requested() {
         let now = s.clock.mono_ms();
         if let Some(keys) = s.keys.as_ref().filter(|_| now >= keys_ms) {
-            keys_ms = now + KEYS_MS;
+            keys_ms = now.saturating_add(KEYS_MS);
             match keys.refresh() {
                 None => {}
                 Some(Ok(n)) => s.log.info(&format!("keys_file: read again: {}", count(n, "key"))),
@@ -238,7 +238,7 @@ fn accept_loop(
         let _ = stream.set_nodelay(true);
         let stream = Arc::new(stream);
         let idle_since = Arc::new(AtomicU64::new(s.clock.mono_ms()));
-        next_id += 1;
+        next_id = next_id.saturating_add(1);
         let id = next_id;
         let proven = Arc::new(AtomicBool::new(false));
         let peer = Peer {
@@ -285,10 +285,12 @@ fn close_of_many(peers: &Peers, newcomer: IpAddr) -> bool {
     let peers = lock(peers);
     let mut by_ip: HashMap<IpAddr, usize> = HashMap::new();
     for p in peers.values().filter(|p| !p.closing.load(Ordering::Relaxed)) {
-        *by_ip.entry(p.ip).or_default() += 1;
+        let n = by_ip.entry(p.ip).or_default();
+        *n = n.saturating_add(1);
     }
     let own = by_ip.get(&newcomer).copied().unwrap_or(0);
-    let Some((ip, _)) = by_ip.into_iter().filter(|(_, n)| *n > own + 1).max_by_key(|(_, n)| *n) else {
+    let Some((ip, _)) = by_ip.into_iter().filter(|(_, n)| *n > own.saturating_add(1)).max_by_key(|(_, n)| *n)
+    else {
         return false;
     };
     let of_it = peers.iter().filter(|(_, p)| p.ip == ip && !p.closing.load(Ordering::Relaxed));
@@ -373,7 +375,7 @@ impl Connection {
         let _ = stream.write_all(text.as_bytes());
         let _ = self.stream.shutdown(Half::Write);
         let _ = self.stream.set_read_timeout(Some(Duration::from_millis(500)));
-        let until = Instant::now() + Duration::from_secs(2);
+        let until = clock::deadline(Duration::from_secs(2));
         let (mut buf, mut left) = ([0; CHUNK], DRAIN_BYTES);
         while left > 0 && Instant::now() < until {
             match stream.read(&mut buf) {
@@ -393,7 +395,7 @@ impl Connection {
                     return End::Closed;
                 }
                 self.idle_since.store(self.s.clock.mono_ms(), Ordering::Relaxed);
-                deadline = Instant::now() + ms(self.conf.idle_timeout_ms);
+                deadline = clock::deadline(ms(self.conf.idle_timeout_ms));
             }
             let late = if self.session.idle() { "idle; closed" } else { "too slow; closed" };
             let left = deadline.saturating_duration_since(Instant::now());
@@ -410,7 +412,7 @@ impl Connection {
             };
             if self.session.idle() {
                 // A frame has one deadline for its header, whatever way its bytes drip in.
-                deadline = Instant::now() + ms(self.conf.header_timeout_ms);
+                deadline = clock::deadline(ms(self.conf.header_timeout_ms));
                 self.idle_since.store(u64::MAX, Ordering::Relaxed);
             }
             let mut chunk = buf.get(..n).unwrap_or_default();
@@ -425,14 +427,14 @@ impl Connection {
                 };
                 chunk = chunk.get(used..).unwrap_or_default();
                 if let (false, Some(len)) = (had_header, self.session.body_len()) {
-                    let by_size = len.saturating_mul(1000) / self.conf.body_rate_min.max(1);
-                    deadline = Instant::now() + ms(self.conf.body_timeout_ms.saturating_add(by_size));
+                    let by_size = len.saturating_mul(1000).checked_div(self.conf.body_rate_min).unwrap_or(0);
+                    deadline = clock::deadline(ms(self.conf.body_timeout_ms.saturating_add(by_size)));
                 }
                 if let Some(pack) = arrived {
                     if let Err(end) = self.settle(pack) {
                         return end;
                     }
-                    deadline = Instant::now() + ms(self.conf.header_timeout_ms);
+                    deadline = clock::deadline(ms(self.conf.header_timeout_ms));
                 } else if used == 0 {
                     break;
                 }

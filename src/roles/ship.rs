@@ -4,7 +4,7 @@ use super::follower::{Follower, Job, Load};
 use super::relay::Relay;
 use super::serve::{Server, Shared, spawn};
 use crate::auth::Key;
-use crate::clock::{Clock, Zone};
+use crate::clock::{self, Clock, Zone};
 use crate::config::SenderConfig;
 use crate::disk::{self, Disk};
 use crate::log::Log;
@@ -86,8 +86,8 @@ impl Senders {
         // What hangs at an address that does not answer, a pack for each that is not in use and a probe, has threads beside
         // those of the address in use.
         let addrs = conf.send_to.len();
-        let count = conf.senders + if addrs > 1 { addrs } else { 0 };
-        let (tx, outbox) = sync_channel::<Report>(count * 2);
+        let count = conf.senders.saturating_add(if addrs > 1 { addrs } else { 0 });
+        let (tx, outbox) = sync_channel::<Report>(count.saturating_mul(2));
         let (mut inboxes, mut threads) = (Vec::new(), Vec::new());
         for sender in 0..count {
             let (inbox, tasks) = sync_channel::<Task>(1);
@@ -128,7 +128,7 @@ impl Senders {
             idle: (0..count).collect(),
             packs: 0,
             raw: 0,
-            raw_max: compressors + 1,
+            raw_max: compressors.saturating_add(1),
             frames: Vec::new(),
             threads,
         }
@@ -143,8 +143,8 @@ impl Senders {
     fn give(&mut self, job: Job, to: Option<usize>) {
         let raw = matches!(job.load, Load::Raw(..));
         let frame = if raw { self.frames.pop().unwrap_or_default() } else { Vec::new() };
-        self.packs += 1;
-        self.raw += usize::from(raw);
+        self.packs = self.packs.saturating_add(1);
+        self.raw = self.raw.saturating_add(usize::from(raw));
         self.hand_out(Task { to: to.unwrap_or(0), job: Some(job), frame });
     }
 
@@ -169,10 +169,10 @@ impl Senders {
         match self.outbox.recv_timeout(wait) {
             Ok(r) => {
                 match &r {
-                    Report::Packed(..) => self.raw -= 1,
+                    Report::Packed(..) => self.raw = self.raw.saturating_sub(1),
                     Report::Done { sender, task, .. } => {
                         self.idle.push(*sender);
-                        self.packs -= usize::from(task.job.is_some());
+                        self.packs = self.packs.saturating_sub(usize::from(task.job.is_some()));
                     }
                 }
                 Some(r)
@@ -275,7 +275,7 @@ pub fn follow(
             && let Err(e) = f.step()
         {
             super::disk_error(disk, log, &e);
-            next_step = Instant::now() + super::PAUSE;
+            next_step = clock::deadline(super::PAUSE);
             if once && !e.no_space() {
                 // What cannot be read now would never come; whoever called is told.
                 unreadable = Some(e);
@@ -336,7 +336,7 @@ pub fn follow(
         }
     }
     // What is under way may still be acknowledged.
-    let until = Instant::now() + Duration::from_millis(conf.quit_timeout_ms);
+    let until = clock::deadline(Duration::from_millis(conf.quit_timeout_ms));
     while senders.packs > 0 && Instant::now() < until {
         if let Some(Report::Done { task: Task { job: Some(job), frame, .. }, outcome, .. }) =
             senders.take(Duration::from_millis(50))
@@ -423,7 +423,7 @@ pub fn pass_on(relay: &mut Relay, conf: &SenderConfig, server: Server, quit_ms: 
             senders.recycle(task.frame);
         }
     }
-    let until = Instant::now() + Duration::from_millis(quit_ms);
+    let until = clock::deadline(Duration::from_millis(quit_ms));
     server.join(until);
     while senders.packs > 0 && Instant::now() < until {
         if let Some(Report::Done { task: Task { job: Some(job), frame, .. }, outcome, .. }) =

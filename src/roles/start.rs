@@ -7,7 +7,7 @@ use super::serve::{Server, Shared, fd_limit, max_connections, raise_fd_limit, sp
 use super::ship;
 use super::whole::Beside;
 use crate::auth::{Key, Keyring, Mode};
-use crate::clock::{Clock, Hour, Zone};
+use crate::clock::{self, Clock, Hour, Zone};
 use crate::config::value::is_loopback;
 use crate::config::{
     Config, Errors, LogConfig, Peer, ReceiverConfig, RelayConfig, Role, Start, StoreConfig, TailConfig,
@@ -32,7 +32,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How a role is run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -242,7 +242,7 @@ fn run_tail(
         w.log.info(&format!("following {} from byte {pos} as {name} to {addrs}", path.display()));
     }
     if following.len() > MESSAGES_MAX {
-        w.log.info(&format!("and {} more", count(following.len() - MESSAGES_MAX, "file")));
+        w.log.info(&format!("and {} more", count(following.len().saturating_sub(MESSAGES_MAX), "file")));
     }
     for s in sources.iter().filter(|_| following.is_empty()) {
         w.log.info(&format!("following {} as {name} to {addrs}", s.conf.log_file));
@@ -251,7 +251,7 @@ fn run_tail(
         w.log
             .info(&format!("{} not acknowledged before the last stop; sent again", count(f.resumed, "pack")));
     }
-    let deadline = options.timeout_ms.map(|t| Instant::now() + Duration::from_millis(t));
+    let deadline = options.timeout_ms.map(|t| clock::deadline(Duration::from_millis(t)));
     let world = (&w.disk, &w.clock, &w.zone, &w.log, &w.stop);
     let all = ship::follow(&mut f, conf, options.once, deadline, world).map_err(|e| say(e.to_string()))?;
     let left = f.unacknowledged();
@@ -312,7 +312,8 @@ fn first_start(
         if let (Peer::Original, Some(per_pack)) = (conf.sender.peer, conf.recv_buffer_size) {
             let path = pattern.path(hour);
             let pos = offset_of_line(&w.disk, &path, lines)?;
-            resume = Some((hour, lines / per_pack + 1, pos, path));
+            let id = lines.checked_div(per_pack).unwrap_or(0).saturating_add(1);
+            resume = Some((hour, id, pos, path));
         }
     }
     Ok((begin(&name, pattern, start, &existing, copies, (&w.zone, &w.clock)), resume))
@@ -337,12 +338,12 @@ fn offset_of_line(disk: &Disk, path: &Path, lines: u64) -> Result<u64, String> {
             ));
         }
         for i in memchr::memchr_iter(b'\n', buf.get(..n).unwrap_or_default()) {
-            left -= 1;
+            left = left.saturating_sub(1);
             if left == 0 {
-                return Ok(at + i as u64 + 1);
+                return Ok(at.saturating_add(i as u64).saturating_add(1));
             }
         }
-        at += n as u64;
+        at = at.saturating_add(n as u64);
     }
     Ok(0)
 }
@@ -489,7 +490,8 @@ fn run_store(
     };
     let report = &mut |t: String| w.log.error(&t);
     // Two files each, beside the connections, the spool and the hours that are read again.
-    let max_open = (fd_limit().saturating_sub(max_connections(&conf.receiver) + 64) / 2).clamp(2, 4096);
+    let others = max_connections(&conf.receiver).saturating_add(64);
+    let max_open = (fd_limit().saturating_sub(others) / 2).clamp(2, 4096);
     let (mut gate, mut collector, waiting) =
         collector::open(&w.disk, &w.instance.dir, conf, max_open, now, report).map_err(say)?;
     if waiting > 0 {
@@ -502,7 +504,7 @@ fn run_store(
     let (shared, instance) = share(w, gate, keys);
     let server = Server::start(listener, conf.receiver.clone(), &shared, true, conf.spool.group_commit_ms);
     store_loop(&mut collector, conf, &shared, &instance.dir);
-    server.join(Instant::now() + Duration::from_millis(conf.quit_timeout_ms));
+    server.join(clock::deadline(Duration::from_millis(conf.quit_timeout_ms)));
     finish_store(&mut collector, &shared, &instance.dir);
     Ok(0)
 }
@@ -519,7 +521,7 @@ fn compare_footprint(w: &World, gate: &mut Gate, now_ms: u64) {
                  sends packs {}-{high} again",
                 count(high, "pack"),
                 key.name,
-                have + 1
+                have.saturating_add(1)
             ));
         }
     }
@@ -536,15 +538,15 @@ fn store_loop(c: &mut Collector, conf: &StoreConfig, s: &Arc<Shared>, state_dir:
         while running < conf.max_verifying {
             let Some(job) = jobs.pop_front() else { break };
             let (tx, disk) = (tx.clone(), s.disk.clone());
-            running += 1;
+            running = running.saturating_add(1);
             drop(spawn("verify", move || {
                 let _ = tx.send(crate::output::hours::VerifyJob::run(job, &disk, &mut Beside::default()));
             }));
         }
-        let mut certified = 0;
+        let mut certified = 0_usize;
         while let Ok(result) = results.try_recv() {
-            running -= 1;
-            certified += 1;
+            running = running.saturating_sub(1);
+            certified = certified.saturating_add(1);
             if let Err(e) = c.certify(result, &s.gate, now, s.clock.now_secs()) {
                 super::disk_trouble(&s.disk, &s.log, &s.stop, &e);
             }

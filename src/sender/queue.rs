@@ -143,7 +143,7 @@ impl Queue {
 
     fn put(&mut self, number: u64, item: Item) {
         if let Some(lane) = item.bound.and_then(|to| self.lanes.get_mut(to)) {
-            lane.bound += 1;
+            lane.bound = lane.bound.saturating_add(1);
         }
         self.items.insert(number, item);
     }
@@ -197,8 +197,8 @@ impl Queue {
     /// As [`Queue::put_back`], because it could not be read; it waits as after an attempt, and no address is to blame.
     pub fn put_off(&mut self, number: u64, now_ms: u64) {
         self.put_back(number);
-        let attempts = self.items.get(&number).map_or(0, |i| i.attempts + 1);
-        let ready_ms = now_ms + self.backoff(attempts);
+        let attempts = self.items.get(&number).map_or(0, |i| i.attempts.saturating_add(1));
+        let ready_ms = now_ms.saturating_add(self.backoff(attempts));
         if let Some(item) = self.items.get_mut(&number) {
             (item.attempts, item.ready_ms) = (attempts, ready_ms);
         }
@@ -206,13 +206,13 @@ impl Queue {
 
     /// Packs in the queue, those under way included.
     pub fn len(&self) -> usize {
-        self.items.len() + self.lanes.iter().map(|l| l.parked.len()).sum::<usize>()
+        self.items.len().saturating_add(self.lanes.iter().map(|l| l.parked.len()).sum::<usize>())
     }
 
     /// Packs that are bound to an address that is not in use.
     pub fn elsewhere(&self) -> usize {
         let others = self.lanes.iter().enumerate().filter(|(to, _)| *to != self.route.used());
-        others.map(|(_, lane)| lane.bound + lane.parked.len()).sum()
+        others.map(|(_, lane)| lane.bound.saturating_add(lane.parked.len())).sum()
     }
 
     /// All packs, without those that wait as mere numbers.
@@ -304,7 +304,7 @@ impl Queue {
             _ => 0,
         };
         // Nothing is wrong with the pack; everybody waits for the link.
-        let ready_ms = if fails > 0 { now_ms + self.backoff(fails) } else { 0 };
+        let ready_ms = if fails > 0 { now_ms.saturating_add(self.backoff(fails)) } else { 0 };
         if let Some(lane) = self.lanes.get_mut(to) {
             (lane.fails, lane.ready_ms) = (fails, ready_ms);
         }
@@ -320,25 +320,26 @@ impl Queue {
     fn weigh(&mut self, number: u64, to: usize, outcome: &Outcome, now_ms: u64) -> Next {
         let Some(mut item) = self.take(number) else { return Next::Done };
         item.busy = false;
-        item.attempts += 1;
+        item.attempts = item.attempts.saturating_add(1);
         match outcome {
             // Its hour was bound to another address meanwhile, and all of it has to be there.
             Outcome::Sent if item.bound.is_some_and(|b| b != to) => item.ready_ms = now_ms,
             Outcome::Sent => return Next::Done,
             Outcome::TempFail { how: Fail::NoConnection, .. } => item.ready_ms = now_ms,
             Outcome::TempFail { .. } if planted::is(Bug::SentCountsAsAcked) => return Next::Done,
-            Outcome::TempFail { .. } => item.ready_ms = now_ms + self.backoff(item.attempts),
+            Outcome::TempFail { .. } => item.ready_ms = now_ms.saturating_add(self.backoff(item.attempts)),
             Outcome::PermFail(_) => {
                 if item.refusals == 0 {
                     item.first_refusal_ms = now_ms;
                 }
-                item.refusals += 1;
+                item.refusals = item.refusals.saturating_add(1);
                 let waited = now_ms.saturating_sub(item.first_refusal_ms);
                 if item.refusals > REFUSALS_MAX && waited >= self.held_after_ms {
                     return Next::Hold;
                 }
-                let step = self.held_after_ms / u64::from(REFUSALS_MAX);
-                item.ready_ms = item.first_refusal_ms + step * u64::from(item.refusals);
+                let step = self.held_after_ms.checked_div(u64::from(REFUSALS_MAX)).unwrap_or(0);
+                let after = step.saturating_mul(u64::from(item.refusals));
+                item.ready_ms = item.first_refusal_ms.saturating_add(after);
             }
         }
         self.put(number, item);
@@ -348,7 +349,8 @@ impl Queue {
     fn backoff(&mut self, attempts: u32) -> u64 {
         let cap =
             BACKOFF_MIN_MS.saturating_mul(1 << attempts.min(20)).min(self.backoff_max_ms).max(BACKOFF_MIN_MS);
-        BACKOFF_MIN_MS + self.rng.below(cap - BACKOFF_MIN_MS + 1)
+        let spread = cap.saturating_sub(BACKOFF_MIN_MS).saturating_add(1);
+        self.rng.below(spread).saturating_add(BACKOFF_MIN_MS)
     }
 }
 

@@ -13,7 +13,7 @@ const REFUSED: &str = "the receiver refused it for good; its log says why";
 /// Prints the packs; damage is for [`check`](super::check) and only counted here. The exit code: 0 these are all, 1
 /// something is not whole, so there may have been more.
 pub fn run(place: &Place, all: bool, for_programs: bool, out: &mut Out) -> disk::Result<u8> {
-    let (mut rows, mut damaged, mut waiting) = (Vec::new(), 0, 0);
+    let (mut rows, mut damaged, mut waiting) = (Vec::new(), 0_usize, 0_usize);
     if !for_programs {
         out.line(format_args!("{:<9} {:<40} {:>12} {:>12}  FILE", "STATE", "PACK", "BYTES", "OFFSET"));
     }
@@ -25,7 +25,7 @@ pub fn run(place: &Place, all: bool, for_programs: bool, out: &mut Out) -> disk:
                     (false, true) => "done",
                     (false, false) => "waiting",
                 };
-                waiting += usize::from(state == "waiting");
+                waiting = waiting.saturating_add(usize::from(state == "waiting"));
                 if for_programs {
                     rows.push(row(&p, state));
                 } else {
@@ -35,7 +35,7 @@ pub fn run(place: &Place, all: bool, for_programs: bool, out: &mut Out) -> disk:
                     out.line(format_args!("{state:<9} {label:<40} {bytes:>12} {offset:>12}  {file}{reason}"));
                 }
             }
-            Piece::Stretch(s) => damaged += usize::from(s.kind != Kind::Live),
+            Piece::Stretch(s) => damaged = damaged.saturating_add(usize::from(s.kind != Kind::Live)),
             _ => {}
         }
         Ok(())

@@ -78,24 +78,24 @@ impl Queue {
             .map(|(n, _)| n)
         {
             let path = spool.join(name);
-            queue.spool_bytes += disk.stat(&path)?.map_or(0, |s| s.len);
+            queue.spool_bytes = queue.spool_bytes.saturating_add(disk.stat(&path)?.map_or(0, |s| s.len));
             segments.push(path);
         }
         if queue.spool_bytes <= COUNT_MAX {
-            let mut sum = 0;
+            let mut sum = 0_u64;
             for path in &segments {
-                sum += gone_is_none(waiting(disk, path))?.unwrap_or(0);
+                sum = sum.saturating_add(gone_is_none(waiting(disk, path))?.unwrap_or(0));
             }
             queue.packs = Some(sum);
         }
         for shelf in ["held", "quarantine"] {
             for (name, _) in names(disk, &state_dir.join(shelf))?.into_iter().filter(|(_, dir)| *dir) {
                 let dir = state_dir.join(shelf).join(&name);
-                let (mut count, mut bytes) = (0, 0);
+                let (mut count, mut bytes) = (0_usize, 0_u64);
                 for (file, _) in names(disk, &dir)?.into_iter().filter(|(n, dir)| !dir && !n.starts_with('.'))
                 {
-                    count += 1;
-                    bytes += disk.stat(&dir.join(file))?.map_or(0, |s| s.len);
+                    count = count.saturating_add(1);
+                    bytes = bytes.saturating_add(disk.stat(&dir.join(file))?.map_or(0, |s| s.len));
                 }
                 if count > 0 {
                     queue.aside.push(Aside { shelf, name, count, bytes });
@@ -193,14 +193,14 @@ fn names(disk: &Disk, dir: &Path) -> disk::Result<Vec<(String, bool)>> {
 
 /// Packs of a segment that are not marked as done.
 fn waiting(disk: &Disk, segment: &Path) -> disk::Result<u64> {
-    let (mut buf, mut at, mut packs) = (Vec::new(), 0, 0);
+    let (mut buf, mut at, mut packs) = (Vec::new(), 0, 0_u64);
     let file = disk.open(segment)?;
     loop {
         match record::read(&file, at, RECORD_MAX, &mut buf)? {
             Found::End => break,
             Found::Damage { next } => at = next,
             Found::Record(head) => {
-                packs += 1;
+                packs = packs.saturating_add(1);
                 at = head.end();
             }
         }

@@ -93,7 +93,7 @@ impl Report {
         };
         let over_ms = |key: &HourKey| {
             let ends = zone.and_then(|z| z.ends_ms(key.hour))?;
-            u64::try_from(now_ms.saturating_sub(ends)).ok().filter(|_| now_ms - ends > OVERDUE_MS)
+            Some(now_ms.saturating_sub(ends)).filter(|over| *over > OVERDUE_MS).map(i64::unsigned_abs)
         };
         let mut rows = Vec::new();
         // An hour of which nothing is stored yet may still have accepted packs.
@@ -149,7 +149,8 @@ impl Report {
         let counts = |want: fn(State) -> bool| {
             let mut by_state: BTreeMap<State, usize> = BTreeMap::new();
             for row in self.rows.iter().filter(|r| want(r.state)) {
-                *by_state.entry(row.state).or_default() += 1;
+                let n = by_state.entry(row.state).or_default();
+                *n = n.saturating_add(1);
             }
             let all: usize = by_state.values().sum();
             let list: Vec<String> = by_state.iter().map(|(s, n)| format!("{n} {}", s.word())).collect();
@@ -201,8 +202,8 @@ impl Report {
                 for row in rows.iter().take(NAMED_MAX) {
                     let _ = write!(text, "\n    {} {}  {}", row.key.name, row.key.hour, row.why());
                 }
-                if rows.len() > NAMED_MAX {
-                    let _ = write!(text, "\n    and {} more: `--all` lists them", rows.len() - NAMED_MAX);
+                if let more @ 1.. = rows.len().saturating_sub(NAMED_MAX) {
+                    let _ = write!(text, "\n    and {more} more: `--all` lists them");
                 }
             }
             list.push(text);
