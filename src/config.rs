@@ -242,6 +242,34 @@ pub struct SenderConfig {
     pub held_per_name: u64,
     /// Bytes held aside in all.
     pub held_total: u64,
+    /// TLS towards the receiver; `None` = plain TCP.
+    pub tls: Option<TlsSend>,
+}
+
+/// TLS of a sender.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSend {
+    /// PEM file with the CA of the receiver's certificate.
+    pub ca: PathBuf,
+    /// Name that must stand in it; `None` = the host of the address.
+    pub name: Option<String>,
+    /// PEM files with this host's certificate and its private key.
+    pub own: Option<(PathBuf, PathBuf)>,
+}
+
+/// TLS of a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsListen {
+    /// PEM file with the certificate, and those between it and its CA.
+    pub cert: PathBuf,
+    /// PEM file with its private key.
+    pub key: PathBuf,
+    /// PEM file with the CA of clients' certificates; `None` = none is asked for.
+    pub client_ca: Option<PathBuf>,
+    /// Names whose certificates may send for every host; `*` = all.
+    pub relays: Vec<String>,
+    /// Are connections without TLS refused?
+    pub required: bool,
 }
 
 /// What may go to another address.
@@ -310,6 +338,15 @@ pub struct ReceiverConfig {
     pub keys_required: bool,
     /// With `keys_file`: connections at once from one address that have not shown a good signature.
     pub max_unproven_per_address: usize,
+    /// TLS; `None` = plain TCP.
+    pub tls: Option<TlsListen>,
+}
+
+impl ReceiverConfig {
+    /// Is it known who may send?
+    pub fn knows_senders(&self) -> bool {
+        self.keys_file.is_some() || self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())
+    }
 }
 
 /// What `collector` needs.

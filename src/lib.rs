@@ -61,3 +61,4 @@ pub mod shutdown;
 pub mod spool;
 pub mod state;
 pub mod tail;
+pub mod tls;

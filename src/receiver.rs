@@ -10,6 +10,7 @@ pub mod gate;
 use crate::auth::Keyring;
 use crate::config::ReceiverConfig;
 use crate::pack::{BodyCheck, Checked, Decoder, Event, Header, Meta, Refusal, Sink};
+use crate::tls::Certificate;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -233,6 +234,7 @@ pub struct Session {
     frame: Option<Frame>,
     ours: bool,
     keys: Option<Arc<Keyring>>,
+    certificate: Option<Certificate>,
     proven: bool,
 }
 
@@ -249,6 +251,7 @@ impl Session {
             frame: None,
             ours: false,
             keys: None,
+            certificate: None,
             proven: false,
         }
     }
@@ -258,6 +261,11 @@ impl Session {
     pub fn with_keys(mut self, keys: Option<Arc<Keyring>>) -> Self {
         self.keys = keys;
         self
+    }
+
+    /// Only packs of hosts that this certificate names are taken.
+    pub fn belongs_to(&mut self, certificate: Certificate) {
+        self.certificate = Some(certificate);
     }
 
     /// Has the peer shown a pack with a good signature?
@@ -331,6 +339,13 @@ impl Session {
             e.insert("ip".into(), meta.key.name.clone());
         }
         // Before a byte of the body: a stranger gets no memory and no time.
+        if let Some(certificate) = self.certificate.as_ref().filter(|c| !c.opens(&meta.key.name)) {
+            return Err(Refusal::Denied(format!(
+                "{}: {} does not name this sender; make it one that does, or if it is a relay's, list its name in tls_relays",
+                meta.key.name,
+                certificate.label()
+            )));
+        }
         let authentic = match (&self.keys, header.route.first()) {
             (Some(keys), Some(entry)) => keys.judge(entry, &meta.key.name).map_err(Refusal::Denied)?,
             _ => false,

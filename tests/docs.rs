@@ -462,6 +462,7 @@ fn the_relay_table_names_the_keys_that_a_relay_appends() {
         keys_file: None,
         keys_required: true,
         max_unproven_per_address: 1,
+        tls: None,
     };
     let budget = Budget::new(1 << 20);
     let mut session = Session::new(&Arc::new(receiver), &budget, [10, 0, 0, 7].into(), false);

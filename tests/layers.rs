@@ -26,7 +26,7 @@ const LAYERS: &[(u8, &[&str])] = &[
     // What is durable. The packer is no state, but the part of `tail` that cuts; it needs nothing but `pack`.
     (4, &["spool", "journal", "footprint", "integrity", "packer"]),
     // What a running role has around it.
-    (3, &["log", "state", "instance", "auth"]),
+    (3, &["log", "state", "instance", "auth", "tls"]),
     // Formats and the configuration.
     (2, &["pack", "config", "record"]),
     // The machine.

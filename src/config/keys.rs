@@ -159,6 +159,17 @@ pub static KEYS: &[Key] = &[
     key(CF, "keys_file", Kind::Text, "", "File with the keys of the hosts that may send; it is read again when it changes. Empty: packs need no key."),
     key(CF, "keys", Kind::Choice(&["require", "accept"]), "require", "With keys_file, packs without a signature: refused, or taken and their hours not called authentic."),
 
+    // TLS: the listener's side, then the sender's.
+    key(CF, "tls_cert", Kind::Text, "", "PEM file with the listener's certificate and what stands between it and its CA. Empty: no TLS."),
+    key(CF, "tls_key", Kind::Text, "", "PEM file with the private key of tls_cert."),
+    key(CF, "tls_client_ca", Kind::Text, "", "PEM file with the CA of clients' certificates; a client must show one, and sends only for hosts that it names. Empty: none is asked for."),
+    key(CF, "tls_relays", Kind::Text, "", "Names, separated by commas, whose certificates may send for every host; `*`: each may."),
+    key(CF, "tls", Kind::Choice(&["require", "accept"]), "require", "With tls_cert, connections without TLS: refused, or taken."),
+    key(TC, "tls_ca", Kind::Text, "", "PEM file with the CA of the certificate that answers at send_to. Empty: send without TLS."),
+    key(TC, "tls_name", Kind::Text, "", "Name that must stand in that certificate. Empty: the host of send_to."),
+    key(TC, "tls_client_cert", Kind::Text, "", "PEM file with this host's certificate, if the receiver wants one."),
+    key(TC, "tls_client_key", Kind::Text, "", "PEM file with the private key of tls_client_cert."),
+
     // The follower.
     key(T, "record_file", Kind::Text, "", "Position file of the original (line.rec), read at the first start and kept current for a way back. Empty: none.").original(),
     key(T, "recv_buffer_size", Kind::Number(1, 10_000_000), "", "Lines after which a pack is cut. Empty: only bytes and time cut.").original(),

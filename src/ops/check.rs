@@ -3,9 +3,11 @@
 use super::out::Out;
 use super::{ERROR, YES};
 use crate::auth::{Key, Keyring, Mode};
+use crate::clock::{Clock, Zone};
 use crate::config::{Config, Role};
 use crate::integrity;
 use crate::tail::streams;
+use crate::tls::{Client, Expiry, Server, Urgency};
 use std::path::Path;
 
 /// Prints the config in effect, or all that is wrong with it.
@@ -54,6 +56,30 @@ pub fn run(path: &Path, out: &mut Out) -> u8 {
         out.complain(format_args!("{file}: {why}"));
         return ERROR;
     }
+    let expiries = match tls(&config) {
+        Ok(expiries) => expiries,
+        Err(why) => {
+            out.complain(format_args!("{file}: {why}"));
+            return ERROR;
+        }
+    };
+    let told: Vec<_> = match Zone::local() {
+        Ok(zone) => expiries.iter().map(|e| e.tell(Clock::real().now_secs(), &zone)).collect(),
+        Err(why) => {
+            out.complain(format_args!("{file}: {why}"));
+            return ERROR;
+        }
+    };
+    for (urgency, text) in &told {
+        match urgency {
+            Urgency::None => {}
+            Urgency::Soon => out.complain(format_args!("{file}: {text} (warning)")),
+            Urgency::Over => out.complain(format_args!("{file}: {text}")),
+        }
+    }
+    if told.iter().any(|(urgency, _)| *urgency == Urgency::Over) {
+        return ERROR;
+    }
     for warning in warnings {
         out.complain(format_args!("{warning} (warning)"));
     }
@@ -67,7 +93,28 @@ pub fn run(path: &Path, out: &mut Out) -> u8 {
         }
     }
     out.text(&config.effective());
+    for (_, text) in &told {
+        // A comment: what is printed can be loaded as it is.
+        out.line(format_args!("; {text}"));
+    }
     YES
+}
+
+/// Certificates and keys that a role would refuse at its start, and how long they hold.
+fn tls(config: &Config) -> Result<Vec<Expiry>, String> {
+    let mut expiries = Vec::new();
+    let (tail, relay, store) = (config.tail(true).ok(), config.relay(true).ok(), config.store(true).ok());
+    let relay = relay.map(|(c, _)| c);
+    let receivers = [relay.as_ref().map(|c| c.receiver.clone()), store.map(|(c, _)| c.receiver)];
+    for listen in receivers.into_iter().flatten().filter_map(|r| r.tls) {
+        expiries.extend(Server::open(&listen)?.expiries());
+    }
+    for send in
+        [tail.map(|(c, _)| c.sender), relay.map(|c| c.sender)].into_iter().flatten().filter_map(|s| s.tls)
+    {
+        expiries.extend(Client::open(&send)?.expiries());
+    }
+    Ok(expiries)
 }
 
 /// Keys that a role would refuse at its start.

@@ -9,6 +9,7 @@ use crate::pack::Refusal;
 use crate::receiver::gate::{Answer, Gate};
 use crate::receiver::{Budget, Session, lock};
 use crate::shutdown::Shutdown;
+use crate::tls::{self, Stream};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -23,6 +24,8 @@ const CHUNK: usize = 8 << 10;
 const STACK: usize = 256 << 10;
 /// How often it is asked whether the key file is another one now, in ms.
 const KEYS_MS: u64 = 1_000;
+/// How often it is looked whether a certificate is about to expire, in ms.
+const EXPIRY_MS: u64 = 24 * 3_600_000;
 /// How soon an idle listener sees that the role stops.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// File descriptors that are kept for files.
@@ -49,6 +52,8 @@ pub struct Shared {
     pub paused: Mutex<Option<String>>,
     /// Who may send, if that is asked.
     pub keys: Option<Arc<Keyring>>,
+    /// TLS, if connections have it.
+    pub tls: Option<tls::Server>,
 }
 
 struct Peer {
@@ -177,7 +182,8 @@ fn accept_loop(
     let max = max_connections(conf);
     let mut next_id = 0u64;
     let look_again = Timespec::try_from(LOOK_AGAIN).ok();
-    let mut keys_ms = 0;
+    let (mut keys_ms, mut tls_ms, mut expiry_ms) = (0, 0, 0);
+    let must_prove = s.keys.is_some() || s.tls.as_ref().is_some_and(tls::Server::asks_for_certificates);
     while !s.stop.requested() {
         let now = s.clock.mono_ms();
         if let Some(keys) = s.keys.as_ref().filter(|_| now >= keys_ms) {
@@ -186,6 +192,18 @@ fn accept_loop(
                 None => {}
                 Some(Ok(n)) => s.log.info(&format!("keys_file: read again: {}", count(n, "key"))),
                 Some(Err(why)) => s.log.error(&format!("keys_file: {why}; the keys of before are used on")),
+            }
+        }
+        if let Some(tls) = s.tls.as_ref().filter(|_| now >= tls_ms) {
+            tls_ms = now.saturating_add(KEYS_MS);
+            match tls.refresh() {
+                None => {}
+                Some(Ok(())) => s.log.info("tls: certificate and key read again"),
+                Some(Err(why)) => s.log.error(&format!("{why}; the certificate of before is used on")),
+            }
+            if now >= expiry_ms {
+                expiry_ms = now.saturating_add(EXPIRY_MS);
+                super::tell_expiries(&tls.expiries(), &s.clock, &s.zone, &s.log);
             }
         }
         let (stream, addr) = match listener.accept() {
@@ -224,9 +242,9 @@ fn accept_loop(
             s.log.warn(&format!("connection from {ip}: it has {mine} already, the limit; closed"));
             continue;
         }
-        if s.keys.is_some() && unproven >= conf.max_unproven_per_address {
+        if must_prove && unproven >= conf.max_unproven_per_address {
             s.log.warn(&format!(
-                "connection from {ip}: it has {unproven} that have shown no good signature, the limit; closed"
+                "connection from {ip}: it has {unproven} that have shown no good signature or certificate, the limit; closed"
             ));
             continue;
         }
@@ -250,8 +268,15 @@ fn accept_loop(
         };
         lock(peers).insert(id, peer);
         let session = Session::new(conf, &budget, ip, keep_raw).with_keys(s.keys.clone());
-        let mut c =
-            Connection { stream, session, s: Arc::clone(s), conf: Arc::clone(conf), idle_since, proven, ip };
+        let mut c = Connection {
+            stream: Stream::plain(stream),
+            session,
+            s: Arc::clone(s),
+            conf: Arc::clone(conf),
+            idle_since,
+            proven,
+            ip,
+        };
         let p = Arc::clone(peers);
         let spawned =
             std::thread::Builder::new().name("connection".into()).stack_size(STACK).spawn(move || {
@@ -325,7 +350,7 @@ pub fn raise_fd_limit() {
 }
 
 struct Connection {
-    stream: Arc<TcpStream>,
+    stream: Stream,
     session: Session,
     s: Arc<Shared>,
     conf: Arc<ReceiverConfig>,
@@ -338,13 +363,26 @@ enum End {
     Closed,
     Refused(Refusal),
     Broken(String),
+    /// There is no TLS with this peer.
+    NoTls(String),
 }
 
 impl Connection {
     fn run(&mut self) {
-        match self.serve() {
+        let end = match self.open() {
+            Ok(()) => self.serve(),
+            Err(end) => end,
+        };
+        match end {
             End::Closed => {}
             End::Broken(why) => self.s.log.debug(&format!("connection from {}: {why}", self.ip)),
+            End::NoTls(why) => {
+                self.s
+                    .log
+                    .warn(&format!("connection from {}: TLS: {why}; closed; nothing was taken", self.ip));
+                // The alert that says why must arrive.
+                self.say_and_drain("");
+            }
             End::Refused(refusal) => {
                 let text = match &refusal {
                     Refusal::Wrong(_) => "wrong header",
@@ -365,16 +403,33 @@ impl Connection {
                 self.say_and_drain(if self.session.peer_is_ours() { text } else { "" });
             }
         }
-        let _ = self.stream.shutdown(Half::Both);
+        let _ = self.stream.tcp().shutdown(Half::Both);
+    }
+
+    /// TLS, if that is asked for.
+    fn open(&mut self) -> Result<(), End> {
+        let Some(tls) = &self.s.tls else { return Ok(()) };
+        let deadline = clock::deadline(Duration::from_millis(self.conf.header_timeout_ms));
+        let tcp = self.stream.socket();
+        let Some((stream, certificate)) = tls.accept(tcp, deadline).map_err(End::NoTls)? else {
+            return Err(End::Closed);
+        };
+        self.stream = stream;
+        if let Some(certificate) = certificate {
+            // With keys, too, it is the signature that proves.
+            self.proven.store(self.s.keys.is_none(), Ordering::Relaxed);
+            self.session.belongs_to(certificate);
+        }
+        Ok(())
     }
 
     /// The peer may still be writing: closing at once would destroy our answer on its way.
     fn say_and_drain(&mut self, text: &str) {
-        let mut stream = &*self.stream;
-        let _ = stream.set_write_timeout(Some(Duration::from_secs(1)));
-        let _ = stream.write_all(text.as_bytes());
-        let _ = self.stream.shutdown(Half::Write);
-        let _ = self.stream.set_read_timeout(Some(Duration::from_millis(500)));
+        let _ = self.stream.tcp().set_write_timeout(Some(Duration::from_secs(1)));
+        let _ = self.stream.write_all(text.as_bytes()).and_then(|()| self.stream.flush());
+        self.stream.close_write();
+        let mut stream = self.stream.tcp();
+        let _ = stream.set_read_timeout(Some(Duration::from_millis(500)));
         let until = clock::deadline(Duration::from_secs(2));
         let (mut buf, mut left) = ([0; CHUNK], DRAIN_BYTES);
         while left > 0 && Instant::now() < until {
@@ -398,17 +453,14 @@ impl Connection {
                 deadline = clock::deadline(ms(self.conf.idle_timeout_ms));
             }
             let late = if self.session.idle() { "idle; closed" } else { "too slow; closed" };
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.stream.set_read_timeout(Some(left)).is_err() {
-                return End::Broken(late.into());
-            }
-            let n = match (&*self.stream).read(&mut buf) {
+            self.stream.set_deadline(deadline);
+            let n = match self.stream.read(&mut buf) {
                 Ok(0) if self.session.idle() => return End::Closed,
                 Ok(0) => return End::Broken("closed in the middle of a frame".into()),
                 Ok(n) => n,
                 Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return End::Broken(late.into()),
-                Err(e) => return End::Broken(e.to_string()),
+                Err(e) => return End::Broken(tls::explain(&e)),
             };
             if self.session.idle() {
                 // A frame has one deadline for its header, whatever way its bytes drip in.
@@ -447,7 +499,7 @@ impl Connection {
         if let Some(why) = lock(&self.s.paused).clone() {
             return Err(End::Refused(Refusal::Busy(why)));
         }
-        self.proven.store(self.session.is_proven(), Ordering::Relaxed);
+        self.proven.fetch_or(self.session.is_proven(), Ordering::Relaxed);
         let label = pack.meta.label();
         let now = self.s.clock.mono_ms();
         let wall = self.s.zone.format_ms(self.s.clock.now_ms());
@@ -482,8 +534,10 @@ impl Connection {
                 }
             }
         }
-        let mut stream = &*self.stream;
-        let _ = stream.set_write_timeout(Some(Duration::from_secs(10)));
-        stream.write_all(b"ok").map_err(|e| End::Broken(e.to_string()))
+        let _ = self.stream.tcp().set_write_timeout(Some(Duration::from_secs(10)));
+        self.stream
+            .write_all(b"ok")
+            .and_then(|()| self.stream.flush())
+            .map_err(|e| End::Broken(tls::explain(&e)))
     }
 }

@@ -13,6 +13,7 @@ use crate::receiver::lock;
 use crate::sender::rate::Rate;
 use crate::sender::{Fail, Link, Outcome, Queue};
 use crate::shutdown::Shutdown;
+use crate::tls;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -77,7 +78,7 @@ impl Senders {
     fn start(
         conf: &SenderConfig,
         compressors: usize,
-        key: Option<&Arc<Key>>,
+        (key, tls): (Option<&Arc<Key>>, Option<&Arc<tls::Client>>),
         clock: &Clock,
         zone: &Zone,
     ) -> Self {
@@ -95,7 +96,7 @@ impl Senders {
             let (tx, clock, zone, encoders) =
                 (tx.clone(), clock.clone(), zone.clone(), Arc::clone(&encoders));
             let key = key.cloned();
-            let mut links: Vec<Link> = conf.send_to.iter().map(|addr| Link::new(addr, conf)).collect();
+            let mut links: Vec<Link> = conf.send_to.iter().map(|addr| Link::new(addr, conf, tls)).collect();
             threads.push(spawn("sender", move || {
                 for mut task in tasks {
                     let Some(link) = links.get_mut(task.to) else { return };
@@ -259,12 +260,13 @@ pub fn follow(
     conf: &crate::config::TailConfig,
     once: bool,
     deadline: Option<Instant>,
+    tls: Option<&Arc<tls::Client>>,
     world: (&Disk, &Clock, &Zone, &Log, &Shutdown),
 ) -> disk::Result<bool> {
     let (disk, clock, zone, log, stop) = world;
     let mut unreadable = None;
     let mut teller = Teller::new(log, &conf.sender);
-    let mut senders = Senders::start(&conf.sender, conf.compressors, f.key.as_ref(), clock, zone);
+    let mut senders = Senders::start(&conf.sender, conf.compressors, (f.key.as_ref(), tls), clock, zone);
     let tick = Duration::from_millis(conf.scan_interval_ms.clamp(10, 5000));
     let mut finished = false;
     let mut rate = Rate::new(conf.max_rate, clock.mono_ms());
@@ -353,9 +355,16 @@ pub fn follow(
 }
 
 /// Runs a relay's sending half until it is told to stop.
-pub fn pass_on(relay: &mut Relay, conf: &SenderConfig, server: Server, quit_ms: u64, s: &Arc<Shared>) {
-    // Its packs are frames already.
-    let mut senders = Senders::start(conf, 0, None, &s.clock, &s.zone);
+pub fn pass_on(
+    relay: &mut Relay,
+    conf: &SenderConfig,
+    tls: Option<&Arc<tls::Client>>,
+    server: Server,
+    quit_ms: u64,
+    s: &Arc<Shared>,
+) {
+    // Its packs are frames already, and signed.
+    let mut senders = Senders::start(conf, 0, (None, tls), &s.clock, &s.zone);
     let mut teller = Teller::new(&s.log, conf);
     let mut marks_saved = s.clock.mono_ms();
     let report = |relay: &mut Relay, number: u64, frame: &[u8], outcome: &Outcome| {

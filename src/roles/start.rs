@@ -10,8 +10,8 @@ use crate::auth::{Key, Keyring, Mode};
 use crate::clock::{self, Clock, Hour, Zone};
 use crate::config::value::is_loopback;
 use crate::config::{
-    Config, Errors, LogConfig, Peer, ReceiverConfig, RelayConfig, Role, Start, StoreConfig, TailConfig,
-    Warning,
+    Config, Errors, LogConfig, Peer, ReceiverConfig, RelayConfig, Role, SenderConfig, Start, StoreConfig,
+    TailConfig, Warning,
 };
 use crate::disk::Disk;
 use crate::footprint;
@@ -24,6 +24,7 @@ use crate::shutdown::Shutdown;
 use crate::tail::pattern::Pattern;
 use crate::tail::streams::{self, Source};
 use crate::tail::{Identity, begin, unpack};
+use crate::tls;
 use std::io::IsTerminal;
 use std::net::{IpAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::os::unix::process::CommandExt;
@@ -223,6 +224,7 @@ fn run_tail(
     // What is configured and cannot be used ends the start, before anything of it is sent unsigned.
     let key = conf.key_file.as_deref().map(Key::load).transpose();
     let key = key.map_err(|e| say(format!("key_file: {e}")))?.map(Arc::new);
+    let tls = tls_of(&conf.sender, &w).map_err(say)?;
     let mut f = Follower::open(&setup, conf).map_err(say)?;
     if let Some(key) = key.as_ref().filter(|k| !k.opens(f.streams.host())) {
         return Err(say(format!(
@@ -253,7 +255,8 @@ fn run_tail(
     }
     let deadline = options.timeout_ms.map(|t| clock::deadline(Duration::from_millis(t)));
     let world = (&w.disk, &w.clock, &w.zone, &w.log, &w.stop);
-    let all = ship::follow(&mut f, conf, options.once, deadline, world).map_err(|e| say(e.to_string()))?;
+    let all = ship::follow(&mut f, conf, options.once, deadline, tls.as_ref(), world)
+        .map_err(|e| say(e.to_string()))?;
     let left = f.unacknowledged();
     w.log.info(&format!(
         "stopped: {} acknowledged by {addrs}, {left} wait in the journal",
@@ -403,7 +406,7 @@ fn keys_of(conf: &ReceiverConfig) -> Result<Option<Arc<Keyring>>, String> {
 /// original asked nobody, and its configurations must keep working.
 fn may_serve(conf: &ReceiverConfig, role: Role, state_dir: Option<&Path>) -> Result<(), String> {
     let served = instance::has_served(&crate::state::resolve(&role, state_dir));
-    if served || conf.allow_set || conf.keys_file.is_some() || is_loopback(&conf.listen) {
+    if served || conf.allow_set || conf.knows_senders() || is_loopback(&conf.listen) {
         return Ok(());
     }
     Err(format!(
@@ -413,7 +416,20 @@ fn may_serve(conf: &ReceiverConfig, role: Role, state_dir: Option<&Path>) -> Res
     ))
 }
 
-fn share(w: World, gate: Gate, keys: Option<Arc<Keyring>>) -> (Arc<Shared>, Instance) {
+/// The sender's TLS. What is configured and cannot be used ends the start, before anything is sent in the clear.
+fn tls_of(conf: &SenderConfig, w: &World) -> Result<Option<Arc<tls::Client>>, String> {
+    let Some(conf) = &conf.tls else { return Ok(None) };
+    let client = tls::Client::open(conf)?;
+    super::tell_expiries(&client.expiries(), &w.clock, &w.zone, &w.log);
+    Ok(Some(Arc::new(client)))
+}
+
+fn share(
+    w: World,
+    gate: Gate,
+    keys: Option<Arc<Keyring>>,
+    tls: Option<tls::Server>,
+) -> (Arc<Shared>, Instance) {
     let shared = Shared {
         gate: Mutex::new(gate),
         dirty: Condvar::new(),
@@ -426,6 +442,7 @@ fn share(w: World, gate: Gate, keys: Option<Arc<Keyring>>) -> (Arc<Shared>, Inst
         no_descriptors: AtomicBool::new(false),
         paused: Mutex::new(None),
         keys,
+        tls,
     };
     (Arc::new(shared), w.instance)
 }
@@ -446,6 +463,8 @@ fn run_relay(
     };
     warn_all(&w.log, warnings);
     let keys = keys_of(&conf.receiver).map_err(say)?;
+    let tls = conf.receiver.tls.as_ref().map(tls::Server::open).transpose().map_err(say)?;
+    let out = tls_of(&conf.sender, &w).map_err(say)?;
     let report = &mut |t: String| w.log.error(&t);
     let (gate, mut relay, waiting) =
         relay::open(&w.disk, &w.instance.dir, conf, host_name(), seed(), report).map_err(say)?;
@@ -456,9 +475,9 @@ fn run_relay(
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
     let to = conf.sender.send_to.join(", ");
     w.log.info(&format!("listening on {addr}, passing on to {to}"));
-    let (shared, _instance) = share(w, gate, keys);
+    let (shared, _instance) = share(w, gate, keys, tls);
     let server = Server::start(listener, conf.receiver.clone(), &shared, false, conf.spool.group_commit_ms);
-    ship::pass_on(&mut relay, &conf.sender, server, conf.quit_timeout_ms, &shared);
+    ship::pass_on(&mut relay, &conf.sender, out.as_ref(), server, conf.quit_timeout_ms, &shared);
     let left = lock(&shared.gate).spool.waiting();
     shared.log.info(&format!("stopped: {} passed on, {left} wait in the spool", count(relay.sent, "pack")));
     Ok(0)
@@ -480,6 +499,7 @@ fn run_store(
     };
     warn_all(&w.log, warnings);
     let keys = keys_of(&conf.receiver).map_err(say)?;
+    let tls = conf.receiver.tls.as_ref().map(tls::Server::open).transpose().map_err(say)?;
     let now = w.clock.mono_ms();
     w.disk.create_dir_all(&conf.save_dir, conf.dir_mode).map_err(|e| say(format!("save_dir: {e}")))?;
     crate::state::refuse_links(&conf.save_dir).map_err(|e| say(format!("save_dir: {e}")))?;
@@ -501,7 +521,7 @@ fn run_store(
     let listener = bind(&conf.receiver.listen).map_err(say)?;
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
     w.log.info(&format!("listening on {addr}, storing in {}", conf.save_dir.display()));
-    let (shared, instance) = share(w, gate, keys);
+    let (shared, instance) = share(w, gate, keys, tls);
     let server = Server::start(listener, conf.receiver.clone(), &shared, true, conf.spool.group_commit_ms);
     store_loop(&mut collector, conf, &shared, &instance.dir);
     server.join(clock::deadline(Duration::from_millis(conf.quit_timeout_ms)));
