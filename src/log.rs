@@ -72,6 +72,12 @@ impl Log {
         self.put(Level::Debug, text);
     }
 
+    /// Messages that begin with this are written again when they come again: what was wrong was mended meanwhile.
+    pub fn anew(&self, beginning: &str) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.seen.retain(|text, _| !text.starts_with(beginning));
+    }
+
     fn put(&self, level: Level, text: &str) {
         if level < self.level {
             return;

@@ -347,7 +347,7 @@ impl Session {
             )));
         }
         let authentic = match (&self.keys, header.route.first()) {
-            (Some(keys), Some(entry)) => keys.judge(entry, &meta.key.name).map_err(Refusal::Denied)?,
+            (Some(keys), Some(entry)) => keys.admit(entry, &meta.key, &self.peer).map_err(Refusal::Denied)?,
             _ => false,
         };
         self.proven |= authentic;

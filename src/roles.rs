@@ -4,7 +4,9 @@
 //! `ship` are the thin shells: who owns which thread, and in which order they stop. A thread has one owner; to stop
 //! is to raise [`Shutdown`], let everybody finish what is in hand, and join. A failed sync ends the process at once.
 
+pub mod admission;
 pub mod collector;
+pub mod denied;
 pub mod follower;
 pub mod relay;
 mod serve;

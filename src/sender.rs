@@ -11,7 +11,7 @@
 //! |---|---|---|
 //! | `Sent` | `ok` | the pack may be forgotten here |
 //! | `TempFail` | no connection, no answer, `busy`, `denied` | again, with back-off and full jitter, per pack |
-//! | `PermFail` | `wrong header` | five more tries over `held_after`, then held aside |
+//! | `PermFail` | `wrong header` | five more tries over `held_after`, then held aside; a relay does so with `denied`, too |
 
 mod queue;
 pub mod rate;
@@ -38,8 +38,10 @@ pub enum Fail {
     NoConnection,
     /// There was a connection, and no answer that is known. The pack may be stored.
     NoAnswer,
-    /// The receiver said `busy` or `denied`.
+    /// The receiver said `busy`.
     Answered,
+    /// It said `denied`: it knows no key that opens this sender's hours, or misses a signature.
+    Denied,
 }
 
 /// What became of one attempt.
@@ -158,14 +160,13 @@ fn answer(stream: &mut Stream, deadline: Instant) -> Result<Outcome, String> {
             b"ok" => return Ok(Outcome::Sent),
             b"wrong header" => return Ok(Outcome::PermFail("the receiver says `wrong header`".into())),
             b"busy" | b"denied" => {
-                let word = String::from_utf8_lossy(&got).into_owned();
-                let hint = if word == "denied" {
-                    ": it does not accept this host's key, or misses one; its log says why; see logd-security(7)"
+                let (how, hint) = if got == b"denied" {
+                    (Fail::Denied, ": it does not accept this host's key, or misses one")
                 } else {
-                    ""
+                    (Fail::Answered, "")
                 };
-                let reason = format!("the receiver says `{word}`{hint}");
-                return Ok(Outcome::TempFail { reason, how: Fail::Answered });
+                let reason = format!("the receiver says `{}`{hint}", String::from_utf8_lossy(&got));
+                return Ok(Outcome::TempFail { reason, how });
             }
             g if [&b"ok"[..], b"wrong header", b"busy", b"denied"].iter().any(|w| w.starts_with(g)) => {}
             // A TLS alert.

@@ -36,6 +36,8 @@ mod original;
 mod resend;
 #[path = "properties/rotation.rs"]
 mod rotation;
+#[path = "properties/seen.rs"]
+mod seen;
 #[path = "properties/streams.rs"]
 mod streams;
 mod support;

@@ -180,6 +180,8 @@ pub struct Row {
     pub lines: u64,
     /// Raw bytes.
     pub bytes: u64,
+    /// Every pack of it came with a good signature; `None` = there is none.
+    pub authentic: Option<bool>,
     /// Numbers of missing packs, as ranges; empty when not known one by one.
     pub missing: Vec<(u64, u64)>,
     /// Its source was cut by the clock, and has no date: as a whole it cannot be sent again.
@@ -202,6 +204,7 @@ impl Row {
             packs: 0,
             lines: 0,
             bytes: 0,
+            authentic: None,
             missing: Vec::new(),
             by_clock: false,
             detail: String::new(),
@@ -257,6 +260,11 @@ impl Row {
         self
     }
 
+    fn signed(mut self, authentic: bool) -> Self {
+        self.authentic = (self.packs > 0).then_some(authentic);
+        self
+    }
+
     fn is(mut self, state: State, detail: impl Into<String>) -> Self {
         (self.state, self.detail) = (state, detail.into());
         self
@@ -288,11 +296,12 @@ fn foreign_tag(inv: &Inventory, key: &HourKey, files: &Files) -> disk::Result<Ro
     let s = &found.summary;
     if s.high == 0 {
         let lines = if let Health::Foreign { lines, .. } = &found.health { *lines } else { 0 };
-        let row = Row::new(key, State::Original).with(0, 0, lines, found.data_len);
+        let mut row = Row::new(key, State::Original).with(0, 0, lines, found.data_len);
+        row.authentic = Some(false);
         return Ok(row.is(State::Original, "has a tag of the original"));
     }
     let tag = files.tags.first().map_or("", String::as_str);
-    let row = Row::new(key, State::Doubtful).with(s.generation, s.high, s.lines, s.bytes);
+    let row = Row::new(key, State::Doubtful).with(s.generation, s.high, s.lines, s.bytes).signed(s.authentic);
     Ok(row.is(
         State::Doubtful,
         format!("received/{tag} is no certificate, or a damaged one; see `logd verify`"),
@@ -300,7 +309,8 @@ fn foreign_tag(inv: &Inventory, key: &HourKey, files: &Files) -> disk::Result<Ro
 }
 
 fn certified(key: &HourKey, c: &Certificate) -> Row {
-    let mut row = Row::new(key, State::Verified).with(c.generation, c.packs, c.lines, c.bytes);
+    let mut row =
+        Row::new(key, State::Verified).with(c.generation, c.packs, c.lines, c.bytes).signed(c.authentic);
     row.certified = Some(c.certified);
     row.by_clock = c.cut == "clock";
     if c.is_tag() {
@@ -346,7 +356,7 @@ fn scan(inv: &Inventory, key: &HourKey) -> disk::Result<Scan> {
 fn uncertified(inv: &Inventory, key: &HourKey, files: &Files, print: Option<&Print>) -> disk::Result<Row> {
     let found = scan(inv, key)?;
     let s = &found.summary;
-    let mut row = Row::new(key, State::Open).with(s.generation, s.high, s.lines, s.bytes);
+    let mut row = Row::new(key, State::Open).with(s.generation, s.high, s.lines, s.bytes).signed(s.authentic);
     row.by_clock = s.done.as_ref().is_some_and(|d| d.clock);
     if files.late {
         return Ok(row.is(State::Late, "the data file had been taken away when they came"));
@@ -355,7 +365,7 @@ fn uncertified(inv: &Inventory, key: &HourKey, files: &Files, print: Option<&Pri
         Health::Damaged(why) => return Ok(row.is(State::Damaged, why.clone())),
         Health::Foreign { ids, done, barred, lines } => {
             let top = ids.iter().max().copied().unwrap_or(0);
-            let row = row.with(0, ids.len() as u64, *lines, found.data_len);
+            let row = row.with(0, ids.len() as u64, *lines, found.data_len).signed(false);
             let missing = missing(0, &ids.iter().copied().collect());
             return Ok(if *barred {
                 row.is(State::Original, "packs came after its last one: the original's proof decides nothing")

@@ -614,6 +614,11 @@ impl Follower {
         }
     }
 
+    /// The state directory.
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
     /// With `--once`: has everything that is there been acknowledged?
     pub fn is_finished(&self) -> bool {
         self.requests == 0 && self.streams.at_end() && self.waiting.is_empty() && self.unreleased.is_empty()

@@ -56,6 +56,24 @@ pub struct Shared {
     pub tls: Option<tls::Server>,
 }
 
+impl Shared {
+    /// Writes what is remembered of senders, if that is due.
+    pub fn save_senders(&self) {
+        self.write_senders(false);
+    }
+
+    /// The same at the end.
+    pub fn close_senders(&self) {
+        self.write_senders(true);
+    }
+
+    fn write_senders(&self, last: bool) {
+        if let Some(Err(e)) = self.keys.as_ref().map(|keys| keys.save(last)) {
+            super::disk_error(&self.disk, &self.log, &e);
+        }
+    }
+}
+
 struct Peer {
     stream: Arc<TcpStream>,
     ip: IpAddr,
@@ -190,7 +208,13 @@ fn accept_loop(
             keys_ms = now.saturating_add(KEYS_MS);
             match keys.refresh() {
                 None => {}
-                Some(Ok(n)) => s.log.info(&format!("keys_file: read again: {}", count(n, "key"))),
+                Some(Ok(n)) => {
+                    // Whoever is refused by these, too, is told of again.
+                    for what in ["keys_file: ", "pack from "] {
+                        s.log.anew(what);
+                    }
+                    s.log.info(&format!("keys_file: read again: {}", count(n, "key")));
+                }
                 Some(Err(why)) => s.log.error(&format!("keys_file: {why}; the keys of before are used on")),
             }
         }
@@ -242,9 +266,10 @@ fn accept_loop(
             s.log.warn(&format!("connection from {ip}: it has {mine} already, the limit; closed"));
             continue;
         }
-        if must_prove && unproven >= conf.max_unproven_per_address {
+        if must_prove && unproven >= conf.max_unproven_per_address && !close_unproven(peers, ip) {
             s.log.warn(&format!(
-                "connection from {ip}: it has {unproven} that have shown no good signature or certificate, the limit; closed"
+                "connection from {ip}: it has {unproven} under way that have shown no good signature or certificate, the \
+                 limit; closed"
             ));
             continue;
         }
@@ -302,6 +327,20 @@ fn close_idle(peers: &Peers) -> bool {
         }
         None => false,
     }
+}
+
+/// Makes room among the connections of one address that have shown no good signature: the one that has been idle longest goes.
+/// Behind one address there may be many hosts, and one of them must not lock out the others by connections on which it says
+/// nothing. A host that signs sends as soon as it is connected, so it is hardly ever the one that has waited longest.
+fn close_unproven(peers: &Peers, ip: IpAddr) -> bool {
+    let peers = lock(peers);
+    let idle = peers.values().filter(|p| {
+        p.ip == ip && !p.proven.load(Ordering::Relaxed) && p.idle_since.load(Ordering::Relaxed) != u64::MAX
+    });
+    idle.min_by_key(|p| p.idle_since.load(Ordering::Relaxed)).is_some_and(|p| {
+        p.idle_since.store(u64::MAX, Ordering::Relaxed);
+        p.stream.shutdown(Half::Both).is_ok()
+    })
 }
 
 /// Nobody is idle: the address that has by far the most connections gives up the one that has not shown a key, or the oldest.

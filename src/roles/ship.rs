@@ -1,5 +1,6 @@
 //! Threads of a sending role: one per connection; whoever owns the queue hands out packs and takes the outcomes.
 
+use super::denied::Watch;
 use super::follower::{Follower, Job, Load};
 use super::relay::Relay;
 use super::serve::{Server, Shared, spawn};
@@ -14,6 +15,7 @@ use crate::sender::rate::Rate;
 use crate::sender::{Fail, Link, Outcome, Queue};
 use crate::shutdown::Shutdown;
 use crate::tls;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -221,15 +223,23 @@ struct Teller<'a> {
     log: &'a Log,
     addrs: &'a [String],
     failing: Vec<bool>,
+    denied: Watch,
+    clock: &'a Clock,
 }
 
 impl<'a> Teller<'a> {
-    fn new(log: &'a Log, conf: &'a SenderConfig) -> Self {
-        Self { log, addrs: &conf.send_to, failing: vec![false; conf.send_to.len()] }
+    fn new(log: &'a Log, clock: &'a Clock, conf: &'a SenderConfig, denied: Watch) -> Self {
+        Self { log, addrs: &conf.send_to, failing: vec![false; conf.send_to.len()], denied, clock }
     }
 
-    fn tell(&mut self, to: usize, outcome: &Outcome) {
+    /// Takes what became of the pack `number` in `frame`.
+    fn tell(&mut self, number: u64, frame: &[u8], to: usize, outcome: &Outcome) {
         let (Some(addr), Some(failing)) = (self.addrs.get(to), self.failing.get_mut(to)) else { return };
+        match self.denied.note(number, frame, addr, outcome, self.clock.now_ms()) {
+            Some((true, text)) => self.log.info(&text),
+            Some((false, text)) => self.log.warn(&text),
+            None => {}
+        }
         // A refusal is of one pack: others may be taken all the time, and it says nothing of the way there.
         match outcome {
             Outcome::TempFail { how: Fail::NoConnection | Fail::NoAnswer, .. } => *failing = true,
@@ -239,7 +249,8 @@ impl<'a> Teller<'a> {
             _ => {}
         }
         match outcome {
-            Outcome::Sent => {}
+            // Told above.
+            Outcome::Sent | Outcome::TempFail { how: Fail::Denied, .. } => {}
             Outcome::TempFail { reason, .. } => {
                 self.log.warn(&format!("sending to {addr}: {reason}; nothing is lost, trying again"));
             }
@@ -251,6 +262,20 @@ impl<'a> Teller<'a> {
 
     fn warn(&self, queue: &mut Queue) {
         queue.take_warnings().iter().for_each(|w| self.log.warn(w));
+    }
+
+    /// Writes for `logd status` what is denied. Whatever becomes of that, packs go on.
+    fn save(&mut self, disk: &Disk, queue: &Queue) {
+        if let Err(e) = self.denied.save(disk, self.clock.now_ms(), |n| queue.has(n)) {
+            super::disk_error(disk, self.log, &e);
+        }
+        self.denied.said.drain(..).for_each(|text| self.log.info(&text));
+    }
+
+    fn close(&mut self, disk: &Disk) {
+        if let Err(e) = self.denied.close(disk, self.clock.now_ms()) {
+            super::disk_error(disk, self.log, &e);
+        }
     }
 }
 
@@ -265,7 +290,7 @@ pub fn follow(
 ) -> disk::Result<bool> {
     let (disk, clock, zone, log, stop) = world;
     let mut unreadable = None;
-    let mut teller = Teller::new(log, &conf.sender);
+    let mut teller = Teller::new(log, clock, &conf.sender, Watch::open(disk, f.state_dir()));
     let mut senders = Senders::start(&conf.sender, conf.compressors, (f.key.as_ref(), tls), clock, zone);
     let tick = Duration::from_millis(conf.scan_interval_ms.clamp(10, 5000));
     let mut finished = false;
@@ -299,6 +324,7 @@ pub fn follow(
         }
         senders.probe(&mut f.queue, clock.mono_ms());
         teller.warn(&mut f.queue);
+        teller.save(disk, &f.queue);
         for a in f.alarms.drain(..) {
             log.error(&a);
         }
@@ -327,7 +353,7 @@ pub fn follow(
                 f.queue.probed(task.to, &outcome, clock.mono_ms());
                 continue;
             };
-            teller.tell(task.to, &outcome);
+            teller.tell(job.number, &task.frame, task.to, &outcome);
             if !matches!(outcome, Outcome::TempFail { how: Fail::NoConnection, .. }) {
                 rate.sent(task.frame.len() as u64);
             }
@@ -348,6 +374,7 @@ pub fn follow(
         }
     }
     senders.join();
+    teller.close(disk);
     if let Err(e) = f.close() {
         super::disk_trouble(disk, log, stop, &e);
     }
@@ -362,10 +389,11 @@ pub fn pass_on(
     server: Server,
     quit_ms: u64,
     s: &Arc<Shared>,
+    state_dir: &Path,
 ) {
     // Its packs are frames already, and signed.
     let mut senders = Senders::start(conf, 0, (None, tls), &s.clock, &s.zone);
-    let mut teller = Teller::new(&s.log, conf);
+    let mut teller = Teller::new(&s.log, &s.clock, conf, Watch::open(&s.disk, state_dir));
     let mut marks_saved = s.clock.mono_ms();
     let report = |relay: &mut Relay, number: u64, frame: &[u8], outcome: &Outcome| {
         let mut gate = lock(&s.gate);
@@ -404,6 +432,8 @@ pub fn pass_on(
         for a in relay.alarms.drain(..) {
             s.log.error(&a);
         }
+        teller.save(&s.disk, &relay.queue);
+        s.save_senders();
         let saved = if now.saturating_sub(marks_saved) >= super::MARKS_MS {
             marks_saved = now;
             lock(&s.gate).spool.save_marks()
@@ -427,7 +457,7 @@ pub fn pass_on(
                 relay.queue.probed(task.to, &outcome, s.clock.mono_ms());
                 continue;
             };
-            teller.tell(task.to, &outcome);
+            teller.tell(job.number, &task.frame, task.to, &outcome);
             report(relay, job.number, &task.frame, &outcome);
             senders.recycle(task.frame);
         }
@@ -442,6 +472,7 @@ pub fn pass_on(
         }
     }
     senders.join();
+    teller.close(&s.disk);
     let closed = lock(&s.gate).spool.close();
     if let Err(e) = closed {
         super::disk_trouble(&s.disk, &s.log, &s.stop, &e);

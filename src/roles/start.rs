@@ -1,21 +1,21 @@
 //! From a configuration file to a running role, and back to an exit code.
 
+use super::admission::{fits, key_of, keyring, may_serve, summary};
 use super::collector::{self, Collector};
 use super::follower::{Follower, Setup, resend};
 use super::relay;
 use super::serve::{Server, Shared, fd_limit, max_connections, raise_fd_limit, spawn};
 use super::ship;
 use super::whole::Beside;
-use crate::auth::{Key, Keyring, Mode};
+use crate::auth::Keyring;
 use crate::clock::{self, Clock, Hour, Zone};
-use crate::config::value::is_loopback;
 use crate::config::{
     Config, Errors, LogConfig, Peer, ReceiverConfig, RelayConfig, Role, SenderConfig, Start, StoreConfig,
     TailConfig, Warning,
 };
 use crate::disk::Disk;
 use crate::footprint;
-use crate::instance::{self, Instance, Refused};
+use crate::instance::{Instance, Refused};
 use crate::log::{Log, count};
 use crate::output::hours::Due;
 use crate::receiver::gate::Gate;
@@ -222,31 +222,30 @@ fn run_tail(
         w.disk.create_dir_all(&w.instance.dir.join(dir), 0o750).map_err(|e| say(e.to_string()))?;
     }
     // What is configured and cannot be used ends the start, before anything of it is sent unsigned.
-    let key = conf.key_file.as_deref().map(Key::load).transpose();
-    let key = key.map_err(|e| say(format!("key_file: {e}")))?.map(Arc::new);
+    let key = key_of(conf).map_err(say)?;
     let tls = tls_of(&conf.sender, &w).map_err(say)?;
     let mut f = Follower::open(&setup, conf).map_err(say)?;
-    if let Some(key) = key.as_ref().filter(|k| !k.opens(f.streams.host())) {
-        return Err(say(format!(
-            "key_file: {} does not open the hours of {host}, which is this host's name at the receiver; make a key for that \
-             name (`logd key new {host}`)",
-            key.label(),
-            host = f.streams.host()
-        )));
+    if let Some(key) = &key {
+        fits(key, f.streams.host()).map_err(say)?;
+        w.log.info(&format!("packs are signed with {}", key.label()));
     }
-    f.key = key;
+    f.key = key.map(Arc::new);
     for a in f.alarms.drain(..) {
         w.log.error(&a);
     }
     let name = f.streams.host().to_owned();
     let following = f.streams.following(&f.journal);
-    for (path, pos) in following.iter().take(MESSAGES_MAX) {
+    for (path, pos, name) in following.iter().take(MESSAGES_MAX) {
         w.log.info(&format!("following {} from byte {pos} as {name} to {addrs}", path.display()));
     }
     if following.len() > MESSAGES_MAX {
         w.log.info(&format!("and {} more", count(following.len().saturating_sub(MESSAGES_MAX), "file")));
     }
     for s in sources.iter().filter(|_| following.is_empty()) {
+        let name = match s.conf.stream.as_str() {
+            "" => name.clone(),
+            stream => format!("{name}+{stream}"),
+        };
         w.log.info(&format!("following {} as {name} to {addrs}", s.conf.log_file));
     }
     if f.resumed > 0 {
@@ -395,25 +394,19 @@ fn bind(listen: &str) -> Result<TcpListener, String> {
     Ok(listener)
 }
 
-/// The keys of those who may send. What is configured and cannot be used ends the start: it must not let everybody in.
-fn keys_of(conf: &ReceiverConfig) -> Result<Option<Arc<Keyring>>, String> {
-    let Some(path) = &conf.keys_file else { return Ok(None) };
-    let mode = if conf.keys_required { Mode::Require } else { Mode::Accept };
-    Keyring::open(path, mode).map(|k| Some(Arc::new(k))).map_err(|e| format!("keys_file: {e}"))
-}
-
-/// A receiver that anybody may send to is a decision, which a new one has to be told. One that has served before goes on: the
-/// original asked nobody, and its configurations must keep working.
-fn may_serve(conf: &ReceiverConfig, role: Role, state_dir: Option<&Path>) -> Result<(), String> {
-    let served = instance::has_served(&crate::state::resolve(&role, state_dir));
-    if served || conf.allow_set || conf.knows_senders() || is_loopback(&conf.listen) {
-        return Ok(());
+/// The keys of those who may send, and says what they are.
+fn keys_of(conf: &ReceiverConfig, w: &World) -> Result<Option<Arc<Keyring>>, String> {
+    let Some(keys) = keyring(conf)? else {
+        w.log.info("keys: none: whoever may connect may send any host's hours");
+        return Ok(None);
+    };
+    w.log.info(&format!("keys: {}", summary(&keys)));
+    let (keys, alarm) =
+        keys.remembering(&w.disk, &w.clock, &w.zone, &w.instance.dir).map_err(|e| e.to_string())?;
+    if let Some(alarm) = alarm {
+        w.log.error(&alarm);
     }
-    Err(format!(
-        "listen {}: neither `allow` nor `keys_file` is set, so that whoever reaches the port could send; list your hosts' \
-         networks, or write `allow = any`",
-        conf.listen
-    ))
+    Ok(Some(Arc::new(keys)))
 }
 
 /// The sender's TLS. What is configured and cannot be used ends the start, before anything is sent in the clear.
@@ -456,13 +449,14 @@ fn run_relay(
     let say = |e: String| format!("logd: collector: {e}");
     raise_fd_limit();
     let zone = Zone::local().map_err(say)?;
-    may_serve(&conf.receiver, Role::Collector, conf.state_dir.as_deref()).map_err(say)?;
+    let dir = crate::state::resolve(&Role::Collector, conf.state_dir.as_deref());
+    may_serve(&conf.receiver, &dir).map_err(say)?;
     let w = match world(Role::Collector, config, conf.state_dir.as_deref(), &conf.log, zone, options)? {
         Ok(w) => w,
         Err(code) => return Ok(code),
     };
     warn_all(&w.log, warnings);
-    let keys = keys_of(&conf.receiver).map_err(say)?;
+    let keys = keys_of(&conf.receiver, &w).map_err(say)?;
     let tls = conf.receiver.tls.as_ref().map(tls::Server::open).transpose().map_err(say)?;
     let out = tls_of(&conf.sender, &w).map_err(say)?;
     let report = &mut |t: String| w.log.error(&t);
@@ -475,9 +469,18 @@ fn run_relay(
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
     let to = conf.sender.send_to.join(", ");
     w.log.info(&format!("listening on {addr}, passing on to {to}"));
-    let (shared, _instance) = share(w, gate, keys, tls);
+    let (shared, instance) = share(w, gate, keys, tls);
     let server = Server::start(listener, conf.receiver.clone(), &shared, false, conf.spool.group_commit_ms);
-    ship::pass_on(&mut relay, &conf.sender, out.as_ref(), server, conf.quit_timeout_ms, &shared);
+    ship::pass_on(
+        &mut relay,
+        &conf.sender,
+        out.as_ref(),
+        server,
+        conf.quit_timeout_ms,
+        &shared,
+        &instance.dir,
+    );
+    shared.close_senders();
     let left = lock(&shared.gate).spool.waiting();
     shared.log.info(&format!("stopped: {} passed on, {left} wait in the spool", count(relay.sent, "pack")));
     Ok(0)
@@ -492,13 +495,14 @@ fn run_store(
     let say = |e: String| format!("logd: fcollector: {e}");
     raise_fd_limit();
     let zone = Zone::local().map_err(say)?;
-    may_serve(&conf.receiver, Role::Fcollector, conf.state_dir.as_deref()).map_err(say)?;
+    let dir = crate::state::resolve(&Role::Fcollector, conf.state_dir.as_deref());
+    may_serve(&conf.receiver, &dir).map_err(say)?;
     let w = match world(Role::Fcollector, config, conf.state_dir.as_deref(), &conf.log, zone, options)? {
         Ok(w) => w,
         Err(code) => return Ok(code),
     };
     warn_all(&w.log, warnings);
-    let keys = keys_of(&conf.receiver).map_err(say)?;
+    let keys = keys_of(&conf.receiver, &w).map_err(say)?;
     let tls = conf.receiver.tls.as_ref().map(tls::Server::open).transpose().map_err(say)?;
     let now = w.clock.mono_ms();
     w.disk.create_dir_all(&conf.save_dir, conf.dir_mode).map_err(|e| say(format!("save_dir: {e}")))?;
@@ -526,6 +530,7 @@ fn run_store(
     store_loop(&mut collector, conf, &shared, &instance.dir);
     server.join(clock::deadline(Duration::from_millis(conf.quit_timeout_ms)));
     finish_store(&mut collector, &shared, &instance.dir);
+    shared.close_senders();
     Ok(0)
 }
 
@@ -575,6 +580,7 @@ fn store_loop(c: &mut Collector, conf: &StoreConfig, s: &Arc<Shared>, state_dir:
         if now.saturating_sub(last_second) >= 1000 {
             last_second = now;
             watch_disk(s, &conf.save_dir, conf.spool.min_free);
+            s.save_senders();
         }
         if now.saturating_sub(last_minute) >= 60_000 {
             last_minute = now;

@@ -62,6 +62,7 @@ pub struct Queue {
     bound_max: usize,
     backoff_max_ms: u64,
     held_after_ms: u64,
+    holds_denied: bool,
     turn: bool,
     rng: Rng,
 }
@@ -80,9 +81,23 @@ impl Queue {
             bound_max: BOUND_MIN.max(conf.senders.saturating_mul(2)),
             backoff_max_ms: conf.backoff_max_ms,
             held_after_ms: conf.held_after_ms,
+            holds_denied: false,
             turn: false,
             rng: Rng::new(seed),
         }
+    }
+
+    /// A pack that is denied is set aside as one that is refused for good: a relay's queue has packs of many senders, and the
+    /// one that nobody takes must not fill the room of the others.
+    #[must_use]
+    pub fn holding_denied(mut self) -> Self {
+        self.holds_denied = true;
+        self
+    }
+
+    /// Is this pack in the queue, whatever its state?
+    pub fn has(&self, number: u64) -> bool {
+        self.items.contains_key(&number) || self.lanes.iter().any(|l| l.parked.contains(&number))
     }
 
     /// Where packs go.
@@ -327,23 +342,35 @@ impl Queue {
             Outcome::Sent => return Next::Done,
             Outcome::TempFail { how: Fail::NoConnection, .. } => item.ready_ms = now_ms,
             Outcome::TempFail { .. } if planted::is(Bug::SentCountsAsAcked) => return Next::Done,
-            Outcome::TempFail { .. } => item.ready_ms = now_ms.saturating_add(self.backoff(item.attempts)),
-            Outcome::PermFail(_) => {
-                if item.refusals == 0 {
-                    item.first_refusal_ms = now_ms;
-                }
-                item.refusals = item.refusals.saturating_add(1);
-                let waited = now_ms.saturating_sub(item.first_refusal_ms);
-                if item.refusals > REFUSALS_MAX && waited >= self.held_after_ms {
+            Outcome::TempFail { how: Fail::Denied, .. } if self.holds_denied => {
+                if self.is_given_up(&mut item, now_ms) {
                     return Next::Hold;
                 }
-                let step = self.held_after_ms.checked_div(u64::from(REFUSALS_MAX)).unwrap_or(0);
-                let after = step.saturating_mul(u64::from(item.refusals));
-                item.ready_ms = item.first_refusal_ms.saturating_add(after);
+            }
+            Outcome::TempFail { .. } => item.ready_ms = now_ms.saturating_add(self.backoff(item.attempts)),
+            Outcome::PermFail(_) => {
+                if self.is_given_up(&mut item, now_ms) {
+                    return Next::Hold;
+                }
             }
         }
         self.put(number, item);
         Next::Again
+    }
+
+    /// A pack was refused once more. Was that the last time?
+    fn is_given_up(&self, item: &mut Item, now_ms: u64) -> bool {
+        if item.refusals == 0 {
+            item.first_refusal_ms = now_ms;
+        }
+        item.refusals = item.refusals.saturating_add(1);
+        let waited = now_ms.saturating_sub(item.first_refusal_ms);
+        if item.refusals > REFUSALS_MAX && waited >= self.held_after_ms {
+            return true;
+        }
+        let step = self.held_after_ms.checked_div(u64::from(REFUSALS_MAX)).unwrap_or(0);
+        item.ready_ms = item.first_refusal_ms.saturating_add(step.saturating_mul(u64::from(item.refusals)));
+        false
     }
 
     fn backoff(&mut self, attempts: u32) -> u64 {
@@ -392,20 +419,30 @@ mod tests {
     }
 
     #[test]
-    fn wrong_header_is_tried_five_more_times_over_ten_minutes() {
+    fn wrong_header_is_tried_five_more_times_over_ten_minutes_and_in_a_relay_so_is_denied() {
+        let denied = silence(Fail::Denied);
+        for (mut q, refusal) in
+            [(queue(), Outcome::PermFail("wrong header".into())), (queue().holding_denied(), denied.clone())]
+        {
+            q.push(1);
+            let (mut now, mut tries) = (0, 0);
+            loop {
+                assert_eq!(q.next(now), Some(1));
+                tries += 1;
+                match q.report(1, &refusal, now) {
+                    Next::Hold => break,
+                    _ => now = q.ready_at().unwrap(),
+                }
+            }
+            assert_eq!((tries, now), (6, 600_000));
+            assert!(q.is_empty() && !q.has(1));
+        }
+        // A follower has packs of its own only: they wait, however long.
         let mut q = queue();
         q.push(1);
-        let (mut now, mut tries) = (0, 0);
-        loop {
-            assert_eq!(q.next(now), Some(1));
-            tries += 1;
-            match q.report(1, &Outcome::PermFail("wrong header".into()), now) {
-                Next::Hold => break,
-                _ => now = q.ready_at().unwrap(),
-            }
+        for now in (0..100).map(|n| n * 60_000) {
+            assert_eq!((q.next(now), q.report(1, &denied, now)), (Some(1), Next::Again));
         }
-        assert_eq!((tries, now), (6, 600_000));
-        assert!(q.is_empty());
     }
 
     fn two() -> Queue {

@@ -192,7 +192,8 @@ mod tests {
     #[test]
     fn any_answer_ends_the_row() {
         let mut r = route("failover_after = 3\n");
-        for answer in [Outcome::Sent, fail(Fail::Answered), Outcome::PermFail(String::new())] {
+        let refused = Outcome::PermFail(String::new());
+        for answer in [Outcome::Sent, fail(Fail::Answered), fail(Fail::Denied), refused] {
             assert!(!r.note(0, &fail(Fail::NoAnswer), 0));
             assert!(!r.note(0, &fail(Fail::NoConnection), 0));
             assert!(!r.note(0, &answer, 0));

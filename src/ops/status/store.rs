@@ -3,7 +3,9 @@
 use super::super::hour::{self, Row, State};
 use super::super::inventory::{Filter, Inventory};
 use super::super::out;
+use super::keys::Keys;
 use super::queue::{Queue, paused};
+use crate::auth::{Mode, host_of};
 use crate::clock::{Hour, Zone};
 use crate::config::{Role, SpoolConfig};
 use crate::disk::Disk;
@@ -21,6 +23,8 @@ const OVERDUE_MS: i64 = 30 * 60 * 1000;
 const EXPECTED_MAX: i64 = 10_000;
 /// Hours that are named one by one, per state.
 const NAMED_MAX: usize = 10;
+/// The same for hosts that do not sign, on one line.
+const UNSIGNED_SHOWN: usize = 20;
 
 /// Where to look.
 pub struct Place<'a> {
@@ -30,16 +34,20 @@ pub struct Place<'a> {
     pub state: Option<(PathBuf, SpoolConfig)>,
     /// Expected names.
     pub hosts: Vec<String>,
+    /// Who may send, if a config told.
+    pub keys: Keys,
 }
 
 /// See the module's header.
-pub struct Report {
+pub struct Report<'a> {
     save_dir: PathBuf,
+    keys: &'a Keys,
     /// Sorted by name, then hour.
     rows: Vec<Row>,
     queue: Option<Queue>,
     /// What the disk of the hour files is short of, if a config told how much is to be left free.
     short: Option<String>,
+    now_ms: i64,
 }
 
 /// What each host must have by now, if its files hold an hour, or a day: from the store's first one to the last that
@@ -66,11 +74,11 @@ fn expected(inv: &Inventory, daily: bool, zone: Option<&Zone>, now_ms: i64) -> V
     hours
 }
 
-impl Report {
+impl<'a> Report<'a> {
     /// Judges the hours that `filter` takes. `zone` tells which of them are over.
     pub fn read(
         disk: &Disk,
-        place: &Place,
+        place: &'a Place,
         filter: &Filter,
         zone: Option<&Zone>,
         now_ms: i64,
@@ -124,7 +132,7 @@ impl Report {
             }
         }
         rows.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(Self { save_dir: place.save_dir.to_owned(), rows, queue, short })
+        Ok(Self { save_dir: place.save_dir.to_owned(), keys: &place.keys, rows, queue, short, now_ms })
     }
 
     fn of(&self, want: impl Fn(&Row) -> bool) -> Vec<&Row> {
@@ -169,10 +177,42 @@ impl Report {
                 let _ = writeln!(text, "  {all} {title} ({list})");
             }
         }
+        text += &self.keys.text();
+        if self.keys.mode == Some(Mode::Accept) {
+            text += &self.unsigned();
+        }
         if let Some(queue) = &self.queue {
             let _ = writeln!(text, "  {}", queue.summary("spool"));
         }
         text
+    }
+
+    /// Hosts whose newest hour is not signed: a line, with the names of some.
+    fn unsigned(&self) -> String {
+        let mut newest: BTreeMap<&str, (Hour, bool)> = BTreeMap::new();
+        for row in self.of(|r| r.authentic.is_some()) {
+            let signed = row.authentic == Some(true);
+            let host = newest.entry(host_of(&row.key.name)).or_insert((row.key.hour, signed));
+            if row.key.hour > host.0 {
+                *host = (row.key.hour, signed);
+            } else if row.key.hour == host.0 {
+                host.1 &= signed;
+            }
+        }
+        let open: Vec<&str> =
+            newest.iter().filter(|(_, (_, signed))| !signed).map(|(host, _)| *host).collect();
+        let all = out::count(newest.len(), "host");
+        if open.is_empty() {
+            return format!(
+                "  in accept: the newest hours of all {all} are signed; see logd-security(7) for the next step\n"
+            );
+        }
+        let shown = open.iter().take(UNSIGNED_SHOWN).copied().collect::<Vec<_>>().join(", ");
+        let more = match open.len().saturating_sub(UNSIGNED_SHOWN) {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        format!("  in accept: {} of {all} not signed: {shown}{more}\n", open.len())
     }
 
     /// What somebody must look at: hours of one state together, with what to do.
@@ -208,13 +248,15 @@ impl Report {
             }
             list.push(text);
         }
-        list.extend(self.queue.iter().flat_map(|queue| queue.wrong(0)));
+        list.extend(self.keys.wrong());
+        list.extend(self.queue.iter().flat_map(|queue| queue.wrong(0, self.now_ms)));
         list
     }
 
     /// A table of all hours.
     pub fn table(&self) -> String {
-        let head = ["HOST", "HOUR", "STATE", "PACKS", "LINES", "BYTES", "DETAIL"].map(String::from);
+        let head =
+            ["HOST", "HOUR", "STATE", "AUTHENTIC", "PACKS", "LINES", "BYTES", "DETAIL"].map(String::from);
         let rows = self.rows.iter().map(|r| {
             // The state has a column of its own.
             let why = r.why();
@@ -222,10 +264,17 @@ impl Report {
                 why.strip_prefix(r.state.word()).unwrap_or_default().trim_start_matches(": ").to_owned();
             let numbers = [r.packs, r.lines, r.bytes].map(|n| n.to_string());
             let [packs, lines, bytes] = numbers;
-            [r.key.name.clone(), r.key.hour.to_string(), r.state.word().into(), packs, lines, bytes, detail]
+            let authentic = match r.authentic {
+                Some(true) => "yes",
+                Some(false) => "no",
+                None => "-",
+            };
+            let [name, hour, state, authentic] =
+                [&r.key.name, &r.key.hour.to_string(), r.state.word(), authentic].map(str::to_owned);
+            [name, hour, state, authentic, packs, lines, bytes, detail]
         });
-        let all: Vec<[String; 7]> = std::iter::once(head).chain(rows).collect();
-        let mut widths = [0; 7];
+        let all: Vec<[String; 8]> = std::iter::once(head).chain(rows).collect();
+        let mut widths = [0; 8];
         for row in &all {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = cell.len().max(*width);
@@ -237,14 +286,14 @@ impl Report {
             for (i, (cell, width)) in row.iter().zip(widths).enumerate() {
                 // Numbers to the right.
                 let _ = match i {
-                    3..6 => write!(line, "{cell:>width$}  "),
+                    4..7 => write!(line, "{cell:>width$}  "),
                     _ => write!(line, "{cell:<width$}  "),
                 };
             }
             text += line.trim_end();
             text.push('\n');
         }
-        text
+        text + &self.keys.table()
     }
 
     /// `HOST HOUR FROM-TO,…` or `HOST HOUR`, and nothing else: what is to be sent again.
@@ -267,7 +316,7 @@ impl Report {
                 json!({
                     "name": r.key.name, "hour": r.key.hour.to_string(), "state": r.state.word(),
                     "wrong": r.wrong(), "gen": r.generation, "packs": r.packs, "lines": r.lines,
-                    "bytes": r.bytes, "missing": missing, "detail": r.detail, "certified": r.certified,
+                    "bytes": r.bytes, "authentic": r.authentic, "missing": missing, "detail": r.detail, "certified": r.certified,
                     "overdue_ms": r.overdue_ms, "cut": if r.by_clock { "clock" } else { "" },
                     "next_step": if r.wrong() { r.next_step() } else { "" },
                 })
@@ -275,7 +324,7 @@ impl Report {
             .collect();
         json!({
             "role": "fcollector", "save_dir": self.save_dir.display().to_string(), "hours": rows,
-            "queue": self.queue.as_ref().map(Queue::json), "paused": self.short,
+            "queue": self.queue.as_ref().map(Queue::json), "paused": self.short, "keys": self.keys.json(),
         })
     }
 }

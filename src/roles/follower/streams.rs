@@ -401,8 +401,12 @@ impl Streams {
     }
 
     /// The files that are followed now, each with the byte from which, for the first message and for tests.
-    pub fn following(&self, journal: &Journal) -> Vec<(PathBuf, u64)> {
-        self.list.iter().flat_map(|s| s.tail.following(journal)).collect()
+    pub fn following(&self, journal: &Journal) -> Vec<(PathBuf, u64, String)> {
+        let of = |s: &Stream| {
+            let name = s.saved.name.clone();
+            s.tail.following(journal).into_iter().map(move |(path, pos)| (path, pos, name.clone()))
+        };
+        self.list.iter().flat_map(of).collect()
     }
 
     /// Streams that are followed.
