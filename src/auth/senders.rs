@@ -257,3 +257,164 @@ impl Memory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SimClock;
+
+    const DIR: &str = "/state";
+    /// Noon of 22 November 2026, in UTC.
+    const NOON: i64 = 1_795_348_800_000;
+
+    fn world() -> (Disk, Clock, SimClock, Zone) {
+        let (disk, _) = Disk::sim(1);
+        disk.create_dir_all(Path::new(DIR), 0o750).unwrap();
+        let (clock, handle) = Clock::sim(NOON);
+        (disk, clock, handle, Zone::named("UTC").unwrap())
+    }
+
+    fn keys(of: &[(&str, &str)]) -> HashMap<String, Key> {
+        let key = |(name, id): &(&str, &str)| {
+            let key = Key { name: (*name).into(), id: (*id).into(), secret: [7; 32], scope: Vec::new() };
+            ((*id).to_owned(), key)
+        };
+        of.iter().map(key).collect()
+    }
+
+    fn open(w: &(Disk, Clock, SimClock, Zone), keys: &HashMap<String, Key>) -> Memory {
+        let (memory, alarm) = Memory::open(&w.0, &w.1, &w.3, Path::new(DIR), keys).unwrap();
+        assert_eq!(alarm, None);
+        memory
+    }
+
+    fn read(w: &(Disk, Clock, SimClock, Zone)) -> Senders {
+        Senders::load(&w.0, Path::new(DIR)).unwrap().unwrap().unwrap()
+    }
+
+    fn hour(text: &str) -> HourKey {
+        HourKey::parse(text).unwrap()
+    }
+
+    #[test]
+    fn from_the_second_day_after_its_first_signed_pack_a_host_must_sign() {
+        let w = world();
+        let all = keys(&[("web1", "w1"), ("gate", "g1")]);
+        let memory = open(&w, &all);
+        let must = |m: &Memory, host: &str, at: &str| m.must_be_signed(host, Hour::parse(at).unwrap());
+        assert_eq!(must(&memory, "web1", "2026112500"), None);
+        // Who sends for another has not that one's key.
+        memory.taken("web1", "1.2.3.4", Some(&all["g1"]));
+        assert_eq!(must(&memory, "web1", "2026112500"), None);
+        memory.taken("web1+access", "1.2.3.4", Some(&all["w1"]));
+        memory.taken("web1", "1.2.3.4", None);
+        let since = Hour::parse("20261122");
+        memory.save(true).unwrap();
+        w.2.advance(9 * 24 * 3_600_000);
+        for memory in [memory, open(&w, &all)] {
+            memory.taken("web1", "1.2.3.4", Some(&all["w1"]));
+            for (at, wanted) in [
+                ("2026112111", None),
+                ("2026112323", None),
+                ("20261123", None),
+                ("2026112400", since),
+                ("20261124", since),
+            ] {
+                assert_eq!(must(&memory, "web1", at), wanted, "{at}");
+            }
+            assert_eq!(must(&memory, "gate", "2026112500"), None);
+        }
+        // Who has no key any more is as any other, also after a restart.
+        let memory = open(&w, &all);
+        memory.refreshed(Ok(&keys(&[("gate", "g1")])));
+        assert_eq!(must(&memory, "web1", "2026112500"), None);
+        memory.save(true).unwrap();
+        assert_eq!(must(&open(&w, &all), "web1", "2026112500"), None);
+    }
+
+    #[test]
+    fn a_damaged_file_is_told_and_begun_anew() {
+        let w = world();
+        let all = keys(&[("web1", "w1")]);
+        let memory = open(&w, &all);
+        memory.taken("web1", "1.2.3.4", Some(&all["w1"]));
+        memory.save(true).unwrap();
+        let path = Path::new(DIR).join(FILE);
+        let good = w.0.read(&path, FILE_MAX).unwrap();
+        for at in (0..good.len()).step_by(7) {
+            let mut bad = good.clone();
+            bad[at] ^= 2;
+            w.0.replace(&path, &bad, 0o640).unwrap();
+            let (_, alarm) = Memory::open(&w.0, &w.1, &w.3, Path::new(DIR), &all).unwrap();
+            assert!(alarm.is_none_or(|a| a.contains("senders.json") && a.contains("begun anew")), "{at}");
+        }
+    }
+
+    #[test]
+    fn uses_and_refusals_are_noted_and_mended() {
+        let w = world();
+        let all = keys(&[("web1", "w1"), ("web1", "w2")]);
+        let memory = open(&w, &all);
+        memory.taken("web1", "1.2.3.4", Some(&all["w1"]));
+        memory.denied(&hour("web1_2026112205"), "1.2.3.4", &"x".repeat(9_999));
+        memory.denied(&hour("web1_2026112205"), "9.9.9.9", "why");
+        memory.denied(&hour("web1_2026112205"), "9.9.9.9", "why now");
+        memory.save(false).unwrap();
+        let file = read(&w);
+        assert_eq!(file.signing["web1"].keys, [("w1".to_owned(), NOON)].into());
+        assert_eq!(file.denied[0].reason.len(), REASON_MAX);
+        assert_eq!((file.denied[1].count, file.denied[1].reason.as_str()), (2, "why now"));
+        // Within the minute nothing is written for another use.
+        w.2.advance(30_000);
+        memory.taken("web1", "8.8.8.8", Some(&all["w1"]));
+        memory.save(true).unwrap();
+        assert_eq!(read(&w), file);
+        memory.taken("web1", "9.9.9.9", Some(&all["w2"]));
+        memory.save(true).unwrap();
+        let file = read(&w);
+        assert_eq!(file.signing["web1"].keys["w2"], NOON + 30_000);
+        assert_eq!(file.denied.iter().map(|d| d.mended).collect::<Vec<_>>(), [false, true]);
+        memory.refreshed(Err("broken"));
+        memory.save(true).unwrap();
+        assert_eq!(read(&w).keys_error, "broken");
+    }
+
+    /// A stranger that makes up names pushes out refusals of its own only.
+    #[test]
+    fn refusals_are_bounded_and_whoever_has_most_makes_room() {
+        let w = world();
+        let memory = open(&w, &keys(&[("web1", "w1")]));
+        memory.denied(&hour("web1_2026112205"), "1.2.3.4", "its key is old");
+        for n in 0..1_000 {
+            w.2.advance(1);
+            memory.denied(&hour(&format!("x{n}_2026112205")), "6.6.6.6", "no key");
+        }
+        memory.save(true).unwrap();
+        let denied = read(&w).denied;
+        assert_eq!(denied.len(), DENIED_MAX);
+        assert!(denied.iter().any(|d| d.from == "1.2.3.4") && denied.iter().any(|d| d.name == "x999"));
+        w.2.advance(u64::try_from(FORGET_MS).unwrap() + 1);
+        memory.denied(&hour("web2_2026112205"), "1.2.3.4", "why");
+        w.2.advance(SAVE_MS);
+        memory.save(false).unwrap();
+        // What is old goes when there is something new to be told.
+        assert_eq!(read(&w).denied.len(), 1);
+    }
+
+    #[test]
+    fn a_full_disk_stops_nothing_and_it_is_written_later() {
+        let (disk, sim) = Disk::sim(1);
+        disk.create_dir_all(Path::new(DIR), 0o750).unwrap();
+        let (clock, handle) = Clock::sim(NOON);
+        let w = (disk, clock, handle, Zone::named("UTC").unwrap());
+        let memory = open(&w, &keys(&[("web1", "w1")]));
+        sim.set_capacity(Some(0));
+        memory.denied(&hour("web1_2026112205"), "1.2.3.4", "why");
+        memory.save(true).unwrap();
+        assert_eq!(Senders::load(&w.0, Path::new(DIR)).unwrap(), None);
+        sim.set_capacity(None);
+        w.2.advance(2 * SAVE_MS);
+        memory.save(false).unwrap();
+        assert_eq!(read(&w).denied.len(), 1);
+    }
+}

@@ -14,7 +14,7 @@ use std::path::Path;
 /// original asked nobody, and its configurations must keep working.
 pub fn may_serve(conf: &ReceiverConfig, state_dir: &Path) -> Result<(), String> {
     let served = instance::has_served(state_dir);
-    if served || conf.allow_set || conf.keys_file.is_some() || is_loopback(&conf.listen) {
+    if served || conf.allow_set || conf.knows_senders() || is_loopback(&conf.listen) {
         return Ok(());
     }
     Err(format!(
