@@ -6,7 +6,8 @@
 use crate::clock::{Clock, Zone};
 use crate::config::{Level, LogConfig};
 use crate::disk::{Disk, File};
-use std::collections::HashMap;
+use crate::metrics;
+use std::collections::{HashMap, VecDeque};
 use std::fmt::Display;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -23,9 +24,26 @@ pub fn count<N: Copy + Display + PartialEq + From<u8>>(n: N, what: &str) -> Stri
     format!("{n} {what}{}", if n == N::from(1) { "" } else { "s" })
 }
 
+/// Warnings and errors that are kept for whoever asks, and characters of each.
+const RECENT: usize = 100;
+const RECENT_CHARS: usize = 1_000;
+
+/// A warning or an error of this process.
+#[derive(Clone, Debug)]
+pub struct Recent {
+    /// When (unix milliseconds).
+    pub time_ms: i64,
+    /// An error, not a warning.
+    pub error: bool,
+    /// Its text.
+    pub text: String,
+}
+
 struct Inner {
     file: Option<(String, File, u64)>,
     seen: HashMap<String, (Instant, u64)>,
+    /// The newest first.
+    recent: VecDeque<Recent>,
 }
 
 /// Cheap to clone; all clones write to the same place.
@@ -48,7 +66,7 @@ impl Log {
             dir: conf.dir.clone().map(|d| (disk.clone(), d)),
             clock: clock.clone(),
             zone: zone.clone(),
-            inner: Arc::new(Mutex::new(Inner { file: None, seen: HashMap::new() })),
+            inner: Arc::new(Mutex::new(Inner { file: None, seen: HashMap::new(), recent: VecDeque::new() })),
         }
     }
 
@@ -67,13 +85,23 @@ impl Log {
         self.put(Level::Info, text);
     }
 
+    /// The latest warnings and errors, the newest first, whatever level is written.
+    pub fn recent(&self) -> Vec<Recent> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).recent.iter().cloned().collect()
+    }
+
     /// Details.
     pub fn debug(&self, text: &str) {
         self.put(Level::Debug, text);
     }
 
     fn put(&self, level: Level, text: &str) {
-        if level < self.level {
+        match level {
+            Level::Error => metrics::ERRORS.inc(),
+            Level::Warning => metrics::WARNINGS.inc(),
+            Level::Info | Level::Debug => {}
+        }
+        if level < self.level && level < Level::Warning {
             return;
         }
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -96,6 +124,20 @@ impl Log {
                     inner.seen.insert(text.to_owned(), (now, 0));
                 }
             }
+        }
+        if level >= Level::Warning {
+            if inner.recent.len() >= RECENT {
+                inner.recent.pop_back();
+            }
+            let text = escape(text).chars().take(RECENT_CHARS).collect();
+            inner.recent.push_front(Recent {
+                time_ms: self.clock.now_ms(),
+                error: level == Level::Error,
+                text,
+            });
+        }
+        if level < self.level {
+            return;
         }
         let word = match level {
             Level::Debug => "debug",

@@ -10,6 +10,8 @@ pub mod relay;
 mod serve;
 mod ship;
 mod start;
+pub mod watch;
+pub mod web;
 pub mod whole;
 
 pub use start::{RunOptions, run};

@@ -22,7 +22,7 @@ const LAYERS: &[(u8, &[&str])] = &[
     // Stages joined; threads.
     (7, &["roles"]),
     // Stages: they never use each other.
-    (5, &["tail", "sender", "receiver", "output"]),
+    (5, &["tail", "sender", "receiver", "output", "http"]),
     // What is durable. The packer is no state, but the part of `tail` that cuts; it needs nothing but `pack`.
     (4, &["spool", "journal", "footprint", "integrity", "packer"]),
     // What a running role has around it.
@@ -30,9 +30,9 @@ const LAYERS: &[(u8, &[&str])] = &[
     // Formats and the configuration.
     (2, &["pack", "config", "record", "overview"]),
     // The machine.
-    (1, &["disk", "clock", "shutdown", "name"]),
-    // Bugs that the proof plants anywhere.
-    (0, &["planted"]),
+    (1, &["disk", "clock", "shutdown", "name", "health"]),
+    // Bugs that the proof plants anywhere, and what is counted anywhere.
+    (0, &["planted", "metrics"]),
 ];
 
 /// Modules that may use less than their layer allows: these know neither files nor sockets nor the configuration.

@@ -8,6 +8,7 @@ pub mod bound;
 
 use crate::config::{RelayConfig, SenderConfig};
 use crate::disk::{self, Disk};
+use crate::metrics;
 use crate::pack::split_frame;
 use crate::receiver::gate::Gate;
 use crate::sender::{Next, Outcome, Queue};
@@ -228,6 +229,8 @@ impl Relay {
         match self.queue.report(seq, outcome, now_ms) {
             Next::Done => {
                 self.sent += 1;
+                metrics::SENT_PACKS.inc();
+                metrics::SENT_WIRE_BYTES.add(frame.len() as u64);
                 self.finish(seq, gate)
             }
             Next::Again => Ok(()),

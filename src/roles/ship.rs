@@ -3,11 +3,14 @@
 use super::follower::{Follower, Job, Load};
 use super::relay::Relay;
 use super::serve::{Server, Shared, spawn};
+use super::watch::{Unread, Watch};
 use crate::auth::Key;
 use crate::clock::{Clock, Zone};
-use crate::config::SenderConfig;
+use crate::config::{SenderConfig, SpoolConfig};
 use crate::disk::{self, Disk};
+use crate::health::Health;
 use crate::log::Log;
+use crate::metrics;
 use crate::pack::Encoder;
 use crate::receiver::lock;
 use crate::sender::rate::Rate;
@@ -229,6 +232,13 @@ impl<'a> Teller<'a> {
 
     fn tell(&mut self, to: usize, outcome: &Outcome) {
         let (Some(addr), Some(failing)) = (self.addrs.get(to), self.failing.get_mut(to)) else { return };
+        match outcome {
+            Outcome::Sent => {}
+            Outcome::TempFail { how: Fail::NoConnection, .. } => metrics::FAILED_CONNECTION.inc(),
+            Outcome::TempFail { how: Fail::NoAnswer, .. } => metrics::FAILED_ANSWER.inc(),
+            Outcome::TempFail { .. } => metrics::FAILED_BUSY.inc(),
+            Outcome::PermFail(_) => metrics::FAILED_REFUSED.inc(),
+        }
         // A refusal is of one pack: others may be taken all the time, and it says nothing of the way there.
         match outcome {
             Outcome::TempFail { how: Fail::NoConnection | Fail::NoAnswer, .. } => *failing = true,
@@ -260,6 +270,7 @@ pub fn follow(
     once: bool,
     deadline: Option<Instant>,
     world: (&Disk, &Clock, &Zone, &Log, &Shutdown),
+    health: &Health,
 ) -> disk::Result<bool> {
     let (disk, clock, zone, log, stop) = world;
     let mut unreadable = None;
@@ -270,17 +281,35 @@ pub fn follow(
     let mut rate = Rate::new(conf.max_rate, clock.mono_ms());
     // While the disk is full packs are sent on at full speed: they may be what fills it.
     let mut next_step = Instant::now();
+    let mut watch = Watch::new(health);
+    let mut unread = Unread::default();
     while !stop.requested() {
-        if Instant::now() >= next_step
-            && let Err(e) = f.step()
-        {
-            super::disk_error(disk, log, &e);
-            next_step = Instant::now() + super::PAUSE;
-            if once && !e.no_space() {
-                // What cannot be read now would never come; whoever called is told.
-                unreadable = Some(e);
-                break;
+        if Instant::now() >= next_step {
+            let stepped = f.step();
+            watch.disk(&stepped);
+            if let Err(e) = stepped {
+                super::disk_error(disk, log, &e);
+                next_step = Instant::now() + super::PAUSE;
+                if once && !e.no_space() {
+                    // What cannot be read now would never come; whoever called is told.
+                    unreadable = Some(e);
+                    break;
+                }
             }
+        }
+        if watch.turn(clock) {
+            let now = clock.mono_ms();
+            watch.link(f.queue.is_link_down(), f.unacknowledged() as u64, now);
+            let (bytes, packs) = f.retry_spool();
+            watch.spool(bytes, conf.spool.size, packs);
+            watch.paused(f.paused());
+            // A look at every file: only for those who ask.
+            let (bytes, age) = match conf.http.listen {
+                Some(_) => unread.look(disk, f.streams.following(&f.journal), clock.now_ms()),
+                None => (0, 0),
+            };
+            metrics::UNREAD_BYTES.set(bytes);
+            metrics::LAG.set(age.max(f.oldest_ms()));
         }
         while senders.free() && rate.allows(clock.mono_ms()) {
             match f.next_job() {
@@ -352,12 +381,36 @@ pub fn follow(
     unreadable.map_or(Ok(finished), Err)
 }
 
+/// The gauges of a receiver's spool.
+pub fn watch_spool(watch: &Watch, s: &Shared, conf: &SpoolConfig, now: u64) {
+    let (bytes, packs, first, room) = {
+        let gate = lock(&s.gate);
+        let spool = &gate.spool;
+        (spool.bytes(), spool.waiting(), spool.next_waiting(0), spool.room())
+    };
+    watch.spool(bytes, conf.size, packs);
+    metrics::LAG.set(lock(&s.ages).oldest(first.map(|(seq, _)| seq), now));
+    let full = room.is_ok_and(|room| room == 0);
+    let why = lock(&s.paused).clone();
+    let spool_full =
+        || "there is no room in the spool (spool_size, min_free): senders are told to wait".to_owned();
+    watch.paused(why.or_else(|| full.then(spool_full)));
+}
+
 /// Runs a relay's sending half until it is told to stop.
-pub fn pass_on(relay: &mut Relay, conf: &SenderConfig, server: Server, quit_ms: u64, s: &Arc<Shared>) {
+pub fn pass_on(
+    relay: &mut Relay,
+    conf: &SenderConfig,
+    spool: &SpoolConfig,
+    server: Server,
+    quit_ms: u64,
+    s: &Arc<Shared>,
+) {
     // Its packs are frames already.
     let mut senders = Senders::start(conf, 0, None, &s.clock, &s.zone);
     let mut teller = Teller::new(&s.log, conf);
     let mut marks_saved = s.clock.mono_ms();
+    let mut watch = Watch::new(&s.health);
     let report = |relay: &mut Relay, number: u64, frame: &[u8], outcome: &Outcome| {
         let mut gate = lock(&s.gate);
         let done = relay.report(number, frame, outcome, s.clock.mono_ms(), &mut gate);
@@ -368,6 +421,10 @@ pub fn pass_on(relay: &mut Relay, conf: &SenderConfig, server: Server, quit_ms: 
     };
     while !s.stop.requested() {
         let now = s.clock.mono_ms();
+        if watch.turn(&s.clock) {
+            watch_spool(&watch, s, spool, now);
+            watch.link(relay.queue.is_link_down(), metrics::SPOOL_PACKS.get(), now);
+        }
         while senders.free() {
             let mut frame = senders.frames.pop().unwrap_or_default();
             let next = {
@@ -401,6 +458,7 @@ pub fn pass_on(relay: &mut Relay, conf: &SenderConfig, server: Server, quit_ms: 
         } else {
             Ok(())
         };
+        watch.disk(&saved);
         if let Err(e) = saved {
             super::disk_trouble(&s.disk, &s.log, &s.stop, &e);
         }

@@ -5,6 +5,8 @@ use super::follower::{Follower, Setup, resend};
 use super::relay;
 use super::serve::{Server, Shared, fd_limit, max_connections, raise_fd_limit, spawn};
 use super::ship;
+use super::watch::Watch;
+use super::web::{Site, Web};
 use super::whole::Beside;
 use crate::auth::{Key, Keyring, Mode};
 use crate::clock::{Clock, Hour, Zone};
@@ -15,8 +17,10 @@ use crate::config::{
 };
 use crate::disk::Disk;
 use crate::footprint;
+use crate::health::Health;
 use crate::instance::{self, Instance, Refused};
 use crate::log::{Log, count};
+use crate::metrics;
 use crate::output::hours::Due;
 use crate::receiver::gate::Gate;
 use crate::receiver::lock;
@@ -253,7 +257,14 @@ fn run_tail(
     }
     let deadline = options.timeout_ms.map(|t| Instant::now() + Duration::from_millis(t));
     let world = (&w.disk, &w.clock, &w.zone, &w.log, &w.stop);
-    let all = ship::follow(&mut f, conf, options.once, deadline, world).map_err(|e| say(e.to_string()))?;
+    let health = Health::default();
+    let site = Site { word: "tail", roles: metrics::TAIL, health: health.clone(), look: None };
+    // One that ends by itself is asked by nobody, and the running one has the port.
+    let web = (!options.once).then(|| Web::start(&conf.http, site, (&w.clock, &w.log, &w.stop)));
+    let all = ship::follow(&mut f, conf, options.once, deadline, world, &health);
+    w.stop.request();
+    web.map(Web::join);
+    let all = all.map_err(|e| say(e.to_string()))?;
     let left = f.unacknowledged();
     w.log.info(&format!(
         "stopped: {} acknowledged by {addrs}, {left} wait in the journal",
@@ -425,6 +436,9 @@ fn share(w: World, gate: Gate, keys: Option<Arc<Keyring>>) -> (Arc<Shared>, Inst
         no_descriptors: AtomicBool::new(false),
         paused: Mutex::new(None),
         keys,
+        health: Health::default(),
+        senders: Mutex::default(),
+        ages: Mutex::default(),
     };
     (Arc::new(shared), w.instance)
 }
@@ -457,7 +471,10 @@ fn run_relay(
     w.log.info(&format!("listening on {addr}, passing on to {to}"));
     let (shared, _instance) = share(w, gate, keys);
     let server = Server::start(listener, conf.receiver.clone(), &shared, false, conf.spool.group_commit_ms);
-    ship::pass_on(&mut relay, &conf.sender, server, conf.quit_timeout_ms, &shared);
+    let site = Site { word: "collector", roles: metrics::RELAY, health: shared.health.clone(), look: None };
+    let web = Web::start(&conf.http, site, (&shared.clock, &shared.log, &shared.stop));
+    ship::pass_on(&mut relay, &conf.sender, &conf.spool, server, conf.quit_timeout_ms, &shared);
+    web.join();
     let left = lock(&shared.gate).spool.waiting();
     shared.log.info(&format!("stopped: {} passed on, {left} wait in the spool", count(relay.sent, "pack")));
     Ok(0)
@@ -528,10 +545,12 @@ fn compare_footprint(w: &World, gate: &mut Gate, now_ms: u64) {
 fn store_loop(c: &mut Collector, conf: &StoreConfig, s: &Arc<Shared>, state_dir: &Path) {
     let (tx, results) = mpsc::channel();
     let mut jobs = std::collections::VecDeque::new();
-    let (mut running, mut last_minute, mut last_second) = (0usize, s.clock.mono_ms(), 0);
+    let (mut running, mut last_minute) = (0usize, s.clock.mono_ms());
+    let mut watch = Watch::new(&s.health);
     while !s.stop.requested() {
         let now = s.clock.mono_ms();
         let turn = turn(c, s, now);
+        watch.disk(&turn);
         jobs.extend(c.hours.take_jobs());
         while running < conf.max_verifying {
             let Some(job) = jobs.pop_front() else { break };
@@ -550,9 +569,9 @@ fn store_loop(c: &mut Collector, conf: &StoreConfig, s: &Arc<Shared>, state_dir:
             }
         }
         tell(c, s);
-        if now.saturating_sub(last_second) >= 1000 {
-            last_second = now;
+        if watch.turn(&s.clock) {
             watch_disk(s, &conf.save_dir, conf.spool.min_free);
+            ship::watch_spool(&watch, s, &conf.spool, now);
         }
         if now.saturating_sub(last_minute) >= 60_000 {
             last_minute = now;
