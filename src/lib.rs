@@ -27,7 +27,7 @@
 //! that `tests/proof/crash.rs` can stop any machine at any disk call of a whole follower → relay → collector.
 //! Stages are plain structs that take bytes, packs and a clock and return decisions; only [`roles`] joins them, and only
 //! its `serve` and `ship` own threads. [`record`] is how spool and journal frame what they append. [`config`] reads the
-//! INI file, [`cli`] and [`ops`] are the command line and the operator's commands, [`instance`] and [`state`] the state
+//! INI file, [`cli`] and [`ops`] are the command line and the operator's commands, [`inventory`] what they and the page see in a store, [`instance`] and [`state`] the state
 //! directory, [`mod@log`] our own log, [`overview`] what a page or a program is told of a fleet, [`http`] how,
 //! [`metrics`] and [`health`] what a role tells of itself, [`name`] the rule for senders' names, [`shutdown`] the way to stop.
 //! [`planted`] holds bugs that the proof switches on to see whether it would notice; in a release build they are gone.
@@ -44,6 +44,7 @@ pub mod health;
 pub mod http;
 pub mod instance;
 pub mod integrity;
+pub mod inventory;
 pub mod journal;
 pub mod log;
 pub mod metrics;

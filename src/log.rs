@@ -8,7 +8,7 @@ use crate::config::{Level, LogConfig};
 use crate::disk::{Disk, File};
 use crate::metrics;
 use std::collections::{HashMap, VecDeque};
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +22,28 @@ const REMEMBERED: usize = 256;
 /// `1 hour`, `2 hours`.
 pub fn count<N: Copy + Display + PartialEq + From<u8>>(n: N, what: &str) -> String {
     format!("{n} {what}{}", if n == N::from(1) { "" } else { "s" })
+}
+
+/// A time for people, in its two largest units: `850 ms`, `12 s`, `3 h 5 min`.
+pub fn duration(ms: u64) -> String {
+    let s = ms / 1000;
+    match s {
+        0 => format!("{ms} ms"),
+        1..60 => format!("{s} s"),
+        60..3600 => format!("{} min {} s", s / 60, s % 60),
+        3600..86_400 => format!("{} h {} min", s / 3600, s / 60 % 60),
+        _ => format!("{} d {} h", s / 86_400, s / 3600 % 24),
+    }
+}
+
+/// Ranges of pack numbers: `4-7,9-9`.
+pub fn ranges(list: &[(u64, u64)]) -> String {
+    let mut text = String::new();
+    for (i, (from, to)) in list.iter().enumerate() {
+        let comma = if i > 0 { "," } else { "" };
+        let _ = write!(text, "{comma}{from}-{to}");
+    }
+    text
 }
 
 /// Warnings and errors that are kept for whoever asks, and characters of each.

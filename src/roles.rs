@@ -5,6 +5,7 @@
 //! is to raise [`Shutdown`], let everybody finish what is in hand, and join. A failed sync ends the process at once.
 
 pub mod collector;
+mod fleet;
 pub mod follower;
 pub mod relay;
 mod serve;

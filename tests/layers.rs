@@ -22,7 +22,7 @@ const LAYERS: &[(u8, &[&str])] = &[
     // Stages joined; threads.
     (7, &["roles"]),
     // Stages: they never use each other.
-    (5, &["tail", "sender", "receiver", "output", "http"]),
+    (5, &["tail", "sender", "receiver", "output", "http", "inventory"]),
     // What is durable. The packer is no state, but the part of `tail` that cuts; it needs nothing but `pack`.
     (4, &["spool", "journal", "footprint", "integrity", "packer"]),
     // What a running role has around it.
@@ -188,7 +188,9 @@ fn without_tests(code: &str) -> (String, Vec<String>) {
         out.push_str(before);
         let stop = item.find(['{', ';']).unwrap_or(item.len());
         if item[stop..].starts_with(';') {
-            modules.extend(item[..stop].trim().strip_prefix("mod ").map(str::to_owned));
+            modules.extend(
+                item[..stop].trim().trim_start_matches("pub(crate) ").strip_prefix("mod ").map(str::to_owned),
+            );
             rest = &item[stop + 1..];
             continue;
         }

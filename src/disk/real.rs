@@ -130,12 +130,15 @@ impl Real {
     }
 
     #[expect(clippy::unused_self, reason = "same shape as the simulated form")]
-    pub(super) fn list(&self, path: &Path) -> Result<Vec<Entry>> {
+    pub(super) fn list(&self, path: &Path, keep: &mut dyn FnMut(&str) -> bool) -> Result<Vec<Entry>> {
         let fail = |e| Error::new("list", path, e);
         let mut entries = Vec::new();
         for entry in fs::read_dir(path).map_err(fail)? {
             let entry = entry.map_err(fail)?;
             let Ok(name) = entry.file_name().into_string() else { continue };
+            if !keep(&name) {
+                continue;
+            }
             let is_dir = match entry.file_type() {
                 Ok(kind) if kind.is_symlink() => fs::metadata(entry.path()).is_ok_and(|m| m.is_dir()),
                 Ok(kind) => kind.is_dir(),

@@ -1,12 +1,13 @@
 //! From a configuration file to a running role, and back to an exit code.
 
 use super::collector::{self, Collector};
+use super::fleet::Fleet;
 use super::follower::{Follower, Setup, resend};
 use super::relay;
 use super::serve::{Server, Shared, fd_limit, max_connections, raise_fd_limit, spawn};
 use super::ship;
 use super::watch::Watch;
-use super::web::{Site, Web};
+use super::web::{Look, Site, Web};
 use super::whole::Beside;
 use crate::auth::{Key, Keyring, Mode};
 use crate::clock::{Clock, Hour, Zone};
@@ -518,9 +519,15 @@ fn run_store(
     w.log.info(&format!("listening on {addr}, storing in {}", conf.save_dir.display()));
     let (shared, instance) = share(w, gate, keys);
     let server = Server::start(listener, conf.receiver.clone(), &shared, true, conf.spool.group_commit_ms);
+    let (dir, hosts) = (conf.save_dir.clone(), conf.hosts_file.clone());
+    let mut fleet = Fleet::new(&shared, dir, hosts, conf.http.hours, host_name());
+    let look = Some(Box::new(move || fleet.look()) as Look);
+    let site = Site { word: "fcollector", roles: metrics::STORE, health: shared.health.clone(), look };
+    let web = Web::start(&conf.http, site, (&shared.clock, &shared.log, &shared.stop));
     store_loop(&mut collector, conf, &shared, &instance.dir);
     server.join(Instant::now() + Duration::from_millis(conf.quit_timeout_ms));
     finish_store(&mut collector, &shared, &instance.dir);
+    web.join();
     Ok(0)
 }
 
