@@ -118,12 +118,12 @@ const fn rejected(reason: &'static str) -> Metric {
 
 const fn certified(state: &'static str) -> Metric {
     let help = "Hours that were read again and filed, once for each time.";
-    Metric::counter("logd_certified_hours_total", STORE, help).of("state", state)
+    Metric::counter("logd_certifications_total", STORE, help).of("state", state)
 }
 
 const fn hours(state: &'static str) -> Metric {
     let help = "Hours that the page shows, by state.";
-    Metric::gauge("logd_hours", STORE | MONITOR, help).of("state", state)
+    Metric::gauge("logd_hour_states", STORE | MONITOR, help).of("state", state)
 }
 
 const fn messages(level: &'static str) -> Metric {
@@ -400,7 +400,7 @@ mod tests {
         let heads: Vec<&str> = store.lines().filter(|l| l.starts_with("# TYPE ")).collect();
         let set: BTreeSet<&str> = heads.iter().copied().collect();
         assert_eq!(heads.len(), set.len());
-        assert!(store.contains("logd_hours{state=\"no data\"} "), "{store}");
+        assert!(store.contains("logd_hour_states{state=\"no data\"} "), "{store}");
         for line in store.lines().filter(|l| !l.starts_with('#')) {
             let (_, value) = line.rsplit_once(' ').unwrap();
             assert!(value.parse::<f64>().is_ok(), "{line}");
