@@ -266,10 +266,15 @@ pub static HOURS: &[&Metric] = &[
 ];
 
 /// Counts hours by their state.
-pub fn set_hours<'a>(states: impl Iterator<Item = &'a str> + Clone) {
-    for metric in HOURS {
-        metric.set(states.clone().filter(|s| *s == metric.label.1).count() as u64);
+pub fn set_hours<'a>(states: impl Iterator<Item = &'a str>) {
+    let mut counts = vec![0u64; HOURS.len()];
+    for state in states {
+        let at = HOURS.iter().position(|m| m.label.1 == state);
+        if let Some(n) = at.and_then(|at| counts.get_mut(at)) {
+            *n = n.saturating_add(1);
+        }
     }
+    HOURS.iter().zip(counts).for_each(|(metric, n)| metric.set(n));
 }
 
 /// How long something took.

@@ -264,7 +264,9 @@ fn run_tail(
     let web = (!options.once).then(|| Web::start(&conf.http, site, (&w.clock, &w.log, &w.stop)));
     let all = ship::follow(&mut f, conf, options.once, deadline, world, &health);
     w.stop.request();
-    web.map(Web::join);
+    if let Some(web) = web {
+        web.join();
+    }
     let all = all.map_err(|e| say(e.to_string()))?;
     let left = f.unacknowledged();
     w.log.info(&format!(

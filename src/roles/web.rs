@@ -236,7 +236,9 @@ impl Server {
             }
             let now = self.clock.mono_ms();
             let mut open = std::mem::take(&mut self.open);
-            open.iter_mut().for_each(|c| self.advance(c, now));
+            for c in &mut open {
+                self.advance(c, now);
+            }
             open.retain(|c| !matches!(c.step, Step::Over));
             self.open = open;
             // After those that are there: who came first has had its turn before it makes room.
@@ -319,14 +321,14 @@ impl Server {
                             c.deadline_ms = now.saturating_add(FRESH_MS);
                             Step::Waiting(request)
                         }
-                        Ok(Some(request)) => self.refuse(http::TOO_MANY, request.head),
-                        Ok(None) if late && !bytes.is_empty() => self.refuse(http::TOO_SLOW, false),
+                        Ok(Some(request)) => Self::refuse(http::TOO_MANY, request.head),
+                        Ok(None) if late && !bytes.is_empty() => Self::refuse(http::TOO_SLOW, false),
                         Ok(None) if late => Step::Over,
                         Ok(None) if more.is_none() => return,
                         Ok(None) => continue,
                         // Also for garbage: each costs a request.
                         Err(_) if !self.rates.allows(c.ip, now) => Step::Over,
-                        Err(refusal) => self.refuse(refusal, bytes.starts_with(b"HEAD ")),
+                        Err(refusal) => Self::refuse(refusal, bytes.starts_with(b"HEAD ")),
                     },
                 },
                 Step::Waiting(request) => {
@@ -362,7 +364,7 @@ impl Server {
         }
     }
 
-    fn refuse(&self, r: Refusal, head_only: bool) -> Step {
+    fn refuse(r: Refusal, head_only: bool) -> Step {
         match r.code {
             429 => metrics::HTTP_MANY.inc(),
             503 => metrics::HTTP_UNWELL.inc(),
@@ -379,10 +381,10 @@ impl Server {
         };
         match (r.path, &self.page) {
             (Path::Page, Some(page)) => ok(Type::Html, &page.body, Some(&page.policy)),
-            (Path::Page | Path::Status, None) => Some(self.refuse(http::NO_PAGE, r.head)),
+            (Path::Page | Path::Status, None) => Some(Self::refuse(http::NO_PAGE, r.head)),
             (Path::Status, Some(_)) => match self.board.ask(now) {
                 (Some(json), fresh) if fresh || late => ok(Type::Json, &json, None),
-                (None, _) if late => Some(self.refuse(http::NOT_YET, r.head)),
+                (None, _) if late => Some(Self::refuse(http::NOT_YET, r.head)),
                 _ => None,
             },
             (Path::Metrics, page) => {
