@@ -140,6 +140,8 @@ pub struct TailConfig {
     pub spool: SpoolConfig,
     /// Messages.
     pub log: LogConfig,
+    /// The page and the metrics.
+    pub http: HttpConfig,
     /// Milliseconds that a clean stop may take.
     pub quit_timeout_ms: u64,
 }
@@ -362,6 +364,8 @@ pub struct RelayConfig {
     pub state_dir: Option<PathBuf>,
     /// Messages.
     pub log: LogConfig,
+    /// The page and the metrics.
+    pub http: HttpConfig,
     /// Milliseconds that a clean stop may take.
     pub quit_timeout_ms: u64,
 }
@@ -395,8 +399,23 @@ pub struct StoreConfig {
     pub max_verifying: usize,
     /// Messages.
     pub log: LogConfig,
+    /// The page and the metrics.
+    pub http: HttpConfig,
     /// Milliseconds that a clean stop may take.
     pub quit_timeout_ms: u64,
+}
+
+/// What the page and the metrics need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// Where to listen; `None` = there is none.
+    pub listen: Option<String>,
+    /// Who may connect.
+    pub allow: Allow,
+    /// Further names by which a browser may call it, in lower case.
+    pub hosts: Vec<String>,
+    /// Hours that the page shows.
+    pub hours: u64,
 }
 
 /// Where messages go.
@@ -485,7 +504,7 @@ impl Config {
         build: fn(&mut Reader) -> T,
     ) -> Result<(T, Vec<Warning>), Errors> {
         let mut r = Reader::new(self, strict);
-        r.known(&[role.section(), "logAgent"]);
+        r.known(&[role.section(), "logAgent", "http"]);
         let result = r.has_role(role).then(|| build(&mut r));
         r.finish(result)
     }
@@ -508,6 +527,7 @@ impl Config {
         }
         // For a file without a role that reads it.
         build::log(&mut r);
+        build::http(&mut r);
         r.finish(Some(())).map(|((), warnings)| warnings)
     }
 

@@ -393,7 +393,12 @@ impl Disk {
 
     /// The names in a directory, sorted. Names that are not UTF-8 are not ours and are left out.
     pub fn list(&self, path: &Path) -> Result<Vec<Entry>> {
-        let mut entries = on!(self, d => d.list(path))?;
+        self.list_some(path, &mut |_| true)
+    }
+
+    /// The same, of those names only that `keep` takes: of a directory with millions of names the others take no memory.
+    pub fn list_some(&self, path: &Path, keep: &mut dyn FnMut(&str) -> bool) -> Result<Vec<Entry>> {
+        let mut entries = on!(self, d => d.list(path, keep))?;
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
     }

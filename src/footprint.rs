@@ -283,6 +283,16 @@ impl Footprint {
         });
     }
 
+    /// What it knows of the hours that `want` takes: as [`load_json`], and up to date.
+    pub fn told(&self, want: impl Fn(&HourKey) -> bool) -> BTreeMap<HourKey, Told> {
+        let hours = self.hours.iter().filter(|(key, _)| want(key));
+        let told = hours.filter_map(|(key, hour)| {
+            let (generation, copy) = hour.copies.last_key_value()?;
+            Some((key.clone(), (*generation, copy.high, copy.early().take(10_000).collect())))
+        });
+        told.collect()
+    }
+
     /// Writes `footprint.json`.
     pub fn save(&self, disk: &Disk, state_dir: &Path, now: &str) -> disk::Result<()> {
         let mut hours = Map::new();

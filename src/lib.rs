@@ -27,8 +27,9 @@
 //! that `tests/proof/crash.rs` can stop any machine at any disk call of a whole follower → relay → collector.
 //! Stages are plain structs that take bytes, packs and a clock and return decisions; only [`roles`] joins them, and only
 //! its `serve` and `ship` own threads. [`record`] is how spool and journal frame what they append. [`config`] reads the
-//! INI file, [`cli`] and [`ops`] are the command line and the operator's commands, [`instance`] and [`state`] the state
-//! directory, [`mod@log`] our own log, [`name`] the rule for senders' names, [`shutdown`] the way to stop.
+//! INI file, [`cli`] and [`ops`] are the command line and the operator's commands, [`inventory`] what they and the page see in a store, [`instance`] and [`state`] the state
+//! directory, [`mod@log`] our own log, [`overview`] what a page or a program is told of a fleet, [`http`] how,
+//! [`metrics`] and [`health`] what a role tells of itself, [`name`] the rule for senders' names, [`shutdown`] the way to stop.
 //! [`planted`] holds bugs that the proof switches on to see whether it would notice; in a release build they are gone.
 //!
 //! A module uses only modules of lower layers; `tests/layers.rs` holds the table.
@@ -43,13 +44,18 @@ pub mod clock;
 pub mod config;
 pub mod disk;
 pub mod footprint;
+pub mod health;
+pub mod http;
 pub mod instance;
 pub mod integrity;
+pub mod inventory;
 pub mod journal;
 pub mod log;
+pub mod metrics;
 pub mod name;
 pub mod ops;
 pub mod output;
+pub mod overview;
 pub mod pack;
 pub mod packer;
 pub mod planted;

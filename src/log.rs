@@ -6,8 +6,9 @@
 use crate::clock::{Clock, Zone};
 use crate::config::{Level, LogConfig};
 use crate::disk::{Disk, File};
-use std::collections::HashMap;
-use std::fmt::Display;
+use crate::metrics;
+use std::collections::{HashMap, VecDeque};
+use std::fmt::{Display, Write as _};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,9 +24,48 @@ pub fn count<N: Copy + Display + PartialEq + From<u8>>(n: N, what: &str) -> Stri
     format!("{n} {what}{}", if n == N::from(1) { "" } else { "s" })
 }
 
+/// A time for people, in its two largest units: `850 ms`, `12 s`, `3 h 5 min`.
+pub fn duration(ms: u64) -> String {
+    let s = ms / 1000;
+    match s {
+        0 => format!("{ms} ms"),
+        1..60 => format!("{s} s"),
+        60..3600 => format!("{} min {} s", s / 60, s % 60),
+        3600..86_400 => format!("{} h {} min", s / 3600, s / 60 % 60),
+        _ => format!("{} d {} h", s / 86_400, s / 3600 % 24),
+    }
+}
+
+/// Ranges of pack numbers: `4-7,9-9`.
+pub fn ranges(list: &[(u64, u64)]) -> String {
+    let mut text = String::new();
+    for (i, (from, to)) in list.iter().enumerate() {
+        let comma = if i > 0 { "," } else { "" };
+        let _ = write!(text, "{comma}{from}-{to}");
+    }
+    text
+}
+
+/// Warnings and errors that are kept for whoever asks, and characters of each.
+const RECENT: usize = 100;
+const RECENT_CHARS: usize = 1_000;
+
+/// A warning or an error of this process.
+#[derive(Clone, Debug)]
+pub struct Recent {
+    /// When (unix milliseconds).
+    pub time_ms: i64,
+    /// An error, not a warning.
+    pub error: bool,
+    /// Its text.
+    pub text: String,
+}
+
 struct Inner {
     file: Option<(String, File, u64)>,
     seen: HashMap<String, (Instant, u64)>,
+    /// The newest first.
+    recent: VecDeque<Recent>,
 }
 
 /// Cheap to clone; all clones write to the same place.
@@ -48,7 +88,7 @@ impl Log {
             dir: conf.dir.clone().map(|d| (disk.clone(), d)),
             clock: clock.clone(),
             zone: zone.clone(),
-            inner: Arc::new(Mutex::new(Inner { file: None, seen: HashMap::new() })),
+            inner: Arc::new(Mutex::new(Inner { file: None, seen: HashMap::new(), recent: VecDeque::new() })),
         }
     }
 
@@ -67,6 +107,11 @@ impl Log {
         self.put(Level::Info, text);
     }
 
+    /// The latest warnings and errors, the newest first, whatever level is written.
+    pub fn recent(&self) -> Vec<Recent> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).recent.iter().cloned().collect()
+    }
+
     /// Details.
     pub fn debug(&self, text: &str) {
         self.put(Level::Debug, text);
@@ -79,7 +124,12 @@ impl Log {
     }
 
     fn put(&self, level: Level, text: &str) {
-        if level < self.level {
+        match level {
+            Level::Error => metrics::ERRORS.inc(),
+            Level::Warning => metrics::WARNINGS.inc(),
+            Level::Info | Level::Debug => {}
+        }
+        if level < self.level && level < Level::Warning {
             return;
         }
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -102,6 +152,20 @@ impl Log {
                     inner.seen.insert(text.to_owned(), (now, 0));
                 }
             }
+        }
+        if level >= Level::Warning {
+            if inner.recent.len() >= RECENT {
+                inner.recent.pop_back();
+            }
+            let text = escape(text).chars().take(RECENT_CHARS).collect();
+            inner.recent.push_front(Recent {
+                time_ms: self.clock.now_ms(),
+                error: level == Level::Error,
+                text,
+            });
+        }
+        if level < self.level {
+            return;
         }
         let word = match level {
             Level::Debug => "debug",

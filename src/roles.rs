@@ -7,11 +7,14 @@
 pub mod admission;
 pub mod collector;
 pub mod denied;
+mod fleet;
 pub mod follower;
 pub mod relay;
 mod serve;
 mod ship;
 mod start;
+pub mod watch;
+pub mod web;
 pub mod whole;
 
 pub use start::{RunOptions, run};

@@ -32,6 +32,8 @@ mod hostile;
 mod limits;
 #[path = "properties/original.rs"]
 mod original;
+#[path = "properties/page.rs"]
+mod page;
 #[path = "properties/resend.rs"]
 mod resend;
 #[path = "properties/rotation.rs"]

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::allow::Allow;
 use super::read::Reader;
 use super::{
-    Failover, Level, LogConfig, Peer, ReceiverConfig, RelayConfig, Role, SenderConfig, SpoolConfig, Start,
-    StoreConfig, StreamConfig, TailConfig, TlsListen, TlsSend, keys, value,
+    Failover, HttpConfig, Level, LogConfig, Peer, ReceiverConfig, RelayConfig, Role, SenderConfig,
+    SpoolConfig, Start, StoreConfig, StreamConfig, TailConfig, TlsListen, TlsSend, keys, value,
 };
 
 pub(super) fn tail(r: &mut Reader) -> TailConfig {
@@ -32,6 +32,7 @@ pub(super) fn tail(r: &mut Reader) -> TailConfig {
         key_file: path(r, s, "key_file"),
         sender: sender(r, s),
         log: log(r),
+        http: http(r),
         quit_timeout_ms: r.number(s, "quit_timeout"),
     };
     at_most(r, s, ("pack_bytes", config.pack_bytes as u64), ("tail_memory", config.tail_memory as u64));
@@ -136,6 +137,7 @@ pub(super) fn relay(r: &mut Reader) -> RelayConfig {
         sender: sender(r, s),
         state_dir: path(r, s, "state_dir"),
         log: log(r),
+        http: http(r),
         quit_timeout_ms: r.number(s, "quit_timeout"),
     }
 }
@@ -157,6 +159,7 @@ pub(super) fn store(r: &mut Reader) -> StoreConfig {
         early_total: r.number(s, "early_total"),
         max_verifying: r.count(s, "max_verifying"),
         log: log(r),
+        http: http(r),
         quit_timeout_ms: r.number(s, "quit_timeout"),
     }
 }
@@ -323,6 +326,24 @@ pub(super) fn log(r: &mut Reader) -> LogConfig {
             _ => Level::Info,
         },
         dir: path(r, s, "local_dir").filter(|dir| dir.as_os_str() != "-"),
+    }
+}
+
+pub(super) fn http(r: &mut Reader) -> HttpConfig {
+    let s = "http";
+    let listen = r.text(s, "listen");
+    let allow = r.text(s, "allow");
+    if allow.is_none() && listen.as_deref().is_some_and(|l| !value::is_loopback(l)) {
+        let text = "not set, and listen is no loopback address: whoever reaches the port could look; list the networks that \
+                    may, or write `allow = any`, or listen on 127.0.0.1";
+        r.error(r.line_of(s, "allow"), "allow", text);
+    }
+    HttpConfig {
+        listen,
+        // A list that cannot be read was reported; what stands here then goes nowhere.
+        allow: allow.map_or(Ok(Allow::any()), |list| Allow::parse(&list)).unwrap_or_else(|_| Allow::any()),
+        hosts: r.text(s, "hosts").map(|l| l.split(',').map(String::from).collect()).unwrap_or_default(),
+        hours: r.number(s, "hours"),
     }
 }
 

@@ -14,6 +14,7 @@ pub const SECTIONS: &[&str] = &[
     "etlcollector",
     "mgocollector",
     "logAgent",
+    "http",
     "monitor",
     "receiver",
     "heart_beat",
@@ -131,6 +132,7 @@ const E: &[&str] = &["etlcollector"];
 const M: &[&str] = &["mgocollector"];
 const EM: &[&str] = &["etlcollector", "mgocollector"];
 const R: &[&str] = &["receiver"];
+const H: &[&str] = &["http"];
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -240,10 +242,16 @@ pub static KEYS: &[Key] = &[
     // Messages.
     key(L, "local_level", LEVELS, "info", "Least important level that is logged.").alias("level").original(),
     key(L, "local_dir", Kind::Text, "-", "Directory of the daily log files; `-` is standard error.").original(),
-    later(L, "tcp_level", "Least important level that is sent to tcp_addr (later version)."),
-    later(L, "tcp_addr", "Log receiver of the monitor, host:port (later version)."),
+
+    // The page and the metrics.
+    key(H, "listen", Kind::Listen, "", "Address of the page and the metrics; without a host, every IPv4 address. Empty: none."),
+    key(H, "allow", Kind::Networks, "", "Who may connect: addresses and networks separated by commas, or `any`. Required if listen is no loopback address."),
+    key(H, "hosts", Kind::Hosts, "", "Names by which a browser may call it beside localhost and its address, separated by commas."),
+    key(H, "hours", Kind::Number(1, 744), "72", "Hours that the page shows, back from now."),
 
     // Features of later versions.
+    later(L, "tcp_level", "Least important level that is sent to tcp_addr (later version)."),
+    later(L, "tcp_addr", "Log receiver of the monitor, host:port (later version)."),
     later(EM, "listen", "Address to listen on."),
     later(E, "save_dir", "Directory of the hour files and of the ETL output."),
     later(E, "spider_list", "File with spiders' user agents, one a line."),

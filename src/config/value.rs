@@ -30,6 +30,8 @@ pub enum Kind {
     Addresses,
     /// Addresses and networks that may connect; see [`Allow`].
     Networks,
+    /// Names or addresses by which a host is called, without ports, separated by commas.
+    Hosts,
     /// A sender's name; see [`name::problem`].
     Name,
     /// An IANA time zone that this machine knows.
@@ -72,6 +74,24 @@ impl Kind {
                 list.map(|l| Value::Text(l.join(",")))
             }
             Self::Networks => Allow::parse(text).map(|_| Value::Text(text.into())),
+            Self::Hosts => {
+                let list: Vec<String> = text
+                    .split(',')
+                    .map(|h| h.trim().to_ascii_lowercase())
+                    .filter(|h| !h.is_empty())
+                    .collect();
+                let good = |h: &String| {
+                    h.parse::<std::net::IpAddr>().is_ok()
+                        || h.len() <= 253
+                            && h.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+                };
+                match list.iter().find(|h| !good(h)) {
+                    None => Ok(Value::Text(list.join(","))),
+                    Some(bad) => {
+                        Err(format!("`{bad}` is no name of a host and no address; write it without port"))
+                    }
+                }
+            }
             Self::Name => match name::problem(text) {
                 None => Ok(Value::Text(text.into())),
                 Some(problem) => Err(format!("the name `{text}` {problem}")),
@@ -107,6 +127,7 @@ impl Kind {
             Self::Listen => ":port, host:port or [v6]:port".into(),
             Self::Addresses => "host:port, several separated by commas".into(),
             Self::Networks => "addresses and networks separated by commas, or `any`".into(),
+            Self::Hosts => "names or addresses without port, separated by commas".into(),
             Self::Name => "letters, digits and . : + -".into(),
             Self::Zone => "an IANA name such as Asia/Shanghai".into(),
             Self::Start => "beginning, oldest, end or an hour YYYYMMDDHH".into(),

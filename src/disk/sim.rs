@@ -352,11 +352,13 @@ impl Sim {
         Ok(())
     }
 
-    pub(super) fn list(&self, path: &Path) -> Result<Vec<Entry>> {
+    pub(super) fn list(&self, path: &Path, keep: &mut dyn FnMut(&str) -> bool) -> Result<Vec<Entry>> {
         let state = self.state();
         state.running("list", path)?;
         let fail = |errno| Error::errno("list", path, errno);
-        state.image.list(state.image.find(path).map_err(fail)?).map_err(fail)
+        let mut all = state.image.list(state.image.find(path).map_err(fail)?).map_err(fail)?;
+        all.retain(|e| keep(&e.name));
+        Ok(all)
     }
 
     pub(super) fn stat(&self, path: &Path) -> Result<Option<Stat>> {

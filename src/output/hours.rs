@@ -22,6 +22,7 @@ use crate::auth;
 use crate::disk::{self, Disk, File};
 use crate::integrity::lines::{self, Stored, Summary};
 use crate::integrity::{Certificate, Health, Place, Scan, Store};
+use crate::metrics;
 use crate::pack::{self, Checked, Header, HourKey, Meta, split_frame};
 use crate::planted::{self, Bug};
 use crate::spool::{Loc, Reader, Shelf};
@@ -444,6 +445,9 @@ impl Hours {
         copy.seqs.extend(seq);
         self.dirty.insert((meta.key.clone(), generation));
         self.packs = self.packs.saturating_add(1);
+        metrics::STORED_PACKS.inc();
+        metrics::STORED_LINES.add(meta.lines);
+        metrics::STORED_BYTES.add(checked.bytes);
         Ok(())
     }
 

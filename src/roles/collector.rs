@@ -5,6 +5,7 @@ use crate::disk::{self, Disk};
 use crate::footprint::Footprint;
 use crate::integrity::{Store, read_hosts};
 use crate::log::count;
+use crate::metrics;
 use crate::output::hours::{Due, Filed, Hours, HoursConfig, Raw, Spooled, VerifyDone};
 use crate::pack::{self, HourKey, split_frame};
 use crate::planted::{self, Bug};
@@ -247,6 +248,13 @@ impl Collector {
                 self.messages.push((true, text));
             }
             Filed::Certified(c) => {
+                let counter = match (c.is_tag(), c.empty, c.verified) {
+                    (false, ..) => &metrics::CERTIFIED_DOUBTFUL,
+                    (true, true, _) => &metrics::CERTIFIED_EMPTY,
+                    (true, false, true) => &metrics::CERTIFIED_VERIFIED,
+                    (true, false, false) => &metrics::CERTIFIED_UNVERIFIED,
+                };
+                counter.inc();
                 if let Some(h) = footprint.hour(&key, now_ms) {
                     h.certified = Some(c.generation);
                 }

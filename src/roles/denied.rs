@@ -70,7 +70,7 @@ struct Entry {
 }
 
 /// See the module's header.
-pub struct Watch {
+pub struct Denials {
     path: PathBuf,
     entries: Vec<Entry>,
     /// Something began or ended since the file was written.
@@ -82,7 +82,7 @@ pub struct Watch {
     pub said: Vec<String>,
 }
 
-impl Watch {
+impl Denials {
     /// Goes on where the last run ended, so that `since` stays true.
     pub fn open(disk: &Disk, state_dir: &Path) -> Self {
         let before = load(disk, state_dir).unwrap_or_default();
@@ -280,7 +280,7 @@ mod tests {
         let dir = Path::new("/state");
         disk.create_dir_all(dir, 0o750).unwrap();
         let denied = Outcome::TempFail { reason: "the receiver says `denied`".into(), how: Fail::Denied };
-        let mut watch = Watch::open(&disk, dir);
+        let mut watch = Denials::open(&disk, dir);
         let mut said = Vec::new();
         for (now, id) in (0..).zip([1, 2, 3, 3, 3]) {
             said.extend(watch.note(id, &frame_of("web1+a_2026112205", id), "c:1", &denied, now));
@@ -296,7 +296,7 @@ mod tests {
         assert_eq!((file[0].name.as_str(), file[0].pack.as_str()), ("web1+a", "web1+a_2026112205 pack 3"));
 
         // A restart keeps the time; what is not in the queue any more is not counted.
-        let mut watch = Watch::open(&disk, dir);
+        let mut watch = Denials::open(&disk, dir);
         assert!(watch.note(9, &frame_of("web1+a_2026112205", 1), "c:1", &denied, 700_000).is_some());
         watch.note(8, &frame_of("web1+a_2026112205", 2), "c:1", &denied, 700_001);
         watch.save(&disk, 800_000, |n| n == 9).unwrap();
@@ -317,7 +317,7 @@ mod tests {
         let dir = Path::new("/state");
         disk.create_dir_all(dir, 0o750).unwrap();
         let denied = Outcome::TempFail { reason: "denied".into(), how: Fail::Denied };
-        let mut watch = Watch::open(&disk, dir);
+        let mut watch = Denials::open(&disk, dir);
         let frame = frame_of("web1_2026112205", 1);
         watch.note(1, &frame, "c:1", &denied, 0);
         watch.save(&disk, 0, |_| true).unwrap();
@@ -333,7 +333,7 @@ mod tests {
     fn however_many_are_denied_it_is_bounded() {
         let (disk, _) = Disk::sim(1);
         let denied = Outcome::TempFail { reason: "denied".into(), how: Fail::Denied };
-        let mut watch = Watch::open(&disk, Path::new("/state"));
+        let mut watch = Denials::open(&disk, Path::new("/state"));
         for (n, now) in (0..300).zip(0..) {
             watch.note(n, &frame_of(&format!("web{n}_2026112205"), 1), "c:1", &denied, now);
         }

@@ -17,6 +17,7 @@ use crate::clock::{Clock, Zone};
 use crate::config::{Peer, TailConfig};
 use crate::disk::{self, Disk};
 use crate::journal::{Event, HourLog, Journal};
+use crate::metrics;
 use crate::pack::{Encoder, Header, HourKey, Meta, Seal, split_frame};
 use crate::planted::{self, Bug};
 use crate::sender::{Next, Outcome, Queue};
@@ -46,6 +47,7 @@ struct Waiting {
     id: u64,
     bytes: Bytes,
     weight: usize,
+    since_ms: u64,
 }
 
 /// What a sender thread gets.
@@ -284,7 +286,8 @@ impl Follower {
         self.next_number = self.next_number.saturating_add(1);
         self.numbers.insert((key.clone(), id), number);
         let bound = self.lane_of(&key);
-        self.waiting.insert(number, Waiting { key, generation, id, bytes, weight });
+        let since_ms = self.clock.mono_ms();
+        self.waiting.insert(number, Waiting { key, generation, id, bytes, weight, since_ms });
         self.queue.push(number);
         self.queue.bind(number, bound);
     }
@@ -342,6 +345,7 @@ impl Follower {
             let mut sealed = Vec::new();
             // What was sealed before an error is released all the same.
             let looked = self.streams.step(&mut self.journal, room, packs, keep, &mut sealed);
+            count_sealed(&self.journal, &sealed);
             self.unreleased.extend(sealed.into_iter().map(|s| (s, None)));
             looked
         };
@@ -580,6 +584,7 @@ impl Follower {
                 self.bind_hour(&w.key, w.generation, to);
                 self.acked.entry((w.key, w.generation)).or_default().push(w.id);
                 self.sent = self.sent.saturating_add(1);
+                count_sent(&job, frame);
                 Ok(())
             }
             Next::Again => {
@@ -629,6 +634,28 @@ impl Follower {
         self.waiting.len()
     }
 
+    /// For how long the oldest pack has been waiting for its acknowledgement, in ms.
+    pub fn oldest_ms(&self) -> u64 {
+        let oldest = self.waiting.first_key_value().map(|(_, w)| w.since_ms);
+        oldest.map_or(0, |at| self.clock.mono_ms().saturating_sub(at))
+    }
+
+    /// Bytes of the retry spool, and packs in it.
+    pub fn retry_spool(&self) -> (u64, u64) {
+        self.retry.as_ref().map_or((0, 0), |r| (r.bytes(), r.waiting()))
+    }
+
+    /// Why no file is read, if that is so for longer than a moment.
+    pub fn paused(&self) -> Option<String> {
+        let full = self.window_told.then(|| {
+            format!("{} packs wait, as many as window_packs allows: no file is read", self.waiting.len())
+        });
+        full.or_else(|| {
+            let name = self.streams.paused()?;
+            Some(format!("{name}: not read, the retry spool has no room for it (spool_size, min_free)"))
+        })
+    }
+
     /// A clean stop: acknowledgements and marks are written.
     pub fn close(&mut self) -> disk::Result<()> {
         self.keep_unreleased()?;
@@ -639,6 +666,28 @@ impl Follower {
             Some(r) => r.close(),
             None => Ok(()),
         }
+    }
+}
+
+fn count_sealed(journal: &Journal, sealed: &[Sealed]) {
+    for s in sealed {
+        metrics::SEALED_PACKS.inc();
+        metrics::SEALED_BYTES.add(s.raw.len() as u64);
+        let log = journal.hour(&s.key).filter(|log| log.generation == s.generation);
+        metrics::SEALED_LINES.add(log.and_then(|log| log.cut(s.id)).map_or(0, |cut| cut.lines));
+    }
+}
+
+fn count_sent(job: &Job, frame: &[u8]) {
+    metrics::SENT_PACKS.inc();
+    metrics::SENT_WIRE_BYTES.add(frame.len() as u64);
+    let told = match &job.load {
+        Load::Raw(meta, _) => Some((meta.lines, meta.seal)),
+        Load::Frame(_) => split_frame(frame).and_then(|(h, _)| h.meta("").ok()).map(|m| (m.lines, m.seal)),
+    };
+    if let Some((lines, seal)) = told {
+        metrics::SENT_LINES.add(lines);
+        metrics::SENT_BYTES.add(seal.map_or(0, |s| s.bytes));
     }
 }
 

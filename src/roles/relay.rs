@@ -9,6 +9,7 @@ pub mod bound;
 
 use crate::config::{RelayConfig, SenderConfig};
 use crate::disk::{self, Disk};
+use crate::metrics;
 use crate::pack::{peek, split_frame};
 use crate::receiver::gate::Gate;
 use crate::sender::{Fail, Next, Outcome, Queue};
@@ -257,6 +258,8 @@ impl Relay {
         match next {
             Next::Done => {
                 self.sent = self.sent.saturating_add(1);
+                metrics::SENT_PACKS.inc();
+                metrics::SENT_WIRE_BYTES.add(frame.len() as u64);
                 if let Some(name) = self.probes.remove(&seq) {
                     // What was wrong is mended: the others follow.
                     self.shut.remove(&name);

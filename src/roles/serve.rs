@@ -1,17 +1,20 @@
 //! Threads of a receiving role: one accepts, one per connection, one commits.
 
+use super::watch::Ages;
 use crate::auth::Keyring;
 use crate::clock::{self, Clock, Zone};
 use crate::config::ReceiverConfig;
 use crate::disk::Disk;
+use crate::health::Health;
 use crate::log::{Log, count};
+use crate::metrics;
 use crate::pack::Refusal;
 use crate::receiver::gate::{Answer, Gate};
 use crate::receiver::{Budget, Session, lock};
 use crate::shutdown::Shutdown;
 use crate::tls::{self, Stream};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown as Half, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -54,6 +57,12 @@ pub struct Shared {
     pub keys: Option<Arc<Keyring>>,
     /// TLS, if connections have it.
     pub tls: Option<tls::Server>,
+    /// Is the role well?
+    pub health: Health,
+    /// Who has sent lately, by name.
+    pub senders: Mutex<BTreeMap<String, Seen>>,
+    /// Since when packs of the spool wait.
+    pub ages: Mutex<Ages>,
 }
 
 impl Shared {
@@ -73,6 +82,18 @@ impl Shared {
         }
     }
 }
+
+/// A sender's last pack.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Where it came from: the sender, or a relay.
+    pub ip: IpAddr,
+    /// When (unix milliseconds).
+    pub at_ms: i64,
+}
+
+/// Senders that are remembered.
+const SENDERS_MAX: usize = 4_096;
 
 struct Peer {
     stream: Arc<TcpStream>,
@@ -213,9 +234,14 @@ fn accept_loop(
                     for what in ["keys_file: ", "pack from "] {
                         s.log.anew(what);
                     }
+                    s.health.set("keys", None);
                     s.log.info(&format!("keys_file: read again: {}", count(n, "key")));
                 }
-                Some(Err(why)) => s.log.error(&format!("keys_file: {why}; the keys of before are used on")),
+                Some(Err(why)) => {
+                    let text = format!("{why}; the keys of before are used on");
+                    s.log.error(&format!("keys_file: {text}"));
+                    s.health.set("keys", Some(text));
+                }
             }
         }
         if let Some(tls) = s.tls.as_ref().filter(|_| now >= tls_ms) {
@@ -252,6 +278,7 @@ fn accept_loop(
         };
         let ip = addr.ip().to_canonical();
         if !conf.allow.permits(ip) {
+            metrics::REJECTED_ALLOW.inc();
             s.log.warn(&format!(
                 "connection from {ip}: not in `allow`; closed; add it there if it belongs to you"
             ));
@@ -263,10 +290,12 @@ fn accept_loop(
             (mine().count(), mine().filter(|p| !p.proven.load(Ordering::Relaxed)).count())
         };
         if mine >= conf.max_connections_per_address {
+            metrics::REJECTED_LIMIT.inc();
             s.log.warn(&format!("connection from {ip}: it has {mine} already, the limit; closed"));
             continue;
         }
         if must_prove && unproven >= conf.max_unproven_per_address && !close_unproven(peers, ip) {
+            metrics::REJECTED_LIMIT.inc();
             s.log.warn(&format!(
                 "connection from {ip}: it has {unproven} under way that have shown no good signature or certificate, the \
                  limit; closed"
@@ -274,6 +303,7 @@ fn accept_loop(
             continue;
         }
         if lock(peers).len() >= max && !close_idle(peers) && !close_of_many(peers, ip) {
+            metrics::REJECTED_LIMIT.inc();
             s.log.warn(&format!("connection from {ip}: all {max} connections are busy; closed"));
             continue;
         }
@@ -292,6 +322,8 @@ fn accept_loop(
             closing: AtomicBool::new(false),
         };
         lock(peers).insert(id, peer);
+        metrics::ACCEPTED.inc();
+        metrics::CONNECTIONS.inc();
         let session = Session::new(conf, &budget, ip, keep_raw).with_keys(s.keys.clone());
         let mut c = Connection {
             stream: Stream::plain(stream),
@@ -306,9 +338,11 @@ fn accept_loop(
         let spawned =
             std::thread::Builder::new().name("connection".into()).stack_size(STACK).spawn(move || {
                 c.run();
+                metrics::CONNECTIONS.dec();
                 lock(&p).remove(&id);
             });
         if let Err(e) = spawned {
+            metrics::CONNECTIONS.dec();
             s.log.warn(&format!("connection from {ip}: no thread for it: {e}; closed"));
             lock(peers).remove(&id);
         }
@@ -423,12 +457,13 @@ impl Connection {
                 self.say_and_drain("");
             }
             End::Refused(refusal) => {
-                let text = match &refusal {
-                    Refusal::Wrong(_) => "wrong header",
-                    Refusal::Busy(_) => "busy",
-                    Refusal::Denied(_) => "denied",
-                    Refusal::Close(_) => "",
+                let (text, counter) = match &refusal {
+                    Refusal::Wrong(_) => ("wrong header", &metrics::REFUSED_WRONG),
+                    Refusal::Busy(_) => ("busy", &metrics::REFUSED_BUSY),
+                    Refusal::Denied(_) => ("denied", &metrics::REFUSED_DENIED),
+                    Refusal::Close(_) => ("", &metrics::REFUSED_CLOSED),
                 };
+                counter.inc();
                 let what = format!("pack from {}: refused: {}", self.ip, refusal.reason());
                 match refusal {
                     Refusal::Busy(_) => {
@@ -541,7 +576,10 @@ impl Connection {
         self.proven.fetch_or(self.session.is_proven(), Ordering::Relaxed);
         let label = pack.meta.label();
         let now = self.s.clock.mono_ms();
-        let wall = self.s.zone.format_ms(self.s.clock.now_ms());
+        let wall_ms = self.s.clock.now_ms();
+        let wall = self.s.zone.format_ms(wall_ms);
+        let name = pack.meta.key.name.clone();
+        let (lines, bytes, packed) = (pack.meta.lines, pack.checked.bytes, pack.body.len() as u64);
         let (answer, alarms, known) = {
             let mut gate = lock(&self.s.gate);
             let before = gate.known;
@@ -552,6 +590,7 @@ impl Connection {
             self.s.log.error(&a);
         }
         if known {
+            metrics::KNOWN_PACKS.inc();
             self.s.log.info(&format!("{label}: came again from {}; not stored twice", self.ip));
         }
         match answer {
@@ -566,6 +605,7 @@ impl Connection {
             Ok(Answer::Now) => {}
             Ok(Answer::When(seq)) => {
                 self.s.dirty.notify_one();
+                lock(&self.s.ages).note(seq, now);
                 let mut gate = lock(&self.s.gate);
                 while gate.spool.durable() <= seq {
                     let wait = Duration::from_secs(1);
@@ -573,10 +613,25 @@ impl Connection {
                 }
             }
         }
+        metrics::RECEIVED_PACKS.inc();
+        metrics::RECEIVED_LINES.add(lines);
+        metrics::RECEIVED_BYTES.add(bytes);
+        metrics::RECEIVED_WIRE_BYTES.add(packed);
+        self.seen(name, wall_ms);
         let _ = self.stream.tcp().set_write_timeout(Some(Duration::from_secs(10)));
         self.stream
             .write_all(b"ok")
             .and_then(|()| self.stream.flush())
             .map_err(|e| End::Broken(tls::explain(&e)))
+    }
+
+    /// Notes who has sent. Names come from outside: there is room for so many, and the one that was heard longest ago goes.
+    fn seen(&self, name: String, at_ms: i64) {
+        let mut senders = lock(&self.s.senders);
+        if senders.len() >= SENDERS_MAX && !senders.contains_key(&name) {
+            let oldest = senders.iter().min_by_key(|(_, seen)| seen.at_ms).map(|(name, _)| name.clone());
+            oldest.and_then(|name| senders.remove(&name));
+        }
+        senders.insert(name, Seen { ip: self.ip, at_ms });
     }
 }

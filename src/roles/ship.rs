@@ -1,14 +1,17 @@
 //! Threads of a sending role: one per connection; whoever owns the queue hands out packs and takes the outcomes.
 
-use super::denied::Watch;
+use super::denied::Denials;
 use super::follower::{Follower, Job, Load};
 use super::relay::Relay;
 use super::serve::{Server, Shared, spawn};
+use super::watch::{Unread, Watch};
 use crate::auth::Key;
 use crate::clock::{self, Clock, Zone};
-use crate::config::SenderConfig;
+use crate::config::{RelayConfig, SenderConfig, SpoolConfig};
 use crate::disk::{self, Disk};
+use crate::health::Health;
 use crate::log::Log;
+use crate::metrics;
 use crate::pack::Encoder;
 use crate::receiver::lock;
 use crate::sender::rate::Rate;
@@ -223,18 +226,25 @@ struct Teller<'a> {
     log: &'a Log,
     addrs: &'a [String],
     failing: Vec<bool>,
-    denied: Watch,
+    denied: Denials,
     clock: &'a Clock,
 }
 
 impl<'a> Teller<'a> {
-    fn new(log: &'a Log, clock: &'a Clock, conf: &'a SenderConfig, denied: Watch) -> Self {
+    fn new(log: &'a Log, clock: &'a Clock, conf: &'a SenderConfig, denied: Denials) -> Self {
         Self { log, addrs: &conf.send_to, failing: vec![false; conf.send_to.len()], denied, clock }
     }
 
     /// Takes what became of the pack `number` in `frame`.
     fn tell(&mut self, number: u64, frame: &[u8], to: usize, outcome: &Outcome) {
         let (Some(addr), Some(failing)) = (self.addrs.get(to), self.failing.get_mut(to)) else { return };
+        match outcome {
+            Outcome::Sent => {}
+            Outcome::TempFail { how: Fail::NoConnection, .. } => metrics::FAILED_CONNECTION.inc(),
+            Outcome::TempFail { how: Fail::NoAnswer, .. } => metrics::FAILED_ANSWER.inc(),
+            Outcome::TempFail { .. } => metrics::FAILED_BUSY.inc(),
+            Outcome::PermFail(_) => metrics::FAILED_REFUSED.inc(),
+        }
         match self.denied.note(number, frame, addr, outcome, self.clock.now_ms()) {
             Some((true, text)) => self.log.info(&text),
             Some((false, text)) => self.log.warn(&text),
@@ -287,27 +297,49 @@ pub fn follow(
     deadline: Option<Instant>,
     tls: Option<&Arc<tls::Client>>,
     world: (&Disk, &Clock, &Zone, &Log, &Shutdown),
+    health: &Health,
 ) -> disk::Result<bool> {
     let (disk, clock, zone, log, stop) = world;
     let mut unreadable = None;
-    let mut teller = Teller::new(log, clock, &conf.sender, Watch::open(disk, f.state_dir()));
+    let mut teller = Teller::new(log, clock, &conf.sender, Denials::open(disk, f.state_dir()));
     let mut senders = Senders::start(&conf.sender, conf.compressors, (f.key.as_ref(), tls), clock, zone);
     let tick = Duration::from_millis(conf.scan_interval_ms.clamp(10, 5000));
     let mut finished = false;
     let mut rate = Rate::new(conf.max_rate, clock.mono_ms());
     // While the disk is full packs are sent on at full speed: they may be what fills it.
     let mut next_step = Instant::now();
+    let mut watch = Watch::new(health);
+    let mut unread = Unread::default();
     while !stop.requested() {
-        if Instant::now() >= next_step
-            && let Err(e) = f.step()
-        {
-            super::disk_error(disk, log, &e);
-            next_step = clock::deadline(super::PAUSE);
-            if once && !e.no_space() {
-                // What cannot be read now would never come; whoever called is told.
-                unreadable = Some(e);
-                break;
+        if Instant::now() >= next_step {
+            let stepped = f.step();
+            watch.disk(&stepped);
+            if let Err(e) = stepped {
+                super::disk_error(disk, log, &e);
+                next_step = clock::deadline(super::PAUSE);
+                if once && !e.no_space() {
+                    // What cannot be read now would never come; whoever called is told.
+                    unreadable = Some(e);
+                    break;
+                }
             }
+        }
+        if watch.turn(clock) {
+            let now = clock.mono_ms();
+            watch.link(f.queue.is_link_down(), f.unacknowledged() as u64, now);
+            let (bytes, packs) = f.retry_spool();
+            watch.spool(bytes, conf.spool.size, packs);
+            watch.paused(f.paused());
+            // A look at every file: only for those who ask.
+            let (bytes, age) = match conf.http.listen {
+                Some(_) => {
+                    let files = f.streams.following(&f.journal).into_iter().map(|(path, at, _)| (path, at));
+                    unread.look(disk, files, clock.now_ms())
+                }
+                None => (0, 0),
+            };
+            metrics::UNREAD_BYTES.set(bytes);
+            metrics::LAG.set(age.max(f.oldest_ms()));
         }
         while senders.free() && rate.allows(clock.mono_ms()) {
             match f.next_job() {
@@ -381,20 +413,37 @@ pub fn follow(
     unreadable.map_or(Ok(finished), Err)
 }
 
+/// The gauges of a receiver's spool.
+pub fn watch_spool(watch: &Watch, s: &Shared, conf: &SpoolConfig, now: u64) {
+    let (bytes, packs, first, room) = {
+        let gate = lock(&s.gate);
+        let spool = &gate.spool;
+        (spool.bytes(), spool.waiting(), spool.next_waiting(0), spool.room())
+    };
+    watch.spool(bytes, conf.size, packs);
+    metrics::LAG.set(lock(&s.ages).oldest(first.map(|(seq, _)| seq), now));
+    let full = room.is_ok_and(|room| room == 0);
+    let why = lock(&s.paused).clone();
+    let spool_full =
+        || "there is no room in the spool (spool_size, min_free): senders are told to wait".to_owned();
+    watch.paused(why.or_else(|| full.then(spool_full)));
+}
+
 /// Runs a relay's sending half until it is told to stop.
 pub fn pass_on(
     relay: &mut Relay,
-    conf: &SenderConfig,
+    conf: &RelayConfig,
     tls: Option<&Arc<tls::Client>>,
     server: Server,
-    quit_ms: u64,
     s: &Arc<Shared>,
     state_dir: &Path,
 ) {
+    let (spool, quit_ms, conf) = (&conf.spool, conf.quit_timeout_ms, &conf.sender);
     // Its packs are frames already, and signed.
     let mut senders = Senders::start(conf, 0, (None, tls), &s.clock, &s.zone);
-    let mut teller = Teller::new(&s.log, &s.clock, conf, Watch::open(&s.disk, state_dir));
+    let mut teller = Teller::new(&s.log, &s.clock, conf, Denials::open(&s.disk, state_dir));
     let mut marks_saved = s.clock.mono_ms();
+    let mut watch = Watch::new(&s.health);
     let report = |relay: &mut Relay, number: u64, frame: &[u8], outcome: &Outcome| {
         let mut gate = lock(&s.gate);
         let done = relay.report(number, frame, outcome, s.clock.mono_ms(), &mut gate);
@@ -405,6 +454,10 @@ pub fn pass_on(
     };
     while !s.stop.requested() {
         let now = s.clock.mono_ms();
+        if watch.turn(&s.clock) {
+            watch_spool(&watch, s, spool, now);
+            watch.link(relay.queue.is_link_down(), metrics::SPOOL_PACKS.get(), now);
+        }
         while senders.free() {
             let mut frame = senders.frames.pop().unwrap_or_default();
             let next = {
@@ -440,6 +493,7 @@ pub fn pass_on(
         } else {
             Ok(())
         };
+        watch.disk(&saved);
         if let Err(e) = saved {
             super::disk_trouble(&s.disk, &s.log, &s.stop, &e);
         }

@@ -2,10 +2,13 @@
 
 use super::admission::{fits, key_of, keyring, may_serve, summary};
 use super::collector::{self, Collector};
+use super::fleet::Fleet;
 use super::follower::{Follower, Setup, resend};
 use super::relay;
 use super::serve::{Server, Shared, fd_limit, max_connections, raise_fd_limit, spawn};
 use super::ship;
+use super::watch::Watch;
+use super::web::{Look, Site, Web};
 use super::whole::Beside;
 use crate::auth::Keyring;
 use crate::clock::{self, Clock, Hour, Zone};
@@ -15,8 +18,10 @@ use crate::config::{
 };
 use crate::disk::Disk;
 use crate::footprint;
+use crate::health::Health;
 use crate::instance::{Instance, Refused};
 use crate::log::{Log, count};
+use crate::metrics;
 use crate::output::hours::Due;
 use crate::receiver::gate::Gate;
 use crate::receiver::lock;
@@ -254,8 +259,16 @@ fn run_tail(
     }
     let deadline = options.timeout_ms.map(|t| clock::deadline(Duration::from_millis(t)));
     let world = (&w.disk, &w.clock, &w.zone, &w.log, &w.stop);
-    let all = ship::follow(&mut f, conf, options.once, deadline, tls.as_ref(), world)
-        .map_err(|e| say(e.to_string()))?;
+    let health = Health::default();
+    let site = Site { word: "tail", roles: metrics::TAIL, health: health.clone(), look: None };
+    // One that ends by itself is asked by nobody, and the running one has the port.
+    let web = (!options.once).then(|| Web::start(&conf.http, site, (&w.clock, &w.log, &w.stop)));
+    let all = ship::follow(&mut f, conf, options.once, deadline, tls.as_ref(), world, &health);
+    w.stop.request();
+    if let Some(web) = web {
+        web.join();
+    }
+    let all = all.map_err(|e| say(e.to_string()))?;
     let left = f.unacknowledged();
     w.log.info(&format!(
         "stopped: {} acknowledged by {addrs}, {left} wait in the journal",
@@ -436,6 +449,9 @@ fn share(
         paused: Mutex::new(None),
         keys,
         tls,
+        health: Health::default(),
+        senders: Mutex::default(),
+        ages: Mutex::default(),
     };
     (Arc::new(shared), w.instance)
 }
@@ -471,15 +487,10 @@ fn run_relay(
     w.log.info(&format!("listening on {addr}, passing on to {to}"));
     let (shared, instance) = share(w, gate, keys, tls);
     let server = Server::start(listener, conf.receiver.clone(), &shared, false, conf.spool.group_commit_ms);
-    ship::pass_on(
-        &mut relay,
-        &conf.sender,
-        out.as_ref(),
-        server,
-        conf.quit_timeout_ms,
-        &shared,
-        &instance.dir,
-    );
+    let site = Site { word: "collector", roles: metrics::RELAY, health: shared.health.clone(), look: None };
+    let web = Web::start(&conf.http, site, (&shared.clock, &shared.log, &shared.stop));
+    ship::pass_on(&mut relay, conf, out.as_ref(), server, &shared, &instance.dir);
+    web.join();
     shared.close_senders();
     let left = lock(&shared.gate).spool.waiting();
     shared.log.info(&format!("stopped: {} passed on, {left} wait in the spool", count(relay.sent, "pack")));
@@ -527,10 +538,16 @@ fn run_store(
     w.log.info(&format!("listening on {addr}, storing in {}", conf.save_dir.display()));
     let (shared, instance) = share(w, gate, keys, tls);
     let server = Server::start(listener, conf.receiver.clone(), &shared, true, conf.spool.group_commit_ms);
+    let (dir, hosts) = (conf.save_dir.clone(), conf.hosts_file.clone());
+    let mut fleet = Fleet::new(&shared, dir, hosts, conf.http.hours, host_name());
+    let look = Some(Box::new(move || fleet.look()) as Look);
+    let site = Site { word: "fcollector", roles: metrics::STORE, health: shared.health.clone(), look };
+    let web = Web::start(&conf.http, site, (&shared.clock, &shared.log, &shared.stop));
     store_loop(&mut collector, conf, &shared, &instance.dir);
     server.join(clock::deadline(Duration::from_millis(conf.quit_timeout_ms)));
     finish_store(&mut collector, &shared, &instance.dir);
     shared.close_senders();
+    web.join();
     Ok(0)
 }
 
@@ -555,10 +572,12 @@ fn compare_footprint(w: &World, gate: &mut Gate, now_ms: u64) {
 fn store_loop(c: &mut Collector, conf: &StoreConfig, s: &Arc<Shared>, state_dir: &Path) {
     let (tx, results) = mpsc::channel();
     let mut jobs = std::collections::VecDeque::new();
-    let (mut running, mut last_minute, mut last_second) = (0usize, s.clock.mono_ms(), 0);
+    let (mut running, mut last_minute) = (0usize, s.clock.mono_ms());
+    let mut watch = Watch::new(&s.health);
     while !s.stop.requested() {
         let now = s.clock.mono_ms();
         let turn = turn(c, s, now);
+        watch.disk(&turn);
         jobs.extend(c.hours.take_jobs());
         while running < conf.max_verifying {
             let Some(job) = jobs.pop_front() else { break };
@@ -577,10 +596,10 @@ fn store_loop(c: &mut Collector, conf: &StoreConfig, s: &Arc<Shared>, state_dir:
             }
         }
         tell(c, s);
-        if now.saturating_sub(last_second) >= 1000 {
-            last_second = now;
+        if watch.turn(&s.clock) {
             watch_disk(s, &conf.save_dir, conf.spool.min_free);
             s.save_senders();
+            ship::watch_spool(&watch, s, &conf.spool, now);
         }
         if now.saturating_sub(last_minute) >= 60_000 {
             last_minute = now;

@@ -1,7 +1,7 @@
 //! The store's side of `logd status`: every hour judged, counted and, where somebody must act, named.
 
 use super::super::hour::{self, Row, State};
-use super::super::inventory::{Filter, Inventory};
+use super::super::inventory::{Filter, Inventory, OVERDUE_MS};
 use super::super::out;
 use super::keys::Keys;
 use super::queue::{Queue, paused};
@@ -16,9 +16,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// An hour that is not closed this long after its end has a follower that does not work. Beyond `close_wait` and
-/// `quiet`, so that the normal course is never called late.
-const OVERDUE_MS: i64 = 30 * 60 * 1000;
 /// Expected hosts are looked for in so many hours: one old file must not make a report of 90,000 lines.
 const EXPECTED_MAX: i64 = 10_000;
 /// Hours that are named one by one, per state.

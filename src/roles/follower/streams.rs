@@ -414,6 +414,11 @@ impl Streams {
         self.list.len()
     }
 
+    /// A stream that is not read for lack of room in the retry spool.
+    pub fn paused(&self) -> Option<&str> {
+        self.list.iter().find(|s| s.paused).map(|s| s.tail.identity().name.as_str())
+    }
+
     /// Is none followed?
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()

@@ -4,10 +4,10 @@
 //! verify` does that once more). Only an hour without one has its proof scanned. Nothing is written, and a collector
 //! may be storing meanwhile: what looks damaged is looked at again before it is called so.
 
-use super::inventory::{Files, Inventory, Proof};
-use super::out;
+use super::{Files, Inventory, Proof};
 use crate::disk;
 use crate::integrity::{self, Certificate, Health, Scan};
+use crate::log::{duration, ranges};
 use crate::pack::{HourKey, hex};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -241,13 +241,13 @@ impl Row {
     pub fn why(&self) -> String {
         let mut text = self.state.word().to_owned();
         if !self.missing.is_empty() {
-            let _ = write!(text, ": missing {}", out::ranges(&self.missing));
+            let _ = write!(text, ": missing {}", ranges(&self.missing));
         }
         if !self.detail.is_empty() {
             let _ = write!(text, ": {}", self.detail);
         }
         if let Some(ms) = self.overdue_ms {
-            let _ = write!(text, ": the hour has been over for {}", out::duration(ms));
+            let _ = write!(text, ": the hour has been over for {}", duration(ms));
         }
         if self.is_past_mending() {
             text += ": its file has no date, `logd resend` cannot send it as a whole";
@@ -333,7 +333,7 @@ fn certified(key: &HourKey, c: &Certificate) -> Row {
 
 fn conflict(ids: &BTreeSet<u64>) -> String {
     let list: Vec<(u64, u64)> = ids.iter().map(|id| (*id, *id)).collect();
-    format!("packs {} arrived with other bytes too, kept in aside/conflict", out::ranges(&joined(&list)))
+    format!("packs {} arrived with other bytes too, kept in aside/conflict", ranges(&joined(&list)))
 }
 
 /// Scans until the collector holds still: data and proof grow one after the other.
