@@ -143,6 +143,8 @@ pub struct Stat {
     pub ino: u64,
     /// Time of the last modification, Unix milliseconds.
     pub mtime_ms: i64,
+    /// The same in nanoseconds, as exact as the file system is.
+    pub mtime_ns: i64,
     /// It is a directory.
     pub is_dir: bool,
     /// It is a regular file.

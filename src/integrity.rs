@@ -112,7 +112,7 @@ struct Tagged {
     /// How many there were when it was listed.
     listed: usize,
     /// When the directory had last been changed, by us: if it is another time, somebody else was there.
-    changed_ms: i64,
+    changed_ns: i64,
 }
 
 /// Paths and modes of one store.
@@ -251,13 +251,13 @@ impl Store {
     /// listed is less than half of what is known; 8 bytes of each name are kept.
     pub fn may_have_tag(&self, key: &HourKey) -> disk::Result<bool> {
         let dir = self.path("received");
-        let changed_ms = self.disk.stat(&dir)?.map(|s| s.mtime_ms);
+        let changed = self.received_changed()?;
         let mut tagged = self.tagged.lock().unwrap_or_else(PoisonError::into_inner);
         let known = |t: &Tagged| {
-            Some(t.changed_ms) == changed_ms && t.hours.len() <= t.listed.saturating_mul(2).max(TAGGED_MIN)
+            Some(t.changed_ns) == changed && t.hours.len() <= t.listed.saturating_mul(2).max(TAGGED_MIN)
         };
         if !tagged.as_ref().is_some_and(known) {
-            let Some(changed_ms) = changed_ms else { return Ok(false) };
+            let Some(changed_ns) = changed else { return Ok(false) };
             // Whatever its third part is, the first two name the hour.
             let hour = |name: &str| name.match_indices('_').nth(1).map_or(name.len(), |(at, _)| at);
             let hours: HashSet<u64> = self
@@ -266,16 +266,24 @@ impl Store {
                 .iter()
                 .map(|e| hash(e.name.get(..hour(&e.name)).unwrap_or(&e.name)))
                 .collect();
-            *tagged = Some(Tagged { listed: hours.len(), hours, changed_ms });
+            *tagged = Some(Tagged { listed: hours.len(), hours, changed_ns });
         }
         Ok(tagged.as_ref().is_none_or(|t| t.hours.contains(&hash(&key.to_string()))))
     }
 
-    /// What was just changed in `received/`, we have changed ourselves.
-    fn note_received(&self) -> disk::Result<()> {
-        let now = self.disk.stat(&self.path("received"))?.map_or(0, |s| s.mtime_ms);
-        if let Some(t) = self.tagged.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            t.changed_ms = now;
+    /// When a name was last added to `received/` or removed; `None` = it is not there.
+    fn received_changed(&self) -> disk::Result<Option<i64>> {
+        Ok(self.disk.stat(&self.path("received"))?.map(|s| s.mtime_ns))
+    }
+
+    /// Since `before` we have changed `received/` ourselves. If somebody else had changed it until then, that must still be
+    /// noticed; what somebody does at the very same moment is not.
+    fn note_received(&self, before: Option<i64>) -> disk::Result<()> {
+        let now = self.received_changed()?;
+        if let Some(t) = self.tagged.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
+            && Some(t.changed_ns) == before
+        {
+            t.changed_ns = now.unwrap_or(0);
         }
         Ok(())
     }
@@ -300,8 +308,9 @@ impl Store {
             if let Some(t) = self.tagged.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
                 t.hours.insert(hash(&key.to_string()));
             }
+            let before = self.received_changed()?;
             self.disk.replace(&received.join(cert.tag_name()), &json, self.file_mode)?;
-            self.note_received()?;
+            self.note_received(before)?;
             self.disk.remove(&doubtful)?;
         } else {
             self.disk.replace(&doubtful, &json, self.file_mode)?;
@@ -319,6 +328,7 @@ impl Store {
     pub fn revoke(&self, key: &HourKey) -> disk::Result<()> {
         let closed = self.closed(key)?;
         let received = self.path("received");
+        let before = self.received_changed()?;
         self.disk.remove(&received.join(format!("{}_{}", key.name, key.hour.day_of())))?;
         self.disk.remove(&received.join(format!("all_{}", key.hour)))?;
         self.disk.sync_dir(&received)?;
@@ -340,7 +350,7 @@ impl Store {
         if !planted::is(Bug::TagRemovalNotSynced) {
             self.disk.sync_dir(&received)?;
         }
-        self.note_received()?;
+        self.note_received(before)?;
         self.disk.remove(&self.path("doubtful").join(key.to_string()))?;
         self.disk.sync_dir(&self.path("doubtful"))
     }
@@ -370,8 +380,9 @@ impl Store {
         }
         let json = serde_json::json!({"format": 1, "name": key.name, "day": day.to_string(), "hours": have});
         let path = self.path("received").join(format!("{}_{day}", key.name));
+        let before = self.received_changed()?;
         self.disk.replace(&path, json.to_string().as_bytes(), self.file_mode)?;
-        self.note_received()?;
+        self.note_received(before)?;
         Ok(true)
     }
 
@@ -392,8 +403,9 @@ impl Store {
         }
         let path = self.path("received").join(format!("all_{hour}"));
         let text = serde_json::to_vec_pretty(&rows).unwrap_or_default();
+        let before = self.received_changed()?;
         self.disk.replace(&path, &text, self.file_mode)?;
-        self.note_received()?;
+        self.note_received(before)?;
         Ok(true)
     }
 
@@ -748,35 +760,4 @@ pub fn repair(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Does a day get its tag, of which these hours are missing and the last hour's sender tells so many names?
-    fn day_tag(missing: &[i8], day_hours: u32) -> bool {
-        let (disk, _) = Disk::sim(1);
-        let store = Store::new(&disk, Path::new("/store"), Path::new("/state"), 0o644, 0o755);
-        store.create_dirs().unwrap();
-        let mut key = HourKey { name: "web1".into(), hour: Hour::parse("20260329").unwrap() };
-        for h in (0..24).filter(|h| !missing.contains(h)) {
-            key.hour = Hour::new(2026, 3, 29, Some(h)).unwrap();
-            let json = serde_json::json!({
-                "format": 1, "name": "web1", "hour": key.hour, "gen": 0, "revision": 1, "packs": 1, "lines": 1,
-                "bytes": 1, "digest": "", "sha256": "", "verified": true, "empty": false, "day_hours": day_hours,
-                "certified": 1,
-            });
-            store.certify(&serde_json::from_value(json).unwrap()).unwrap();
-        }
-        store.day_tag(&key).unwrap()
-    }
-
-    #[test]
-    fn a_day_may_lack_what_its_clock_skipped_wherever_that_lies() {
-        assert!(day_tag(&[], 24) && day_tag(&[], 25));
-        for skipped in [0, 2, 23] {
-            assert!(day_tag(&[skipped], 23), "{skipped}");
-            assert!(!day_tag(&[skipped], 24) && !day_tag(&[skipped, 12], 23), "{skipped}");
-        }
-        assert!(day_tag(&[22, 23], 22));
-        assert!(!day_tag(&[21, 22, 23], 21), "no zone skips so many");
-    }
-}
+mod tests;

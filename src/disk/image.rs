@@ -161,7 +161,16 @@ impl Image {
             _ => return None,
         };
         let ino = meta.ino.unwrap_or(0);
-        Some(Stat { len, dev: 1, ino, mtime_ms: meta.mtime_ms, is_dir, is_file: !is_dir, mode: meta.mode })
+        Some(Stat {
+            len,
+            dev: 1,
+            ino,
+            mtime_ms: meta.mtime_ms,
+            mtime_ns: meta.mtime_ms.saturating_mul(1_000_000),
+            is_dir,
+            is_file: !is_dir,
+            mode: meta.mode,
+        })
     }
 
     pub(super) fn list(&self, node: NodeId) -> Result<Vec<Entry>, Errno> {

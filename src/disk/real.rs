@@ -235,6 +235,7 @@ fn stat_of(meta: &fs::Metadata) -> Stat {
         dev: meta.dev(),
         ino: meta.ino(),
         mtime_ms: mtime_ms(meta),
+        mtime_ns: meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec()),
         is_dir: meta.is_dir(),
         is_file: meta.is_file(),
         mode: meta.mode() & 0o7777,
