@@ -20,11 +20,9 @@ mod senders;
 
 pub use senders::{Denied, Senders, Signing};
 
-use crate::clock::{Clock, Zone};
-use crate::disk::{self, Disk};
 use crate::pack::{Entry, HourKey, hex, unhex};
 use hmac::{Hmac, KeyInit, Mac};
-use senders::Memory;
+pub use senders::Memory;
 use sha2::Sha256;
 use std::collections::HashMap;
 use std::fs::File;
@@ -135,18 +133,26 @@ impl Key {
             _ => return Err("a key is `NAME ID SECRET`, and perhaps a scope".into()),
         };
         let scope: Vec<String> = scope.split(',').filter(|s| !s.is_empty()).map(String::from).collect();
-        for host in scope.iter().map(String::as_str).filter(|s| *s != "*").chain([name]) {
+        for (host, which) in scope
+            .iter()
+            .filter(|s| *s != "*")
+            .map(|s| (s.as_str(), "a name of its scope"))
+            .chain([(name, "the name, its first word,")])
+        {
+            // Not quoted: it may be the secret, in the wrong place.
             match crate::name::problem(host) {
-                Some(problem) => return Err(format!("name {host:?} {problem}")),
+                Some(problem) => return Err(format!("{which} {problem}")),
                 None if host.contains('+') => {
-                    return Err(format!("name {host:?}: a key is for a host and all of its streams"));
+                    return Err(format!("{which} holds a +: a key is for a host and all of its streams"));
                 }
+                None if host.len() >= 2 * SECRET_LEN => return Err(format!("{which} is too long for one")),
                 None => {}
             }
         }
         let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
         if id.len() > ID_MAX || !id.bytes().all(plain) {
-            return Err(format!("id {id:?} is not up to {ID_MAX} letters, digits, - and ."));
+            // Not what stands there: it may be the secret, in the wrong place.
+            return Err(format!("the id, its second word, is not up to {ID_MAX} letters, digits, - and ."));
         }
         // Not the secret: messages are read by others.
         let secret =
@@ -244,7 +250,7 @@ pub struct Keyring {
     path: PathBuf,
     mode: Mode,
     keys: Mutex<(Arc<HashMap<String, Key>>, Stamp)>,
-    memory: Option<Memory>,
+    memory: Option<Arc<Memory>>,
 }
 
 impl Keyring {
@@ -254,16 +260,10 @@ impl Keyring {
         Ok(Self { path: path.to_owned(), mode, keys: Mutex::new(loaded), memory: None })
     }
 
-    /// The same with a memory of who has sent, in a receiver's state directory. The sentence is for the log.
-    pub fn remembering(
-        self,
-        disk: &Disk,
-        clock: &Clock,
-        zone: &Zone,
-        state_dir: &Path,
-    ) -> disk::Result<(Self, Option<String>)> {
-        let (memory, alarm) = Memory::open(disk, clock, zone, state_dir, &self.known())?;
-        Ok((Self { memory: Some(memory), ..self }, alarm))
+    /// The same with a memory of who has sent.
+    #[must_use]
+    pub fn remembering(self, memory: &Arc<Memory>) -> Self {
+        Self { memory: Some(Arc::clone(memory)), ..self }
     }
 
     fn known(&self) -> Arc<HashMap<String, Key>> {
@@ -280,11 +280,6 @@ impl Keyring {
         let mut list: Vec<_> = self.known().values().map(|k| (k.name.clone(), k.id.clone())).collect();
         list.sort();
         list
-    }
-
-    /// Writes what is remembered, if something changed; `last` = at once.
-    pub fn save(&self, last: bool) -> disk::Result<()> {
-        self.memory.as_ref().map_or(Ok(()), |m| m.save(last))
     }
 
     fn load(path: &Path) -> Result<(Arc<HashMap<String, Key>>, Stamp), String> {
@@ -340,7 +335,7 @@ impl Keyring {
         });
         match &found {
             Ok(signer) => memory.taken(&key.name, from, signer.as_ref()),
-            Err(why) => memory.denied(key, from, why),
+            Err(why) => memory.denied(&key.name, from, why),
         }
         found.map(|signer| signer.is_some())
     }
@@ -506,9 +501,14 @@ mod tests {
             (String::new(), "no key"),
             ("web1 k1".into(), ":1: a key is"),
             (format!("{good} a b"), ":1: a key is"),
-            (format!("\n#\nweb_1 k1 {secret}"), ":3: name"),
+            (format!("\n#\nweb_1 k1 {secret}"), ":3: the name"),
             (format!("web1+a k1 {secret}"), "all of its streams"),
             (format!("web1 k/1 {secret}"), "id"),
+            // The secret in the wrong place.
+            (format!("web1 {secret} k1"), "id"),
+            (format!("{secret} k1 {secret}"), "too long"),
+            (format!("web1 k1 {} {secret}_", "1".repeat(64)), "scope"),
+            (format!("web1 k1 {} {secret}", "1".repeat(64)), "scope"),
             ("web1 k1 abc".into(), "64 hex digits"),
             (format!("web1 k1 {}", "0".repeat(64)), "zeros"),
             (format!("{good}\n{good}"), ":2: id"),

@@ -189,7 +189,8 @@ pub static COMMANDS: &[Command] = &[
         help: "print the version",
         options: &[],
         run: |_, out| {
-            out.line(format_args!("logd {}", env!("CARGO_PKG_VERSION")));
+            let tls = if crate::tls::BUILT { " (tls)" } else { "" };
+            out.line(format_args!("logd {}{tls}", env!("CARGO_PKG_VERSION")));
             Ok(ops::YES)
         },
     },

@@ -345,9 +345,10 @@ pub struct ReceiverConfig {
 }
 
 impl ReceiverConfig {
-    /// Is it known who may send?
+    /// Is nobody heard who has not shown a key or a certificate?
     pub fn knows_senders(&self) -> bool {
-        self.keys_file.is_some() || self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())
+        self.keys_file.is_some() && self.keys_required
+            || self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some() && tls.required)
     }
 }
 

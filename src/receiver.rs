@@ -7,7 +7,7 @@
 
 pub mod gate;
 
-use crate::auth::Keyring;
+use crate::auth::{Keyring, Memory};
 use crate::config::ReceiverConfig;
 use crate::pack::{BodyCheck, Checked, Decoder, Event, Header, Meta, Refusal, Sink};
 use crate::tls::Certificate;
@@ -235,6 +235,7 @@ pub struct Session {
     ours: bool,
     keys: Option<Arc<Keyring>>,
     certificate: Option<Certificate>,
+    memory: Option<Arc<Memory>>,
     proven: bool,
 }
 
@@ -252,6 +253,7 @@ impl Session {
             ours: false,
             keys: None,
             certificate: None,
+            memory: None,
             proven: false,
         }
     }
@@ -260,6 +262,13 @@ impl Session {
     #[must_use]
     pub fn with_keys(mut self, keys: Option<Arc<Keyring>>) -> Self {
         self.keys = keys;
+        self
+    }
+
+    /// Who is denied is remembered there.
+    #[must_use]
+    pub fn remembering(mut self, memory: &Arc<Memory>) -> Self {
+        self.memory = Some(Arc::clone(memory));
         self
     }
 
@@ -340,15 +349,23 @@ impl Session {
         }
         // Before a byte of the body: a stranger gets no memory and no time.
         if let Some(certificate) = self.certificate.as_ref().filter(|c| !c.opens(&meta.key.name)) {
-            return Err(Refusal::Denied(format!(
+            let why = format!(
                 "{}: {} does not name this sender; make it one that does, or if it is a relay's, list its name in tls_relays",
                 meta.key.name,
                 certificate.label()
-            )));
+            );
+            if let Some(memory) = &self.memory {
+                memory.denied(&meta.key.name, &self.peer, &why);
+            }
+            return Err(Refusal::Denied(why));
         }
-        let authentic = match (&self.keys, header.route.first()) {
-            (Some(keys), Some(entry)) => keys.admit(entry, &meta.key, &self.peer).map_err(Refusal::Denied)?,
-            _ => false,
+        let authentic = if let (Some(keys), Some(entry)) = (&self.keys, header.route.first()) {
+            keys.admit(entry, &meta.key, &self.peer).map_err(Refusal::Denied)?
+        } else {
+            if let Some(memory) = &self.memory {
+                memory.taken_unasked(&meta.key.name, &self.peer);
+            }
+            false
         };
         self.proven |= authentic;
         let max = self.conf.max_raw as u64;

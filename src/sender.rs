@@ -30,6 +30,8 @@ use std::time::{Duration, Instant};
 
 /// A connection that was idle longer is not trusted: the receiver may have closed it.
 const IDLE_MAX: Duration = Duration::from_mins(1);
+/// Bytes a second that a slow line carries; what receivers grant by default, too.
+const SLOW_LINE: u64 = 64 << 10;
 
 /// How far an attempt came that is made again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +111,10 @@ impl Link {
                 Err(e) => return fail(format!("cannot connect to {}: {e}", self.addr), Fail::NoConnection),
             },
         };
+        // The time for an answer, and what a slow line needs.
+        let bytes = head.len().saturating_add(body.len()) as u64;
+        let slow = Duration::from_millis(bytes.saturating_mul(1000) / SLOW_LINE);
+        stream.set_deadline(clock::deadline(self.ack.saturating_add(slow)));
         // Length and header in one write: the original reads them with one read.
         if let Err(e) =
             stream.write_all(head).and_then(|()| stream.write_all(body)).and_then(|()| stream.flush())
@@ -137,7 +143,6 @@ impl Link {
             match TcpStream::connect_timeout(&addr, self.connect) {
                 Ok(s) => {
                     s.set_nodelay(true)?;
-                    s.set_write_timeout(Some(self.ack))?;
                     return match &self.tls {
                         Some(tls) => tls.connect(&self.addr, s, clock::deadline(self.connect)),
                         None => Ok(Stream::plain(Arc::new(s))),
@@ -161,7 +166,7 @@ fn answer(stream: &mut Stream, deadline: Instant) -> Result<Outcome, String> {
             b"wrong header" => return Ok(Outcome::PermFail("the receiver says `wrong header`".into())),
             b"busy" | b"denied" => {
                 let (how, hint) = if got == b"denied" {
-                    (Fail::Denied, ": it does not accept this host's key, or misses one")
+                    (Fail::Denied, ": it does not accept this sender's key or certificate, or misses it")
                 } else {
                     (Fail::Answered, "")
                 };

@@ -28,6 +28,9 @@ use std::time::Instant;
 /// Whether this program can do it.
 pub const BUILT: bool = cfg!(feature = "tls");
 
+/// The first byte of every TLS connection. A pack begins with the length of its header, of which no value has it there.
+pub const HANDSHAKE: u8 = 0x16;
+
 /// How long it holds, for `check` and for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expiry {
@@ -37,6 +40,8 @@ pub struct Expiry {
     pub path: PathBuf,
     /// When the first of its certificates expires, in seconds since 1970; `None` = never.
     pub not_after: Option<u64>,
+    /// When the last of them begins to be valid, if that is not yet.
+    pub not_before: Option<u64>,
 }
 
 /// Days before a certificate's end from which it is spoken of.
@@ -57,12 +62,21 @@ impl Expiry {
     /// What is to be said of it now.
     pub fn tell(&self, now_secs: i64, zone: &Zone) -> (Urgency, String) {
         let what = format!("{}: {}", self.key, self.path.display());
+        if let Some(begin) = self.not_before.and_then(|at| i64::try_from(at).ok()).filter(|at| *at > now_secs)
+        {
+            let date = zone.format_ms(begin.saturating_mul(1000));
+            return (Urgency::Over, format!("{what}: not valid before {date}; is this host's clock right?"));
+        }
         let Some(end) = self.not_after.and_then(|end| i64::try_from(end).ok()) else {
             return (Urgency::None, format!("{what}: valid without an end"));
         };
         let days = end.saturating_sub(now_secs).div_euclid(86_400);
         let date = zone.format_ms(end.saturating_mul(1000));
         match days {
+            // Whom a CA has signed is believed after its end, too, by us; others may not.
+            ..0 if self.key.ends_with("_ca") || self.key == "tls_ca" => {
+                (Urgency::Soon, format!("{what}: expired at {date}; renew it"))
+            }
             ..0 => (Urgency::Over, format!("{what}: expired at {date}; the other side refuses it; renew it")),
             0..SOON_DAYS => {
                 (Urgency::Soon, format!("{what}: expires at {date}, in {days} days; renew it in time"))
@@ -72,8 +86,7 @@ impl Expiry {
     }
 }
 
-/// A TCP connection on which reading ends at a moment, however slowly bytes drip in. Writing fails when nothing moves for the
-/// socket's own time.
+/// A TCP connection on which reading and writing end at a moment, however slowly bytes drip in or out.
 struct Timed<'a> {
     tcp: &'a TcpStream,
     deadline: Option<Instant>,
@@ -95,6 +108,13 @@ impl Read for Timed<'_> {
 
 impl Write for Timed<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        if let Some(deadline) = self.deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            self.tcp.set_write_timeout(Some(left))?;
+        }
         let mut tcp = self.tcp;
         tcp.write(buf)
     }
@@ -117,6 +137,11 @@ impl Stream {
         Self { tcp, deadline: None, tls: None }
     }
 
+    /// Does it have TLS?
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// The socket below, to be shared.
     pub fn socket(&self) -> Arc<TcpStream> {
         Arc::clone(&self.tcp)
@@ -127,7 +152,7 @@ impl Stream {
         &self.tcp
     }
 
-    /// When reading fails with [`ErrorKind::WouldBlock`].
+    /// When reading fails with [`ErrorKind::WouldBlock`], and writing too.
     pub fn set_deadline(&mut self, deadline: Instant) {
         self.deadline = Some(deadline);
     }

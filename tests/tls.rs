@@ -238,7 +238,56 @@ fn of_the_clients_only_the_right_ones_are_heard() {
         assert_eq!(store.proven(&h, 1)["authentic"], false);
     }
     assert!(store.verify().0 == Some(0));
+    // Who was refused stands in `status`, with the reason, until packs of his are taken.
+    until("status names them", || {
+        let status = store.status();
+        let said = [
+            "10.0.0.8 from 127.0.0.1",
+            "web11 from 127.0.0.1",
+            "certificate of web1 does not name this sender",
+        ];
+        said.iter().all(|said| status.contains(said)).then_some(())
+    });
+    assert!(!store.status().contains("db1+"));
     store.stop();
+}
+
+/// One host is one name, however that can be written.
+#[test]
+fn a_certificate_names_hosts_letter_by_letter() {
+    let keys = listener("server");
+    let store = Store::new("tls-names", &text(&keys));
+    for (own, name) in [("web1", "WEB1"), ("web1", "web1."), ("address", "010.0.0.7")] {
+        assert_ne!(Client::to(store.addr(), Some(own)).send(&first(name)), "ok", "{name}");
+    }
+    assert!(store.names("log_data").is_empty());
+    let mut keys = listener("server");
+    keys.push(("tls_relays", "*".to_owned()));
+    let store = Store::new("tls-any", &text(&keys));
+    assert_eq!(Client::to(store.addr(), Some("db1")).send(&first("web1")), "ok");
+}
+
+/// Thousands of hellos that never end take no memory to speak of.
+#[test]
+fn handshakes_are_few_and_short() {
+    let mut keys = listener("server");
+    keys.extend([
+        ("max_unproven_per_address", "4000".to_owned()),
+        ("max_connections_per_address", "4000".to_owned()),
+    ]);
+    let store = Store::new("tls-memory", &text(&keys));
+    // A hello of 0xfff0 bytes in records of 16,000.
+    let record = [&[0x16, 3, 1, 0x3e, 0x80, 1, 0, 0xff, 0xf0][..], &[0; 15_996]].concat();
+    let more = [&[0x16, 3, 1, 0x3e, 0x80][..], &[0; 16_000]].concat();
+    let mut open = Vec::new();
+    for _ in 0..400 {
+        let mut stream = TcpStream::connect(store.addr()).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let _ = stream.write(&record).and_then(|_| stream.write(&more));
+        open.push(stream);
+    }
+    store.wait_log("its handshake is too long");
+    assert!(store.process().status_kb("VmHWM") < 64 << 10, "{} kB", store.process().status_kb("VmHWM"));
 }
 
 #[test]
@@ -367,6 +416,8 @@ fn while_hosts_are_changed_over_both_are_taken() {
     }
     store.proven(&plain, 1);
     store.proven(&tls, 1);
+    // Who is not changed over yet is told.
+    store.wait_log("connection from 127.0.0.1: without TLS, which `tls = accept` takes");
     assert_eq!(Client::to(store.addr(), None).send(&first("web1")), "");
 }
 
@@ -487,6 +538,11 @@ fn what_is_half_configured_does_not_start() {
     let open = open.display().to_string();
     let [cert, key, other, ca, none] =
         ["server.pem", "server.key", "web1.key", "ca.pem", "none.pem"].map(file);
+    // A key whose line breaks were lost is not quoted.
+    let joined = fs::read_to_string(pki().join("server.key")).unwrap().replace('\n', " ");
+    let broken = temp.file("broken.key", &joined);
+    fs::set_permissions(&broken, fs::Permissions::from_mode(0o600)).unwrap();
+    let broken = broken.display().to_string();
     let no_pem = temp.file("no.pem", "hello\n").display().to_string();
     let receivers = [
         (vec![("tls_cert", &cert)], "tls_key"),
@@ -497,6 +553,7 @@ fn what_is_half_configured_does_not_start() {
         (vec![("tls_cert", &no_pem), ("tls_key", &key)], "there is no certificate in it"),
         (vec![("tls_cert", &cert), ("tls_key", &no_pem)], "no.pem"),
         (vec![("tls_cert", &cert), ("tls_key", &open)], "chmod 0600"),
+        (vec![("tls_cert", &cert), ("tls_key", &broken)], "no private key in it that can be read; PEM"),
         (vec![("tls_cert", &cert), ("tls_key", &key), ("tls_client_ca", &none)], "none.pem"),
     ];
     let senders = [
@@ -512,6 +569,7 @@ fn what_is_half_configured_does_not_start() {
         for command in ["check", role] {
             let ran = logd(&[command, config.to_str().unwrap()]);
             assert!(ran.code == 2 && ran.err.contains(said), "{command} {keys}: {said}: {ran:?}");
+            assert!(!ran.err.contains("[77, 73"), "{ran:?}");
         }
     };
     for (keys, said) in &receivers {

@@ -7,10 +7,9 @@
 //! relays when the key came, and is taken. What the store's certificates say plays no part in it: they can be forged before
 //! keys are there.
 
-use super::Key;
+use super::{Key, Keyring};
 use crate::clock::{Clock, Hour, Zone};
 use crate::disk::{self, Disk};
-use crate::pack::HourKey;
 use crate::record;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -40,10 +39,10 @@ pub struct Signing {
     pub keys: BTreeMap<String, i64>,
 }
 
-/// Packs of one sender that were denied to one address.
+/// Packs of one sender that were denied to one address, or, without a sender, connections that were closed unheard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Denied {
-    /// The sender, as the pack names it.
+    /// The sender, as the pack names it; empty = a connection from which no pack was heard.
     pub name: String,
     /// The address that it came from; a relay's, if it came through one.
     pub from: String,
@@ -123,7 +122,7 @@ struct Inner {
 }
 
 /// The file and what is to be written into it. All connections share it.
-pub(super) struct Memory {
+pub struct Memory {
     disk: Disk,
     clock: Clock,
     zone: Zone,
@@ -132,8 +131,18 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Goes on with what the file says. The sentence is for the log.
-    pub(super) fn open(
+    /// Goes on with what the file in a receiver's state directory says. The sentence is for the log.
+    pub fn open(
+        disk: &Disk,
+        clock: &Clock,
+        zone: &Zone,
+        state_dir: &Path,
+        keys: Option<&Keyring>,
+    ) -> disk::Result<(Self, Option<String>)> {
+        Self::with_keys(disk, clock, zone, state_dir, &keys.map(Keyring::known).unwrap_or_default())
+    }
+
+    fn with_keys(
         disk: &Disk,
         clock: &Clock,
         zone: &Zone,
@@ -185,7 +194,8 @@ impl Memory {
         let now_ms = self.clock.now_ms();
         let mut inner = self.lock();
         let Inner { senders, changed, .. } = &mut *inner;
-        for d in senders.denied.iter_mut().filter(|d| !d.mended && d.name == name && d.from == from) {
+        let mended = |d: &Denied| !d.mended && d.from == from && (d.name == name || d.name.is_empty());
+        for d in senders.denied.iter_mut().filter(|d| mended(d)) {
             (d.mended, *changed) = (true, true);
         }
         let Some(key) = key else { return };
@@ -208,14 +218,19 @@ impl Memory {
         }
     }
 
-    /// A pack was denied.
-    pub(super) fn denied(&self, key: &HourKey, from: &str, why: &str) {
+    /// A pack of this sender may be taken, and nobody asks for a signature.
+    pub fn taken_unasked(&self, name: &str, from: &str) {
+        self.taken(name, from, None);
+    }
+
+    /// A pack was denied, or with an empty name a connection closed.
+    pub fn denied(&self, name: &str, from: &str, why: &str) {
         let now_ms = self.clock.now_ms();
         let mut inner = self.lock();
         let Inner { senders, changed, .. } = &mut *inner;
         *changed = true;
         let reason: String = why.chars().take(REASON_MAX).collect();
-        if let Some(d) = senders.denied.iter_mut().find(|d| d.name == key.name && d.from == from) {
+        if let Some(d) = senders.denied.iter_mut().find(|d| d.name == name && d.from == from) {
             if d.mended {
                 (d.count, d.first_ms, d.mended) = (0, now_ms, false);
             }
@@ -224,7 +239,7 @@ impl Memory {
         }
         senders.make_room(now_ms);
         senders.denied.push(Denied {
-            name: key.name.clone(),
+            name: name.to_owned(),
             from: from.to_owned(),
             reason,
             count: 1,
@@ -235,7 +250,7 @@ impl Memory {
     }
 
     /// Writes the file if something changed; `last` = however shortly ago it was written.
-    pub(super) fn save(&self, last: bool) -> disk::Result<()> {
+    pub fn save(&self, last: bool) -> disk::Result<()> {
         let now = self.clock.mono_ms();
         let bytes = {
             let mut inner = self.lock();
@@ -283,17 +298,13 @@ mod tests {
     }
 
     fn open(w: &(Disk, Clock, SimClock, Zone), keys: &HashMap<String, Key>) -> Memory {
-        let (memory, alarm) = Memory::open(&w.0, &w.1, &w.3, Path::new(DIR), keys).unwrap();
+        let (memory, alarm) = Memory::with_keys(&w.0, &w.1, &w.3, Path::new(DIR), keys).unwrap();
         assert_eq!(alarm, None);
         memory
     }
 
     fn read(w: &(Disk, Clock, SimClock, Zone)) -> Senders {
         Senders::load(&w.0, Path::new(DIR)).unwrap().unwrap().unwrap()
-    }
-
-    fn hour(text: &str) -> HourKey {
-        HourKey::parse(text).unwrap()
     }
 
     #[test]
@@ -345,7 +356,7 @@ mod tests {
             let mut bad = good.clone();
             bad[at] ^= 2;
             w.0.replace(&path, &bad, 0o640).unwrap();
-            let (_, alarm) = Memory::open(&w.0, &w.1, &w.3, Path::new(DIR), &all).unwrap();
+            let (_, alarm) = Memory::with_keys(&w.0, &w.1, &w.3, Path::new(DIR), &all).unwrap();
             assert!(alarm.is_none_or(|a| a.contains("senders.json") && a.contains("begun anew")), "{at}");
         }
     }
@@ -356,9 +367,9 @@ mod tests {
         let all = keys(&[("web1", "w1"), ("web1", "w2")]);
         let memory = open(&w, &all);
         memory.taken("web1", "1.2.3.4", Some(&all["w1"]));
-        memory.denied(&hour("web1_2026112205"), "1.2.3.4", &"x".repeat(9_999));
-        memory.denied(&hour("web1_2026112205"), "9.9.9.9", "why");
-        memory.denied(&hour("web1_2026112205"), "9.9.9.9", "why now");
+        memory.denied("web1", "1.2.3.4", &"x".repeat(9_999));
+        memory.denied("web1", "9.9.9.9", "why");
+        memory.denied("web1", "9.9.9.9", "why now");
         memory.save(false).unwrap();
         let file = read(&w);
         assert_eq!(file.signing["web1"].keys, [("w1".to_owned(), NOON)].into());
@@ -384,17 +395,17 @@ mod tests {
     fn refusals_are_bounded_and_whoever_has_most_makes_room() {
         let w = world();
         let memory = open(&w, &keys(&[("web1", "w1")]));
-        memory.denied(&hour("web1_2026112205"), "1.2.3.4", "its key is old");
+        memory.denied("web1", "1.2.3.4", "its key is old");
         for n in 0..1_000 {
             w.2.advance(1);
-            memory.denied(&hour(&format!("x{n}_2026112205")), "6.6.6.6", "no key");
+            memory.denied(&format!("x{n}"), "6.6.6.6", "no key");
         }
         memory.save(true).unwrap();
         let denied = read(&w).denied;
         assert_eq!(denied.len(), DENIED_MAX);
         assert!(denied.iter().any(|d| d.from == "1.2.3.4") && denied.iter().any(|d| d.name == "x999"));
         w.2.advance(u64::try_from(FORGET_MS).unwrap() + 1);
-        memory.denied(&hour("web2_2026112205"), "1.2.3.4", "why");
+        memory.denied("web2", "1.2.3.4", "why");
         w.2.advance(SAVE_MS);
         memory.save(false).unwrap();
         // What is old goes when there is something new to be told.
@@ -409,7 +420,7 @@ mod tests {
         let w = (disk, clock, handle, Zone::named("UTC").unwrap());
         let memory = open(&w, &keys(&[("web1", "w1")]));
         sim.set_capacity(Some(0));
-        memory.denied(&hour("web1_2026112205"), "1.2.3.4", "why");
+        memory.denied("web1", "1.2.3.4", "why");
         memory.save(true).unwrap();
         assert_eq!(Senders::load(&w.0, Path::new(DIR)).unwrap(), None);
         sim.set_capacity(None);

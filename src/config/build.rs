@@ -172,7 +172,8 @@ fn receiver(r: &mut Reader, s: &str) -> ReceiverConfig {
         r.error(r.line_of(s, "keys"), "keys", "has no effect without keys_file: no pack would need a key");
     }
     let tls = tls_listen(r, s);
-    let known = keys_file.is_some() || tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    let known = keys_file.is_some() && r.text(s, "keys").as_deref() != Some("accept")
+        || tls.as_ref().is_some_and(|tls| tls.client_ca.is_some() && tls.required);
     if allow.is_none() && !known && !listen.is_empty() && !value::is_loopback(&listen) {
         let text = "not set, and no keys_file: whoever reaches the port may send, and a new state directory is refused; \
                     list your hosts' networks, or write `allow = any`";

@@ -217,6 +217,10 @@ impl Gate {
         }
         let verdict = match m.footprint.judge(key, meta.generation, meta.id, &a.checked) {
             Verdict::Stored => compare(&m.store, meta, a)?,
+            // What nobody has signed must not make signed lines vanish: they are kept, and told.
+            Verdict::Old(_) if a.authentic && m.store.closed(key)?.is_some_and(|c| !c.authentic) => {
+                Verdict::Conflict
+            }
             v => v,
         };
         match verdict {

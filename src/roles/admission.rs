@@ -54,8 +54,8 @@ pub fn fits(key: &Key, host: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "key_file: {} does not open the hours of {host}, which is this host's name at the receiver; make a key for that name \
-         (`logd key new {host}`)",
+        "key_file: {} does not open the hours of {host}, which is this host's name at the receiver; take the line of {host} \
+         from keys_file there, or make a key (`logd key new {host}`) and add its line there, too",
         key.label()
     ))
 }

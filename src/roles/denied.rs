@@ -16,6 +16,8 @@ const FILE: &str = "denied.json";
 const FILE_MAX: u64 = 256 << 10;
 /// Senders that are told, by address.
 const NAMES_MAX: usize = 64;
+/// Characters of a reason that are kept.
+const REASON_MAX: usize = 500;
 /// Packs that are counted; what is denied beyond them is told as "at least".
 const PACKS_MAX: usize = 10_000;
 /// The same is written again, to the log and to the file, after this time in ms.
@@ -43,17 +45,35 @@ pub struct Denied {
     pub last_ms: i64,
 }
 
-#[derive(Serialize, Deserialize)]
-struct File {
+/// An address at which nothing is taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failing {
+    /// The address.
+    pub to: String,
+    /// What the last attempt came to.
+    pub reason: String,
+    /// Since when no attempt has come further (unix milliseconds).
+    pub since_ms: i64,
+    /// The last attempt.
+    pub last_ms: i64,
+}
+
+/// What the file holds.
+#[derive(Default, Serialize, Deserialize)]
+pub struct File {
     format: u32,
-    denied: Vec<Denied>,
+    /// Senders whose packs are denied.
+    pub denied: Vec<Denied>,
+    /// Addresses that take nothing.
+    #[serde(default)]
+    pub failing: Vec<Failing>,
 }
 
 /// Reads the file; nothing if it is not there, or says nothing that can be believed.
-pub fn load(disk: &Disk, state_dir: &Path) -> disk::Result<Vec<Denied>> {
+pub fn load(disk: &Disk, state_dir: &Path) -> disk::Result<File> {
     let bytes = disk.read_opt(&state_dir.join(FILE), FILE_MAX)?;
     let file = bytes.and_then(|b| record::from_json::<File>(&b).ok()).filter(|f| f.format == 1);
-    Ok(file.map_or_else(Vec::new, |f| f.denied))
+    Ok(file.unwrap_or_default())
 }
 
 fn ended(name: &str, to: &str) -> String {
@@ -73,6 +93,7 @@ struct Entry {
 pub struct Denials {
     path: PathBuf,
     entries: Vec<Entry>,
+    failing: Vec<Failing>,
     /// Something began or ended since the file was written.
     news: bool,
     /// A number changed since then.
@@ -89,7 +110,9 @@ impl Denials {
         let entry = |told| Entry { told, packs: BTreeSet::new(), taken: false, logged_ms: i64::MIN };
         Self {
             path: state_dir.join(FILE),
-            entries: before.into_iter().take(NAMES_MAX).map(entry).collect(),
+            entries: before.denied.into_iter().take(NAMES_MAX).map(entry).collect(),
+            // What was between two runs is no attempt.
+            failing: Vec::new(),
             news: false,
             updated: false,
             saved_ms: i64::MIN,
@@ -106,6 +129,7 @@ impl Denials {
         outcome: &Outcome,
         now_ms: i64,
     ) -> Option<(bool, String)> {
+        self.way(to, outcome, now_ms);
         match outcome {
             Outcome::TempFail { how: Fail::Denied, reason } => {
                 self.denied(number, frame, to, reason, now_ms).map(|text| (false, text))
@@ -114,6 +138,36 @@ impl Denials {
                 self.taken(number, frame, to).map(|text| (true, text))
             }
             _ => None,
+        }
+    }
+
+    /// Whether anything gets through to an address; an attempt to reach it tells, too.
+    pub fn way(&mut self, to: &str, outcome: &Outcome, now_ms: i64) {
+        let at = self.failing.iter().position(|f| f.to == to);
+        match outcome {
+            Outcome::TempFail { how: Fail::NoConnection | Fail::NoAnswer, reason } => {
+                let reason: String = reason.chars().take(REASON_MAX).collect();
+                if let Some(failing) = at.and_then(|at| self.failing.get_mut(at)) {
+                    self.news |= failing.reason != reason;
+                    self.updated = true;
+                    (failing.reason, failing.last_ms) = (reason, now_ms);
+                } else if self.failing.len() < NAMES_MAX {
+                    self.news = true;
+                    self.failing.push(Failing {
+                        to: to.to_owned(),
+                        reason,
+                        since_ms: now_ms,
+                        last_ms: now_ms,
+                    });
+                }
+            }
+            // Whoever answers is reached.
+            _ => {
+                if let Some(at) = at {
+                    self.failing.swap_remove(at);
+                    self.news = true;
+                }
+            }
         }
     }
 
@@ -217,17 +271,24 @@ impl Denials {
 
     /// Writes the file if anything changed: the role stops.
     pub fn close(&mut self, disk: &Disk, now_ms: i64) -> disk::Result<()> {
+        // Nothing is tried any more.
+        self.news |= !self.failing.is_empty();
+        self.failing.clear();
         if self.news || self.updated { self.write(disk, now_ms) } else { Ok(()) }
     }
 
     fn write(&mut self, disk: &Disk, now_ms: i64) -> disk::Result<()> {
-        let written = if self.entries.is_empty() {
+        let written = if self.entries.is_empty() && self.failing.is_empty() {
             match disk.remove(&self.path) {
                 Err(e) if !e.not_found() => Err(e),
                 _ => Ok(()),
             }
         } else {
-            let file = File { format: 1, denied: self.entries.iter().map(|e| e.told.clone()).collect() };
+            let file = File {
+                format: 1,
+                denied: self.entries.iter().map(|e| e.told.clone()).collect(),
+                failing: self.failing.clone(),
+            };
             disk.replace(&self.path, &record::to_json(&file), 0o640)
         };
         self.saved_ms = now_ms;
@@ -291,7 +352,7 @@ mod tests {
             "{said:?}"
         );
         watch.save(&disk, 10, |_| true).unwrap();
-        let file = load(&disk, dir).unwrap();
+        let file = load(&disk, dir).unwrap().denied;
         assert_eq!((file.len(), file[0].packs, file[0].since_ms, file[0].last_ms), (1, 3, 0, 4));
         assert_eq!((file[0].name.as_str(), file[0].pack.as_str()), ("web1+a", "web1+a_2026112205 pack 3"));
 
@@ -300,13 +361,16 @@ mod tests {
         assert!(watch.note(9, &frame_of("web1+a_2026112205", 1), "c:1", &denied, 700_000).is_some());
         watch.note(8, &frame_of("web1+a_2026112205", 2), "c:1", &denied, 700_001);
         watch.save(&disk, 800_000, |n| n == 9).unwrap();
-        assert_eq!((load(&disk, dir).unwrap()[0].packs, load(&disk, dir).unwrap()[0].since_ms), (1, 0));
+        assert_eq!(
+            (load(&disk, dir).unwrap().denied[0].packs, load(&disk, dir).unwrap().denied[0].since_ms),
+            (1, 0)
+        );
         assert!(watch.note(7, &frame_of("web2_2026112205", 1), "c:1", &Outcome::Sent, 0).is_none());
         let (good, text) =
             watch.note(9, &frame_of("web1+a_2026112205", 1), "c:1", &Outcome::Sent, 0).unwrap();
         assert!(good && text.contains("web1+a are not denied any more"), "{text}");
         watch.save(&disk, 900_000, |_| true).unwrap();
-        assert!(load(&disk, dir).unwrap().is_empty());
+        assert!(load(&disk, dir).unwrap().denied.is_empty());
         assert!(disk.stat(&dir.join(FILE)).unwrap().is_none());
     }
 
@@ -325,7 +389,7 @@ mod tests {
         for (now, waits, left) in [(2_000, true, 1), (4_000, false, 0)] {
             assert!(watch.note(2, &frame, "c:1", &Outcome::Sent, now).is_none());
             watch.save(&disk, now, |_| waits).unwrap();
-            assert_eq!((load(&disk, dir).unwrap().len(), watch.said.len()), (left, 1 - left));
+            assert_eq!((load(&disk, dir).unwrap().denied.len(), watch.said.len()), (left, 1 - left));
         }
     }
 
@@ -343,5 +407,31 @@ mod tests {
             watch.note(n, &frame, "c:1", &denied, 300);
         }
         assert!(watch.entries.iter().map(|e| e.packs.len()).sum::<usize>() <= PACKS_MAX);
+    }
+
+    #[test]
+    fn where_nothing_gets_through_is_told_until_something_does() {
+        let (disk, _) = Disk::sim(1);
+        let dir = Path::new("/state");
+        disk.create_dir_all(dir, 0o750).unwrap();
+        let frame = frame_of("web1_2026112205", 1);
+        let fails = |why: &str| Outcome::TempFail { reason: why.into(), how: Fail::NoConnection };
+        let mut watch = Denials::open(&disk, dir);
+        for (now, why) in [(5, "refused"), (9, "expired")] {
+            assert!(watch.note(1, &frame, "c:1", &fails(why), now).is_none());
+        }
+        watch.way("d:1", &fails("no route"), 9);
+        watch.save(&disk, 10, |_| true).unwrap();
+        let told = load(&disk, dir).unwrap().failing;
+        assert_eq!((told.len(), told[0].since_ms, told[0].reason.as_str()), (2, 5, "expired"));
+        // Whoever is busy is reached.
+        watch.note(1, &frame, "c:1", &Outcome::TempFail { reason: "busy".into(), how: Fail::Answered }, 20);
+        watch.way("d:1", &Outcome::Sent, 20);
+        watch.save(&disk, 2_000, |_| true).unwrap();
+        assert!(disk.stat(&dir.join(FILE)).unwrap().is_none());
+        // A stopped role tries nothing.
+        watch.way("d:1", &fails("no route"), 2_000);
+        watch.close(&disk, 2_000).unwrap();
+        assert!(load(&disk, dir).unwrap().failing.is_empty());
     }
 }

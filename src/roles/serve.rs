@@ -1,7 +1,7 @@
 //! Threads of a receiving role: one accepts, one per connection, one commits.
 
 use super::watch::Ages;
-use crate::auth::Keyring;
+use crate::auth::{Keyring, Memory};
 use crate::clock::{self, Clock, Zone};
 use crate::config::ReceiverConfig;
 use crate::disk::Disk;
@@ -57,6 +57,10 @@ pub struct Shared {
     pub keys: Option<Arc<Keyring>>,
     /// TLS, if connections have it.
     pub tls: Option<tls::Server>,
+    /// Who has sent and who was denied.
+    pub memory: Arc<Memory>,
+    /// Refusals that were logged since the time in ms at which counting began.
+    pub refusals: Mutex<(u64, u32)>,
     /// Is the role well?
     pub health: Health,
     /// Who has sent lately, by name.
@@ -65,7 +69,29 @@ pub struct Shared {
     pub ages: Mutex<Ages>,
 }
 
+/// Refusals that are logged in a minute, of whatever kind. Anybody who can connect can cause them, and our log is on a disk.
+const REFUSALS_MAX: u32 = 120;
+
 impl Shared {
+    /// Logs that something was refused, unless there was too much of that lately.
+    fn refused(&self, error: bool, text: &str) {
+        let now = self.clock.mono_ms();
+        let mut refusals = lock(&self.refusals);
+        if now.saturating_sub(refusals.0) >= 60_000 {
+            let unsaid = refusals.1.saturating_sub(REFUSALS_MAX);
+            *refusals = (now, 0);
+            if unsaid > 0 {
+                self.log.warn(&format!("and {unsaid} more refusals; `logd status` names some of whom"));
+            }
+        }
+        refusals.1 = refusals.1.saturating_add(1);
+        if refusals.1 > REFUSALS_MAX {
+            return;
+        }
+        drop(refusals);
+        if error { self.log.error(text) } else { self.log.warn(text) }
+    }
+
     /// Writes what is remembered of senders, if that is due.
     pub fn save_senders(&self) {
         self.write_senders(false);
@@ -77,7 +103,7 @@ impl Shared {
     }
 
     fn write_senders(&self, last: bool) {
-        if let Some(Err(e)) = self.keys.as_ref().map(|keys| keys.save(last)) {
+        if let Err(e) = self.memory.save(last) {
             super::disk_error(&self.disk, &self.log, &e);
         }
     }
@@ -104,6 +130,13 @@ struct Peer {
     proven: Arc<AtomicBool>,
     /// It had to make room for another one.
     closing: AtomicBool,
+}
+
+impl Peer {
+    /// May it make room for a newcomer? Where senders must prove who they are, nobody who has goes for one who has not.
+    fn may_go(&self, must_prove: bool) -> bool {
+        !(must_prove && self.proven.load(Ordering::Relaxed))
+    }
 }
 
 type Peers = Arc<Mutex<HashMap<u64, Peer>>>;
@@ -248,7 +281,10 @@ fn accept_loop(
             tls_ms = now.saturating_add(KEYS_MS);
             match tls.refresh() {
                 None => {}
-                Some(Ok(())) => s.log.info("tls: certificate and key read again"),
+                Some(Ok(())) => {
+                    s.log.info("tls: certificate and key read again");
+                    expiry_ms = now;
+                }
                 Some(Err(why)) => s.log.error(&format!("{why}; the certificate of before is used on")),
             }
             if now >= expiry_ms {
@@ -270,7 +306,7 @@ fn accept_loop(
                 // EMFILE and its like pass; a connection that died while it waited concerns nobody.
                 if !matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) {
                     s.log.warn(&format!("accept: {e}; connections wait, nothing is lost"));
-                    close_idle(peers);
+                    close_idle(peers, must_prove);
                     s.stop.wait(Duration::from_millis(100));
                 }
                 continue;
@@ -279,9 +315,9 @@ fn accept_loop(
         let ip = addr.ip().to_canonical();
         if !conf.allow.permits(ip) {
             metrics::REJECTED_ALLOW.inc();
-            s.log.warn(&format!(
-                "connection from {ip}: not in `allow`; closed; add it there if it belongs to you"
-            ));
+            let why = "not in `allow`; closed; add it there if it belongs to you";
+            s.refused(false, &format!("connection from {ip}: {why}"));
+            s.memory.denied("", &ip.to_string(), why);
             continue;
         }
         let (mine, unproven) = {
@@ -291,20 +327,21 @@ fn accept_loop(
         };
         if mine >= conf.max_connections_per_address {
             metrics::REJECTED_LIMIT.inc();
-            s.log.warn(&format!("connection from {ip}: it has {mine} already, the limit; closed"));
+            s.refused(false, &format!("connection from {ip}: it has {mine} already, the limit; closed"));
             continue;
         }
         if must_prove && unproven >= conf.max_unproven_per_address && !close_unproven(peers, ip) {
             metrics::REJECTED_LIMIT.inc();
-            s.log.warn(&format!(
+            s.refused(false, &format!(
                 "connection from {ip}: it has {unproven} under way that have shown no good signature or certificate, the \
                  limit; closed"
             ));
             continue;
         }
-        if lock(peers).len() >= max && !close_idle(peers) && !close_of_many(peers, ip) {
+        if lock(peers).len() >= max && !close_idle(peers, must_prove) && !close_of_many(peers, ip, must_prove)
+        {
             metrics::REJECTED_LIMIT.inc();
-            s.log.warn(&format!("connection from {ip}: all {max} connections are busy; closed"));
+            s.refused(false, &format!("connection from {ip}: all {max} connections are busy; closed"));
             continue;
         }
         let _ = stream.set_nonblocking(false);
@@ -324,7 +361,8 @@ fn accept_loop(
         lock(peers).insert(id, peer);
         metrics::ACCEPTED.inc();
         metrics::CONNECTIONS.inc();
-        let session = Session::new(conf, &budget, ip, keep_raw).with_keys(s.keys.clone());
+        let session =
+            Session::new(conf, &budget, ip, keep_raw).with_keys(s.keys.clone()).remembering(&s.memory);
         let mut c = Connection {
             stream: Stream::plain(stream),
             session,
@@ -350,9 +388,10 @@ fn accept_loop(
 }
 
 /// Makes room: the connection that has been idle longest goes.
-fn close_idle(peers: &Peers) -> bool {
+fn close_idle(peers: &Peers, must_prove: bool) -> bool {
     let peers = lock(peers);
-    let idle = peers.values().filter(|p| p.idle_since.load(Ordering::Relaxed) != u64::MAX);
+    let idle =
+        peers.values().filter(|p| p.may_go(must_prove) && p.idle_since.load(Ordering::Relaxed) != u64::MAX);
     match idle.min_by_key(|p| p.idle_since.load(Ordering::Relaxed)) {
         Some(p) => {
             // It will not be chosen again before its thread has ended.
@@ -379,7 +418,7 @@ fn close_unproven(peers: &Peers, ip: IpAddr) -> bool {
 
 /// Nobody is idle: the address that has by far the most connections gives up the one that has not shown a key, or the oldest.
 /// A host that keeps thousands of frames under way must not keep the others out.
-fn close_of_many(peers: &Peers, newcomer: IpAddr) -> bool {
+fn close_of_many(peers: &Peers, newcomer: IpAddr, must_prove: bool) -> bool {
     let peers = lock(peers);
     let mut by_ip: HashMap<IpAddr, usize> = HashMap::new();
     for p in peers.values().filter(|p| !p.closing.load(Ordering::Relaxed)) {
@@ -391,7 +430,9 @@ fn close_of_many(peers: &Peers, newcomer: IpAddr) -> bool {
     else {
         return false;
     };
-    let of_it = peers.iter().filter(|(_, p)| p.ip == ip && !p.closing.load(Ordering::Relaxed));
+    let of_it = peers
+        .iter()
+        .filter(|(_, p)| p.ip == ip && p.may_go(must_prove) && !p.closing.load(Ordering::Relaxed));
     match of_it.min_by_key(|(id, p)| (p.proven.load(Ordering::Relaxed), **id)) {
         Some((_, p)) => {
             p.closing.store(true, Ordering::Relaxed);
@@ -450,6 +491,7 @@ impl Connection {
             End::Closed => {}
             End::Broken(why) => self.s.log.debug(&format!("connection from {}: {why}", self.ip)),
             End::NoTls(why) => {
+                self.s.memory.denied("", &self.ip.to_string(), &format!("TLS: {why}"));
                 self.s
                     .log
                     .warn(&format!("connection from {}: TLS: {why}; closed; nothing was taken", self.ip));
@@ -467,12 +509,11 @@ impl Connection {
                 let what = format!("pack from {}: refused: {}", self.ip, refusal.reason());
                 match refusal {
                     Refusal::Busy(_) => {
-                        self.s.log.warn(&format!("{what}; its sender keeps it and tries again"));
+                        self.s.refused(false, &format!("{what}; its sender keeps it and tries again"));
                     }
                     _ => self
                         .s
-                        .log
-                        .error(&format!("{what}; its sender keeps it; nothing of it is stored here")),
+                        .refused(true, &format!("{what}; its sender keeps it; nothing of it is stored here")),
                 }
                 self.say_and_drain(if self.session.peer_is_ours() { text } else { "" });
             }
@@ -488,6 +529,9 @@ impl Connection {
         let Some((stream, certificate)) = tls.accept(tcp, deadline).map_err(End::NoTls)? else {
             return Err(End::Closed);
         };
+        if !stream.is_tls() {
+            self.s.log.warn(&format!("connection from {}: without TLS, which `tls = accept` takes", self.ip));
+        }
         self.stream = stream;
         if let Some(certificate) = certificate {
             // With keys, too, it is the signature that proves.
@@ -499,7 +543,7 @@ impl Connection {
 
     /// The peer may still be writing: closing at once would destroy our answer on its way.
     fn say_and_drain(&mut self, text: &str) {
-        let _ = self.stream.tcp().set_write_timeout(Some(Duration::from_secs(1)));
+        self.stream.set_deadline(clock::deadline(Duration::from_secs(1)));
         let _ = self.stream.write_all(text.as_bytes()).and_then(|()| self.stream.flush());
         self.stream.close_write();
         let mut stream = self.stream.tcp();
@@ -536,6 +580,11 @@ impl Connection {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return End::Broken(late.into()),
                 Err(e) => return End::Broken(tls::explain(&e)),
             };
+            if self.session.idle() && self.s.tls.is_none() && buf.first() == Some(&tls::HANDSHAKE) {
+                let why =
+                    "it speaks TLS, and this receiver does not: set tls_cert here, or take tls_ca out there";
+                return End::NoTls(why.into());
+            }
             if self.session.idle() {
                 // A frame has one deadline for its header, whatever way its bytes drip in.
                 deadline = clock::deadline(ms(self.conf.header_timeout_ms));
@@ -618,7 +667,7 @@ impl Connection {
         metrics::RECEIVED_BYTES.add(bytes);
         metrics::RECEIVED_WIRE_BYTES.add(packed);
         self.seen(name, wall_ms);
-        let _ = self.stream.tcp().set_write_timeout(Some(Duration::from_secs(10)));
+        self.stream.set_deadline(clock::deadline(Duration::from_secs(10)));
         self.stream
             .write_all(b"ok")
             .and_then(|()| self.stream.flush())

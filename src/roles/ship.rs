@@ -270,6 +270,13 @@ impl<'a> Teller<'a> {
         }
     }
 
+    /// Takes whether an address can be reached.
+    fn probed(&mut self, to: usize, outcome: &Outcome) {
+        if let Some(addr) = self.addrs.get(to) {
+            self.denied.way(addr, outcome, self.clock.now_ms());
+        }
+    }
+
     fn warn(&self, queue: &mut Queue) {
         queue.take_warnings().iter().for_each(|w| self.log.warn(w));
     }
@@ -383,6 +390,7 @@ pub fn follow(
             };
             let Some(job) = task.job else {
                 f.queue.probed(task.to, &outcome, clock.mono_ms());
+                teller.probed(task.to, &outcome);
                 continue;
             };
             teller.tell(job.number, &task.frame, task.to, &outcome);
@@ -509,6 +517,7 @@ pub fn pass_on(
             let Report::Done { task, outcome, .. } = told else { continue };
             let Some(job) = task.job else {
                 relay.queue.probed(task.to, &outcome, s.clock.mono_ms());
+                teller.probed(task.to, &outcome);
                 continue;
             };
             teller.tell(job.number, &task.frame, task.to, &outcome);

@@ -10,7 +10,7 @@ use super::ship;
 use super::watch::Watch;
 use super::web::{Look, Site, Web};
 use super::whole::Beside;
-use crate::auth::Keyring;
+use crate::auth::{Keyring, Memory};
 use crate::clock::{self, Clock, Hour, Zone};
 use crate::config::{
     Config, Errors, LogConfig, Peer, ReceiverConfig, RelayConfig, Role, SenderConfig, Start, StoreConfig,
@@ -407,19 +407,30 @@ fn bind(listen: &str) -> Result<TcpListener, String> {
     Ok(listener)
 }
 
-/// The keys of those who may send, and says what they are.
-fn keys_of(conf: &ReceiverConfig, w: &World) -> Result<Option<Arc<Keyring>>, String> {
-    let Some(keys) = keyring(conf)? else {
-        w.log.info("keys: none: whoever may connect may send any host's hours");
-        return Ok(None);
-    };
-    w.log.info(&format!("keys: {}", summary(&keys)));
-    let (keys, alarm) =
-        keys.remembering(&w.disk, &w.clock, &w.zone, &w.instance.dir).map_err(|e| e.to_string())?;
+/// The keys of those who may send, and says what they are; and the memory of who did.
+fn keys_of(conf: &ReceiverConfig, w: &World) -> Result<(Option<Arc<Keyring>>, Arc<Memory>), String> {
+    let keys = keyring(conf)?;
+    let (memory, alarm) = Memory::open(&w.disk, &w.clock, &w.zone, &w.instance.dir, keys.as_ref())
+        .map_err(|e| e.to_string())?;
+    let memory = Arc::new(memory);
     if let Some(alarm) = alarm {
         w.log.error(&alarm);
     }
-    Ok(Some(Arc::new(keys)))
+    if let Some(tls) = &conf.tls {
+        let mode = if tls.required { "require" } else { "accept (connections without it are taken, too)" };
+        let asked = if tls.client_ca.is_some() { ", clients show certificates" } else { "" };
+        w.log.info(&format!("tls: {mode}{asked}"));
+    }
+    match &keys {
+        Some(keys) => w.log.info(&format!("keys: {}", summary(keys))),
+        None if conf.knows_senders() => {
+            w.log.info("keys: none: a certificate says whose hours a client may send");
+        }
+        None => {
+            w.log.info("keys: none: whoever may connect may send any host's hours");
+        }
+    }
+    Ok((keys.map(|keys| Arc::new(keys.remembering(&memory))), memory))
 }
 
 /// The sender's TLS. What is configured and cannot be used ends the start, before anything is sent in the clear.
@@ -433,7 +444,7 @@ fn tls_of(conf: &SenderConfig, w: &World) -> Result<Option<Arc<tls::Client>>, St
 fn share(
     w: World,
     gate: Gate,
-    keys: Option<Arc<Keyring>>,
+    (keys, memory): (Option<Arc<Keyring>>, Arc<Memory>),
     tls: Option<tls::Server>,
 ) -> (Arc<Shared>, Instance) {
     let shared = Shared {
@@ -448,6 +459,8 @@ fn share(
         no_descriptors: AtomicBool::new(false),
         paused: Mutex::new(None),
         keys,
+        memory,
+        refusals: Mutex::default(),
         tls,
         health: Health::default(),
         senders: Mutex::default(),
@@ -472,7 +485,7 @@ fn run_relay(
         Err(code) => return Ok(code),
     };
     warn_all(&w.log, warnings);
-    let keys = keys_of(&conf.receiver, &w).map_err(say)?;
+    let (keys, memory) = keys_of(&conf.receiver, &w).map_err(say)?;
     let tls = conf.receiver.tls.as_ref().map(tls::Server::open).transpose().map_err(say)?;
     let out = tls_of(&conf.sender, &w).map_err(say)?;
     let report = &mut |t: String| w.log.error(&t);
@@ -485,7 +498,7 @@ fn run_relay(
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
     let to = conf.sender.send_to.join(", ");
     w.log.info(&format!("listening on {addr}, passing on to {to}"));
-    let (shared, instance) = share(w, gate, keys, tls);
+    let (shared, instance) = share(w, gate, (keys, memory), tls);
     let server = Server::start(listener, conf.receiver.clone(), &shared, false, conf.spool.group_commit_ms);
     let site = Site { word: "collector", roles: metrics::RELAY, health: shared.health.clone(), look: None };
     let web = Web::start(&conf.http, site, (&shared.clock, &shared.log, &shared.stop));
@@ -513,7 +526,7 @@ fn run_store(
         Err(code) => return Ok(code),
     };
     warn_all(&w.log, warnings);
-    let keys = keys_of(&conf.receiver, &w).map_err(say)?;
+    let (keys, memory) = keys_of(&conf.receiver, &w).map_err(say)?;
     let tls = conf.receiver.tls.as_ref().map(tls::Server::open).transpose().map_err(say)?;
     let now = w.clock.mono_ms();
     w.disk.create_dir_all(&conf.save_dir, conf.dir_mode).map_err(|e| say(format!("save_dir: {e}")))?;
@@ -536,7 +549,7 @@ fn run_store(
     let listener = bind(&conf.receiver.listen).map_err(say)?;
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
     w.log.info(&format!("listening on {addr}, storing in {}", conf.save_dir.display()));
-    let (shared, instance) = share(w, gate, keys, tls);
+    let (shared, instance) = share(w, gate, (keys, memory), tls);
     let server = Server::start(listener, conf.receiver.clone(), &shared, true, conf.spool.group_commit_ms);
     let (dir, hosts) = (conf.save_dir.clone(), conf.hosts_file.clone());
     let mut fleet = Fleet::new(&shared, dir, hosts, conf.http.hours, host_name());

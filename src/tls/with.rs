@@ -1,6 +1,6 @@
 //! TLS by rustls.
 
-use super::{Expiry, Stream, Timed};
+use super::{Expiry, HANDSHAKE, Stream, Timed};
 use crate::config::{TlsListen, TlsSend};
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, ring};
@@ -13,15 +13,14 @@ use rustls::{
 };
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const FILE_MAX: u64 = 1 << 20;
-/// The first byte of every TLS connection. A pack begins with the length of its header, of which no value has it there.
-const HANDSHAKE: u8 = 0x16;
 /// An alert, fatal, `protocol_version`: to one of ours that speaks without TLS it says what is missing, and to nobody `ok`.
 const NO_TLS: [u8; 7] = [0x15, 3, 1, 0, 2, 2, 70];
 /// 9999-12-31 23:59:59, the end of time in certificates.
@@ -73,9 +72,13 @@ fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 }
 
 fn private_key(key: &str, path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_slice(&read(key, path, true)?).map_err(|e| {
-        format!("{key}: {}: {e}; a private key without a passphrase is wanted, as PEM", path.display())
-    })
+    PrivateKeyDer::from_pem_slice(&read(key, path, true)?) // Not the parser's words: they quote what it could not read.
+        .map_err(|_| {
+            format!(
+                "{key}: {}: no private key in it that can be read; PEM without a passphrase is wanted",
+                path.display()
+            )
+        })
 }
 
 fn roots(key: &str, path: &Path) -> Result<RootCertStore, String> {
@@ -114,8 +117,18 @@ fn expiry(key: &'static str, path: &Path) -> Option<Expiry> {
             _ => None,
         }
     };
+    let early = |one: &CertificateDer| {
+        let cert = webpki::EndEntityCert::try_from(one).ok()?;
+        let algorithms = ring::default_provider().signature_verification_algorithms;
+        let usage = webpki::KeyUsage::server_auth();
+        match cert.verify_for_usage(algorithms.all, &[], &[], UnixTime::now(), usage, None, None) {
+            Err(webpki::Error::CertNotValidYet { not_before, .. }) => Some(not_before.as_secs()),
+            _ => None,
+        }
+    };
     let all = certificates(key, path).ok()?;
-    Some(Expiry { key, path: path.to_owned(), not_after: all.iter().filter_map(after).min() })
+    let (not_after, not_before) = (all.iter().filter_map(after).min(), all.iter().filter_map(early).max());
+    Some(Expiry { key, path: path.to_owned(), not_after, not_before })
 }
 
 /// A client's certificate, which was checked.
@@ -148,18 +161,40 @@ impl Certificate {
     }
 }
 
-/// Does the certificate name this host, as a DNS name or an address?
+/// Does the certificate name this host, as a DNS name or an address, letter by letter? One host must not become many by the
+/// ways in which its name can be written, nor by a `*`.
 fn names(der: &CertificateDer, host: &str) -> bool {
-    let (Ok(cert), Ok(name)) = (webpki::EndEntityCert::try_from(der), ServerName::try_from(host)) else {
-        return false;
-    };
-    cert.verify_is_valid_for_subject_name(&name).is_ok()
+    let Ok(cert) = webpki::EndEntityCert::try_from(der) else { return false };
+    match host.parse::<IpAddr>() {
+        Ok(ip) => {
+            ip.to_string() == host
+                && ServerName::try_from(host)
+                    .is_ok_and(|name| cert.verify_is_valid_for_subject_name(&name).is_ok())
+        }
+        Err(_) => cert.valid_dns_names().any(|name| name == host),
+    }
 }
 
 /// The receiver's side: certificate, key, and who signs the clients' certificates.
 pub struct Server {
     conf: TlsListen,
     loaded: Mutex<(Arc<ServerConfig>, Stamps)>,
+    /// Handshakes under way.
+    handshakes: AtomicUsize,
+}
+
+/// Handshakes at once: each may take memory before anybody has shown anything.
+const HANDSHAKES_MAX: usize = 256;
+/// Bytes of a handshake, the client's certificates among them.
+const HANDSHAKE_BYTES: usize = 24 << 10;
+
+/// One handshake; it counts until it is dropped.
+struct Place<'a>(&'a AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Server {
@@ -167,7 +202,7 @@ impl Server {
     pub fn open(conf: &TlsListen) -> Result<Self, String> {
         let stamps = stamps(&Self::paths(conf));
         let loaded = (Arc::new(Self::load(conf)?), stamps);
-        Ok(Self { conf: conf.clone(), loaded: Mutex::new(loaded) })
+        Ok(Self { conf: conf.clone(), loaded: Mutex::new(loaded), handshakes: AtomicUsize::new(0) })
     }
 
     fn paths(conf: &TlsListen) -> Vec<&Path> {
@@ -242,13 +277,17 @@ impl Server {
             }
             return Ok(Some((Stream::plain(tcp), None)));
         }
+        let place = Place(&self.handshakes);
+        if self.handshakes.fetch_add(1, Ordering::Relaxed) >= HANDSHAKES_MAX {
+            return Err(format!("{HANDSHAKES_MAX} handshakes are under way, the limit; it may try again"));
+        }
         let config = Arc::clone(&self.loaded.lock().unwrap_or_else(PoisonError::into_inner).0);
         let connection = ServerConnection::new(config).map_err(|e| e.to_string())?;
-        let _ = tcp.set_write_timeout(Some(left));
         let session = shake_hands(connection.into(), &tcp, deadline).map_err(|e| super::explain(&e))?;
+        drop(place);
         let certificate = session.0.peer_certificates().and_then(<[_]>::first).map(|der| Certificate {
             der: der.clone().into_owned(),
-            relay: self.conf.relays.iter().any(|relay| names(der, relay)),
+            relay: self.conf.relays.iter().any(|relay| relay == "*" || names(der, relay)),
         });
         Ok(Some((Stream { tcp, deadline: None, tls: Some(session) }, certificate)))
     }
@@ -344,8 +383,36 @@ fn host_of(addr: &str) -> &str {
     addr.rsplit_once(':').map_or(addr, |(host, _)| host).trim_matches(['[', ']'])
 }
 
+/// Reading ends with an error after so many bytes.
+struct Measured<'a> {
+    timed: Timed<'a>,
+    left: usize,
+}
+
+impl Read for Measured<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let end = buf.len().min(self.left);
+        if end == 0 {
+            return Err(io::Error::new(ErrorKind::InvalidData, "its handshake is too long"));
+        }
+        let n = self.timed.read(buf.get_mut(..end).unwrap_or_default())?;
+        self.left = self.left.saturating_sub(n);
+        Ok(n)
+    }
+}
+
+impl Write for Measured<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.timed.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 fn shake_hands(mut connection: Connection, tcp: &TcpStream, deadline: Instant) -> io::Result<Session> {
-    let mut timed = Timed { tcp, deadline: Some(deadline) };
+    let mut timed = Measured { timed: Timed { tcp, deadline: Some(deadline) }, left: HANDSHAKE_BYTES };
     while connection.is_handshaking() {
         let (read, written) = connection.complete_io(&mut timed)?;
         if connection.is_handshaking() && read == 0 && written == 0 {
@@ -424,7 +491,7 @@ impl Session {
 /// What rustls means, and what to do.
 pub(super) fn explain(e: &io::Error) -> Option<String> {
     if e.kind() == ErrorKind::UnexpectedEof {
-        return Some("closed in the middle of the handshake".into());
+        return Some("closed in the middle of the handshake; does it speak TLS at all?".into());
     }
     let error = e.get_ref()?.downcast_ref::<Error>()?;
     let text = match error {

@@ -358,6 +358,12 @@ impl Store {
         self.proven(&hour, 1);
     }
 
+    /// What `logd status` says of it.
+    pub fn status(&self) -> String {
+        let out = Command::new(program()).arg("status").arg(self.dir.path("logd.ini")).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    }
+
     /// `logd verify` of the store: exit code and output.
     pub fn verify(&self) -> (Option<i32>, String) {
         let out = Command::new(program()).arg("verify").arg(self.save("")).output().unwrap();

@@ -5,6 +5,7 @@ use crate::auth::{Keyring, Mode, Senders};
 use crate::config::ReceiverConfig;
 use crate::disk::{self, Disk};
 use crate::roles::admission;
+use crate::tls::Server;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -37,15 +38,18 @@ impl Keys {
         let mut keys =
             Self { now_ms, running: crate::instance::is_running(state_dir) == Some(true), ..Self::default() };
         keys.refused.extend(admission::may_serve(conf, state_dir).err());
+        match Senders::load(disk, state_dir) {
+            Ok(None) => {}
+            Ok(Some(Ok(senders))) => keys.senders = senders,
+            Ok(Some(Err(why))) => keys.unknown = Some(why),
+            Err(_) if conf.keys_file.is_none() => {}
+            Err(e) => return Err(e),
+        }
+        keys.refused.extend(conf.tls.as_ref().and_then(|tls| Server::open(tls).err()));
         if conf.keys_file.is_none() {
             return Ok(keys);
         }
         keys.mode = Some(if conf.keys_required { Mode::Require } else { Mode::Accept });
-        match Senders::load(disk, state_dir)? {
-            None => {}
-            Some(Ok(senders)) => keys.senders = senders,
-            Some(Err(why)) => keys.unknown = Some(why),
-        }
         let list = admission::keyring(conf).map(|ring| ring.as_ref().map(Keyring::list).unwrap_or_default());
         for (host, id) in list.unwrap_or_else(|why| {
             keys.refused.push(why);
@@ -128,8 +132,8 @@ impl Keys {
             .collect();
         if !denied.is_empty() {
             let mut text = format!(
-                "denied ({}): their senders keep the packs and try again; give such a host its key, or the right one (reason), \
-                 or find out who it is",
+                "denied ({}): their senders keep the packs and try again; the reason says what such a host misses; or find out \
+                 who it is",
                 out::count(denied.len(), "sender")
             );
             for d in denied.iter().take(NAMED_MAX) {
@@ -138,7 +142,9 @@ impl Keys {
                 let _ = write!(
                     text,
                     "\n    {} from {}  {times} in {since}, last {last} ago: {}",
-                    d.name, d.from, d.reason
+                    if d.name.is_empty() { "connections" } else { &d.name },
+                    d.from,
+                    d.reason
                 );
             }
             if let Some(more) = denied.len().checked_sub(NAMED_MAX).filter(|n| *n > 0) {
@@ -151,7 +157,10 @@ impl Keys {
 
     /// For programs; null without keys.
     pub fn json(&self) -> Value {
-        let Some(mode) = self.mode else { return Value::Null };
+        if self.mode.is_none() && self.senders.denied.is_empty() && self.refused.is_empty() {
+            return Value::Null;
+        }
+        let mode = self.mode.map(|mode| if mode == Mode::Require { "require" } else { "accept" });
         let hosts: Vec<Value> = self
             .hosts
             .iter()
@@ -162,7 +171,7 @@ impl Keys {
             })
             .collect();
         json!({
-            "mode": if mode == Mode::Require { "require" } else { "accept" }, "hosts": hosts, "refused": self.refused,
+            "mode": mode, "hosts": hosts, "refused": self.refused,
             "keys_error": self.senders.keys_error, "denied": self.senders.denied,
         })
     }

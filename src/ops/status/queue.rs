@@ -8,13 +8,15 @@ use crate::config::{Role, SpoolConfig};
 use crate::disk::{self, Disk};
 use crate::instance;
 use crate::record::{self, Found};
-use crate::roles::denied::{self, Denied};
+use crate::roles::denied::{self, Denied, Failing};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 /// Larger spools are not counted pack by pack: that reads all of it.
 const COUNT_MAX: u64 = 1 << 30;
 const RECORD_MAX: u32 = 80 << 20;
+/// How long nothing must get through before it is told, in ms.
+const FAILING_MS: i64 = 10_000;
 /// Senders whose packs are denied that are told one by one.
 const DENIED_SHOWN: usize = 10;
 
@@ -56,6 +58,8 @@ pub struct Queue {
     pub short: Option<String>,
     /// Packs that the next receiver denies.
     pub denied: Vec<Denied>,
+    /// Addresses that take nothing.
+    pub failing: Vec<Failing>,
 }
 
 impl Queue {
@@ -75,7 +79,8 @@ impl Queue {
             return Ok(queue);
         }
         queue.short = disk.shortage(state_dir, conf.min_free)?;
-        queue.denied = denied::load(disk, state_dir)?;
+        let told = denied::load(disk, state_dir)?;
+        (queue.denied, queue.failing) = (told.denied, told.failing);
         let spool = state_dir.join(if role == Role::Tail { "retry" } else { "spool" });
         let mut segments = Vec::new();
         for name in names(disk, &spool)?
@@ -142,6 +147,22 @@ impl Queue {
             .then(|| format!("NOT RUNNING, and {packs} wait: start it with `logd {command} CONFIG`"))
     }
 
+    /// Where nothing gets through. A moment of it is nothing: a receiver may be starting.
+    fn failing(&self, now_ms: i64) -> impl Iterator<Item = String> + '_ {
+        let ago = move |ms: i64| out::duration(u64::try_from(now_ms.saturating_sub(ms)).unwrap_or(0));
+        let long = move |f: &&Failing| now_ms.saturating_sub(f.since_ms) >= FAILING_MS;
+        let running = self.running != Some(false);
+        self.failing.iter().filter(long).filter(move |_| running).map(move |f| {
+            format!(
+                "cannot send to {} since {}: {}; packs wait, nothing is lost; the last attempt was {} ago",
+                f.to,
+                ago(f.since_ms),
+                f.reason,
+                ago(f.last_ms)
+            )
+        })
+    }
+
     /// What the next receiver denies. Since when and how long ago is told by the time `now_ms`.
     fn denied(&self, now_ms: i64) -> impl Iterator<Item = String> + '_ {
         let ago = move |ms: i64| out::duration(u64::try_from(now_ms.saturating_sub(ms)).unwrap_or(0));
@@ -153,8 +174,8 @@ impl Queue {
             };
             format!(
                 "denied: {} takes no packs of {} since {}: {waits}, nothing is lost; last {}, {} ago: {}; `logd status` and the \
-                 log there say why: {} needs a key_file with the line that keys_file there has for it; then they go by \
-                 themselves",
+                 log there say why; if {} has no key or a wrong one, give it the line that keys_file there has for it; then \
+                 they go by themselves",
                 d.to,
                 d.name,
                 ago(d.since_ms),
@@ -178,8 +199,9 @@ impl Queue {
             .iter()
             .map(|a| {
                 let step = if a.shelf == "held" {
-                    "the receiver refused them for long: its log says why; a restart of this role sends them again, if \
-                     they are whole (`logd spool check`)"
+                    "the receiver refused them for long: its log says why; they are tried again from time to time, and at a \
+                     start; of packs that were never signed only a receiver that accepts them takes them, or have their \
+                     host send the hours again (`logd resend`)"
                 } else {
                     "damaged or contradictory bytes that were set aside: the log of that time says what they are"
                 };
@@ -187,7 +209,7 @@ impl Queue {
                 let dir = self.state_dir.join(a.shelf).join(&a.name);
                 format!("{}: {files} of {}, {}, in {}; {step}", a.shelf, a.name, out::bytes(a.bytes), dir.display())
             });
-        role.chain(short).chain(self.denied(now_ms)).chain(aside).collect()
+        role.chain(short).chain(self.failing(now_ms)).chain(self.denied(now_ms)).chain(aside).collect()
     }
 
     /// For programs.
@@ -200,7 +222,7 @@ impl Queue {
         json!({
             "state_dir": self.state_dir.display().to_string(), "exists": self.exists,
             "spool_bytes": self.spool_bytes, "spool_size": self.spool_size, "packs": self.packs, "aside": aside,
-            "paused": self.short, "running": self.running, "refused": self.refused, "denied": self.denied,
+            "paused": self.short, "running": self.running, "refused": self.refused, "denied": self.denied, "failing": self.failing,
         })
     }
 }
