@@ -39,6 +39,7 @@ pub mod clock;
 pub mod config;
 pub mod disk;
 pub mod footprint;
+pub mod heartbeat;
 pub mod instance;
 pub mod integrity;
 pub mod journal;

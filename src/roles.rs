@@ -4,12 +4,14 @@
 //! `ship` are the thin shells: who owns which thread, and in which order they stop. A thread has one owner; to stop
 //! is to raise [`Shutdown`], let everybody finish what is in hand, and join. A failed sync ends the process at once.
 
+mod alarm;
 pub mod collector;
 pub mod follower;
 pub mod relay;
 mod serve;
 mod ship;
 mod start;
+mod watch;
 pub mod whole;
 
 pub use start::{RunOptions, run};

@@ -5,18 +5,19 @@ use super::follower::{Follower, Setup, resend};
 use super::relay;
 use super::serve::{Server, Shared, fd_limit, max_connections, raise_fd_limit, spawn};
 use super::ship;
+use super::watch::{self, Watch};
 use super::whole::Beside;
 use crate::auth::{Key, Keyring, Mode};
 use crate::clock::{Clock, Hour, Zone};
 use crate::config::value::is_loopback;
 use crate::config::{
     Config, Errors, LogConfig, Peer, ReceiverConfig, RelayConfig, Role, Start, StoreConfig, TailConfig,
-    Warning,
+    Warning, WatchConfig,
 };
 use crate::disk::Disk;
 use crate::footprint;
 use crate::instance::{self, Instance, Refused};
-use crate::log::{Log, count};
+use crate::log::{Log, Tap, count};
 use crate::output::hours::Due;
 use crate::receiver::gate::Gate;
 use crate::receiver::lock;
@@ -54,8 +55,18 @@ struct World {
     clock: Clock,
     zone: Zone,
     log: Log,
+    /// What is to be sent to the monitor.
+    tap: Option<Arc<Tap>>,
     stop: Shutdown,
     instance: Instance,
+}
+
+impl World {
+    /// Starts what runs beside the role; it ends when the result is dropped.
+    fn watch(&self, conf: &WatchConfig, role: Role, host: &str, once: bool) -> Watch {
+        let around = (&self.log, &self.clock, &self.zone);
+        Watch::start(conf, (role.command(), host), around, self.tap.clone(), (once, seed()))
+    }
 }
 
 /// Runs `role` with the file `config`; the exit code.
@@ -91,7 +102,7 @@ fn world(
     role: Role,
     config: &Path,
     state_dir: Option<&Path>,
-    log: &LogConfig,
+    (log, watch): (&LogConfig, Option<&WatchConfig>),
     zone: Zone,
     options: RunOptions,
 ) -> Result<Result<World, u8>, String> {
@@ -132,9 +143,10 @@ fn world(
         drop(instance);
         return detach(name).map(Err);
     }
-    let log = Log::new(name, log, &disk, &clock, &zone);
+    let mut log = Log::new(name, log, &disk, &clock, &zone);
+    let tap = watch.and_then(|conf| watch::tap(conf, &mut log));
     let stop = Shutdown::on_signals().map_err(|e| format!("logd: {name}: {e}"))?;
-    Ok(Ok(World { disk, clock, zone, log, stop, instance }))
+    Ok(Ok(World { disk, clock, zone, log, tap, stop, instance }))
 }
 
 /// Starts the same command in the background and sees it through its first moments.
@@ -188,7 +200,14 @@ fn run_tail(
     options: RunOptions,
 ) -> Result<u8, String> {
     let zone = zone_of(conf.timezone.as_deref()).map_err(|e| format!("logd: tail: timezone: {e}"))?;
-    let w = match world(Role::Tail, config, conf.state_dir.as_deref(), &conf.log, zone, options)? {
+    let w = match world(
+        Role::Tail,
+        config,
+        conf.state_dir.as_deref(),
+        (&conf.log, Some(&conf.watch)),
+        zone,
+        options,
+    )? {
         Ok(w) => w,
         Err(code) => return Ok(code),
     };
@@ -251,6 +270,7 @@ fn run_tail(
         w.log
             .info(&format!("{} not acknowledged before the last stop; sent again", count(f.resumed, "pack")));
     }
+    let _watch = w.watch(&conf.watch, Role::Tail, &name, options.once);
     let deadline = options.timeout_ms.map(|t| Instant::now() + Duration::from_millis(t));
     let world = (&w.disk, &w.clock, &w.zone, &w.log, &w.stop);
     let all = ship::follow(&mut f, conf, options.once, deadline, world).map_err(|e| say(e.to_string()))?;
@@ -439,7 +459,14 @@ fn run_relay(
     raise_fd_limit();
     let zone = Zone::local().map_err(say)?;
     may_serve(&conf.receiver, Role::Collector, conf.state_dir.as_deref()).map_err(say)?;
-    let w = match world(Role::Collector, config, conf.state_dir.as_deref(), &conf.log, zone, options)? {
+    let w = match world(
+        Role::Collector,
+        config,
+        conf.state_dir.as_deref(),
+        (&conf.log, Some(&conf.watch)),
+        zone,
+        options,
+    )? {
         Ok(w) => w,
         Err(code) => return Ok(code),
     };
@@ -454,6 +481,7 @@ fn run_relay(
     let listener = bind(&conf.receiver.listen).map_err(say)?;
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
     let to = conf.sender.send_to.join(", ");
+    let _watch = w.watch(&conf.watch, Role::Collector, &host_name(), false);
     w.log.info(&format!("listening on {addr}, passing on to {to}"));
     let (shared, _instance) = share(w, gate, keys);
     let server = Server::start(listener, conf.receiver.clone(), &shared, false, conf.spool.group_commit_ms);
@@ -473,7 +501,14 @@ fn run_store(
     raise_fd_limit();
     let zone = Zone::local().map_err(say)?;
     may_serve(&conf.receiver, Role::Fcollector, conf.state_dir.as_deref()).map_err(say)?;
-    let w = match world(Role::Fcollector, config, conf.state_dir.as_deref(), &conf.log, zone, options)? {
+    let w = match world(
+        Role::Fcollector,
+        config,
+        conf.state_dir.as_deref(),
+        (&conf.log, Some(&conf.watch)),
+        zone,
+        options,
+    )? {
         Ok(w) => w,
         Err(code) => return Ok(code),
     };
@@ -499,6 +534,7 @@ fn run_store(
     let listener = bind(&conf.receiver.listen).map_err(say)?;
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
     w.log.info(&format!("listening on {addr}, storing in {}", conf.save_dir.display()));
+    let _watch = w.watch(&conf.watch, Role::Fcollector, &host_name(), false);
     let (shared, instance) = share(w, gate, keys);
     let server = Server::start(listener, conf.receiver.clone(), &shared, true, conf.spool.group_commit_ms);
     store_loop(&mut collector, conf, &shared, &instance.dir);
