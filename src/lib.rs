@@ -28,7 +28,7 @@
 //! Stages are plain structs that take bytes, packs and a clock and return decisions; only [`roles`] joins them, and only
 //! its `serve` and `ship` own threads. [`record`] is how spool and journal frame what they append. [`config`] reads the
 //! INI file, [`cli`] and [`ops`] are the command line and the operator's commands, [`instance`] and [`state`] the state
-//! directory, [`mod@log`] our own log, [`name`] the rule for senders' names, [`shutdown`] the way to stop.
+//! directory, [`mod@log`] our own log, [`overview`] what a page or a program is told of a fleet, [`name`] the rule for senders' names, [`shutdown`] the way to stop.
 //! [`planted`] holds bugs that the proof switches on to see whether it would notice; in a release build they are gone.
 //!
 //! A module uses only modules of lower layers; `tests/layers.rs` holds the table.
@@ -47,6 +47,7 @@ pub mod log;
 pub mod name;
 pub mod ops;
 pub mod output;
+pub mod overview;
 pub mod pack;
 pub mod packer;
 pub mod planted;

@@ -28,7 +28,7 @@ const LAYERS: &[(u8, &[&str])] = &[
     // What a running role has around it.
     (3, &["log", "state", "instance", "auth"]),
     // Formats and the configuration.
-    (2, &["pack", "config", "record"]),
+    (2, &["pack", "config", "record", "overview"]),
     // The machine.
     (1, &["disk", "clock", "shutdown", "name"]),
     // Bugs that the proof plants anywhere.
