@@ -82,6 +82,11 @@ impl Frames {
         Ok(Some(json))
     }
 
+    /// Bytes that are held.
+    pub fn held(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Has a frame begun that is not whole?
     pub fn begun(&self) -> bool {
         !self.bytes.is_empty()

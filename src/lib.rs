@@ -44,6 +44,7 @@ pub mod instance;
 pub mod integrity;
 pub mod journal;
 pub mod log;
+pub mod monitor;
 pub mod name;
 pub mod ops;
 pub mod output;

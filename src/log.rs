@@ -115,6 +115,7 @@ impl Log {
     }
 
     /// The same log for whoever empties the tap: what he says does not go into it.
+    #[must_use]
     pub fn untapped(&self) -> Self {
         Self { tap: None, ..self.clone() }
     }

@@ -6,12 +6,14 @@
 
 mod alarm;
 pub mod collector;
+mod database;
 pub mod follower;
+mod monitor;
+mod pulse;
 pub mod relay;
 mod serve;
 mod ship;
 mod start;
-mod watch;
 pub mod whole;
 
 pub use start::{RunOptions, run};

@@ -58,7 +58,7 @@ pub fn run(path: &Path, out: &mut Out) -> u8 {
         out.complain(format_args!("{warning} (warning)"));
     }
     for role in config.roles() {
-        if matches!(role, Role::Etlcollector | Role::Mgocollector | Role::Monitor) {
+        if matches!(role, Role::Etlcollector | Role::Mgocollector) {
             out.complain(format_args!(
                 "{file}: [{}]: this version does not have the role {} yet; the section is not checked (warning)",
                 role.section(),

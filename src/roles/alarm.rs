@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(30);
 /// How long one may go on when the role stops.
 const LIMIT_AT_END: Duration = Duration::from_secs(2);
+/// After so long without a change the next one is news again.
+const QUIET: Duration = Duration::from_mins(10);
 /// The least and the longest time between two alarms of one subject.
 const WAIT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_hours(1));
 /// A program that fails is run so often in all.
@@ -203,8 +205,7 @@ impl Subject {
         match done {
             Ok(()) => {
                 // Quiet for long: the next change is news again.
-                let quiet =
-                    now.saturating_duration_since(self.due) > self.wait.saturating_mul(10).max(WAIT.1 / 6);
+                let quiet = now.saturating_duration_since(self.due) > self.wait.saturating_mul(10).max(QUIET);
                 self.wait = if quiet { WAIT.0 } else { self.wait.saturating_mul(2).min(WAIT.1) };
                 (self.told, self.tries, self.changes) = (Some(text), 0, 0);
                 self.due = later(self.wait);

@@ -2,10 +2,10 @@
 
 use super::collector::{self, Collector};
 use super::follower::{Follower, Setup, resend};
+use super::pulse::{self, Pulse};
 use super::relay;
 use super::serve::{Server, Shared, fd_limit, max_connections, raise_fd_limit, spawn};
 use super::ship;
-use super::watch::{self, Watch};
 use super::whole::Beside;
 use crate::auth::{Key, Keyring, Mode};
 use crate::clock::{Clock, Hour, Zone};
@@ -44,28 +44,30 @@ pub struct RunOptions {
     pub once: bool,
     /// How long `once` may take.
     pub timeout_ms: Option<u64>,
+    /// The monitor makes the tables of its database, and ends.
+    pub init_db: bool,
 }
 
 /// Tells the child that it is the detached one.
 const DETACHED: &str = "LOGD_DETACHED";
 
 /// What a role needs of the world.
-struct World {
-    disk: Disk,
-    clock: Clock,
-    zone: Zone,
-    log: Log,
+pub(super) struct World {
+    pub disk: Disk,
+    pub clock: Clock,
+    pub zone: Zone,
+    pub log: Log,
     /// What is to be sent to the monitor.
     tap: Option<Arc<Tap>>,
-    stop: Shutdown,
-    instance: Instance,
+    pub stop: Shutdown,
+    pub instance: Instance,
 }
 
 impl World {
     /// Starts what runs beside the role; it ends when the result is dropped.
-    fn watch(&self, conf: &WatchConfig, role: Role, host: &str, once: bool) -> Watch {
+    fn pulse(&self, conf: &WatchConfig, role: Role, host: &str, once: bool) -> Pulse {
         let around = (&self.log, &self.clock, &self.zone);
-        Watch::start(conf, (role.command(), host), around, self.tap.clone(), (once, seed()))
+        Pulse::start(conf, (role.command(), host), around, self.tap.clone(), (once, seed()))
     }
 }
 
@@ -81,6 +83,8 @@ pub fn run(role: Role, config: &Path, options: RunOptions) -> u8 {
             Role::Fcollector => {
                 checked(c.store(false)).and_then(|(conf, w)| run_store(config, &conf, &w, options))
             }
+            Role::Monitor => checked(c.monitor(false))
+                .and_then(|(conf, w)| super::monitor::run(config, &conf, &w, options)),
             other => Err(format!("logd: {}: this version does not have that role yet", other.command())),
         },
     };
@@ -98,7 +102,7 @@ fn checked<T>(r: Result<(T, Vec<Warning>), Errors>) -> Result<(T, Vec<Warning>),
 }
 
 /// `Ok(Err(code))` = nothing more to do here.
-fn world(
+pub(super) fn world(
     role: Role,
     config: &Path,
     state_dir: Option<&Path>,
@@ -144,7 +148,7 @@ fn world(
         return detach(name).map(Err);
     }
     let mut log = Log::new(name, log, &disk, &clock, &zone);
-    let tap = watch.and_then(|conf| watch::tap(conf, &mut log));
+    let tap = watch.and_then(|conf| pulse::tap(conf, &mut log));
     let stop = Shutdown::on_signals().map_err(|e| format!("logd: {name}: {e}"))?;
     Ok(Ok(World { disk, clock, zone, log, tap, stop, instance }))
 }
@@ -174,7 +178,7 @@ fn detach(name: &str) -> Result<u8, String> {
     Ok(0)
 }
 
-fn warn_all(log: &Log, warnings: &[Warning]) {
+pub(super) fn warn_all(log: &Log, warnings: &[Warning]) {
     for w in warnings {
         log.warn(&w.to_string());
     }
@@ -270,7 +274,7 @@ fn run_tail(
         w.log
             .info(&format!("{} not acknowledged before the last stop; sent again", count(f.resumed, "pack")));
     }
-    let _watch = w.watch(&conf.watch, Role::Tail, &name, options.once);
+    let _pulse = w.pulse(&conf.watch, Role::Tail, &name, options.once);
     let deadline = options.timeout_ms.map(|t| Instant::now() + Duration::from_millis(t));
     let world = (&w.disk, &w.clock, &w.zone, &w.log, &w.stop);
     let all = ship::follow(&mut f, conf, options.once, deadline, world).map_err(|e| say(e.to_string()))?;
@@ -381,7 +385,7 @@ fn own_name(addr: &str) -> String {
     }
 }
 
-fn host_name() -> String {
+pub(super) fn host_name() -> String {
     let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let clean: String = node
         .chars()
@@ -396,7 +400,7 @@ fn host_name() -> String {
 /// Connections that wait to be accepted; the kernel has a limit of its own (`net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
 
-fn bind(listen: &str) -> Result<TcpListener, String> {
+pub(super) fn bind(listen: &str) -> Result<TcpListener, String> {
     let listener = TcpListener::bind(listen).map_err(|e| {
         let hint = match e.kind() {
             std::io::ErrorKind::AddrInUse => "; another program uses the port",
@@ -418,17 +422,27 @@ fn keys_of(conf: &ReceiverConfig) -> Result<Option<Arc<Keyring>>, String> {
     Keyring::open(path, mode).map(|k| Some(Arc::new(k))).map_err(|e| format!("keys_file: {e}"))
 }
 
+fn may_receive(conf: &ReceiverConfig, role: Role, state_dir: Option<&Path>) -> Result<(), String> {
+    let decided = conf.allow_set || conf.keys_file.is_some();
+    may_serve(&conf.listen, decided, "neither `allow` nor `keys_file` is", role, state_dir)
+}
+
 /// A receiver that anybody may send to is a decision, which a new one has to be told. One that has served before goes on: the
 /// original asked nobody, and its configurations must keep working.
-fn may_serve(conf: &ReceiverConfig, role: Role, state_dir: Option<&Path>) -> Result<(), String> {
+pub(super) fn may_serve(
+    listen: &str,
+    decided: bool,
+    unset: &str,
+    role: Role,
+    state_dir: Option<&Path>,
+) -> Result<(), String> {
     let served = instance::has_served(&crate::state::resolve(&role, state_dir));
-    if served || conf.allow_set || conf.keys_file.is_some() || is_loopback(&conf.listen) {
+    if served || decided || is_loopback(listen) {
         return Ok(());
     }
     Err(format!(
-        "listen {}: neither `allow` nor `keys_file` is set, so that whoever reaches the port could send; list your hosts' \
-         networks, or write `allow = any`",
-        conf.listen
+        "listen {listen}: {unset} set, so that whoever reaches the port could send; list your hosts' networks, or write \
+         `allow = any`"
     ))
 }
 
@@ -458,7 +472,7 @@ fn run_relay(
     let say = |e: String| format!("logd: collector: {e}");
     raise_fd_limit();
     let zone = Zone::local().map_err(say)?;
-    may_serve(&conf.receiver, Role::Collector, conf.state_dir.as_deref()).map_err(say)?;
+    may_receive(&conf.receiver, Role::Collector, conf.state_dir.as_deref()).map_err(say)?;
     let w = match world(
         Role::Collector,
         config,
@@ -481,7 +495,7 @@ fn run_relay(
     let listener = bind(&conf.receiver.listen).map_err(say)?;
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
     let to = conf.sender.send_to.join(", ");
-    let _watch = w.watch(&conf.watch, Role::Collector, &host_name(), false);
+    let _pulse = w.pulse(&conf.watch, Role::Collector, &host_name(), false);
     w.log.info(&format!("listening on {addr}, passing on to {to}"));
     let (shared, _instance) = share(w, gate, keys);
     let server = Server::start(listener, conf.receiver.clone(), &shared, false, conf.spool.group_commit_ms);
@@ -500,7 +514,7 @@ fn run_store(
     let say = |e: String| format!("logd: fcollector: {e}");
     raise_fd_limit();
     let zone = Zone::local().map_err(say)?;
-    may_serve(&conf.receiver, Role::Fcollector, conf.state_dir.as_deref()).map_err(say)?;
+    may_receive(&conf.receiver, Role::Fcollector, conf.state_dir.as_deref()).map_err(say)?;
     let w = match world(
         Role::Fcollector,
         config,
@@ -534,7 +548,7 @@ fn run_store(
     let listener = bind(&conf.receiver.listen).map_err(say)?;
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
     w.log.info(&format!("listening on {addr}, storing in {}", conf.save_dir.display()));
-    let _watch = w.watch(&conf.watch, Role::Fcollector, &host_name(), false);
+    let _pulse = w.pulse(&conf.watch, Role::Fcollector, &host_name(), false);
     let (shared, instance) = share(w, gate, keys);
     let server = Server::start(listener, conf.receiver.clone(), &shared, true, conf.spool.group_commit_ms);
     store_loop(&mut collector, conf, &shared, &instance.dir);

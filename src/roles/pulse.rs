@@ -39,7 +39,7 @@ pub struct World {
 }
 
 /// The threads of a role; dropping it ends them.
-pub struct Watch {
+pub struct Pulse {
     pub alarms: Alarms,
     pub world: Arc<World>,
     threads: Vec<JoinHandle<()>>,
@@ -50,7 +50,7 @@ pub fn tap(conf: &WatchConfig, log: &mut Log) -> Option<Arc<Tap>> {
     conf.log_to.as_ref().map(|_| log.tap(conf.log_level))
 }
 
-impl Watch {
+impl Pulse {
     /// Starts what the config asks for. A follower that runs `once` has no heart-beat: it is expected to end.
     pub fn start(
         conf: &WatchConfig,
@@ -90,14 +90,9 @@ impl Watch {
         }
         Self { alarms, world, threads }
     }
-
-    /// A further thread that ends with the others.
-    pub fn add(&mut self, thread: JoinHandle<()>) {
-        self.threads.push(thread);
-    }
 }
 
-impl Drop for Watch {
+impl Drop for Pulse {
     fn drop(&mut self) {
         self.world.quit.request();
         self.alarms.stop();
@@ -256,14 +251,13 @@ impl World {
         if stream.as_ref().is_some_and(is_closed) {
             *stream = None;
         }
-        let open = match stream {
-            Some(open) => open,
-            None => {
-                let new = TcpStream::connect_timeout(&resolve(to)?, ASK).map_err(|e| e.to_string())?;
-                let _ = new.set_nodelay(true);
-                new.set_write_timeout(Some(ASK)).map_err(|e| e.to_string())?;
-                stream.insert(new)
-            }
+        let open = if let Some(open) = stream {
+            open
+        } else {
+            let new = TcpStream::connect_timeout(&resolve(to)?, ASK).map_err(|e| e.to_string())?;
+            let _ = new.set_nodelay(true);
+            new.set_write_timeout(Some(ASK)).map_err(|e| e.to_string())?;
+            stream.insert(new)
         };
         let own = open.local_addr().map_err(|e| e.to_string())?.ip().to_canonical();
         let me = lock(&self.me).clone();

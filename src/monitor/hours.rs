@@ -1,0 +1,101 @@
+//! States of hours as collectors tell them, the last days of them, in memory and as `hours.json`.
+
+use super::Said;
+use crate::clock::Hour;
+use crate::disk::{self, Disk};
+use crate::name;
+use crate::overview::{HOURS_MAX, HostHour, Overview};
+use crate::record;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Bytes of the file, at most.
+const FILE_MAX: u64 = 256 << 20;
+/// Hours whose names are so far ahead are a mistake of a clock, ms.
+const AHEAD_MS: i64 = 48 * 3_600_000;
+
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    format: u32,
+    hours: Vec<HostHour>,
+}
+
+/// See the module's header.
+pub struct Hours {
+    disk: Disk,
+    path: PathBuf,
+    /// By hour and name, so that the oldest come first.
+    list: BTreeMap<(String, String), HostHour>,
+    dirty: bool,
+}
+
+impl Hours {
+    /// Reads the file.
+    pub fn open(disk: &Disk, path: &Path, said: &mut Vec<Said>) -> disk::Result<Self> {
+        let mut hours =
+            Self { disk: disk.clone(), path: path.to_owned(), list: BTreeMap::new(), dirty: false };
+        let bytes = disk.read_opt(path, FILE_MAX)?;
+        match bytes.map(|b| record::from_json::<Saved>(&b)) {
+            None => {}
+            Some(Ok(saved)) => hours.put(saved.hours),
+            Some(Err(why)) => {
+                said.push((1, format!("{}: {why}; collectors tell its hours again", path.display())));
+            }
+        }
+        hours.dirty = false;
+        Ok(hours)
+    }
+
+    /// Takes the list that a collector sent. Those that make no sense are left out.
+    pub fn take(&mut self, json: &str, now_ms: i64) -> Result<(), String> {
+        let list: Vec<HostHour> =
+            serde_json::from_str(json).map_err(|e| format!("`hours` is no list of hours: {e}"))?;
+        let ahead = crate::clock::Zone::named("UTC").map(|utc| utc.hour_at(now_ms.saturating_add(AHEAD_MS)));
+        let mut all = Overview { hours: list, ..Overview::default() };
+        all.limit();
+        let good = all.hours.into_iter().filter(|h| {
+            let hour = Hour::parse(&h.hour);
+            name::problem(&h.name).is_none()
+                && hour.is_some_and(|hour| ahead.as_ref().is_ok_and(|a| hour.day_of() <= a.day_of()))
+        });
+        self.put(good.collect());
+        Ok(())
+    }
+
+    fn put(&mut self, hours: Vec<HostHour>) {
+        for hour in hours {
+            self.dirty = true;
+            self.list.insert((hour.hour.clone(), hour.name.clone()), hour);
+            if self.list.len() > HOURS_MAX {
+                self.list.pop_first();
+            }
+        }
+    }
+
+    /// Those before this hour go.
+    pub fn forget_before(&mut self, first: Hour) {
+        let (hour, day) = (first.to_string(), first.day_of().to_string());
+        let before = self.list.len();
+        // Hours of a day have a shorter name; they stay for as long as any hour of that day.
+        self.list.retain(|(at, _), _| if at.len() > 8 { *at >= hour } else { *at >= day });
+        self.dirty |= self.list.len() != before;
+    }
+
+    /// All of them, by name and then by hour.
+    pub fn list(&self) -> impl Iterator<Item = HostHour> {
+        let mut all: Vec<&HostHour> = self.list.values().collect();
+        all.sort_by(|a, b| (&a.name, &a.hour).cmp(&(&b.name, &b.hour)));
+        all.into_iter().cloned()
+    }
+
+    /// Writes the file if something changed.
+    pub fn save(&mut self) -> disk::Result<()> {
+        if self.dirty {
+            let saved = Saved { format: 1, hours: self.list.values().cloned().collect() };
+            self.disk.replace(&self.path, &record::to_json(&saved), 0o640)?;
+            self.dirty = false;
+        }
+        Ok(())
+    }
+}
