@@ -8,7 +8,7 @@
 //! - `nodes.json`: the nodes. Replaced as a whole, before a registration is answered. It may be edited while the monitor
 //!   runs, and is read again every third round.
 //! - `events/`: messages, outages, registrations, a line of JSON each ([`events`]).
-//! - `hours.json`: the states of hours, as of a minute ago.
+//! - `hours.json`: the states of hours, as of some seconds ago.
 //! - `delivered.json`: how far a database has `events` (feature `mysql`).
 //!
 //! What may be lost: a message that has not been on the disk for a second when the power is cut (nobody was told that it
@@ -303,11 +303,10 @@ impl Monitor {
         }
     }
 
-    /// Once a minute: what is too old goes, and the hours are saved.
-    pub fn minute(&mut self, now_ms: i64) -> disk::Result<()> {
+    /// Once a minute: hours that are too old go.
+    pub fn forget(&mut self, now_ms: i64) {
         let back = i64::try_from(self.keep_hours).unwrap_or(i64::MAX).saturating_mul(3_600_000);
         self.hours.forget_before(self.zone.hour_at(now_ms.saturating_sub(back)));
-        self.hours.save()
     }
 
     /// All that is known, for the page.

@@ -11,6 +11,7 @@ pub mod follower;
 mod monitor;
 mod pulse;
 pub mod relay;
+mod report;
 mod serve;
 mod ship;
 mod start;

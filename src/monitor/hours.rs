@@ -28,13 +28,19 @@ pub struct Hours {
     /// By hour and name, so that the oldest come first.
     list: BTreeMap<(String, String), HostHour>,
     dirty: bool,
+    saved_ms: u64,
 }
 
 impl Hours {
     /// Reads the file.
     pub fn open(disk: &Disk, path: &Path, said: &mut Vec<Said>) -> disk::Result<Self> {
-        let mut hours =
-            Self { disk: disk.clone(), path: path.to_owned(), list: BTreeMap::new(), dirty: false };
+        let mut hours = Self {
+            disk: disk.clone(),
+            path: path.to_owned(),
+            list: BTreeMap::new(),
+            dirty: false,
+            saved_ms: 0,
+        };
         let bytes = disk.read_opt(path, FILE_MAX)?;
         match bytes.map(|b| record::from_json::<Saved>(&b)) {
             None => {}
@@ -87,6 +93,16 @@ impl Hours {
         let mut all: Vec<&HostHour> = self.list.values().collect();
         all.sort_by(|a, b| (&a.name, &a.hour).cmp(&(&b.name, &b.hour)));
         all.into_iter().cloned()
+    }
+
+    /// Writes the file if something changed, seconds after the last time: the longer the list, the more of them.
+    pub fn save_soon(&mut self, now_ms: u64) -> disk::Result<()> {
+        let wait = (self.list.len() as u64).saturating_mul(2).saturating_add(5_000);
+        if now_ms.saturating_sub(self.saved_ms) < wait {
+            return Ok(());
+        }
+        self.saved_ms = now_ms;
+        self.save()
     }
 
     /// Writes the file if something changed.

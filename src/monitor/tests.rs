@@ -272,7 +272,8 @@ fn hours_are_kept_for_days_and_not_longer() {
     assert_eq!(tell(&mut d, &all), "0");
     assert_eq!(tell(&mut d, &[hour("web1", "2026112207", "verified")]), "0");
     assert_eq!(d.say(&[("req", "hours"), ("hours", "[1]")], "10.0.0.7"), "1");
-    d.m.minute(T).unwrap();
+    d.m.forget(T);
+    d.m.hours.save().unwrap();
     d.again();
     let told: Vec<_> = d.m.overview(T, "mon").hours.into_iter().map(|h| (h.name, h.hour, h.state)).collect();
     let wanted =

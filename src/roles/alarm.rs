@@ -33,8 +33,6 @@ const TEXT_MAX: usize = 1_024;
 struct Subject {
     /// What is to be told.
     pending: Option<String>,
-    /// How often it has changed since it was told.
-    changes: u64,
     told: Option<String>,
     due: Instant,
     wait: Duration,
@@ -87,12 +85,11 @@ impl Alarms {
                 return;
             }
         }
-        let fresh = || Subject { pending: None, changes: 0, told: None, due: now, wait: WAIT.0, tries: 0 };
+        let fresh = || Subject { pending: None, told: None, due: now, wait: WAIT.0, tries: 0 };
         let s = queue.subjects.entry(subject.to_owned()).or_insert_with(fresh);
         let mut text = escape(text);
         text.truncate(text.floor_char_boundary(TEXT_MAX));
         s.pending = Some(text);
-        s.changes = s.changes.saturating_add(1);
         drop(queue);
         inner.more.notify_all();
     }
@@ -192,7 +189,6 @@ impl Subject {
     fn turn(&mut self) -> Option<String> {
         let text = self.pending.take()?;
         if self.told.as_ref() == Some(&text) {
-            self.changes = 0;
             return None;
         }
         Some(text)
@@ -207,7 +203,7 @@ impl Subject {
                 // Quiet for long: the next change is news again.
                 let quiet = now.saturating_duration_since(self.due) > self.wait.saturating_mul(10).max(QUIET);
                 self.wait = if quiet { WAIT.0 } else { self.wait.saturating_mul(2).min(WAIT.1) };
-                (self.told, self.tries, self.changes) = (Some(text), 0, 0);
+                (self.told, self.tries) = (Some(text), 0);
                 self.due = later(self.wait);
                 None
             }
@@ -224,5 +220,44 @@ impl Subject {
                 Some(format!("{why}; this alarm was not told: {text}"))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changes_to_and_fro_is_told_less_and_less_often_and_not_at_all_if_nothing_is_left_of_it() {
+        let now = Instant::now();
+        let mut s = Subject { pending: None, told: None, due: now, wait: WAIT.0, tries: 0 };
+        let tell = |s: &mut Subject, text: &str| {
+            s.pending = Some(text.into());
+            s.turn().map(|text| s.called(Ok(()), text, false))
+        };
+        let mut waits = Vec::new();
+        for n in 0..20 {
+            assert_eq!(tell(&mut s, if n % 2 == 0 { "down" } else { "up" }), Some(None));
+            waits.push(s.wait);
+        }
+        assert!(waits.windows(2).all(|w| w[1] == (w[0] * 2).min(WAIT.1)), "{waits:?}");
+        assert_eq!((waits[0], waits[19]), (WAIT.0 * 2, WAIT.1));
+        // Down and up again before its turn came.
+        s.pending = Some("down".into());
+        assert_eq!(tell(&mut s, "up"), None);
+    }
+
+    #[test]
+    fn a_program_that_fails_is_run_three_times_and_a_newer_text_wins() {
+        let now = Instant::now();
+        let mut s = Subject { pending: None, told: None, due: now, wait: WAIT.0, tries: 0 };
+        for n in 1..=TRIES {
+            let said = s.called(Err("no".into()), "down".into(), false).unwrap();
+            assert_eq!(said.contains("it is run again"), n < TRIES, "{said}");
+            assert_eq!(s.pending.take().is_some(), n < TRIES);
+        }
+        s.pending = Some("up".into());
+        s.called(Err("no".into()), "down".into(), false);
+        assert_eq!(s.turn().as_deref(), Some("up"));
     }
 }

@@ -147,11 +147,11 @@ impl Shared {
         while !self.stop.wait(Duration::from_secs(1)) {
             let now = self.clock.mono_ms();
             let mut m = lock(&self.monitor);
-            let mut kept = m.events.sync();
             if now.saturating_sub(minute) >= 60_000 {
                 minute = now;
-                kept = kept.and(m.minute(self.clock.now_ms()));
+                m.forget(self.clock.now_ms());
             }
+            let kept = m.events.sync().and(m.hours.save_soon(now));
             drop(m);
             if let Err(e) = kept {
                 self.trouble(&e);

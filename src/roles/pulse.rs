@@ -92,6 +92,13 @@ impl Pulse {
     }
 }
 
+impl Pulse {
+    /// A further thread that ends with the others.
+    pub fn add(&mut self, thread: JoinHandle<()>) {
+        self.threads.push(thread);
+    }
+}
+
 impl Drop for Pulse {
     fn drop(&mut self) {
         self.world.quit.request();

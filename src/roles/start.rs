@@ -4,6 +4,7 @@ use super::collector::{self, Collector};
 use super::follower::{Follower, Setup, resend};
 use super::pulse::{self, Pulse};
 use super::relay;
+use super::report;
 use super::serve::{Server, Shared, fd_limit, max_connections, raise_fd_limit, spawn};
 use super::ship;
 use super::whole::Beside;
@@ -427,6 +428,31 @@ fn may_receive(conf: &ReceiverConfig, role: Role, state_dir: Option<&Path>) -> R
     may_serve(&conf.listen, decided, "neither `allow` nor `keys_file` is", role, state_dir)
 }
 
+/// Starts what tells the monitor and the operator how a receiver is, if anybody wants to know.
+fn start_report(
+    pulse: &mut Pulse,
+    watch: &WatchConfig,
+    shared: &Arc<Shared>,
+    state_dir: &Path,
+    (spool_size, alarm_after_ms): (u64, u64),
+    hours: Option<report::Source>,
+) {
+    if watch.alarm.is_empty() && (watch.monitor.is_none() || hours.is_none()) {
+        return;
+    }
+    let report = report::Report {
+        shared: Arc::clone(shared),
+        world: Arc::clone(&pulse.world),
+        alarms: pulse.alarms.clone(),
+        state_dir: state_dir.to_owned(),
+        spool_size,
+        monitor: watch.monitor.clone(),
+        hours,
+        alarm_after_ms,
+    };
+    pulse.add(report.start());
+}
+
 /// A receiver that anybody may send to is a decision, which a new one has to be told. One that has served before goes on: the
 /// original asked nobody, and its configurations must keep working.
 pub(super) fn may_serve(
@@ -495,9 +521,10 @@ fn run_relay(
     let listener = bind(&conf.receiver.listen).map_err(say)?;
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
     let to = conf.sender.send_to.join(", ");
-    let _pulse = w.pulse(&conf.watch, Role::Collector, &host_name(), false);
+    let mut pulse = w.pulse(&conf.watch, Role::Collector, &host_name(), false);
     w.log.info(&format!("listening on {addr}, passing on to {to}"));
-    let (shared, _instance) = share(w, gate, keys);
+    let (shared, instance) = share(w, gate, keys);
+    start_report(&mut pulse, &conf.watch, &shared, &instance.dir, (conf.spool.size, 0), None);
     let server = Server::start(listener, conf.receiver.clone(), &shared, false, conf.spool.group_commit_ms);
     ship::pass_on(&mut relay, &conf.sender, server, conf.quit_timeout_ms, &shared);
     let left = lock(&shared.gate).spool.waiting();
@@ -548,8 +575,17 @@ fn run_store(
     let listener = bind(&conf.receiver.listen).map_err(say)?;
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
     w.log.info(&format!("listening on {addr}, storing in {}", conf.save_dir.display()));
-    let _pulse = w.pulse(&conf.watch, Role::Fcollector, &host_name(), false);
+    let mut pulse = w.pulse(&conf.watch, Role::Fcollector, &host_name(), false);
     let (shared, instance) = share(w, gate, keys);
+    let hours = report::hours_of_store(&shared, conf.save_dir.clone(), conf.hosts_file.clone());
+    start_report(
+        &mut pulse,
+        &conf.watch,
+        &shared,
+        &instance.dir,
+        (conf.spool.size, conf.alarm_after_ms),
+        Some(hours),
+    );
     let server = Server::start(listener, conf.receiver.clone(), &shared, true, conf.spool.group_commit_ms);
     store_loop(&mut collector, conf, &shared, &instance.dir);
     server.join(Instant::now() + Duration::from_millis(conf.quit_timeout_ms));

@@ -1,7 +1,7 @@
 //! The monitor, and what every role tells it: frames of the original, outages told once, messages that come through a
 //! restart, garbage that harms nothing, and a thousand nodes that cost no thread.
 
-use super::peer::Random;
+use super::peer::{Hour, Peer, Random};
 use super::support::{self, Node, SOON, Temp, until};
 use logd::heartbeat::{self, Frames, Message};
 use serde_json::Value;
@@ -430,5 +430,135 @@ fn a_monitor_that_anybody_may_reach_is_a_decision() {
         assert!(m.log().contains("--features mysql"), "{}", m.log());
         let check = support::logd(&["check".as_ref(), m.config().as_os_str()]);
         assert!(check.code == 0 && check.err.contains("--features mysql"), "{}", check.err);
+    }
+}
+
+fn hours(temp: &Temp) -> Vec<Value> {
+    let text = std::fs::read(temp.path("monitor.state/hours.json")).unwrap_or_default();
+    serde_json::from_slice::<Value>(&text).map_or(Vec::new(), |v| v["hours"].as_array().unwrap().clone())
+}
+
+#[test]
+fn hours_are_told_with_what_is_missing_and_then_as_whole() {
+    let temp = Temp::new("hours");
+    let told = temp.path("alarms");
+    let script = temp.file("alarm", format!("#!/bin/sh\necho \"$1\" >> {}\n", told.display()));
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let alarm = format!("{} %s", script.display());
+    let mut m = monitor(&temp, &[("recv_port", &support::fixed_addr().to_string())]);
+    let hosts = temp.file("hosts", "web1\nweb2\n").display().to_string();
+    let (to, save) = (m.addr().to_string(), temp.path("save").display().to_string());
+    let keys = [
+        ("save_dir", save.as_str()),
+        ("hosts_file", &hosts),
+        ("alarm_command", &alarm),
+        ("alarm_after", "1m"),
+        ("[monitor] hb_port", "127.0.0.1:0"),
+        ("[monitor] mon_addr", &to),
+    ];
+    // Two hours ago, so that its end is longer ago than a minute.
+    let hour = support::past_hours(2)[0].to_string();
+    let mut store = Node::start(&temp, "store", "fcollector", &keys, &[]);
+    let web1 = Hour::new("web1", &hour, 6, 5);
+    let mut peer = Peer::to(store.addr());
+    for pack in [0, 3, 5] {
+        peer.deliver(&web1.packs()[pack]);
+    }
+    let alarms = || std::fs::read_to_string(&told).unwrap_or_default();
+    let gap =
+        format!("hour {hour} of web1 is not whole 1 minute after its end: gaps, packs 2-3,5 are missing");
+    until(SOON, "the alarm", || alarms().contains(&gap).then_some(()));
+    let silent = format!("hour {hour} of web2 is not whole 1 minute after its end: no data");
+    until(SOON, "the alarm of the silent host", || alarms().contains(&silent).then_some(()));
+    let state = |name: &str, state: &str| {
+        until(SOON * 2, "the state of the hour", || {
+            let all = hours(&temp);
+            all.into_iter().find(|h| h["name"] == name && h["state"] == state)
+        })
+    };
+    let told = state("web1", "gaps");
+    assert_eq!(
+        (&told["missing"], &told["hour"]),
+        (&serde_json::json!([[2, 3], [5, 5]]), &Value::from(hour.as_str()))
+    );
+    state("web2", "no data");
+    for pack in [1, 2, 4] {
+        peer.deliver(&web1.packs()[pack]);
+    }
+    let told = state("web1", "verified");
+    assert_eq!(told["lines"], 30);
+    let well = format!("hour {hour} of web1 is whole");
+    until(SOON, "the all-clear", || alarms().contains(&well).then_some(()));
+    assert_eq!(alarms().matches(&gap).count(), 1);
+    m.kill();
+    m.restart();
+    m.ready();
+    assert_eq!(hours(&temp).len(), 2);
+    assert_eq!((store.terminate(), m.terminate()), (0, 0));
+}
+
+#[test]
+fn an_original_monitor_is_not_bothered_with_hours() {
+    let temp = Temp::new("nohours");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap().to_string();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let m = answer(&mut stream);
+            let known = ["register", "unregister"].contains(&m["req"].as_str());
+            count.fetch_add(usize::from(!known), Ordering::SeqCst);
+            let said = if known {
+                [("err", "0"), ("msg", "success")]
+            } else {
+                [("err", "-1"), ("msg", "unkown request <hours>")]
+            };
+            let said: Message = said.map(|(k, v)| (k.into(), v.into())).into();
+            stream.write_all(&heartbeat::frame(&said)).unwrap();
+        }
+    });
+    let save = temp.path("save").display().to_string();
+    let keys =
+        [("save_dir", save.as_str()), ("[monitor] hb_port", "127.0.0.1:0"), ("[monitor] mon_addr", &at)];
+    let mut store = Node::start(&temp, "store", "fcollector", &keys, &[]);
+    let hour = support::past_hours(1)[0].to_string();
+    Peer::to(store.addr()).deliver(&Hour::new("web1", &hour, 2, 5).packs()[0]);
+    store.says("it does not take the states of hours");
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    assert_eq!(store.terminate(), 0);
+}
+
+#[test]
+fn an_alarm_program_that_hangs_holds_up_nothing() {
+    let temp = Temp::new("hangs");
+    let pids = temp.path("pids");
+    let script = temp.file("alarm", format!("#!/bin/sh\necho $$ >> {}\nsleep 1000\n", pids.display()));
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut m = monitor(&temp, &[("alarm_command", &format!("{} %s", script.display()))]);
+    let beats = Beats::start();
+    let who = |port: u16| heartbeat::Me {
+        role: "tail".into(),
+        hostname: "x".into(),
+        version: String::new(),
+        port,
+        ip: None,
+    };
+    for port in [1, 2, beats.port] {
+        ask(m.addr(), &heartbeat::frame(&who(port).request("register", None)));
+    }
+    let running = || std::fs::read_to_string(&pids).unwrap_or_default();
+    until(SOON, "the alarm", || running().ends_with('\n').then_some(()));
+    // Rounds go on, messages are taken, and only one program runs.
+    let before = beats.count.load(Ordering::SeqCst);
+    until(SOON, "more rounds", || (beats.count.load(Ordering::SeqCst) > before + 3).then_some(()));
+    TcpStream::connect(m.addr()).unwrap().write_all(ERROR_LOG).unwrap();
+    until(SOON, "the message", || kinds(&temp).contains(&"ERROR".to_owned()).then_some(()));
+    assert_eq!(running().lines().count(), 1);
+    // A stop does not wait for it, and leaves nothing of it behind.
+    assert_eq!(m.terminate(), 0);
+    for pid in running().lines() {
+        assert!(!Path::new("/proc").join(pid).exists(), "{pid} runs on");
     }
 }
