@@ -262,7 +262,8 @@ impl Monitor {
         }
     }
 
-    fn seconds(&self, ms: i64) -> String {
+    /// A time without its milliseconds.
+    pub fn seconds(&self, ms: i64) -> String {
         self.zone.format_ms(ms).chars().take(19).collect()
     }
 

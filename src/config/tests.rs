@@ -317,7 +317,7 @@ fn the_effective_config_loads_again_to_itself() {
 
 #[test]
 fn every_example_is_clean() {
-    for name in ["tail.ini", "collector.ini", "fcollector.ini", "full.ini", "original.ini"] {
+    for name in ["tail.ini", "collector.ini", "fcollector.ini", "monitor.ini", "full.ini", "original.ini"] {
         let config = Config::load(&etc(name)).unwrap();
         let warnings = config.check_all().unwrap_or_else(|e| panic!("{e}"));
         // Files of the original do not know `allow`, and have a database.
@@ -328,7 +328,7 @@ fn every_example_is_clean() {
     let files = std::fs::read_dir(etc("")).unwrap().map(|f| f.unwrap().path());
     assert_eq!(
         files.filter(|f| f.extension().is_some_and(|e| e == "ini")).count(),
-        5,
+        6,
         "an example is not tested"
     );
 }
