@@ -46,6 +46,8 @@ const MESSAGE_MAX: usize = 4_096;
 const WORD_MAX: usize = 32;
 /// Characters of a host's name, at most.
 const HOST_MAX: usize = 128;
+/// Nodes that are named one by one in a sentence.
+const NAMED_MAX: usize = 10;
 /// Nodes that one address may register.
 const NODES_PER_ADDRESS: usize = 64;
 
@@ -214,14 +216,22 @@ impl Monitor {
 
     /// Whom to ask for a heart-beat. Nodes that must not be asked are told.
     pub fn targets(&mut self) -> Vec<SocketAddr> {
-        let mut targets = Vec::new();
+        let (mut targets, mut others) = (Vec::new(), Vec::new());
         for node in self.nodes.iter() {
             if node.by == Some(node.ip) || self.allow.names(node.ip) {
                 targets.push(SocketAddr::new(node.ip, node.port));
             } else {
-                let why = "it did not register itself from there, and `allow` does not name the address";
-                self.said.push((1, format!("node {}: not asked for its heart-beat: {why}", node.label())));
+                others.push(node.label());
             }
+        }
+        if others.len() > NAMED_MAX {
+            let more = others.len().saturating_sub(NAMED_MAX);
+            others.truncate(NAMED_MAX);
+            others.push(format!("and {more} more"));
+        }
+        if !others.is_empty() {
+            let why = "they did not register themselves from there, and `allow` does not name the addresses";
+            self.said.push((1, format!("not asked for their heart-beat: {why}: {}", others.join(", "))));
         }
         targets
     }

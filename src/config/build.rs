@@ -264,6 +264,10 @@ pub(super) fn watch(r: &mut Reader, s: &str) -> WatchConfig {
 }
 
 fn alarm(r: &mut Reader, s: &str) -> Vec<String> {
+    // A follower has nobody to call: what it cannot do shows at its receiver.
+    if keys::find(s, "alarm_command").is_none() {
+        return Vec::new();
+    }
     let text = r.text(s, "alarm_command").unwrap_or_default();
     text.split_whitespace().map(String::from).collect()
 }

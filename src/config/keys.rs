@@ -131,7 +131,7 @@ const E: &[&str] = &["etlcollector"];
 const M: &[&str] = &["mgocollector"];
 const EM: &[&str] = &["etlcollector", "mgocollector"];
 const R: &[&str] = &["receiver"];
-const TCFR: &[&str] = &["tail", "collector", "fcollector", "receiver"];
+const CFR: &[&str] = &["collector", "fcollector", "receiver"];
 const MON: &[&str] = &["monitor"];
 const HB: &[&str] = &["heart_beat"];
 
@@ -228,7 +228,7 @@ pub static KEYS: &[Key] = &[
     key(F, "max_verifying", Kind::Number(1, 1024), "16", "Hours that are read back for verification at once."),
 
     // Alarms.
-    key(TCFR, "alarm_command", Kind::Command, "", "Program that is run when something changes for the worse or for the better, with the text in the place of %s; no shell reads it. Empty: none."),
+    key(CFR, "alarm_command", Kind::Command, "", "Program that is run when something changes for the worse or for the better, with the text in the place of %s; no shell reads it. Empty: none."),
     key(F, "alarm_after", Kind::Duration(MIN, 30 * DAY), "60m", "An hour that is not whole this long after its end is an alarm."),
 
     key(TCF, "quit_timeout", Kind::Duration(100, 10 * MIN), "10s", "How long a clean stop may take; what is left continues at the next start."),

@@ -432,9 +432,9 @@ fn warnings_of_tail(more: &str) -> Vec<String> {
 
 #[test]
 fn an_alarm_command_is_a_program_and_no_shell_line() {
-    let alarm = |text: &str| {
-        parse(&format!("{FULL_TAIL}alarm_command = {text}\n")).tail(true).map(|t| t.0.watch.alarm)
-    };
+    let store = "[fcollector]\nlisten = 1\nallow = any\nsave_dir = s\n";
+    let alarm =
+        |text: &str| parse(&format!("{store}alarm_command = {text}\n")).store(true).map(|t| t.0.watch.alarm);
     assert_eq!(alarm("/bin/mail  -s %s root").unwrap(), ["/bin/mail", "-s", "%s", "root"]);
     for bad in
         ["mail %s", "/bin/mail", "/bin/%s", "/bin/mail '%s'", "/bin/a %s | b", "/bin/a %s; b", "/bin/a `%s`"]

@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 const ASK: Duration = Duration::from_secs(5);
 /// How long a parting word may take, and how long the end of a role waits for all of this.
 const PARTING: Duration = Duration::from_secs(2);
+/// Addresses of one name that are tried.
+const ADDRESSES_MAX: usize = 8;
 /// How soon a thread sees that the role has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// The first and the longest wait before a port or a connection is tried again.
@@ -116,10 +118,17 @@ impl Drop for Pulse {
     }
 }
 
-/// The addresses of `host:port`, one of which is tried.
-pub fn resolve(to: &str) -> Result<SocketAddr, String> {
-    let mut all = to.to_socket_addrs().map_err(|e| e.to_string())?;
-    all.next().ok_or_else(|| "the name has no address".to_owned())
+/// Tries the addresses of `host:port` in turn: `localhost` may have two, of which the monitor has one. The last error is told.
+pub fn reach<T>(to: &str, mut go: impl FnMut(SocketAddr) -> Result<T, String>) -> Result<T, String> {
+    let all = to.to_socket_addrs().map_err(|e| e.to_string())?;
+    let mut failed = "the name has no address".to_owned();
+    for at in all.take(ADDRESSES_MAX) {
+        match go(at) {
+            Ok(done) => return Ok(done),
+            Err(why) => failed = why,
+        }
+    }
+    Err(failed)
 }
 
 impl World {
@@ -175,9 +184,10 @@ impl World {
             if me.port == 0 || !registrar.due(self.clock.mono_ms()) {
                 continue;
             }
-            let result = resolve(monitor).and_then(|to| {
+            let result = reach(monitor, |to| {
+                let answer = heartbeat::ask(to, ASK, |own| me.request("register", Some(own)))?;
                 reached = Some(to);
-                heartbeat::done(&heartbeat::ask(to, ASK, |own| me.request("register", Some(own)))?)
+                heartbeat::done(&answer)
             });
             match registrar.tried(result, self.clock.mono_ms()) {
                 Some((true, text)) => self.log.info(&format!("monitor {monitor}: {text}")),
@@ -261,7 +271,7 @@ impl World {
         let open = if let Some(open) = stream {
             open
         } else {
-            let new = TcpStream::connect_timeout(&resolve(to)?, ASK).map_err(|e| e.to_string())?;
+            let new = reach(to, |at| TcpStream::connect_timeout(&at, ASK).map_err(|e| e.to_string()))?;
             let _ = new.set_nodelay(true);
             new.set_write_timeout(Some(ASK)).map_err(|e| e.to_string())?;
             stream.insert(new)

@@ -215,10 +215,12 @@ impl Report {
     fn ask(&self, monitor: &str, hours: &[&HostHour]) -> Result<Result<(), String>, String> {
         let me = lock(&self.world.me).clone();
         let list = serde_json::to_string(hours).unwrap_or_default();
-        let answer = heartbeat::ask(pulse::resolve(monitor)?, ASK, |own| {
-            let mut m = me.request("hours", Some(own));
-            m.insert("hours".into(), list);
-            m
+        let answer = pulse::reach(monitor, |to| {
+            heartbeat::ask(to, ASK, |own| {
+                let mut m = me.request("hours", Some(own));
+                m.insert("hours".into(), list.clone());
+                m
+            })
         })?;
         Ok(heartbeat::done(&answer))
     }
