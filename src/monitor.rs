@@ -328,13 +328,28 @@ impl Monitor {
             kind: e.kind.clone(),
             message: e.msg.clone(),
         });
+        let back =
+            i64::try_from(self.keep_hours.saturating_sub(1)).unwrap_or(i64::MAX).saturating_mul(3_600_000);
+        let (mut hour, last) = (self.zone.hour_at(now_ms.saturating_sub(back)), self.zone.hour_at(now_ms));
+        let mut columns = Vec::new();
+        while hour <= last {
+            // One that the clock skips does not exist.
+            columns.extend(self.zone.ends_ms(hour).map(|_| hour.to_string()));
+            let next = self.zone.next(hour);
+            if next <= hour {
+                break;
+            }
+            hour = next;
+        }
+        columns.reverse();
         let mut o = Overview {
             time_ms: now_ms,
             role: "monitor".into(),
             host: host.to_owned(),
             zone: self.zone.name(),
             newest: self.zone.hour_at(now_ms).to_string(),
-            span_hours: self.keep_hours,
+            span_hours: columns.len() as u64,
+            columns,
             nodes: self.nodes.iter().map(Node::overview).collect(),
             hours: self.hours.list().collect(),
             errors: errors.collect(),

@@ -5,6 +5,7 @@
 //! from a peer is read by [`Overview::read`], which believes no length.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The version of the JSON.
 pub const VERSION: u32 = 1;
@@ -14,10 +15,14 @@ pub const BYTES_MAX: usize = 16 << 20;
 pub const HOURS_MAX: usize = 36_000;
 /// Nodes in one overview, and expected names, at most.
 pub const NODES_MAX: usize = 4_000;
+/// Columns of the grid, at most: a month.
+pub const COLUMNS_MAX: usize = 744;
 /// Errors in one overview, at most.
 pub const ERRORS_MAX: usize = 200;
 /// Ranges of missing packs that are named of one hour, at most.
 pub const RANGES_MAX: usize = 20;
+/// States that have an advice, at most.
+const ADVICE_MAX: usize = 64;
 /// Characters of one text (a note, a message), at most.
 pub const TEXT_MAX: usize = 1_000;
 /// Characters of a name, an address, a state, at most.
@@ -124,6 +129,10 @@ pub struct Overview {
     pub newest: String,
     /// Hours that are looked at, back from `newest`.
     pub span_hours: u64,
+    /// Their names, the newest first.
+    pub columns: Vec<String>,
+    /// What to do about an hour, by its word.
+    pub advice: BTreeMap<String, String>,
     /// Processes and senders.
     pub nodes: Vec<Node>,
     /// The hours, by name and then by hour.
@@ -150,6 +159,8 @@ impl Default for Overview {
             zone: String::new(),
             newest: String::new(),
             span_hours: 0,
+            columns: Vec::new(),
+            advice: BTreeMap::new(),
             nodes: Vec::new(),
             hours: Vec::new(),
             expected: Vec::new(),
@@ -201,6 +212,16 @@ impl Overview {
         self.nodes.truncate(NODES_MAX);
         self.expected.truncate(NODES_MAX);
         self.errors.truncate(ERRORS_MAX);
+        self.columns.truncate(COLUMNS_MAX);
+        self.columns.iter_mut().for_each(|name| shorten(name, NAME_MAX));
+        let advice = std::mem::take(&mut self.advice).into_iter().take(ADVICE_MAX);
+        self.advice = advice
+            .map(|(mut word, mut text)| {
+                shorten(&mut word, NAME_MAX);
+                shorten(&mut text, TEXT_MAX);
+                (word, text)
+            })
+            .collect();
         for text in [&mut self.role, &mut self.host, &mut self.zone, &mut self.newest] {
             shorten(text, NAME_MAX);
         }

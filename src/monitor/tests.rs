@@ -276,7 +276,12 @@ fn hours_are_kept_for_days_and_not_longer() {
     d.m.forget(T);
     d.m.hours.save().unwrap();
     d.again();
-    let told: Vec<_> = d.m.overview(T, "mon").hours.into_iter().map(|h| (h.name, h.hour, h.state)).collect();
+    let all = d.m.overview(T, "mon");
+    assert_eq!(
+        (all.columns.len(), all.columns[0].as_str(), all.columns[71].as_str()),
+        (72, "2026112208", "2026111909")
+    );
+    let told: Vec<_> = all.hours.into_iter().map(|h| (h.name, h.hour, h.state)).collect();
     let wanted =
         [("web1", "20261122", "open"), ("web1", "2026112207", "verified"), ("web2", "2026112207", "open")];
     assert_eq!(told, wanted.map(|(n, h, s)| (n.to_owned(), h.to_owned(), s.to_owned())));
