@@ -16,8 +16,15 @@
 //! names separated by commas, or `*`. Files that others may read are refused, and so is anything in them that is not a key:
 //! half a key file would let in whoever the missing half was to keep out.
 
-use crate::pack::{Entry, hex, unhex};
+mod senders;
+
+pub use senders::{Denied, Senders, Signing};
+
+use crate::clock::{Clock, Zone};
+use crate::disk::{self, Disk};
+use crate::pack::{Entry, HourKey, hex, unhex};
 use hmac::{Hmac, KeyInit, Mac};
+use senders::Memory;
 use sha2::Sha256;
 use std::collections::HashMap;
 use std::fs::File;
@@ -89,7 +96,7 @@ impl Key {
 
     /// Does it open the hours of this sender?
     pub fn opens(&self, name: &str) -> bool {
-        let host = name.split_once('+').map_or(name, |(host, _)| host);
+        let host = host_of(name);
         self.name == host || self.scope.iter().any(|s| s == "*" || s == host)
     }
 
@@ -149,6 +156,16 @@ impl Key {
         }
         Ok(Self { name: name.to_owned(), id: id.to_owned(), secret, scope })
     }
+}
+
+/// The host that a sender is, or is a stream of.
+pub fn host_of(name: &str) -> &str {
+    name.split_once('+').map_or(name, |(host, _)| host)
+}
+
+/// The ID of the key that a route entry says it was signed with, checked or not; empty if there is none.
+pub fn key_id(entry: &Entry) -> &str {
+    entry.get(KEY).map_or("", String::as_str)
 }
 
 /// Takes a signature off, so that none stands in a header that nobody has checked.
@@ -227,13 +244,47 @@ pub struct Keyring {
     path: PathBuf,
     mode: Mode,
     keys: Mutex<(Arc<HashMap<String, Key>>, Stamp)>,
+    memory: Option<Memory>,
 }
 
 impl Keyring {
     /// Reads a `keys_file`.
     pub fn open(path: &Path, mode: Mode) -> Result<Self, String> {
         let loaded = Self::load(path)?;
-        Ok(Self { path: path.to_owned(), mode, keys: Mutex::new(loaded) })
+        Ok(Self { path: path.to_owned(), mode, keys: Mutex::new(loaded), memory: None })
+    }
+
+    /// The same with a memory of who has sent, in a receiver's state directory. The sentence is for the log.
+    pub fn remembering(
+        self,
+        disk: &Disk,
+        clock: &Clock,
+        zone: &Zone,
+        state_dir: &Path,
+    ) -> disk::Result<(Self, Option<String>)> {
+        let (memory, alarm) = Memory::open(disk, clock, zone, state_dir, &self.known())?;
+        Ok((Self { memory: Some(memory), ..self }, alarm))
+    }
+
+    fn known(&self) -> Arc<HashMap<String, Key>> {
+        Arc::clone(&self.keys.lock().unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    /// What becomes of packs without a signature.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Its keys: whose, and which ID; sorted.
+    pub fn list(&self) -> Vec<(String, String)> {
+        let mut list: Vec<_> = self.known().values().map(|k| (k.name.clone(), k.id.clone())).collect();
+        list.sort();
+        list
+    }
+
+    /// Writes what is remembered, if something changed; `last` = at once.
+    pub fn save(&self, last: bool) -> disk::Result<()> {
+        self.memory.as_ref().map_or(Ok(()), |m| m.save(last))
     }
 
     fn load(path: &Path) -> Result<(Arc<HashMap<String, Key>>, Stamp), String> {
@@ -262,6 +313,9 @@ impl Keyring {
                 Err(why)
             }
         };
+        if let Some(memory) = &self.memory {
+            memory.refreshed(loaded.as_ref().map(|new| &*new.0).map_err(String::as_str));
+        }
         Some(loaded.map(|new| {
             let count = new.0.len();
             *keys = new;
@@ -269,16 +323,43 @@ impl Keyring {
         }))
     }
 
+    /// As [`Keyring::judge`], of a pack that comes from an address, and remembers what came of it.
+    pub fn admit(&self, entry: &Entry, key: &HourKey, from: &str) -> Result<bool, String> {
+        let Some(memory) = &self.memory else { return self.judge(entry, &key.name) };
+        let host = host_of(&key.name);
+        let found = self.signer(entry, &key.name).and_then(|signer| {
+            match memory.must_be_signed(host, key.hour).filter(|_| signer.is_none()) {
+                None => Ok(signer),
+                Some(since) => Err(format!(
+                    "{}: the pack is not signed, and {host} has signed its packs since {since}: with keys = accept those of \
+                     later days must be signed, too; set key_file on that host, or take its keys out of {}",
+                    key.name,
+                    self.path.display()
+                )),
+            }
+        });
+        match &found {
+            Ok(signer) => memory.taken(&key.name, from, signer.as_ref()),
+            Err(why) => memory.denied(key, from, why),
+        }
+        found.map(|signer| signer.is_some())
+    }
+
     /// May a pack with this entry, of this sender, be taken? True = it is signed. The error is for our own log: a stranger
     /// learns only that it was denied.
     pub fn judge(&self, entry: &Entry, name: &str) -> Result<bool, String> {
+        self.signer(entry, name).map(|key| key.is_some())
+    }
+
+    /// The key that has signed a pack.
+    fn signer(&self, entry: &Entry, name: &str) -> Result<Option<Key>, String> {
         let (id, mac) = match (entry.get(KEY), entry.get(MAC)) {
             (Some(id), Some(mac)) => (id, mac),
-            (None, None) if self.mode == Mode::Accept => return Ok(false),
+            (None, None) if self.mode == Mode::Accept => return Ok(None),
             (None, None) => return Err(format!("{name}: the pack is not signed; set key_file on that host")),
             _ => return Err(format!("{name}: the pack has half a signature")),
         };
-        let keys = Arc::clone(&self.keys.lock().unwrap_or_else(PoisonError::into_inner).0);
+        let keys = self.known();
         let Some(key) = keys.get(id) else {
             return Err(format!("{name}: key {id:?} is not in {}", self.path.display()));
         };
@@ -290,7 +371,7 @@ impl Keyring {
         if !key.opens(name) {
             return Err(format!("{name}: {} does not open the hours of this sender", key.label()));
         }
-        Ok(true)
+        Ok(Some(key.clone()))
     }
 }
 

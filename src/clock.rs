@@ -17,7 +17,7 @@ use crate::planted::{self, Bug};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -32,6 +32,12 @@ const MAX_OFFSET_SECS: i64 = 26 * 3600;
 
 /// Where time zones are looked for after `$TZDIR` (by jiff, feature `tzdb-zoneinfo`).
 const ZONE_DIRS: &str = "/usr/share/zoneinfo, /usr/share/lib/zoneinfo, /etc/zoneinfo";
+
+/// The instant that is `wait` from now. (The longest wait that a config can ask for is far from the limit.)
+pub fn deadline(wait: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(wait).or_else(|| now.checked_add(Duration::from_hours(24))).unwrap_or(now)
+}
 
 // ---- clocks ------------------------------------------------------------------------------------------------
 
@@ -183,7 +189,7 @@ impl Hour {
     /// The following name in the calendar, whether a zone has it or not.
     fn following(self) -> Option<Hour> {
         match self.hour {
-            Some(hour) if hour < 23 => Some(Hour { hour: Some(hour + 1), ..self }),
+            Some(hour) if hour < 23 => Some(Hour { hour: Some(hour.saturating_add(1)), ..self }),
             _ => {
                 let date = self.date()?.tomorrow().ok()?;
                 Hour::new(date.year(), date.month(), date.day(), self.hour.map(|_| 0))
@@ -316,7 +322,7 @@ impl Zone {
         if planted::is(Bug::HourIs3600Seconds)
             && let Some(start) = self.starts_ms(hour)
         {
-            return self.hour_at(start + 3_600_000);
+            return self.hour_at(start.saturating_add(3_600_000));
         }
         let mut next = hour;
         // The longest known gap is a whole day (Samoa, 30 December 2011).
@@ -349,19 +355,20 @@ impl Zone {
     /// repeated or the offset changes within it.
     fn spans(&self, hour: Hour) -> Vec<Span> {
         let Some(date) = hour.date() else { return Vec::new() };
-        let days = (date - Date::constant(1970, 1, 1)).get_days();
-        let civil_from = i64::from(days) * 86400 + i64::from(hour.hour.unwrap_or(0)) * 3600;
-        let civil_to = civil_from + if hour.is_daily() { 86400 } else { 3600 };
+        let midnight = date.duration_since(Date::constant(1970, 1, 1)).as_secs();
+        let civil_from = midnight.saturating_add(i64::from(hour.hour.unwrap_or(0)).saturating_mul(3600));
+        let civil_to = civil_from.saturating_add(if hour.is_daily() { 86400 } else { 3600 });
         let mut spans = Vec::new();
-        let mut from = civil_from - MAX_OFFSET_SECS;
-        let last = civil_to + MAX_OFFSET_SECS;
+        let mut from = civil_from.saturating_sub(MAX_OFFSET_SECS);
+        let last = civil_to.saturating_add(MAX_OFFSET_SECS);
         let mut offset = self.tz.to_offset(timestamp(from));
         let mut changes = self.tz.following(timestamp(from));
         while from < last {
             let change = changes.next();
             let to = change.as_ref().map_or(last, |c| c.timestamp().as_second().min(last));
             let shift = i64::from(offset.seconds());
-            let span = Span { from: from.max(civil_from - shift), to: to.min(civil_to - shift) };
+            let utc = |civil: i64| civil.saturating_sub(shift);
+            let span = Span { from: from.max(utc(civil_from)), to: to.min(utc(civil_to)) };
             if span.from < span.to {
                 spans.push(span);
             }

@@ -142,6 +142,8 @@ pub struct TailConfig {
     pub spool: SpoolConfig,
     /// Messages.
     pub log: LogConfig,
+    /// The page and the metrics.
+    pub http: HttpConfig,
     /// Milliseconds that a clean stop may take.
     pub quit_timeout_ms: u64,
 }
@@ -244,6 +246,34 @@ pub struct SenderConfig {
     pub held_per_name: u64,
     /// Bytes held aside in all.
     pub held_total: u64,
+    /// TLS towards the receiver; `None` = plain TCP.
+    pub tls: Option<TlsSend>,
+}
+
+/// TLS of a sender.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSend {
+    /// PEM file with the CA of the receiver's certificate.
+    pub ca: PathBuf,
+    /// Name that must stand in it; `None` = the host of the address.
+    pub name: Option<String>,
+    /// PEM files with this host's certificate and its private key.
+    pub own: Option<(PathBuf, PathBuf)>,
+}
+
+/// TLS of a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsListen {
+    /// PEM file with the certificate, and those between it and its CA.
+    pub cert: PathBuf,
+    /// PEM file with its private key.
+    pub key: PathBuf,
+    /// PEM file with the CA of clients' certificates; `None` = none is asked for.
+    pub client_ca: Option<PathBuf>,
+    /// Names whose certificates may send for every host; `*` = all.
+    pub relays: Vec<String>,
+    /// Are connections without TLS refused?
+    pub required: bool,
 }
 
 /// What may go to another address.
@@ -312,6 +342,15 @@ pub struct ReceiverConfig {
     pub keys_required: bool,
     /// With `keys_file`: connections at once from one address that have not shown a good signature.
     pub max_unproven_per_address: usize,
+    /// TLS; `None` = plain TCP.
+    pub tls: Option<TlsListen>,
+}
+
+impl ReceiverConfig {
+    /// Is it known who may send?
+    pub fn knows_senders(&self) -> bool {
+        self.keys_file.is_some() || self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())
+    }
 }
 
 /// What `collector` needs.
@@ -329,6 +368,8 @@ pub struct RelayConfig {
     pub state_dir: Option<PathBuf>,
     /// Messages.
     pub log: LogConfig,
+    /// The page and the metrics.
+    pub http: HttpConfig,
     /// Milliseconds that a clean stop may take.
     pub quit_timeout_ms: u64,
 }
@@ -366,6 +407,8 @@ pub struct StoreConfig {
     pub max_verifying: usize,
     /// Messages.
     pub log: LogConfig,
+    /// The page and the metrics.
+    pub http: HttpConfig,
     /// Milliseconds that a clean stop may take.
     pub quit_timeout_ms: u64,
 }
@@ -431,6 +474,19 @@ impl fmt::Debug for DbConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}:{}/{}", self.user, self.host, self.port, self.database)
     }
+}
+
+/// What the page and the metrics need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// Where to listen; `None` = there is none.
+    pub listen: Option<String>,
+    /// Who may connect.
+    pub allow: Allow,
+    /// Further names by which a browser may call it, in lower case.
+    pub hosts: Vec<String>,
+    /// Hours that the page shows.
+    pub hours: u64,
 }
 
 /// Where messages go.
@@ -524,7 +580,8 @@ impl Config {
         build: fn(&mut Reader) -> T,
     ) -> Result<(T, Vec<Warning>), Errors> {
         let mut r = Reader::new(self, strict);
-        r.known(&[role.section(), "logAgent", if role == Role::Monitor { "heart_beat" } else { "monitor" }]);
+        let other = if role == Role::Monitor { "heart_beat" } else { "monitor" };
+        r.known(&[role.section(), "logAgent", other, "http"]);
         let result = r.has_role(role).then(|| build(&mut r));
         r.finish(result)
     }
@@ -548,6 +605,7 @@ impl Config {
         }
         // For a file without a role that reads it.
         build::log(&mut r);
+        build::http(&mut r);
         r.finish(Some(())).map(|((), warnings)| warnings)
     }
 

@@ -143,6 +143,8 @@ pub struct Stat {
     pub ino: u64,
     /// Time of the last modification, Unix milliseconds.
     pub mtime_ms: i64,
+    /// The same in nanoseconds, as exact as the file system is.
+    pub mtime_ns: i64,
     /// It is a directory.
     pub is_dir: bool,
     /// It is a regular file.
@@ -286,7 +288,7 @@ impl Disk {
         while let Some(free) = bytes.get_mut(filled..).filter(|free| !free.is_empty()) {
             match file.read_at(free, filled as u64)? {
                 0 => break,
-                n => filled += n,
+                n => filled = filled.saturating_add(n),
             }
             if filled as u64 > max {
                 return Err(too_long(filled as u64));
@@ -393,7 +395,12 @@ impl Disk {
 
     /// The names in a directory, sorted. Names that are not UTF-8 are not ours and are left out.
     pub fn list(&self, path: &Path) -> Result<Vec<Entry>> {
-        let mut entries = on!(self, d => d.list(path))?;
+        self.list_some(path, &mut |_| true)
+    }
+
+    /// The same, of those names only that `keep` takes: of a directory with millions of names the others take no memory.
+    pub fn list_some(&self, path: &Path, keep: &mut dyn FnMut(&str) -> bool) -> Result<Vec<Entry>> {
+        let mut entries = on!(self, d => d.list(path, keep))?;
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
     }

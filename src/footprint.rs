@@ -11,6 +11,7 @@ use crate::planted::{self, Bug};
 use crate::record;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Bound;
 use std::path::Path;
 
 /// An hour that nobody sent for is forgotten after this time; it is derived again when needed.
@@ -48,17 +49,22 @@ impl CopyPrint {
 
     /// Numbers beyond a gap.
     pub fn early(&self) -> impl Iterator<Item = u64> {
-        self.pending.range(self.high + 1..).map(|(id, _)| *id)
+        self.pending.range(above(self.high)).map(|(id, _)| *id)
     }
 
     fn advance(&mut self) -> u64 {
         let before = self.early_weight;
-        while let Some(p) = self.pending.get(&(self.high + 1)) {
-            self.high += 1;
+        while let Some((next, p)) = self.high.checked_add(1).and_then(|n| Some((n, self.pending.get(&n)?))) {
+            self.high = next;
             self.early_weight = self.early_weight.saturating_sub(p.weight);
         }
-        before - self.early_weight
+        before.saturating_sub(self.early_weight)
     }
+}
+
+/// The numbers beyond `high`, also where there is none.
+fn above(high: u64) -> (Bound<u64>, Bound<u64>) {
+    (Bound::Excluded(high), Bound::Unbounded)
 }
 
 /// One hour.
@@ -134,11 +140,11 @@ impl Footprint {
     /// Adds an hour as the disk has it.
     pub fn load(&mut self, key: &HourKey, mut hour: HourPrint, now_ms: u64) {
         hour.used_ms = now_ms;
-        let mut early = 0;
+        let mut early = 0_u64;
         for c in hour.copies.values_mut() {
             c.early_weight = c.pending.values().map(|p| p.weight).sum();
             c.advance();
-            early += c.early_weight;
+            early = early.saturating_add(c.early_weight);
         }
         self.add_early(&key.name, early);
         self.hours.insert(key.clone(), hour);
@@ -170,7 +176,7 @@ impl Footprint {
             Some(p) if (p.bytes, p.crc32) == (checked.bytes, checked.crc32) => Verdict::Known(p.seq),
             Some(_) => Verdict::Conflict,
             None if id <= copy.high => Verdict::Stored,
-            None if id == copy.high + 1 => Verdict::New,
+            None if id == copy.high.saturating_add(1) => Verdict::New,
             None => Verdict::Early,
         }
     }
@@ -178,7 +184,7 @@ impl Footprint {
     /// Would an early pack of this weight exceed its sender's share or the total?
     pub fn early_fits(&self, name: &str, weight: u64, per_name: u64, total: u64) -> bool {
         let mine = self.early_by_name.get(name).copied().unwrap_or(0);
-        mine + weight <= per_name && self.early_total + weight <= total
+        mine.saturating_add(weight) <= per_name && self.early_total.saturating_add(weight) <= total
     }
 
     /// Notes a pack that was taken into the spool.
@@ -196,16 +202,17 @@ impl Footprint {
         // What the original began is taken in any order: nothing of it waits for a gap.
         let in_order = hour.foreign.is_none() || generation > 0;
         if in_order && id > copy.high {
-            copy.early_weight = copy.early_weight.saturating_sub(again) + p.weight;
+            copy.early_weight = copy.early_weight.saturating_sub(again).saturating_add(p.weight);
             let applied = copy.advance();
             self.add_early(&key.name, p.weight);
-            self.drop_early(&key.name, again + applied);
+            self.drop_early(&key.name, again.saturating_add(applied));
         }
     }
 
     fn add_early(&mut self, name: &str, weight: u64) {
-        self.early_total += weight;
-        *self.early_by_name.entry(name.to_owned()).or_insert(0) += weight;
+        self.early_total = self.early_total.saturating_add(weight);
+        let sum = self.early_by_name.entry(name.to_owned()).or_insert(0);
+        *sum = sum.saturating_add(weight);
     }
 
     fn drop_early(&mut self, name: &str, weight: u64) {
@@ -260,9 +267,9 @@ impl Footprint {
             return;
         }
         // Packs behind it are beyond a gap now.
-        copy.high = copy.high.min(id - 1);
+        copy.high = copy.high.min(id.saturating_sub(1));
         let before = copy.early_weight;
-        let after = copy.pending.range(copy.high + 1..).map(|(_, p)| p.weight).sum();
+        let after = copy.pending.range(above(copy.high)).map(|(_, p)| p.weight).sum();
         copy.early_weight = after;
         self.drop_early(&key.name, before);
         self.add_early(&key.name, after);
@@ -293,6 +300,16 @@ impl Footprint {
                 || now_ms.saturating_sub(h.used_ms) < FORGET_MS
                 || h.copies.values().any(|c| !c.pending.is_empty())
         });
+    }
+
+    /// What it knows of the hours that `want` takes: as [`load_json`], and up to date.
+    pub fn told(&self, want: impl Fn(&HourKey) -> bool) -> BTreeMap<HourKey, Told> {
+        let hours = self.hours.iter().filter(|(key, _)| want(key));
+        let told = hours.filter_map(|(key, hour)| {
+            let (generation, copy) = hour.copies.last_key_value()?;
+            Some((key.clone(), (*generation, copy.high, copy.early().take(10_000).collect())))
+        });
+        told.collect()
     }
 
     /// Writes `footprint.json`.

@@ -112,7 +112,7 @@ struct Tagged {
     /// How many there were when it was listed.
     listed: usize,
     /// When the directory had last been changed, by us: if it is another time, somebody else was there.
-    changed_ms: i64,
+    changed_ns: i64,
 }
 
 /// Paths and modes of one store.
@@ -251,13 +251,13 @@ impl Store {
     /// listed is less than half of what is known; 8 bytes of each name are kept.
     pub fn may_have_tag(&self, key: &HourKey) -> disk::Result<bool> {
         let dir = self.path("received");
-        let changed_ms = self.disk.stat(&dir)?.map(|s| s.mtime_ms);
+        let changed = self.received_changed()?;
         let mut tagged = self.tagged.lock().unwrap_or_else(PoisonError::into_inner);
         let known = |t: &Tagged| {
-            Some(t.changed_ms) == changed_ms && t.hours.len() <= t.listed.saturating_mul(2).max(TAGGED_MIN)
+            Some(t.changed_ns) == changed && t.hours.len() <= t.listed.saturating_mul(2).max(TAGGED_MIN)
         };
         if !tagged.as_ref().is_some_and(known) {
-            let Some(changed_ms) = changed_ms else { return Ok(false) };
+            let Some(changed_ns) = changed else { return Ok(false) };
             // Whatever its third part is, the first two name the hour.
             let hour = |name: &str| name.match_indices('_').nth(1).map_or(name.len(), |(at, _)| at);
             let hours: HashSet<u64> = self
@@ -266,16 +266,24 @@ impl Store {
                 .iter()
                 .map(|e| hash(e.name.get(..hour(&e.name)).unwrap_or(&e.name)))
                 .collect();
-            *tagged = Some(Tagged { listed: hours.len(), hours, changed_ms });
+            *tagged = Some(Tagged { listed: hours.len(), hours, changed_ns });
         }
         Ok(tagged.as_ref().is_none_or(|t| t.hours.contains(&hash(&key.to_string()))))
     }
 
-    /// What was just changed in `received/`, we have changed ourselves.
-    fn note_received(&self) -> disk::Result<()> {
-        let now = self.disk.stat(&self.path("received"))?.map_or(0, |s| s.mtime_ms);
-        if let Some(t) = self.tagged.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            t.changed_ms = now;
+    /// When a name was last added to `received/` or removed; `None` = it is not there.
+    fn received_changed(&self) -> disk::Result<Option<i64>> {
+        Ok(self.disk.stat(&self.path("received"))?.map(|s| s.mtime_ns))
+    }
+
+    /// Since `before` we have changed `received/` ourselves. If somebody else had changed it until then, that must still be
+    /// noticed; what somebody does at the very same moment is not.
+    fn note_received(&self, before: Option<i64>) -> disk::Result<()> {
+        let now = self.received_changed()?;
+        if let Some(t) = self.tagged.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
+            && Some(t.changed_ns) == before
+        {
+            t.changed_ns = now.unwrap_or(0);
         }
         Ok(())
     }
@@ -300,8 +308,9 @@ impl Store {
             if let Some(t) = self.tagged.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
                 t.hours.insert(hash(&key.to_string()));
             }
+            let before = self.received_changed()?;
             self.disk.replace(&received.join(cert.tag_name()), &json, self.file_mode)?;
-            self.note_received()?;
+            self.note_received(before)?;
             self.disk.remove(&doubtful)?;
         } else {
             self.disk.replace(&doubtful, &json, self.file_mode)?;
@@ -319,6 +328,7 @@ impl Store {
     pub fn revoke(&self, key: &HourKey) -> disk::Result<()> {
         let closed = self.closed(key)?;
         let received = self.path("received");
+        let before = self.received_changed()?;
         self.disk.remove(&received.join(format!("{}_{}", key.name, key.hour.day_of())))?;
         self.disk.remove(&received.join(format!("all_{}", key.hour)))?;
         self.disk.sync_dir(&received)?;
@@ -340,7 +350,7 @@ impl Store {
         if !planted::is(Bug::TagRemovalNotSynced) {
             self.disk.sync_dir(&received)?;
         }
-        self.note_received()?;
+        self.note_received(before)?;
         self.disk.remove(&self.path("doubtful").join(key.to_string()))?;
         self.disk.sync_dir(&self.path("doubtful"))
     }
@@ -353,16 +363,16 @@ impl Store {
         }
         // From the last hour backwards: the latest of them tells how many names the day has. No zone has ever dropped
         // more than two hours: a smaller number is a mistake or a lie.
-        let (mut have, mut lack, mut may_lack) = (0, 0, None);
+        let (mut have, mut lack, mut may_lack) = (0_u32, 0_u32, None);
         for h in (0..24).rev() {
             let Some(hour) = Hour::new(day.year(), day.month(), day.day(), Some(h)) else { continue };
             match self.closed(&HourKey { name: key.name.clone(), hour })? {
                 Some(c) if c.is_tag() => {
-                    have += 1;
-                    let told = if (22..24).contains(&c.day_hours) { 24 - c.day_hours } else { 0 };
-                    may_lack.get_or_insert(told);
+                    have = have.saturating_add(1);
+                    let told = (22..24).contains(&c.day_hours).then(|| 24_u32.saturating_sub(c.day_hours));
+                    may_lack.get_or_insert(told.unwrap_or(0));
                 }
-                _ => lack += 1,
+                _ => lack = lack.saturating_add(1),
             }
             if lack > may_lack.unwrap_or(2) {
                 return Ok(false);
@@ -370,8 +380,9 @@ impl Store {
         }
         let json = serde_json::json!({"format": 1, "name": key.name, "day": day.to_string(), "hours": have});
         let path = self.path("received").join(format!("{}_{day}", key.name));
+        let before = self.received_changed()?;
         self.disk.replace(&path, json.to_string().as_bytes(), self.file_mode)?;
-        self.note_received()?;
+        self.note_received(before)?;
         Ok(true)
     }
 
@@ -392,8 +403,9 @@ impl Store {
         }
         let path = self.path("received").join(format!("all_{hour}"));
         let text = serde_json::to_vec_pretty(&rows).unwrap_or_default();
+        let before = self.received_changed()?;
         self.disk.replace(&path, &text, self.file_mode)?;
-        self.note_received()?;
+        self.note_received(before)?;
         Ok(true)
     }
 
@@ -430,7 +442,7 @@ pub fn read_hosts(path: &Path) -> Result<Vec<String>, String> {
             continue;
         }
         if let Some(p) = crate::name::problem(name) {
-            return Err(format!("{}:{}: host name {name:?}: {p}", path.display(), i + 1));
+            return Err(format!("{}:{}: host name {name:?}: {p}", path.display(), i.saturating_add(1)));
         }
         out.push(name.to_owned());
     }
@@ -499,7 +511,7 @@ pub fn reread(disk: &Disk, place: &Place, whole: &mut dyn Whole) -> disk::Result
         }
     };
     let len = disk.stat(&place.data)?.map_or(0, |s| s.len);
-    let fault = fault.or((len > summary.bytes).then(|| Fault::Beyond(len - summary.bytes)));
+    let fault = fault.or((len > summary.bytes).then(|| Fault::Beyond(len.saturating_sub(summary.bytes))));
     Ok(Some(Reread { summary, sha256: hex(&whole.digest()), fault }))
 }
 
@@ -540,16 +552,17 @@ fn reread_pack(
 ) -> disk::Result<Option<String>> {
     let mut sha = Sha256::new();
     let mut crc = crc32fast::Hasher::new();
-    let mut at = s.offset;
-    while at < s.offset + s.bytes {
-        let want = usize::try_from(s.offset + s.bytes - at).unwrap_or(usize::MAX).min(REREAD);
+    let (mut at, end) = (s.offset, s.offset.saturating_add(s.bytes));
+    while at < end {
+        let want = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX).min(REREAD);
         buf.resize(want, 0);
         let n = match data {
             Some(f) => f.read_at(buf, at)?,
             None => 0,
         };
         if n < want {
-            return Ok(Some(format!("pack {}: the data file ends at byte {}", s.id, at + n as u64)));
+            let end = at.saturating_add(n as u64);
+            return Ok(Some(format!("pack {}: the data file ends at byte {end}", s.id)));
         }
         // One digest per byte would do if packs were not hashed one by one; both are asked for by people.
         match s.sha256 {
@@ -557,9 +570,9 @@ fn reread_pack(
             None => crc.update(buf),
         }
         whole.take(buf);
-        at += n as u64;
+        at = at.saturating_add(n as u64);
     }
-    let range = format!("bytes {} to {}", s.offset, s.offset + s.bytes);
+    let range = format!("bytes {} to {end}", s.offset);
     Ok(match s.sha256 {
         Some(want) if <[u8; 32]>::from(sha.finalize()) != want => {
             Some(format!("pack {} ({range}) does not have the SHA-256 that its sender computed", s.id))
@@ -637,7 +650,7 @@ pub fn scan(disk: &Disk, place: &Place) -> disk::Result<Scan> {
                     break;
                 }
             }
-            (Line::Foreign(f), Health::Good) if out.summary.high + 1 == place.first_id => {
+            (Line::Foreign(f), Health::Good) if out.summary.high.saturating_add(1) == place.first_id => {
                 out.health = Health::Foreign {
                     ids: std::collections::HashSet::from([f.id]),
                     done: f.done.then_some(f.id),
@@ -695,38 +708,39 @@ pub fn repair(
     let mut region = vec![0; 2 * lines::LINE_MAX];
     let n = file.read_at(&mut region, at)?;
     region.truncate(n);
-    if at + n as u64 == found.headers_len && matches!(lines::parse(&region), Line::Ours(_)) {
+    if at.saturating_add(n as u64) == found.headers_len && matches!(lines::parse(&region), Line::Ours(_)) {
         file.write_at(b"\n", found.headers_len)?;
         file.sync()?;
         return Ok(Some(format!("{}: its last newline was missing", place.headers.display())));
     }
     if let Some((i, value)) = lines::mend(&region) {
-        file.write_at(&[value], at + i as u64)?;
+        file.write_at(&[value], at.saturating_add(i as u64))?;
         file.sync()?;
         return Ok(Some(format!(
             "{}: byte {} was damaged; its line's CRC told what it had been",
             place.headers.display(),
-            at + i as u64
+            at.saturating_add(i as u64)
         )));
     }
     // The next good line tells where the lost one's bytes end.
     let mut from = 0;
     while let Some(n) = memchr::memchr(b'\n', region.get(from..).unwrap_or_default()) {
-        from += n + 1;
+        from = from.saturating_add(n).saturating_add(1);
         let rest = region.get(from..).unwrap_or_default();
         let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
         let Line::Ours(next) = lines::parse(rest.get(..end).unwrap_or_default()) else { continue };
-        let (id, offset) = (found.summary.high + 1, found.summary.bytes);
-        if next.key != *key || next.id != id + 1 || next.offset < offset || next.offset > found.data_len {
+        let (id, offset) = (found.summary.high.saturating_add(1), found.summary.bytes);
+        let lost = next.offset.checked_sub(offset).filter(|_| next.offset <= found.data_len);
+        let Some(lost) = lost.filter(|_| next.key == *key && next.id == id.saturating_add(1)) else {
             return Ok(None);
-        }
-        let mut raw = vec![0; usize::try_from(next.offset - offset).unwrap_or(0)];
+        };
+        let mut raw = vec![0; usize::try_from(lost).unwrap_or(0)];
         if raw.len() > 256 << 20 || disk.open(&place.data)?.read_at(&mut raw, offset)? < raw.len() {
             return Ok(None);
         }
         let mut all = disk.read(&place.headers, 1 << 30)?;
         let line = lines::rebuild(key, id, next.generation, offset, &raw);
-        let (start, stop) = (at as usize, at as usize + from);
+        let (start, stop) = (at as usize, (at as usize).saturating_add(from));
         if stop > all.len() {
             return Ok(None);
         }
@@ -746,35 +760,4 @@ pub fn repair(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Does a day get its tag, of which these hours are missing and the last hour's sender tells so many names?
-    fn day_tag(missing: &[i8], day_hours: u32) -> bool {
-        let (disk, _) = Disk::sim(1);
-        let store = Store::new(&disk, Path::new("/store"), Path::new("/state"), 0o644, 0o755);
-        store.create_dirs().unwrap();
-        let mut key = HourKey { name: "web1".into(), hour: Hour::parse("20260329").unwrap() };
-        for h in (0..24).filter(|h| !missing.contains(h)) {
-            key.hour = Hour::new(2026, 3, 29, Some(h)).unwrap();
-            let json = serde_json::json!({
-                "format": 1, "name": "web1", "hour": key.hour, "gen": 0, "revision": 1, "packs": 1, "lines": 1,
-                "bytes": 1, "digest": "", "sha256": "", "verified": true, "empty": false, "day_hours": day_hours,
-                "certified": 1,
-            });
-            store.certify(&serde_json::from_value(json).unwrap()).unwrap();
-        }
-        store.day_tag(&key).unwrap()
-    }
-
-    #[test]
-    fn a_day_may_lack_what_its_clock_skipped_wherever_that_lies() {
-        assert!(day_tag(&[], 24) && day_tag(&[], 25));
-        for skipped in [0, 2, 23] {
-            assert!(day_tag(&[skipped], 23), "{skipped}");
-            assert!(!day_tag(&[skipped], 24) && !day_tag(&[skipped, 12], 23), "{skipped}");
-        }
-        assert!(day_tag(&[22, 23], 22));
-        assert!(!day_tag(&[21, 22, 23], 21), "no zone skips so many");
-    }
-}
+mod tests;

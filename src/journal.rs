@@ -68,7 +68,7 @@ impl Cut {
         Self {
             id,
             start,
-            end: start + seal.bytes,
+            end: start.saturating_add(seal.bytes),
             lines,
             crc: seal.crc32,
             sha: hex(&seal.sha256),
@@ -193,7 +193,7 @@ impl HourLog {
     }
     /// Number of the next pack.
     pub fn next_id(&self) -> u64 {
-        self.first_id + self.cuts.len() as u64
+        self.first_id.saturating_add(self.cuts.len() as u64)
     }
     /// Is the hour closed (its last pack says so)?
     pub fn is_done(&self) -> bool {
@@ -452,16 +452,16 @@ impl Journal {
         apply(&mut self.hours, event);
         // Serialising strings and numbers cannot fail.
         let json = serde_json::to_vec(event).unwrap_or_default();
-        let offset = self.len + self.pending.len() as u64;
+        let offset = self.len.saturating_add(self.pending.len() as u64);
         record::encode(KIND, self.seq, offset, &[&json], &mut self.pending);
-        self.seq += 1;
+        self.seq = self.seq.saturating_add(1);
     }
 
     /// Writes what was noted, without a sync: for acknowledgements, which may be forgotten.
     pub fn flush(&mut self) -> disk::Result<()> {
         let Some(file) = &self.file else { return self.compact() };
         if !self.pending.is_empty() {
-            let end = self.len + self.pending.len() as u64;
+            let end = self.len.saturating_add(self.pending.len() as u64);
             if end >= self.size {
                 file.set_len(padded(end))?;
                 self.size = padded(end);
@@ -471,7 +471,7 @@ impl Journal {
                 let _ = file.set_len(self.len).and_then(|()| file.set_len(self.size));
                 return Err(e);
             }
-            self.len += self.pending.len() as u64;
+            self.len = self.len.saturating_add(self.pending.len() as u64);
             self.pending.clear();
             self.unsynced = true;
         }
@@ -602,11 +602,11 @@ fn archived_at(disk: &Disk, path: &Path, key: &HourKey) -> disk::Result<Option<H
 fn encode(event: &Event, seq: &mut u64, out: &mut Vec<u8>) {
     let json = serde_json::to_vec(event).unwrap_or_default();
     record::encode(KIND, *seq, out.len() as u64, &[&json], out);
-    *seq += 1;
+    *seq = seq.saturating_add(1);
 }
 
 fn padded(len: u64) -> u64 {
-    (len / GRAIN + 1).saturating_mul(GRAIN)
+    (len / GRAIN).saturating_add(1).saturating_mul(GRAIN)
 }
 
 /// Zeros behind the records; the length with them.
@@ -663,7 +663,7 @@ fn is_padding(file: &File, from: u64, to: u64) -> disk::Result<bool> {
         if n == 0 || block.iter().take(n).any(|b| *b != 0) {
             return Ok(false);
         }
-        at += n as u64;
+        at = at.saturating_add(n as u64);
     }
     Ok(true)
 }

@@ -27,11 +27,16 @@
 //! that `tests/proof/crash.rs` can stop any machine at any disk call of a whole follower → relay → collector.
 //! Stages are plain structs that take bytes, packs and a clock and return decisions; only [`roles`] joins them, and only
 //! its `serve` and `ship` own threads. [`record`] is how spool and journal frame what they append. [`config`] reads the
-//! INI file, [`cli`] and [`ops`] are the command line and the operator's commands, [`instance`] and [`state`] the state
-//! directory, [`mod@log`] our own log, [`overview`] what a page or a program is told of a fleet, [`name`] the rule for senders' names, [`shutdown`] the way to stop.
+//! INI file, [`cli`] and [`ops`] are the command line and the operator's commands, [`inventory`] what they and the page see in a store, [`instance`] and [`state`] the state
+//! directory, [`mod@log`] our own log, [`overview`] what a page or a program is told of a fleet, [`http`] how,
+//! [`metrics`] and [`health`] what a role tells of itself, [`name`] the rule for senders' names, [`shutdown`] the way to stop.
 //! [`planted`] holds bugs that the proof switches on to see whether it would notice; in a release build they are gone.
 //!
 //! A module uses only modules of lower layers; `tests/layers.rs` holds the table.
+
+// A length or number that wraps would put bytes in the wrong place, and one that panics stops a host that others
+// rely on: each sum says what happens at the limit. (Tests may: there a panic is a failure that is seen.)
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 pub mod auth;
 pub mod cli;
@@ -39,11 +44,15 @@ pub mod clock;
 pub mod config;
 pub mod disk;
 pub mod footprint;
+pub mod health;
 pub mod heartbeat;
+pub mod http;
 pub mod instance;
 pub mod integrity;
+pub mod inventory;
 pub mod journal;
 pub mod log;
+pub mod metrics;
 pub mod monitor;
 pub mod name;
 pub mod ops;
@@ -60,3 +69,4 @@ pub mod shutdown;
 pub mod spool;
 pub mod state;
 pub mod tail;
+pub mod tls;

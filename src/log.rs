@@ -9,8 +9,9 @@
 use crate::clock::{Clock, Zone};
 use crate::config::{Level, LogConfig};
 use crate::disk::{Disk, File};
+use crate::metrics;
 use std::collections::{HashMap, VecDeque};
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -76,9 +77,48 @@ impl Tap {
     }
 }
 
+/// A time for people, in its two largest units: `850 ms`, `12 s`, `3 h 5 min`.
+pub fn duration(ms: u64) -> String {
+    let s = ms / 1000;
+    match s {
+        0 => format!("{ms} ms"),
+        1..60 => format!("{s} s"),
+        60..3600 => format!("{} min {} s", s / 60, s % 60),
+        3600..86_400 => format!("{} h {} min", s / 3600, s / 60 % 60),
+        _ => format!("{} d {} h", s / 86_400, s / 3600 % 24),
+    }
+}
+
+/// Ranges of pack numbers: `4-7,9-9`.
+pub fn ranges(list: &[(u64, u64)]) -> String {
+    let mut text = String::new();
+    for (i, (from, to)) in list.iter().enumerate() {
+        let comma = if i > 0 { "," } else { "" };
+        let _ = write!(text, "{comma}{from}-{to}");
+    }
+    text
+}
+
+/// Warnings and errors that are kept for whoever asks, and characters of each.
+const RECENT: usize = 100;
+const RECENT_CHARS: usize = 1_000;
+
+/// A warning or an error of this process.
+#[derive(Clone, Debug)]
+pub struct Recent {
+    /// When (unix milliseconds).
+    pub time_ms: i64,
+    /// An error, not a warning.
+    pub error: bool,
+    /// Its text.
+    pub text: String,
+}
+
 struct Inner {
     file: Option<(String, File, u64)>,
     seen: HashMap<String, (Instant, u64)>,
+    /// The newest first.
+    recent: VecDeque<Recent>,
 }
 
 /// Cheap to clone; all clones write to the same place.
@@ -102,7 +142,7 @@ impl Log {
             dir: conf.dir.clone().map(|d| (disk.clone(), d)),
             clock: clock.clone(),
             zone: zone.clone(),
-            inner: Arc::new(Mutex::new(Inner { file: None, seen: HashMap::new() })),
+            inner: Arc::new(Mutex::new(Inner { file: None, seen: HashMap::new(), recent: VecDeque::new() })),
             tap: None,
         }
     }
@@ -135,14 +175,30 @@ impl Log {
         self.put(Level::Info, text);
     }
 
+    /// The latest warnings and errors, the newest first, whatever level is written.
+    pub fn recent(&self) -> Vec<Recent> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).recent.iter().cloned().collect()
+    }
+
     /// Details.
     pub fn debug(&self, text: &str) {
         self.put(Level::Debug, text);
     }
 
+    /// Messages that begin with this are written again when they come again: what was wrong was mended meanwhile.
+    pub fn anew(&self, beginning: &str) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.seen.retain(|text, _| !text.starts_with(beginning));
+    }
+
     fn put(&self, level: Level, text: &str) {
+        match level {
+            Level::Error => metrics::ERRORS.inc(),
+            Level::Warning => metrics::WARNINGS.inc(),
+            Level::Info | Level::Debug => {}
+        }
         let tap = self.tap.as_ref().filter(|tap| level >= tap.level);
-        if level < self.level && tap.is_none() {
+        if level < self.level && level < Level::Warning && tap.is_none() {
             return;
         }
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,7 +207,7 @@ impl Log {
             let now = Instant::now();
             match inner.seen.get_mut(text) {
                 Some((at, n)) if at.elapsed() < REPEAT => {
-                    *n += 1;
+                    *n = n.saturating_add(1);
                     return;
                 }
                 Some((at, n)) => {
@@ -165,6 +221,17 @@ impl Log {
                     inner.seen.insert(text.to_owned(), (now, 0));
                 }
             }
+        }
+        if level >= Level::Warning {
+            if inner.recent.len() >= RECENT {
+                inner.recent.pop_back();
+            }
+            let text = escape(text).chars().take(RECENT_CHARS).collect();
+            inner.recent.push_front(Recent {
+                time_ms: self.clock.now_ms(),
+                error: level == Level::Error,
+                text,
+            });
         }
         let word = match level {
             Level::Debug => "debug",
@@ -195,7 +262,9 @@ impl Log {
         }
         let full = format!("{time} {word} {line}\n");
         match &mut inner.file {
-            Some((_, file, at)) if file.write_at(full.as_bytes(), *at).is_ok() => *at += full.len() as u64,
+            Some((_, file, at)) if file.write_at(full.as_bytes(), *at).is_ok() => {
+                *at = at.saturating_add(full.len() as u64);
+            }
             // A log that cannot be written must not stop the shipping of logs.
             _ => {
                 let _ = write!(std::io::stderr(), "{full}");

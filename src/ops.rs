@@ -12,16 +12,16 @@
 
 pub mod check;
 pub mod demo;
-pub mod hour;
-pub mod inventory;
 pub mod out;
 pub mod ready;
 pub mod resend;
 pub mod spool;
 pub mod status;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod verify;
+
+pub use crate::inventory::{self, hour};
 
 /// Exit code: done, or yes.
 pub const YES: u8 = 0;

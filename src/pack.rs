@@ -297,11 +297,13 @@ impl Header {
     pub fn encode(&self) -> Vec<u8> {
         let mut json = self.json();
         let mut short = self.clone();
-        while (json.len() + 4 > HEADER_OUT_MAX || short.route.len() > ROUTE_MAX) && short.route.len() > 2 {
+        while (json.len().saturating_add(4) > HEADER_OUT_MAX || short.route.len() > ROUTE_MAX)
+            && short.route.len() > 2
+        {
             short.route.remove(1);
             json = short.json();
         }
-        let mut out = Vec::with_capacity(json.len() + 4);
+        let mut out = Vec::with_capacity(json.len().saturating_add(4));
         out.extend_from_slice(&varint4(json.len()));
         out.extend_from_slice(&json);
         out
@@ -405,7 +407,7 @@ fn words(text: &str) -> Result<String, Refusal> {
 /// Hex digits of a digest.
 pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut s, b| {
+    bytes.iter().fold(String::with_capacity(bytes.len().saturating_mul(2)), |mut s, b| {
         let _ = write!(s, "{b:02x}");
         s
     })
@@ -414,7 +416,7 @@ pub fn hex(bytes: &[u8]) -> String {
 /// The bytes of a digest or a checksum from their hex digits, nothing else: `from_str_radix` alone would take `+0f8a286`.
 pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let mut out = [0u8; N];
-    if text.len() != 2 * N || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+    if text.len() != N.saturating_mul(2) || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }
     for (o, pair) in out.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
@@ -455,7 +457,7 @@ pub fn varint4(mut n: usize) -> [u8; 4] {
 pub fn unvarint4(bytes: [u8; 4]) -> Option<usize> {
     let mut n = 0usize;
     for (i, b) in bytes.iter().enumerate() {
-        n |= usize::from(b & 0x7f) << (7 * i);
+        n |= usize::from(b & 0x7f) << i.saturating_mul(7);
         if b & 0x80 == 0 {
             return Some(n);
         }
@@ -478,12 +480,12 @@ impl Encoder {
     pub fn body(&mut self, raw: &[u8], tag: &str, out: &mut Vec<u8>) {
         self.zlib.reset();
         out.clear();
-        out.reserve(raw.len() / 4 + 256);
+        out.reserve((raw.len() / 4).saturating_add(256));
         loop {
             let rest = raw.get(self.zlib.total_in() as usize..).unwrap_or_default();
             match self.zlib.compress_vec(rest, out, FlushCompress::Finish) {
                 Ok(Status::StreamEnd) | Err(_) => break,
-                Ok(_) => out.reserve(out.capacity() / 2 + 4096),
+                Ok(_) => out.reserve((out.capacity() / 2).saturating_add(4096)),
             }
         }
         out.extend_from_slice(tag.as_bytes());
@@ -573,17 +575,17 @@ impl BodyCheck {
                 Ok(s) => s,
                 Err(e) => return wrong(format!("the body is not a zlib stream: {e}")),
             };
-            let used = (self.zlib.total_in() - in0) as usize;
-            let made = (self.zlib.total_out() - out0) as usize;
+            let used = self.zlib.total_in().saturating_sub(in0) as usize;
+            let made = self.zlib.total_out().saturating_sub(out0) as usize;
             part = part.get(used..).unwrap_or_default();
             let raw = kept.map_or(self.window.as_slice(), |k| k.as_slice());
-            let raw = raw.get(from..from + made).unwrap_or_default();
-            self.bytes += made as u64;
+            let raw = raw.get(from..from.saturating_add(made)).unwrap_or_default();
+            self.bytes = self.bytes.saturating_add(made as u64);
             if self.bytes > self.limit {
                 return wrong(format!("the body holds more than the {} bytes it may", self.limit));
             }
             self.crc.update(raw);
-            self.newlines += memchr::memchr_iter(b'\n', raw).count() as u64;
+            self.newlines = self.newlines.saturating_add(memchr::memchr_iter(b'\n', raw).count() as u64);
             self.last = raw.last().copied().unwrap_or(self.last);
             match status {
                 Status::StreamEnd => self.ended = true,
@@ -591,7 +593,7 @@ impl BodyCheck {
                 _ => {}
             }
         }
-        if self.tail.len() + part.len() > TAIL_MAX {
+        if self.tail.len().saturating_add(part.len()) > TAIL_MAX {
             return wrong("bytes follow the zlib stream");
         }
         self.tail.extend_from_slice(part);
@@ -621,7 +623,7 @@ impl BodyCheck {
             return wrong("bytes follow the zlib stream");
         }
         // A line that the hour's last pack leaves without a newline counts as a line.
-        let unterminated = meta.done && self.last != b'\n' && meta.lines == self.newlines + 1;
+        let unterminated = meta.done && self.last != b'\n' && meta.lines == self.newlines.saturating_add(1);
         if meta.lines != self.newlines && !unterminated {
             return wrong(format!("the body has {} lines, the header says {}", self.newlines, meta.lines));
         }
@@ -685,16 +687,16 @@ impl Decoder {
             }
             let n = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
             let (part, _) = input.split_at(n);
-            self.body_left = Some(left - n as u64);
+            self.body_left = Some(left.saturating_sub(n as u64));
             return Ok((n, (n > 0).then_some(Event::Body(part))));
         }
         let mut used = 0;
-        let want = |d: &Self| d.header_len.map_or(4, |h| 4 + h);
+        let want = |d: &Self| d.header_len.map_or(4, |h| h.saturating_add(4));
         loop {
             let part = input.get(used..).unwrap_or_default();
-            let n = part.len().min(want(self) - self.buf.len());
+            let n = part.len().min(want(self).saturating_sub(self.buf.len()));
             self.buf.extend_from_slice(part.get(..n).unwrap_or_default());
-            used += n;
+            used = used.saturating_add(n);
             if self.buf.len() < want(self) {
                 return Ok((used, None));
             }
@@ -731,6 +733,6 @@ pub fn peek(frame: &[u8]) -> Option<Meta> {
 pub fn split_frame(frame: &[u8]) -> Option<(Header, &[u8])> {
     let len = unvarint4(*frame.first_chunk::<4>()?)?;
     let header = Header::parse(frame.get(4..len.checked_add(4)?)?).ok()?;
-    let body = frame.get(len + 4..)?;
+    let body = frame.get(len.saturating_add(4)..)?;
     (body.len() as u64 == header.pack_len).then_some((header, body))
 }

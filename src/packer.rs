@@ -56,8 +56,8 @@ impl Packer {
 
     /// How many bytes are worth reading for the next [`Packer::push`].
     pub fn wants(&self) -> usize {
-        let room = self.conf.pack_bytes.saturating_sub(self.raw.len()) + 1;
-        if self.raw.is_empty() { room.max(self.conf.max_line + 1) } else { room }
+        let room = self.conf.pack_bytes.saturating_sub(self.raw.len()).saturating_add(1);
+        if self.raw.is_empty() { room.max(self.conf.max_line.saturating_add(1)) } else { room }
     }
 
     /// Takes complete lines from the beginning of `block` and returns how many bytes they are. With `last`, nothing
@@ -68,14 +68,14 @@ impl Packer {
         }
         let room = self.conf.pack_bytes.saturating_sub(self.raw.len());
         let window = block.get(..room).unwrap_or(block);
-        let mut take = memchr::memrchr(b'\n', window).map_or(0, |n| n + 1);
+        let mut take = memchr::memrchr(b'\n', window).map_or(0, |n| n.saturating_add(1));
         let fits = block.len() <= room;
         if take == 0 {
             if !self.raw.is_empty() {
                 self.full = !fits;
             } else if let Some(n) = memchr::memchr(b'\n', block.get(..self.conf.max_line).unwrap_or(block)) {
                 // A line that is larger than a pack is a pack.
-                take = n + 1;
+                take = n.saturating_add(1);
                 self.full = true;
             } else if block.len() >= self.conf.max_line {
                 take = self.conf.max_line;
@@ -95,7 +95,7 @@ impl Packer {
             let left = limit.saturating_sub(self.lines);
             if newlines >= left {
                 let end = memchr::memchr_iter(b'\n', taken).nth((left as usize).saturating_sub(1));
-                taken = taken.get(..end.map_or(taken.len(), |n| n + 1)).unwrap_or(taken);
+                taken = taken.get(..end.map_or(taken.len(), |n| n.saturating_add(1))).unwrap_or(taken);
                 newlines = left;
                 self.full = true;
             }
@@ -106,7 +106,7 @@ impl Packer {
             self.raw.reserve(self.conf.pack_bytes.min(taken.len().saturating_mul(8)));
         }
         self.raw.extend_from_slice(taken);
-        self.lines += newlines;
+        self.lines = self.lines.saturating_add(newlines);
         taken.len()
     }
 

@@ -10,6 +10,7 @@ pub mod gate;
 use crate::auth::Keyring;
 use crate::config::ReceiverConfig;
 use crate::pack::{BodyCheck, Checked, Decoder, Event, Header, Meta, Refusal, Sink};
+use crate::tls::Certificate;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -72,7 +73,7 @@ impl Budget {
                 break check;
             }
             if checks.made < CHECKS_MAX {
-                checks.made += 1;
+                checks.made = checks.made.saturating_add(1);
                 break BodyCheck::new();
             }
             checks = self.check_freed.wait(checks).unwrap_or_else(PoisonError::into_inner);
@@ -87,7 +88,7 @@ impl Budget {
     /// A frame begins.
     pub fn enter(self: &Arc<Self>) -> Charge {
         let mut u = lock(&self.used);
-        u.next += 1;
+        u.next = u.next.saturating_add(1);
         let ticket = u.next;
         u.frames.insert(ticket);
         Charge { budget: Arc::clone(self), ticket, bytes: 0 }
@@ -105,7 +106,7 @@ impl Charge {
     /// Charges `n` bytes, waiting for others to finish until `deadline`. The oldest frame never waits.
     pub fn wait(&mut self, n: usize, deadline: Instant) -> bool {
         let mut u = lock(&self.budget.used);
-        while u.bytes + n > self.budget.cap && u.frames.first() != Some(&self.ticket) {
+        while u.bytes.saturating_add(n) > self.budget.cap && u.frames.first() != Some(&self.ticket) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
@@ -113,8 +114,8 @@ impl Charge {
             let step = left.min(Duration::from_secs(1));
             u = self.budget.freed.wait_timeout(u, step).unwrap_or_else(PoisonError::into_inner).0;
         }
-        u.bytes += n;
-        self.bytes += n;
+        u.bytes = u.bytes.saturating_add(n);
+        self.bytes = self.bytes.saturating_add(n);
         true
     }
 
@@ -128,11 +129,12 @@ impl Charge {
     /// too slowly would keep all senders waiting.
     pub fn grow(&mut self, n: usize) -> bool {
         let mut u = lock(&self.budget.used);
-        let fits = u.kept + n <= self.budget.cap / 2 && u.bytes + n <= self.budget.cap;
+        let fits =
+            u.kept.saturating_add(n) <= self.budget.cap / 2 && u.bytes.saturating_add(n) <= self.budget.cap;
         if fits {
-            u.kept += n;
-            u.bytes += n;
-            self.bytes += n;
+            u.kept = u.kept.saturating_add(n);
+            u.bytes = u.bytes.saturating_add(n);
+            self.bytes = self.bytes.saturating_add(n);
         }
         fits
     }
@@ -196,7 +198,7 @@ impl Raw {
         if more == 0 || !self.charge.grow(more) {
             return false;
         }
-        self.lines.reserve_exact(want - self.lines.len());
+        self.lines.reserve_exact(want.saturating_sub(self.lines.len()));
         true
     }
 }
@@ -232,6 +234,7 @@ pub struct Session {
     frame: Option<Frame>,
     ours: bool,
     keys: Option<Arc<Keyring>>,
+    certificate: Option<Certificate>,
     proven: bool,
 }
 
@@ -248,6 +251,7 @@ impl Session {
             frame: None,
             ours: false,
             keys: None,
+            certificate: None,
             proven: false,
         }
     }
@@ -257,6 +261,11 @@ impl Session {
     pub fn with_keys(mut self, keys: Option<Arc<Keyring>>) -> Self {
         self.keys = keys;
         self
+    }
+
+    /// Only packs of hosts that this certificate names are taken.
+    pub fn belongs_to(&mut self, certificate: Certificate) {
+        self.certificate = Some(certificate);
     }
 
     /// Has the peer shown a pack with a good signature?
@@ -290,7 +299,7 @@ impl Session {
         loop {
             let rest = input.get(used..).unwrap_or_default();
             let (n, event) = self.decoder.feed(rest)?;
-            used += n;
+            used = used.saturating_add(n);
             match event {
                 None => return Ok((used, None)),
                 Some(Event::Header(h)) => {
@@ -330,8 +339,15 @@ impl Session {
             e.insert("ip".into(), meta.key.name.clone());
         }
         // Before a byte of the body: a stranger gets no memory and no time.
+        if let Some(certificate) = self.certificate.as_ref().filter(|c| !c.opens(&meta.key.name)) {
+            return Err(Refusal::Denied(format!(
+                "{}: {} does not name this sender; make it one that does, or if it is a relay's, list its name in tls_relays",
+                meta.key.name,
+                certificate.label()
+            )));
+        }
         let authentic = match (&self.keys, header.route.first()) {
-            (Some(keys), Some(entry)) => keys.judge(entry, &meta.key.name).map_err(Refusal::Denied)?,
+            (Some(keys), Some(entry)) => keys.admit(entry, &meta.key, &self.peer).map_err(Refusal::Denied)?,
             _ => false,
         };
         self.proven |= authentic;

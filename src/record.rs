@@ -45,7 +45,7 @@ pub struct Head {
 impl Head {
     /// Place of the byte after the record.
     pub fn end(&self) -> u64 {
-        self.offset + HEADER as u64 + u64::from(self.len)
+        self.offset.saturating_add(HEADER as u64).saturating_add(u64::from(self.len))
     }
 
     fn parse(bytes: &[u8], offset: u64, max: u32) -> Option<Self> {
@@ -62,7 +62,7 @@ impl Head {
 pub fn encode(kind: u8, seq: u64, offset: u64, parts: &[&[u8]], out: &mut Vec<u8>) {
     let len: usize = parts.iter().map(|p| p.len()).sum();
     let start = out.len();
-    out.reserve(HEADER + len);
+    out.reserve(len.saturating_add(HEADER));
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&[kind, VERSION, 0, 0]);
     out.extend_from_slice(&(len as u32).to_le_bytes());
@@ -73,7 +73,7 @@ pub fn encode(kind: u8, seq: u64, offset: u64, parts: &[&[u8]], out: &mut Vec<u8
         out.extend_from_slice(p);
     }
     let crc = crc_of(out.get(start..).unwrap_or_default());
-    if let Some(place) = out.get_mut(start + 12..start + 16) {
+    if let Some(place) = out.get_mut(start.saturating_add(12)..start.saturating_add(16)) {
         place.copy_from_slice(&crc.to_le_bytes());
     }
 }
@@ -124,7 +124,7 @@ fn read_by(
     if offset >= len {
         return Ok(Found::End);
     }
-    let mut at = offset + 1;
+    let mut at = offset.saturating_add(1);
     let mut block = vec![0u8; 64 << 10];
     while at < len {
         let n = match file.read_at(&mut block, at) {
@@ -132,11 +132,11 @@ fn read_by(
             // The sectors are tried one by one: what is good of them ends where a bad one begins.
             Err(e) => {
                 unread(e)?;
-                let rest = SECTOR - (at % SECTOR as u64) as usize;
+                let rest = SECTOR.saturating_sub(at as usize % SECTOR);
                 if block.len() > rest {
                     block.truncate(rest);
                 } else {
-                    at += rest as u64;
+                    at = at.saturating_add(rest as u64);
                     block.resize(SECTOR, 0);
                 }
                 continue;
@@ -144,14 +144,14 @@ fn read_by(
         };
         let here = block.get(..n).unwrap_or_default();
         for i in memchr::memmem::find_iter(here, MAGIC) {
-            if attempt(at + i as u64)?.is_some() {
-                return Ok(Found::Damage { next: at + i as u64 });
+            if attempt(at.saturating_add(i as u64))?.is_some() {
+                return Ok(Found::Damage { next: at.saturating_add(i as u64) });
             }
         }
         // Blocks overlap by the magic's length less one, so that none is cut in two.
-        match n.checked_sub(MAGIC.len() - 1) {
-            Some(step) if step > 0 => at += step as u64,
-            _ if n > 0 => at += n as u64,
+        match n.checked_sub(MAGIC.len().saturating_sub(1)) {
+            Some(step) if step > 0 => at = at.saturating_add(step as u64),
+            _ if n > 0 => at = at.saturating_add(n as u64),
             _ => break,
         }
     }
@@ -176,9 +176,9 @@ fn try_read(file: &File, offset: u64, max: u32, buf: &mut Vec<u8>) -> disk::Resu
     if file.stat()?.len < head.end() {
         return Ok(None);
     }
-    buf.resize(HEADER + head.len as usize, 0);
+    buf.resize((head.len as usize).saturating_add(HEADER), 0);
     let payload = buf.get_mut(HEADER..).unwrap_or_default();
-    let n = file.read_at(payload, offset + HEADER as u64)?;
+    let n = file.read_at(payload, offset.saturating_add(HEADER as u64))?;
     Ok((n == head.len as usize && crc_of(buf) == head.crc).then_some(head))
 }
 

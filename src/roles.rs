@@ -4,9 +4,12 @@
 //! `ship` are the thin shells: who owns which thread, and in which order they stop. A thread has one owner; to stop
 //! is to raise [`Shutdown`], let everybody finish what is in hand, and join. A failed sync ends the process at once.
 
+pub mod admission;
 mod alarm;
 pub mod collector;
 mod database;
+pub mod denied;
+mod fleet;
 pub mod follower;
 mod monitor;
 mod pulse;
@@ -15,13 +18,17 @@ mod report;
 mod serve;
 mod ship;
 mod start;
+pub mod watch;
+pub mod web;
 pub mod whole;
 
 pub use start::{RunOptions, run};
 
+use crate::clock::{Clock, Zone};
 use crate::disk::{self, Disk};
 use crate::log::Log;
 use crate::shutdown::Shutdown;
+use crate::tls::{Expiry, Urgency};
 
 /// How often a sender writes down what of its spool is done: a killed one sends so much again.
 const MARKS_MS: u64 = 5_000;
@@ -44,4 +51,16 @@ fn disk_error(disk: &Disk, log: &Log, e: &disk::Error) {
     }
     let word = if e.no_space() { "paused: disk: " } else { "" };
     log.error(&format!("{word}{e}; nothing is lost, trying again"));
+}
+
+/// Certificates whose end is near. A role goes on with one that has ended: what it has taken is safe, and it may be the clock
+/// that is wrong.
+fn tell_expiries(expiries: &[Expiry], clock: &Clock, zone: &Zone, log: &Log) {
+    for expiry in expiries {
+        match expiry.tell(clock.now_secs(), zone) {
+            (Urgency::None, _) => {}
+            (Urgency::Soon, text) => log.warn(&text),
+            (Urgency::Over, text) => log.error(&text),
+        }
+    }
 }

@@ -11,7 +11,7 @@
 //! |---|---|---|
 //! | `Sent` | `ok` | the pack may be forgotten here |
 //! | `TempFail` | no connection, no answer, `busy`, `denied` | again, with back-off and full jitter, per pack |
-//! | `PermFail` | `wrong header` | five more tries over `held_after`, then held aside |
+//! | `PermFail` | `wrong header` | five more tries over `held_after`, then held aside; a relay does so with `denied`, too |
 
 mod queue;
 pub mod rate;
@@ -19,10 +19,13 @@ pub mod route;
 
 pub use queue::{Next, Queue};
 
+use crate::clock;
 use crate::config::SenderConfig;
 use crate::planted::{self, Bug};
+use crate::tls::{self, Stream};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A connection that was idle longer is not trusted: the receiver may have closed it.
@@ -35,8 +38,10 @@ pub enum Fail {
     NoConnection,
     /// There was a connection, and no answer that is known. The pack may be stored.
     NoAnswer,
-    /// The receiver said `busy` or `denied`.
+    /// The receiver said `busy`.
     Answered,
+    /// It said `denied`: it knows no key that opens this sender's hours, or misses a signature.
+    Denied,
 }
 
 /// What became of one attempt.
@@ -68,17 +73,19 @@ pub struct Link {
     addr: String,
     connect: Duration,
     ack: Duration,
-    stream: Option<(TcpStream, Instant)>,
+    tls: Option<Arc<tls::Client>>,
+    stream: Option<(Stream, Instant)>,
 }
 
 impl Link {
     /// A link to `addr` (`host:port`), not connected yet.
-    pub fn new(addr: &str, conf: &SenderConfig) -> Self {
+    pub fn new(addr: &str, conf: &SenderConfig, tls: Option<&Arc<tls::Client>>) -> Self {
         let ms = Duration::from_millis;
         Self {
             addr: addr.to_owned(),
             connect: ms(conf.connect_timeout_ms),
             ack: ms(conf.ack_timeout_ms),
+            tls: tls.cloned(),
             stream: None,
         }
     }
@@ -94,23 +101,27 @@ impl Link {
     /// Sends one frame (`head` = length and header) and waits for the answer.
     pub fn send(&mut self, head: &[u8], body: &[u8]) -> Outcome {
         let fail = |reason: String, how| Outcome::TempFail { reason, how };
-        let usable = |(s, used): &(TcpStream, Instant)| used.elapsed() < IDLE_MAX && is_open(s);
-        let mut stream = match self.stream.take().filter(usable) {
-            Some((s, _)) => s,
+        let kept = self.stream.take().filter(|(_, used)| used.elapsed() < IDLE_MAX);
+        let mut stream = match kept.and_then(|(mut s, _)| s.is_open().then_some(s)) {
+            Some(s) => s,
             None => match self.dial() {
                 Ok(s) => s,
                 Err(e) => return fail(format!("cannot connect to {}: {e}", self.addr), Fail::NoConnection),
             },
         };
         // Length and header in one write: the original reads them with one read.
-        if let Err(e) = stream.write_all(head).and_then(|()| stream.write_all(body)) {
+        if let Err(e) =
+            stream.write_all(head).and_then(|()| stream.write_all(body)).and_then(|()| stream.flush())
+        {
             // The receiver may have said why before it stopped reading.
-            return match answer(&mut stream, Instant::now() + Duration::from_millis(200)) {
+            return match answer(&mut stream, clock::deadline(Duration::from_millis(200))) {
                 Ok(o @ (Outcome::PermFail(_) | Outcome::TempFail { .. })) => o,
-                _ => fail(format!("sending to {} failed: {e}", self.addr), Fail::NoAnswer),
+                // An alert, such as that the certificate is not wanted.
+                Err(why) if self.tls.is_some() => fail(format!("{}: {why}", self.addr), Fail::NoAnswer),
+                _ => fail(format!("sending to {} failed: {}", self.addr, tls::explain(&e)), Fail::NoAnswer),
             };
         }
-        let outcome = match answer(&mut stream, Instant::now() + self.ack) {
+        let outcome = match answer(&mut stream, clock::deadline(self.ack)) {
             Ok(outcome) => outcome,
             Err(why) => fail(format!("{}: {why}", self.addr), Fail::NoAnswer),
         };
@@ -120,14 +131,17 @@ impl Link {
         outcome
     }
 
-    fn dial(&self) -> std::io::Result<TcpStream> {
+    fn dial(&self) -> std::io::Result<Stream> {
         let mut last = std::io::Error::new(ErrorKind::NotFound, "the name has no address");
         for addr in self.addr.to_socket_addrs()? {
             match TcpStream::connect_timeout(&addr, self.connect) {
                 Ok(s) => {
                     s.set_nodelay(true)?;
                     s.set_write_timeout(Some(self.ack))?;
-                    return Ok(s);
+                    return match &self.tls {
+                        Some(tls) => tls.connect(&self.addr, s, clock::deadline(self.connect)),
+                        None => Ok(Stream::plain(Arc::new(s))),
+                    };
                 }
                 Err(e) => last = e,
             }
@@ -136,16 +150,9 @@ impl Link {
     }
 }
 
-/// Is a connection that was not used for a while still there? A receiver closes idle ones when many want to connect; a pack
-/// that is written into a closed one has to wait until its next attempt. Bytes that nobody asked for are a doubt, too.
-fn is_open(stream: &TcpStream) -> bool {
-    let waits = |e: &std::io::Error| e.kind() == ErrorKind::WouldBlock;
-    let looked = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
-    stream.set_nonblocking(false).is_ok() && looked.as_ref().is_err_and(waits)
-}
-
 /// Reads the reply: bare text without framing, so only whole known words count.
-fn answer(stream: &mut TcpStream, deadline: Instant) -> Result<Outcome, String> {
+fn answer(stream: &mut Stream, deadline: Instant) -> Result<Outcome, String> {
+    stream.set_deadline(deadline);
     let mut got = Vec::new();
     let mut buf = [0u8; 64];
     loop {
@@ -153,23 +160,21 @@ fn answer(stream: &mut TcpStream, deadline: Instant) -> Result<Outcome, String> 
             b"ok" => return Ok(Outcome::Sent),
             b"wrong header" => return Ok(Outcome::PermFail("the receiver says `wrong header`".into())),
             b"busy" | b"denied" => {
-                let word = String::from_utf8_lossy(&got).into_owned();
-                let hint = if word == "denied" {
-                    ": it does not accept this host's key, or misses one; its log says why; see logd-security(7)"
+                let (how, hint) = if got == b"denied" {
+                    (Fail::Denied, ": it does not accept this host's key, or misses one")
                 } else {
-                    ""
+                    (Fail::Answered, "")
                 };
-                let reason = format!("the receiver says `{word}`{hint}");
-                return Ok(Outcome::TempFail { reason, how: Fail::Answered });
+                let reason = format!("the receiver says `{}`{hint}", String::from_utf8_lossy(&got));
+                return Ok(Outcome::TempFail { reason, how });
             }
             g if [&b"ok"[..], b"wrong header", b"busy", b"denied"].iter().any(|w| w.starts_with(g)) => {}
+            // A TLS alert.
+            [0x15, ..] => {
+                return Err("the receiver speaks TLS: set tls_ca (see logd-security(7))".into());
+            }
             g => return Err(format!("unexpected answer {:?}", String::from_utf8_lossy(g))),
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err("no answer in time".into());
-        }
-        stream.set_read_timeout(Some(left)).map_err(|e| e.to_string())?;
         match stream.read(&mut buf) {
             Ok(0) => return Err("closed the connection without an answer".into()),
             Ok(n) => got.extend_from_slice(buf.get(..n).unwrap_or_default()),
@@ -177,7 +182,7 @@ fn answer(stream: &mut TcpStream, deadline: Instant) -> Result<Outcome, String> 
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 return Err("no answer in time".into());
             }
-            Err(e) => return Err(e.to_string()),
+            Err(e) => return Err(tls::explain(&e)),
         }
     }
 }

@@ -35,6 +35,8 @@ pub const KIND_PACK: u8 = b'P';
 pub const KIND_DONE: u8 = b'D';
 /// Nobody ever stores so many packs: a segment of such a name is not ours.
 const SEQ_END: u64 = 1 << 62;
+/// What no record is shorter than.
+const HEADER: u64 = record::HEADER as u64;
 const MODE: u32 = 0o640;
 /// Free space is asked for once per this many appended bytes.
 const FREE_CHECK: u64 = 4 << 20;
@@ -50,6 +52,13 @@ pub struct Loc {
     pub offset: u64,
     /// Bytes on disk.
     pub len: u64,
+}
+
+impl Loc {
+    fn of(head: &record::Head, base: u64) -> Self {
+        let len = head.end().saturating_sub(head.offset);
+        Self { seq: head.seq, base, offset: head.offset, len }
+    }
 }
 
 /// Why a pack was not taken.
@@ -78,12 +87,12 @@ impl Segment {
     fn mark(&mut self, i: u64) -> bool {
         let word = (i / 64) as usize;
         if self.done.len() <= word {
-            self.done.resize(word + 1, 0);
+            self.done.resize(word.saturating_add(1), 0);
         }
         match self.done.get_mut(word) {
             Some(w) if *w & (1 << (i % 64)) == 0 => {
                 *w |= 1 << (i % 64);
-                self.done_count += 1;
+                self.done_count = self.done_count.saturating_add(1);
                 self.marks_dirty = true;
                 true
             }
@@ -120,7 +129,7 @@ enum Aside {
 
 /// For a planted bug: are these bytes all zero?
 fn is_zero(file: &File, from: u64, to: u64) -> disk::Result<bool> {
-    let mut bytes = vec![0; usize::try_from(to - from).unwrap_or(0).min(4096)];
+    let mut bytes = vec![0; usize::try_from(to.saturating_sub(from)).unwrap_or(0).min(4096)];
     file.read_at(&mut bytes, from)?;
     Ok(bytes.iter().all(|b| *b == 0))
 }
@@ -231,7 +240,7 @@ impl Spool {
             Segment { len: 0, count: 0, done: Vec::new(), done_count: 0, marks_dirty: false, pinned: false };
         let marks = self.load_marks(base, report)?;
         let (mut offset, mut expect) = (0, base);
-        let (mut cut, mut lost, mut unread) = (None, 0, false);
+        let (mut cut, mut lost, mut unread) = (None, 0_u64, false);
         let mut buf = std::mem::take(&mut self.buf);
         loop {
             match record::read_past(&file, offset, RECORD_MAX, &mut buf)? {
@@ -239,9 +248,9 @@ impl Spool {
                 Found::Damage { next }
                     if planted::is(Bug::ZerosAreRecords) && is_zero(&file, offset, next)? =>
                 {
-                    let zeros = (next - offset) / record::HEADER as u64;
-                    expect += zeros;
-                    seg.count += zeros;
+                    let zeros = next.saturating_sub(offset) / HEADER;
+                    expect = expect.saturating_add(zeros);
+                    seg.count = seg.count.saturating_add(zeros);
                     offset = next;
                 }
                 Found::Damage { next } => {
@@ -252,41 +261,43 @@ impl Spool {
                     if next >= file.stat()?.len {
                         cut = Some(offset).filter(|_| safe);
                         // The numbers of what may be there are taken.
-                        expect += if unread { (next - offset) / record::HEADER as u64 + 1 } else { 0 };
+                        if unread {
+                            let most = next.saturating_sub(offset) / HEADER;
+                            expect = expect.saturating_add(most).saturating_add(1);
+                        }
                         break;
                     }
-                    lost += next - offset;
+                    lost = lost.saturating_add(next.saturating_sub(offset));
                     offset = next;
                 }
                 Found::Record(head) => {
                     offset = head.end();
                     // Each record that a damaged stretch held took room there. A number that goes beyond it, or back,
                     // was not written here: it would be delivered twice, or pin and mark packs that never were.
-                    let most = expect.saturating_add(lost / record::HEADER as u64);
+                    let most = expect.saturating_add(lost / HEADER);
                     let its_turn = (expect..=most).contains(&head.seq) && head.seq < numbers.end;
                     if head.kind != KIND_PACK || !its_turn {
                         let safe = self.set_aside(&file, base, head.offset, offset, quarantine, report)?;
                         seg.pinned |= safe != Aside::Safe;
-                        lost += offset - head.offset;
+                        lost = lost.saturating_add(offset.saturating_sub(head.offset));
                         continue;
                     }
                     lost = 0;
                     // What a damaged stretch held cannot be delivered: it must not pin the segment. What could not be read
                     // may be another time.
                     for missing in (expect..head.seq).filter(|_| !unread) {
-                        seg.mark(missing - base);
+                        seg.mark(missing.saturating_sub(base));
                     }
                     unread = false;
-                    let i = head.seq - base;
-                    seg.count = i + 1;
-                    expect = head.seq + 1;
+                    let i = head.seq.saturating_sub(base);
+                    seg.count = i.saturating_add(1);
+                    expect = head.seq.saturating_add(1);
                     if marks.get((i / 64) as usize).is_some_and(|w| w & (1 << (i % 64)) != 0) {
                         seg.mark(i);
-                        seg.done_count += u64::from(planted::is(Bug::DoneCountedTwice));
+                        let again = u64::from(planted::is(Bug::DoneCountedTwice));
+                        seg.done_count = seg.done_count.saturating_add(again);
                     } else {
-                        let loc =
-                            Loc { seq: head.seq, base, offset: head.offset, len: head.end() - head.offset };
-                        each(loc, buf.get(record::HEADER..).unwrap_or_default());
+                        each(Loc::of(&head, base), buf.get(record::HEADER..).unwrap_or_default());
                     }
                 }
             }
@@ -297,9 +308,10 @@ impl Spool {
             file.sync()?;
         }
         seg.len = file.stat()?.len;
-        self.bytes += seg.len;
+        self.bytes = self.bytes.saturating_add(seg.len);
         // The name of a segment that stays is taken, even if none of its numbers is.
-        self.next_seq = self.next_seq.max(if seg.pinned { expect.max(base + 1) } else { expect });
+        let named = if seg.pinned { base.saturating_add(1) } else { 0 };
+        self.next_seq = self.next_seq.max(expect).max(named);
         self.durable = self.next_seq;
         self.segments.insert(base, seg);
         // Marks of packs that were cut off would make a later look believe that they are missing.
@@ -344,7 +356,8 @@ impl Spool {
         quarantine: &mut Shelf,
         report: &mut dyn FnMut(String),
     ) -> disk::Result<Aside> {
-        let mut bytes = vec![0; usize::try_from(to - from).unwrap_or(usize::MAX).min(RECORD_MAX as usize)];
+        let len = usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; len.min(RECORD_MAX as usize)];
         let n = match file.read_at(&mut bytes, from) {
             Ok(n) => n,
             Err(e) if e.fatal() => return Err(e),
@@ -440,17 +453,17 @@ impl Spool {
 
     /// Packs that are not done.
     pub fn waiting(&self) -> u64 {
-        self.segments.values().map(|s| s.count - s.done_count).sum()
+        self.segments.values().map(|s| s.count.saturating_sub(s.done_count)).sum()
     }
 
     /// Adds one frame, given in parts. It is not durable before a sync.
     pub fn append(&mut self, frame: &[&[u8]]) -> Result<Loc, AppendError> {
         let payload: u64 = frame.iter().map(|p| p.len() as u64).sum();
-        let len = payload + record::HEADER as u64;
-        if self.bytes + len > self.conf.size {
+        let len = payload.saturating_add(HEADER);
+        if self.bytes.saturating_add(len) > self.conf.size {
             self.retire().map_err(AppendError::Disk)?;
         }
-        if self.bytes + len > self.conf.size {
+        if self.bytes.saturating_add(len) > self.conf.size {
             return Err(AppendError::Full(format!(
                 "spool {} holds {} of {} bytes",
                 self.dir.display(),
@@ -488,11 +501,11 @@ impl Spool {
             self.buf = Vec::new();
         }
         let loc = Loc { seq: self.next_seq, base, offset, len };
-        seg.len += len;
-        seg.count += 1;
-        self.bytes += len;
+        seg.len = seg.len.saturating_add(len);
+        seg.count = seg.count.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(len);
         self.until_free_check = self.until_free_check.saturating_sub(len);
-        self.next_seq += 1;
+        self.next_seq = self.next_seq.saturating_add(1);
         if !self.dirty.iter().any(|f| Arc::ptr_eq(f, &file)) {
             self.dirty.push(file);
         }
@@ -521,7 +534,7 @@ impl Spool {
     fn active_for(&mut self, len: u64) -> disk::Result<(u64, Arc<File>)> {
         if let Some((base, file)) = &self.active {
             let used = self.segments.get(base).map_or(u64::MAX, |s| s.len);
-            if used == 0 || used + len <= self.conf.segment_size {
+            if used == 0 || used.saturating_add(len) <= self.conf.segment_size {
                 return Ok((*base, Arc::clone(file)));
             }
         }
@@ -575,11 +588,11 @@ impl Spool {
             let mut i = seq.saturating_sub(*base);
             while i < seg.count {
                 if seg.done.get((i / 64) as usize) == Some(&u64::MAX) {
-                    i = (i / 64 + 1) * 64;
+                    i = (i / 64).saturating_add(1).saturating_mul(64);
                 } else if seg.is_done(i) {
-                    i += 1;
+                    i = i.saturating_add(1);
                 } else {
-                    let found = base + i;
+                    let found = base.saturating_add(i);
                     return (found < self.durable).then_some((found, *base));
                 }
             }
@@ -590,8 +603,8 @@ impl Spool {
     /// The pack is durable further on. Its segment goes when all of it is done.
     pub fn mark_done(&mut self, seq: u64) -> disk::Result<()> {
         let Some((&base, seg)) = self.segments.range_mut(..=seq).next_back() else { return Ok(()) };
-        if seq - base < seg.count {
-            seg.mark(seq - base);
+        if seq.saturating_sub(base) < seg.count {
+            seg.mark(seq.saturating_sub(base));
         }
         self.drop_if_done(base)
     }
@@ -599,12 +612,12 @@ impl Spool {
     fn drop_if_done(&mut self, base: u64) -> disk::Result<()> {
         let idle = self.active.as_ref().is_none_or(|(a, _)| *a != base);
         let early = u64::from(planted::is(Bug::SegmentDeletedEarly));
-        let all = self.segments.get(&base).is_some_and(|s| !s.pinned && s.done_count + early >= s.count);
-        if idle && all {
+        let all_done = |s: &Segment| !s.pinned && s.done_count.saturating_add(early) >= s.count;
+        if idle && self.segments.get(&base).is_some_and(all_done) {
             self.disk.remove(&self.path(base, "seg"))?;
             self.disk.remove(&self.path(base, "done"))?;
             let gone = self.segments.remove(&base);
-            self.bytes -= gone.map_or(0, |s| s.len);
+            self.bytes = self.bytes.saturating_sub(gone.map_or(0, |s| s.len));
         }
         Ok(())
     }
@@ -666,7 +679,7 @@ impl Reader {
             loop {
                 match record::read_past(file, *offset, RECORD_MAX, buf)? {
                     Found::Record(h) if h.seq == seq && h.kind == KIND_PACK => {
-                        let loc = Loc { seq, base, offset: h.offset, len: h.end() - h.offset };
+                        let loc = Loc::of(&h, base);
                         *offset = h.end();
                         buf.drain(..record::HEADER);
                         return Ok(Some(loc));

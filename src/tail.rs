@@ -113,7 +113,7 @@ pub struct Scratch {
 impl Scratch {
     /// A buffer that a sent pack no longer needs; `pack_bytes` is the size of a pack.
     pub fn recycle(&mut self, mut raw: Vec<u8>, pack_bytes: usize) {
-        if self.spare.len() < SPARE_MAX && (1..=pack_bytes * 2).contains(&raw.capacity()) {
+        if self.spare.len() < SPARE_MAX && (1..=pack_bytes.saturating_mul(2)).contains(&raw.capacity()) {
             raw.clear();
             self.spare.push(raw);
         }
@@ -330,7 +330,7 @@ impl Tail {
             Err(e) if e.fatal() => return Err(e),
             Err(e) => format!("{}: it cannot be unpacked: {e}", from.display()),
         };
-        self.left_out += 1;
+        self.left_out = self.left_out.saturating_add(1);
         self.alarms.push(format!(
             "{}: {why}; its hour is not sent; mend that and start the follower again, or ask by `logd resend`",
             self.key(hour)
@@ -384,7 +384,7 @@ impl Tail {
             if failed.is_some() && planted::is(Bug::UnreadableStopsOthers) {
                 break;
             }
-            room_packs = room_packs.saturating_sub(out.len() - before);
+            room_packs = room_packs.saturating_sub(out.len().saturating_sub(before));
             room_bytes =
                 room_bytes.saturating_sub(out.iter().skip(before).map(|s: &Sealed| s.raw.len()).sum());
             if room_bytes == 0 || room_packs == 0 {
@@ -411,7 +411,7 @@ impl Tail {
                 if mono_ms < self.early_ms {
                     return Ok(());
                 }
-                self.early_ms = mono_ms + EARLY_LOOK_MS;
+                self.early_ms = mono_ms.saturating_add(EARLY_LOOK_MS);
             }
             let own = self.disk.stat(&self.pattern.path(hour))?.is_some();
             if !own && hour > current {
@@ -431,7 +431,7 @@ impl Tail {
             }
             let gap = now.saturating_sub(self.zone.ends_ms(hour).unwrap_or(now));
             if !exists && gap > self.conf.journal_ms {
-                let first = self.zone.hour_at(now - self.conf.journal_ms);
+                let first = self.zone.hour_at(now.saturating_sub(self.conf.journal_ms));
                 let first = if self.pattern.is_daily() { first.day_of() } else { first };
                 let existing = unpack::existing(&self.pattern, &self.disk)?;
                 let to = existing.into_iter().find(|h| *h > hour).map_or(first, |h| h.min(first));
@@ -493,10 +493,10 @@ impl Tail {
         let file = self.disk.open(path).ok()?;
         let len = file.stat().ok()?.len;
         let from = len.saturating_sub(self.conf.packer.max_line as u64);
-        let mut tail = vec![0; usize::try_from(len - from).ok()?];
+        let mut tail = vec![0; usize::try_from(len.saturating_sub(from)).ok()?];
         let n = file.read_at(&mut tail, from).ok()?;
-        let end = memchr::memrchr(b'\n', tail.get(..n)?).map_or(n, |i| i + 1);
-        Some(from + end as u64)
+        let end = memchr::memrchr(b'\n', tail.get(..n)?).map_or(n, |i| i.saturating_add(1));
+        Some(from.saturating_add(end as u64))
     }
 
     fn seal(&mut self, journal: &mut Journal, hour: Hour, done: bool, out: &mut Vec<Sealed>) {
@@ -506,7 +506,7 @@ impl Tail {
         let Some(f) = self.active.get_mut(&hour) else { return };
         let filled = f.packer.cut(self.scratch.spare.pop().unwrap_or_default());
         let unterminated = done && !filled.raw.is_empty() && filled.raw.last() != Some(&b'\n');
-        let lines = filled.lines + u64::from(unterminated);
+        let lines = filled.lines.saturating_add(u64::from(unterminated));
         let cut = Cut::new(id, start, lines, &filled.seal, done);
         journal.append(&Event::Cut { hour: key.to_string(), cut });
         out.push(Sealed { key, generation, id, raw: filled.raw });
@@ -582,7 +582,7 @@ impl Tail {
             if let Some(f) = self.active.get_mut(&hour) {
                 f.file = Some((file, stat.dev, stat.ino));
             }
-            left = room_packs.saturating_sub(out.len() - first);
+            left = room_packs.saturating_sub(out.len().saturating_sub(first));
             let used: usize = out.iter().skip(first).map(|s| s.raw.len()).sum();
             at_end = self.read(journal, hour, false, room_bytes.saturating_sub(used), &mut left, out)?;
         }
@@ -598,7 +598,7 @@ impl Tail {
         let Some(follow) = self.active.get(&hour) else { return Ok(false) };
         let (Some((file, dev, ino)), Some(stat)) = (&follow.file, there) else { return Ok(false) };
         let sealed = journal.hour(&self.key(hour)).map_or(0, |l| l.pos);
-        let shrunk = file.stat()?.len < sealed + follow.packer.len() as u64;
+        let shrunk = file.stat()?.len < sealed.saturating_add(follow.packer.len() as u64);
         Ok((stat.dev, stat.ino) != (*dev, *ino) || shrunk)
     }
 
@@ -628,7 +628,7 @@ impl Tail {
             let Some((file, ..)) = &f.file else { return Ok(true) };
             let stat = file.stat()?;
             f.mtime_ms = stat.mtime_ms;
-            let at = sealed + f.packer.len() as u64;
+            let at = sealed.saturating_add(f.packer.len() as u64);
             let useful =
                 usize::try_from(stat.len.saturating_sub(at)).unwrap_or(usize::MAX).min(f.packer.wants());
             let want = useful.min(most);
@@ -636,7 +636,7 @@ impl Tail {
             block.resize(want, 0);
             let n = file.read_at(block, at)?;
             let block = block.get(..n).unwrap_or_default();
-            let whole = at + n as u64 >= stat.len;
+            let whole = at.saturating_add(n as u64) >= stat.len;
             let taken = f.packer.push(block, last && whole, since);
             if taken == 0 && n == want && want < useful {
                 // A line that is longer than the block.
@@ -648,7 +648,7 @@ impl Tail {
             // With `last` the caller seals what is left: it knows whether it is the hour's end.
             if f.packer.is_due(end && !last, now) {
                 self.seal(journal, hour, false, out);
-                *left -= 1;
+                *left = left.saturating_sub(1);
             } else if end {
                 return Ok(true);
             }
@@ -674,7 +674,7 @@ impl Tail {
             return Ok(());
         }
         let has_file = f.file.is_some();
-        let over = now - ends;
+        let over = now.saturating_sub(ends);
         let waited = over >= self.conf.close_wait_ms;
         let quiet = now.saturating_sub(f.mtime_ms) >= self.conf.quiet_ms;
         if !has_file && !self.had_file && waited && !planted::is(Bug::AbsentHoursTakePlaces) {
@@ -684,7 +684,7 @@ impl Tail {
         }
         let next_exists = self.disk.stat(&self.pattern.path(self.zone.next(hour)))?.is_some();
         let ready = if has_file {
-            (quiet && (waited || next_exists)) || over >= 2 * self.conf.close_wait_ms
+            (quiet && (waited || next_exists)) || over >= self.conf.close_wait_ms.saturating_mul(2)
         } else {
             // An absent file says nothing if the directory cannot be read, or if none was ever seen.
             waited && oldest && self.had_file && self.disk.list(&self.pattern.directory()).is_ok()
@@ -744,8 +744,8 @@ impl Tail {
             let len = self.disk.stat(&self.pattern.path(hour))?.map_or(0, |s| s.len);
             let watched = self.zone.ends_ms(hour).is_some_and(|e| self.is_watched(e));
             let Some(late) = self.late.get_mut(&hour) else { continue };
-            late.next_ms = now + late.wait_ms;
-            late.wait_ms = (late.wait_ms * 2).min(LATE_WAIT_MAX_MS);
+            late.next_ms = now.saturating_add(late.wait_ms);
+            late.wait_ms = late.wait_ms.saturating_mul(2).min(LATE_WAIT_MAX_MS);
             let grown = len > late.pos;
             if !grown {
                 if !watched {
@@ -778,7 +778,8 @@ impl Tail {
         keys.pop();
         let mut out = Vec::new();
         for key in keys {
-            let old = self.zone.ends_ms(key.hour).is_some_and(|e| now - e > self.conf.journal_ms);
+            let ends = self.zone.ends_ms(key.hour);
+            let old = ends.is_some_and(|e| now.saturating_sub(e) > self.conf.journal_ms);
             if old && key.hour >= self.identity.first_hour {
                 self.identity.first_hour = self.zone.next(key.hour);
             }

@@ -15,7 +15,9 @@ use logd::footprint::{Footprint, Pending};
 use logd::instance::Instance;
 use logd::integrity::{Certificate, lines};
 use logd::journal::{Cut, Event};
+use logd::metrics;
 use logd::ops::hour::State;
+use logd::overview;
 use logd::pack::{Checked, Encoder, Entry, Header, HourKey, Meta, Seal, Totals, split_frame};
 use logd::receiver::gate::{Answer, Gate};
 use logd::receiver::{Budget, Session};
@@ -462,6 +464,7 @@ fn the_relay_table_names_the_keys_that_a_relay_appends() {
         keys_file: None,
         keys_required: true,
         max_unproven_per_address: 1,
+        tls: None,
     };
     let budget = Budget::new(1 << 20);
     let mut session = Session::new(&Arc::new(receiver), &budget, [10, 0, 0, 7].into(), false);
@@ -572,4 +575,24 @@ fn the_table_of_the_journal_names_what_is_written() {
         wanted.remove("t");
         assert_eq!(set(keys.split(", ")), wanted, "{event:?}");
     }
+}
+
+// ---- metrics --------------------------------------------------------------------------------------------------
+
+#[test]
+fn the_manual_has_every_metric_in_the_words_of_the_program() {
+    let told = items(&section("man/logd.8", "Ss Metrics"));
+    let names: Vec<String> = told.iter().filter_map(|i| i.arg("Cm")).map(str::to_owned).collect();
+    let mut sorted = names.clone();
+    sorted.sort();
+    assert_eq!(sorted, metrics::names());
+    for m in metrics::ALL {
+        let item = told.iter().find(|i| i.arg("Cm") == Some(m.name)).unwrap();
+        assert!(begins_with(&item.text, m.help), "{}: {:?}, not {:?}", m.name, item.text, m.help);
+        let label = item.head.iter().any(|t| t == m.label.0);
+        assert!(m.label.0.is_empty() || label, "{}: {:?} has no {}", m.name, item.head, m.label.0);
+    }
+    // Those of one name stand for all states of the page.
+    let states: Vec<&str> = metrics::HOURS.iter().map(|m| m.label.1).collect();
+    assert_eq!(set(states), set(overview::STATES));
 }

@@ -34,10 +34,14 @@ mod limits;
 mod monitor;
 #[path = "properties/original.rs"]
 mod original;
+#[path = "properties/page.rs"]
+mod page;
 #[path = "properties/resend.rs"]
 mod resend;
 #[path = "properties/rotation.rs"]
 mod rotation;
+#[path = "properties/seen.rs"]
+mod seen;
 #[path = "properties/streams.rs"]
 mod streams;
 mod support;

@@ -76,7 +76,7 @@ impl Network {
         if prefix > width {
             return None;
         }
-        let prefix = prefix + (128 - width);
+        let prefix = prefix.saturating_add(128_u32.saturating_sub(width));
         // Host bits (`10.1.2.3/8`) are ignored, as everywhere.
         Some(Self { bits: masked(mapped(address).to_bits(), prefix), prefix })
     }

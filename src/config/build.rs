@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use super::allow::Allow;
 use super::read::Reader;
 use super::{
-    DbConfig, Failover, Level, LogConfig, MonitorConfig, Peer, ReceiverConfig, RelayConfig, Role,
-    SenderConfig, SpoolConfig, Start, StoreConfig, StreamConfig, TailConfig, WatchConfig, keys, value,
+    DbConfig, Failover, HttpConfig, Level, LogConfig, MonitorConfig, Peer, ReceiverConfig, RelayConfig, Role,
+    SenderConfig, SpoolConfig, Start, StoreConfig, StreamConfig, TailConfig, TlsListen, TlsSend, WatchConfig,
+    keys, value,
 };
 
 pub(super) fn tail(r: &mut Reader) -> TailConfig {
@@ -33,6 +34,7 @@ pub(super) fn tail(r: &mut Reader) -> TailConfig {
         watch: watch(r, s),
         sender: sender(r, s),
         log: log(r),
+        http: http(r),
         quit_timeout_ms: r.number(s, "quit_timeout"),
     };
     at_most(r, s, ("pack_bytes", config.pack_bytes as u64), ("tail_memory", config.tail_memory as u64));
@@ -53,7 +55,8 @@ fn undated(r: &mut Reader, s: &str, config: &TailConfig) {
             );
             r.error(r.line_of(&section, "start"), "start", text);
         }
-        let least = 2 * config.pack_bytes.max(config.max_line) as u64 + (1 << 20);
+        let two = (config.pack_bytes.max(config.max_line) as u64).saturating_mul(2);
+        let least = two.saturating_add(1 << 20);
         if config.spool.size < least {
             let text = format!(
                 "{} has no date in its name: its packs wait in the retry spool, which must hold two of them; spool_size \
@@ -137,6 +140,7 @@ pub(super) fn relay(r: &mut Reader) -> RelayConfig {
         sender: sender(r, s),
         state_dir: path(r, s, "state_dir"),
         log: log(r),
+        http: http(r),
         quit_timeout_ms: r.number(s, "quit_timeout"),
     }
 }
@@ -160,6 +164,7 @@ pub(super) fn store(r: &mut Reader) -> StoreConfig {
         early_total: r.number(s, "early_total"),
         max_verifying: r.count(s, "max_verifying"),
         log: log(r),
+        http: http(r),
         quit_timeout_ms: r.number(s, "quit_timeout"),
     }
 }
@@ -171,7 +176,9 @@ fn receiver(r: &mut Reader, s: &str) -> ReceiverConfig {
     if keys_file.is_none() && r.text(s, "keys").as_deref() == Some("accept") {
         r.error(r.line_of(s, "keys"), "keys", "has no effect without keys_file: no pack would need a key");
     }
-    if allow.is_none() && keys_file.is_none() && !listen.is_empty() && !value::is_loopback(&listen) {
+    let tls = tls_listen(r, s);
+    let known = keys_file.is_some() || tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    if allow.is_none() && !known && !listen.is_empty() && !value::is_loopback(&listen) {
         let text = "not set, and no keys_file: whoever reaches the port may send, and a new state directory is refused; \
                     list your hosts' networks, or write `allow = any`";
         r.warning(r.line_of(s, "allow"), "allow", text);
@@ -194,10 +201,76 @@ fn receiver(r: &mut Reader, s: &str) -> ReceiverConfig {
         keys_file,
         keys_required: r.text(s, "keys").as_deref() != Some("accept"),
         max_unproven_per_address: r.count(s, "max_unproven_per_address"),
+        tls,
     };
     // A body larger than the whole budget would wait for ever.
     at_most(r, s, ("max_body", config.max_body as u64), ("inflight_bytes", config.inflight_bytes as u64));
     config
+}
+
+fn tls_listen(r: &mut Reader, s: &str) -> Option<TlsListen> {
+    let (cert, key) = (path(r, s, "tls_cert"), path(r, s, "tls_key"));
+    let client_ca = path(r, s, "tls_client_ca");
+    let relays = r.text(s, "tls_relays");
+    let accept = r.text(s, "tls").as_deref() == Some("accept");
+    with_tls(r, s, &["tls_cert", "tls_key", "tls_client_ca", "tls_relays"]);
+    // What is there for nothing was meant for something.
+    let lonely = [
+        ("tls_cert", cert.is_some() && key.is_none(), "needs its private key in tls_key"),
+        ("tls_key", key.is_some() && cert.is_none(), "needs the certificate in tls_cert"),
+        (
+            "tls_client_ca",
+            client_ca.is_some() && cert.is_none(),
+            "has no effect without tls_cert and tls_key",
+        ),
+        ("tls_relays", relays.is_some() && client_ca.is_none(), "has no effect without tls_client_ca"),
+        ("tls", accept && cert.is_none(), "has no effect without tls_cert and tls_key"),
+    ];
+    for (name, _, text) in lonely.iter().filter(|(_, wrong, _)| *wrong) {
+        r.error(r.line_of(s, name), name, *text);
+    }
+    let relays: Vec<String> =
+        relays.iter().flat_map(|l| l.split(',')).map(|name| name.trim().to_owned()).collect();
+    for relay in relays.iter().filter(|relay| *relay != "*") {
+        if let Some(problem) = crate::name::problem(relay) {
+            r.error(r.line_of(s, "tls_relays"), "tls_relays", format!("the name `{relay}` {problem}"));
+        }
+    }
+    Some(TlsListen { cert: cert?, key: key?, client_ca, relays, required: !accept })
+}
+
+fn tls_send(r: &mut Reader, s: &str) -> Option<TlsSend> {
+    let (ca, name) = (path(r, s, "tls_ca"), r.text(s, "tls_name"));
+    let (cert, key) = (path(r, s, "tls_client_cert"), path(r, s, "tls_client_key"));
+    with_tls(r, s, &["tls_ca", "tls_name", "tls_client_cert", "tls_client_key"]);
+    let without = "has no effect without tls_ca: packs would be sent without TLS";
+    let lonely = [
+        ("tls_name", name.is_some() && ca.is_none(), without),
+        ("tls_client_cert", cert.is_some() && ca.is_none(), without),
+        ("tls_client_cert", cert.is_some() && key.is_none(), "needs its private key in tls_client_key"),
+        ("tls_client_key", key.is_some() && cert.is_none(), "needs the certificate in tls_client_cert"),
+        (
+            "tls_ca",
+            ca.is_some() && r.text(s, "peer").as_deref() == Some("original"),
+            "the original does not speak TLS",
+        ),
+    ];
+    for (name, _, text) in lonely.iter().filter(|(_, wrong, _)| *wrong) {
+        r.error(r.line_of(s, name), name, *text);
+    }
+    Some(TlsSend { ca: ca?, name, own: cert.zip(key) })
+}
+
+/// To send in the clear, or to listen to everybody, because the program cannot do better is what nobody asked for.
+fn with_tls(r: &mut Reader, s: &str, names: &[&str]) {
+    if cfg!(feature = "tls") {
+        return;
+    }
+    if let Some(name) = names.iter().find(|name| r.text(s, name).is_some()) {
+        let text = "this logd was built without TLS; build one with `cargo build --release --features tls`, or leave the \
+                    tls keys out";
+        r.error(r.line_of(s, name), name, text);
+    }
 }
 
 fn sender(r: &mut Reader, s: &str) -> SenderConfig {
@@ -230,6 +303,7 @@ fn sender(r: &mut Reader, s: &str) -> SenderConfig {
         held_after_ms: r.number(s, "held_after"),
         held_per_name: r.number(s, "held_per_name"),
         held_total: r.number(s, "held_total"),
+        tls: tls_send(r, s),
     }
 }
 
@@ -338,6 +412,24 @@ pub(super) fn log(r: &mut Reader) -> LogConfig {
     LogConfig {
         level: level(r, "local_level"),
         dir: path(r, s, "local_dir").filter(|dir| dir.as_os_str() != "-"),
+    }
+}
+
+pub(super) fn http(r: &mut Reader) -> HttpConfig {
+    let s = "http";
+    let listen = r.text(s, "listen");
+    let allow = r.text(s, "allow");
+    if allow.is_none() && listen.as_deref().is_some_and(|l| !value::is_loopback(l)) {
+        let text = "not set, and listen is no loopback address: whoever reaches the port could look; list the networks that \
+                    may, or write `allow = any`, or listen on 127.0.0.1";
+        r.error(r.line_of(s, "allow"), "allow", text);
+    }
+    HttpConfig {
+        listen,
+        // A list that cannot be read was reported; what stands here then goes nowhere.
+        allow: allow.map_or(Ok(Allow::any()), |list| Allow::parse(&list)).unwrap_or_else(|_| Allow::any()),
+        hosts: r.text(s, "hosts").map(|l| l.split(',').map(String::from).collect()).unwrap_or_default(),
+        hours: r.number(s, "hours"),
     }
 }
 

@@ -14,6 +14,7 @@ pub const SECTIONS: &[&str] = &[
     "etlcollector",
     "mgocollector",
     "logAgent",
+    "http",
     "monitor",
     "receiver",
     "heart_beat",
@@ -134,6 +135,7 @@ const R: &[&str] = &["receiver"];
 const CFR: &[&str] = &["collector", "fcollector", "receiver"];
 const MON: &[&str] = &["monitor"];
 const HB: &[&str] = &["heart_beat"];
+const H: &[&str] = &["http"];
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -161,6 +163,17 @@ pub static KEYS: &[Key] = &[
     key(T, "key_file", Kind::Text, "", "File with this host's key, made by `logd key`; packs are signed with it. Empty: they are not signed."),
     key(CF, "keys_file", Kind::Text, "", "File with the keys of the hosts that may send; it is read again when it changes. Empty: packs need no key."),
     key(CF, "keys", Kind::Choice(&["require", "accept"]), "require", "With keys_file, packs without a signature: refused, or taken and their hours not called authentic."),
+
+    // TLS: the listener's side, then the sender's.
+    key(CF, "tls_cert", Kind::Text, "", "PEM file with the listener's certificate and what stands between it and its CA. Empty: no TLS."),
+    key(CF, "tls_key", Kind::Text, "", "PEM file with the private key of tls_cert."),
+    key(CF, "tls_client_ca", Kind::Text, "", "PEM file with the CA of clients' certificates; a client must show one, and sends only for hosts that it names. Empty: none is asked for."),
+    key(CF, "tls_relays", Kind::Text, "", "Names, separated by commas, whose certificates may send for every host; `*`: each may."),
+    key(CF, "tls", Kind::Choice(&["require", "accept"]), "require", "With tls_cert, connections without TLS: refused, or taken."),
+    key(TC, "tls_ca", Kind::Text, "", "PEM file with the CA of the certificate that answers at send_to. Empty: send without TLS."),
+    key(TC, "tls_name", Kind::Text, "", "Name that must stand in that certificate. Empty: the host of send_to."),
+    key(TC, "tls_client_cert", Kind::Text, "", "PEM file with this host's certificate, if the receiver wants one."),
+    key(TC, "tls_client_key", Kind::Text, "", "PEM file with the private key of tls_client_cert."),
 
     // The follower.
     key(T, "record_file", Kind::Text, "", "Position file of the original (line.rec), read at the first start and kept current for a way back. Empty: none.").original(),
@@ -256,6 +269,12 @@ pub static KEYS: &[Key] = &[
     key(R, "db_charset", Kind::Text, "utf8mb4", "Character set of the connection.").original(),
     key(R, "quit_timeout", Kind::Duration(100, 10 * MIN), "10s", "How long a clean stop may take."),
     key(HB, "check_interval", Kind::Duration(SEC, DAY), "30s", "Time between two checks of a node.").original(),
+
+    // The page and the metrics.
+    key(H, "listen", Kind::Listen, "", "Address of the page and the metrics; without a host, every IPv4 address. Empty: none."),
+    key(H, "allow", Kind::Networks, "", "Who may connect: addresses and networks separated by commas, or `any`. Required if listen is no loopback address."),
+    key(H, "hosts", Kind::Hosts, "", "Names by which a browser may call it beside localhost and its address, separated by commas."),
+    key(H, "hours", Kind::Number(1, 744), "72", "Hours that the page shows, back from now."),
 
     // Features of later versions.
     later(EM, "listen", "Address to listen on."),

@@ -97,7 +97,7 @@ pub(super) fn parse(file: &str, bytes: &[u8]) -> Raw {
     // Editors on Windows put a byte order mark before the first line; the original did not notice it.
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     for (i, bytes) in bytes.split(|&b| b == b'\n').enumerate() {
-        let line = i + 1;
+        let line = i.saturating_add(1);
         let mut problem = |key: &str, text: String| {
             raw.problems.push(Problem { file: file.into(), line, key: key.into(), text });
         };

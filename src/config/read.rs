@@ -252,14 +252,15 @@ fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.chars().count()).collect();
     for (i, in_a) in a.chars().enumerate() {
         // The row below, from left to right, over the one above it.
-        let (mut diagonal, mut left) = (i, i + 1);
+        let (mut diagonal, mut left) = (i, i.saturating_add(1));
         let mut cells = row.iter_mut();
         if let Some(first) = cells.next() {
             *first = left;
         }
         for (cell, in_b) in cells.zip(b.chars()) {
             let above = *cell;
-            *cell = (diagonal + usize::from(in_a != in_b)).min(above + 1).min(left + 1);
+            let changed = diagonal.saturating_add(usize::from(in_a != in_b));
+            *cell = changed.min(above.min(left).saturating_add(1));
             (diagonal, left) = (above, *cell);
         }
     }

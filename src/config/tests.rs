@@ -361,9 +361,17 @@ fn full_ini() -> String {
         ("hb_port", "4000"),
         ("mon_addr", "monitor.example.com:4040"),
     ];
-    for section in
-        ["tail", "tail:error", "collector", "fcollector", "logAgent", "monitor", "receiver", "heart_beat"]
-    {
+    for section in [
+        "tail",
+        "tail:error",
+        "collector",
+        "fcollector",
+        "logAgent",
+        "monitor",
+        "receiver",
+        "heart_beat",
+        "http",
+    ] {
         writeln!(text, "\n[{section}]").unwrap();
         if section.starts_with(keys::STREAM) {
             text += "; A further stream of the follower, here called error. What is empty is as in [tail].\n";
@@ -380,6 +388,7 @@ fn full_ini() -> String {
             );
             let range = if ranged { format!(" ({})", key.kind.describe()) } else { String::new() };
             let required = if key.required { " Required." } else { "" };
+            let samples = if section == "http" { &[("listen", "127.0.0.1:1380")][..] } else { &samples[..] };
             let sample = samples.iter().find(|(name, _)| *name == key.name).map(|(_, sample)| *sample);
             writeln!(text, "; {}{range}{required}", key.help).unwrap();
             writeln!(text, "{}", format!("{} = {}", key.name, sample.unwrap_or(key.default)).trim_end())
@@ -526,5 +535,42 @@ fn no_file_makes_it_panic() {
         if let Err(errors) = config.check_all() {
             assert!(!errors.0.is_empty() && !errors.to_string().is_empty());
         }
+    }
+}
+
+/// With a program that cannot do it, what was meant to be hidden must not be sent in the clear.
+#[cfg(not(feature = "tls"))]
+#[test]
+fn without_tls_a_config_that_asks_for_it_is_refused() {
+    let tail = |more: &str| {
+        let text = format!("[tail]\nlog_file = /l.<%Y%m%d%H>\nsend_to = c:1\n{more}\n");
+        Config::parse("c.ini", text.as_bytes()).tail(false).map(|_| ())
+    };
+    assert!(tail("").is_ok() && tail("tls_ca =").is_ok());
+    let why = tail("tls_ca = /etc/logd/ca.pem").unwrap_err().to_string();
+    assert!(why.contains("c.ini:4: tls_ca: ") && why.contains("--features tls"), "{why}");
+    let text = "[collector]\nlisten = :1\nallow = any\nsend_to = c:1\ntls_cert = /c\ntls_key = /k\n";
+    let why = Config::parse("c.ini", text.as_bytes()).relay(false).unwrap_err().to_string();
+    assert!(why.contains("c.ini:5: tls_cert: ") && why.contains("--features tls"), "{why}");
+}
+
+#[test]
+fn a_page_that_others_could_see_needs_a_list_of_them() {
+    let http = |text: &str| {
+        let text = format!("[tail]\nlog_file = /a\nsend_to = c:1\n[http]\n{text}");
+        Config::parse("test", text.as_bytes()).tail(true).map(|(c, _)| c.http)
+    };
+    let none = http("").unwrap();
+    assert_eq!((none.listen, none.hours), (None, 72));
+    assert!(http("listen = 127.0.0.1:1380").is_ok() && http("listen = [::1]:1380").is_ok());
+    for open in [":1380", "1380", "10.0.0.1:1380", "[::]:1380", "logs.example:1380"] {
+        let refused = http(&format!("listen = {open}")).unwrap_err().to_string();
+        assert!(refused.contains("test:4: allow: ") || refused.contains("allow: not set"), "{refused}");
+        let allowed =
+            http(&format!("listen = {open}\nallow = 10.0.0.0/8\nhosts = Logs.Example, fd00::1")).unwrap();
+        assert_eq!(allowed.hosts, ["logs.example", "fd00::1"]);
+    }
+    for hosts in ["a b", "a:80", "http://a", "<x>"] {
+        assert!(http(&format!("hosts = {hosts}")).unwrap_err().to_string().contains("is no name of a host"));
     }
 }

@@ -34,6 +34,8 @@ pub enum Kind {
     Networks,
     /// A program to be run, by its absolute path, and its arguments; one of them is `%s` or holds it.
     Command,
+    /// Names or addresses by which a host is called, without ports, separated by commas.
+    Hosts,
     /// A sender's name; see [`name::problem`].
     Name,
     /// An IANA time zone that this machine knows.
@@ -78,6 +80,24 @@ impl Kind {
             Self::Address => host_port(text, "localhost", 1).map(Value::Text),
             Self::Command => command(text),
             Self::Networks => Allow::parse(text).map(|_| Value::Text(text.into())),
+            Self::Hosts => {
+                let list: Vec<String> = text
+                    .split(',')
+                    .map(|h| h.trim().to_ascii_lowercase())
+                    .filter(|h| !h.is_empty())
+                    .collect();
+                let good = |h: &String| {
+                    h.parse::<std::net::IpAddr>().is_ok()
+                        || h.len() <= 253
+                            && h.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+                };
+                match list.iter().find(|h| !good(h)) {
+                    None => Ok(Value::Text(list.join(","))),
+                    Some(bad) => {
+                        Err(format!("`{bad}` is no name of a host and no address; write it without port"))
+                    }
+                }
+            }
             Self::Name => match name::problem(text) {
                 None => Ok(Value::Text(text.into())),
                 Some(problem) => Err(format!("the name `{text}` {problem}")),
@@ -115,6 +135,7 @@ impl Kind {
             Self::Address => "host:port".into(),
             Self::Networks => "addresses and networks separated by commas, or `any`".into(),
             Self::Command => "an absolute path and arguments, among them %s".into(),
+            Self::Hosts => "names or addresses without port, separated by commas".into(),
             Self::Name => "letters, digits and . : + -".into(),
             Self::Zone => "an IANA name such as Asia/Shanghai".into(),
             Self::Start => "beginning, oldest, end or an hour YYYYMMDDHH".into(),
@@ -190,8 +211,9 @@ fn show(number: u64, units: &[(&str, u64)], smallest: &str) -> String {
     }
     units
         .iter()
-        .find(|(_, factor)| number.is_multiple_of(*factor))
-        .map_or_else(|| format!("{number}{smallest}"), |(unit, factor)| format!("{}{unit}", number / factor))
+        .filter(|(_, factor)| number.is_multiple_of(*factor))
+        .find_map(|(unit, factor)| Some(format!("{}{unit}", number.checked_div(*factor)?)))
+        .unwrap_or_else(|| format!("{number}{smallest}"))
 }
 
 fn mode(text: &str, owner: u32) -> Result<Value, String> {

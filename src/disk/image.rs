@@ -161,7 +161,16 @@ impl Image {
             _ => return None,
         };
         let ino = meta.ino.unwrap_or(0);
-        Some(Stat { len, dev: 1, ino, mtime_ms: meta.mtime_ms, is_dir, is_file: !is_dir, mode: meta.mode })
+        Some(Stat {
+            len,
+            dev: 1,
+            ino,
+            mtime_ms: meta.mtime_ms,
+            mtime_ns: meta.mtime_ms.saturating_mul(1_000_000),
+            is_dir,
+            is_file: !is_dir,
+            mode: meta.mode,
+        })
     }
 
     pub(super) fn list(&self, node: NodeId) -> Result<Vec<Entry>, Errno> {
@@ -198,7 +207,7 @@ impl Image {
     /// Creates a file or directory under a free name.
     pub(super) fn create(&mut self, at: Place, mode: u32, dir: bool) -> NodeId {
         let node = self.next_node;
-        self.next_node += 1;
+        self.next_node = self.next_node.saturating_add(1);
         let ino = Some(self.take_ino());
         let meta = Meta { ino, mode, mtime_ms: self.mtime_ms, links: 1, open: 0 };
         if dir {
@@ -273,7 +282,7 @@ impl Image {
 
     pub(super) fn opened(&mut self, node: NodeId) {
         if let Some(meta) = self.meta_mut(node) {
-            meta.open += 1;
+            meta.open = meta.open.saturating_add(1);
         }
     }
 
@@ -298,13 +307,13 @@ impl Image {
             if let Some(ino) = meta.ino.take() {
                 self.free_inos.insert(ino);
             }
-            self.garbage += 1;
+            self.garbage = self.garbage.saturating_add(1);
         }
     }
 
     fn take_ino(&mut self) -> u64 {
         self.free_inos.pop_first().unwrap_or_else(|| {
-            self.next_ino += 1;
+            self.next_ino = self.next_ino.saturating_add(1);
             self.next_ino
         })
     }
@@ -472,7 +481,7 @@ impl Image {
         let mut seen = BTreeSet::new();
         while let Some(node) = named.pop() {
             if let Some(meta) = self.meta_mut(node) {
-                meta.links += 1;
+                meta.links = meta.links.saturating_add(1);
             }
             if seen.insert(node)
                 && let Some(dir) = self.dirs.get(&node)
@@ -524,7 +533,7 @@ impl Image {
             self.settle(&at);
             node = match self.at(&at) {
                 Some(node) => node,
-                None => self.create(at.clone(), 0o644, i + 1 < parts.len()),
+                None => self.create(at.clone(), 0o644, i.saturating_add(1) < parts.len()),
             };
             self.pending.retain(|op| !matches!(op, Op::Link { at: made, .. } if *made == at));
             self.set_durable(at, Some(node));
@@ -620,10 +629,10 @@ fn damage(content: &mut Vec<u8>, change: Change, rng: &mut Rng) {
         0 => {}
         1 => content.resize(content.len().max(end as usize), 0),
         _ => {
-            let first = offset / SECTOR + 1;
-            let boundaries = (end.saturating_sub(1) / SECTOR + 1).saturating_sub(first);
+            let first = (offset / SECTOR).saturating_add(1);
+            let boundaries = end.div_ceil(SECTOR).saturating_sub(first);
             if boundaries > 0 {
-                let cut = (first + rng.below(boundaries)) * SECTOR;
+                let cut = first.saturating_add(rng.below(boundaries)).saturating_mul(SECTOR);
                 bytes.truncate(cut.saturating_sub(offset) as usize);
                 apply(content, &Change::Write { offset, bytes });
             }

@@ -5,11 +5,13 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{Entry, Error, How, Result, Stat};
+use crate::metrics;
 
 /// The reason of the first failed sync, shared by a disk, its clones and all its files.
 #[derive(Clone, Default)]
@@ -116,7 +118,10 @@ impl Real {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))
             .map_err(|e| Error::errno(op, path, e))?; // nothing was synced yet, so nothing is in doubt
-        match fs::File::from(dir).sync_all() {
+        let began = Instant::now();
+        let synced = fs::File::from(dir).sync_all();
+        metrics::FSYNC.observe(began.elapsed());
+        match synced {
             // Some network and FUSE file systems cannot sync a directory and say so with EINVAL: there the server
             // makes names durable, and no retry or restart would change it (PostgreSQL ignores it likewise).
             Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
@@ -125,12 +130,15 @@ impl Real {
     }
 
     #[expect(clippy::unused_self, reason = "same shape as the simulated form")]
-    pub(super) fn list(&self, path: &Path) -> Result<Vec<Entry>> {
+    pub(super) fn list(&self, path: &Path, keep: &mut dyn FnMut(&str) -> bool) -> Result<Vec<Entry>> {
         let fail = |e| Error::new("list", path, e);
         let mut entries = Vec::new();
         for entry in fs::read_dir(path).map_err(fail)? {
             let entry = entry.map_err(fail)?;
             let Ok(name) = entry.file_name().into_string() else { continue };
+            if !keep(&name) {
+                continue;
+            }
             let is_dir = match entry.file_type() {
                 Ok(kind) if kind.is_symlink() => fs::metadata(entry.path()).is_ok_and(|m| m.is_dir()),
                 Ok(kind) => kind.is_dir(),
@@ -183,7 +191,7 @@ impl RealFile {
         while let Some(free) = buf.get_mut(filled..).filter(|free| !free.is_empty()) {
             match self.file.read_at(free, offset.saturating_add(filled as u64)) {
                 Ok(0) => break,
-                Ok(n) => filled += n,
+                Ok(n) => filled = filled.saturating_add(n),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(Error::new("read", path, e)),
             }
@@ -198,7 +206,10 @@ impl RealFile {
 
     pub(super) fn sync(&self, path: &Path) -> Result<()> {
         self.poison.check("sync", path)?;
-        self.file.sync_data().map_err(|e| self.poison.note("sync", path, e))
+        let began = Instant::now();
+        let synced = self.file.sync_data();
+        metrics::FSYNC.observe(began.elapsed());
+        synced.map_err(|e| self.poison.note("sync", path, e))
     }
 
     pub(super) fn set_len(&self, path: &Path, len: u64) -> Result<()> {
@@ -224,6 +235,7 @@ fn stat_of(meta: &fs::Metadata) -> Stat {
         dev: meta.dev(),
         ino: meta.ino(),
         mtime_ms: mtime_ms(meta),
+        mtime_ns: meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec()),
         is_dir: meta.is_dir(),
         is_file: meta.is_file(),
         mode: meta.mode() & 0o7777,

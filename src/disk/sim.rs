@@ -142,7 +142,7 @@ impl State {
     /// Counts a mutating call and decides by the plan how it goes on.
     fn step(&mut self, op: &'static str, path: &Path, what: &What) -> Result<Go> {
         self.mutable(op, path)?;
-        self.calls += 1;
+        self.calls = self.calls.saturating_add(1);
         let fault = self.plan.remove(&self.calls);
         self.note(op, path, what, fault);
         let Some(fault) = fault else { return Ok(Go::All) };
@@ -352,11 +352,13 @@ impl Sim {
         Ok(())
     }
 
-    pub(super) fn list(&self, path: &Path) -> Result<Vec<Entry>> {
+    pub(super) fn list(&self, path: &Path, keep: &mut dyn FnMut(&str) -> bool) -> Result<Vec<Entry>> {
         let state = self.state();
         state.running("list", path)?;
         let fail = |errno| Error::errno("list", path, errno);
-        state.image.list(state.image.find(path).map_err(fail)?).map_err(fail)
+        let mut all = state.image.list(state.image.find(path).map_err(fail)?).map_err(fail)?;
+        all.retain(|e| keep(&e.name));
+        Ok(all)
     }
 
     pub(super) fn stat(&self, path: &Path) -> Result<Option<Stat>> {
@@ -395,7 +397,7 @@ impl SimFile {
         state.alive(self.epoch, "read", path)?;
         let bad = state.unreadable.get(path);
         if bad.is_some_and(|bad| offset < bad.end && bad.start < offset.saturating_add(buf.len() as u64)) {
-            state.bad_reads += 1;
+            state.bad_reads = state.bad_reads.saturating_add(1);
             return Err(Error::errno("read", path, Errno::IO));
         }
         let rest = state.image.content(self.node).get(offset as usize..).unwrap_or(&[]);
@@ -536,11 +538,11 @@ impl SimDisk {
     pub fn restart(&self, outcome: Outcome) {
         let state = &mut *self.0.state();
         state.image.restart(outcome);
-        state.epoch += 1;
+        state.epoch = state.epoch.saturating_add(1);
         state.crashed = false;
         state.failure = None;
         state.locks.clear();
-        state.plan = state.plan.split_off(&(state.calls + 1));
+        state.plan = state.plan.split_off(&state.calls.saturating_add(1));
     }
 
     /// The last mutating calls as text, to explain a failing test.

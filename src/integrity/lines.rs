@@ -24,6 +24,8 @@ pub const LINE_MAX: usize = 80 << 10;
 const TRIES: usize = 16;
 const BLOCK: usize = 64 << 10;
 const TAIL: &str = ",\"crc\":\"";
+/// With the eight digits, the quotation mark and the brace.
+const TAIL_LEN: usize = TAIL.len() + 10;
 
 /// One line of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,7 +116,7 @@ pub fn parse(line: &[u8]) -> Line {
 }
 
 fn crc_holds(line: &[u8]) -> bool {
-    let parts = line.len().checked_sub(TAIL.len() + 10).and_then(|n| line.split_at_checked(n));
+    let parts = line.len().checked_sub(TAIL_LEN).and_then(|n| line.split_at_checked(n));
     parts.is_some_and(|(body, tail)| told(tail) == Some(crc32fast::hash(body)))
 }
 
@@ -212,7 +214,7 @@ impl Summary {
 
     /// Adds the next line, or says why it cannot follow.
     pub fn add(&mut self, s: &Stored) -> Result<(), String> {
-        if s.id != self.high + 1 {
+        if Some(s.id) != self.high.checked_add(1) {
             return Err(format!("pack {} follows pack {} in the proof", s.id, self.high));
         }
         if s.offset != self.bytes {
@@ -221,7 +223,7 @@ impl Summary {
                 s.id, s.offset, self.bytes
             ));
         }
-        if self.high + 1 > self.first_id && s.generation != self.generation {
+        if self.high.saturating_add(1) > self.first_id && s.generation != self.generation {
             return Err(format!(
                 "pack {} is of copy {}, those before it of {}",
                 s.id, s.generation, self.generation
@@ -234,7 +236,7 @@ impl Summary {
         self.high = s.id;
         self.bytes = self.bytes.saturating_add(s.bytes);
         self.lines = self.lines.saturating_add(s.lines);
-        self.dones += u64::from(s.done);
+        self.dones = self.dones.saturating_add(u64::from(s.done));
         self.done = s.done.then(|| s.clone());
         self.notes.extend(s.state.split(',').filter(|w| !w.is_empty()).map(str::to_owned));
         if !s.loss.is_empty() && self.loss.len() < 64 {
@@ -281,11 +283,11 @@ impl Reader {
             let rest = self.buf.get(self.start..).unwrap_or_default();
             if let Some(n) = memchr::memchr(b'\n', rest) {
                 let line = parse(rest.get(..n).unwrap_or_default());
-                let at = self.at + self.start as u64;
-                self.start += n + 1;
+                let at = self.at.saturating_add(self.start as u64);
+                self.start = self.start.saturating_add(n).saturating_add(1);
                 return Ok(Some((at, line)));
             }
-            let at = self.at + self.start as u64;
+            let at = self.at.saturating_add(self.start as u64);
             if rest.len() > LINE_MAX {
                 // Skipped as a whole: whatever it is, it is not ours.
                 self.start = self.buf.len();
@@ -297,16 +299,16 @@ impl Reader {
                 return Ok(torn.then_some((at, Line::Bad)));
             }
             self.buf.drain(..self.start);
-            self.at += self.start as u64;
+            self.at = self.at.saturating_add(self.start as u64);
             self.start = 0;
             let have = self.buf.len();
-            self.buf.resize(have + BLOCK, 0);
+            self.buf.resize(have.saturating_add(BLOCK), 0);
             let part = self.buf.get_mut(have..).unwrap_or_default();
             let n = match &self.file {
-                Some(f) => f.read_at(part, self.at + have as u64)?,
+                Some(f) => f.read_at(part, self.at.saturating_add(have as u64))?,
                 None => 0,
             };
-            self.buf.truncate(have + n);
+            self.buf.truncate(have.saturating_add(n));
             self.end_of_file = n < BLOCK;
         }
     }
@@ -325,7 +327,7 @@ fn mend_counting(region: &[u8], work: &mut usize) -> Option<(usize, u8)> {
     let limit = ends.next().unwrap_or(first).min(LINE_MAX);
     let mut text = region.get(..limit)?.to_vec();
     // A CRC finds every single changed byte, so a line that is whole (and only cannot stand there) has none.
-    *work += limit;
+    *work = work.saturating_add(limit);
     if matches!(parse(text.get(..first)?), Line::Ours(_)) {
         return None;
     }
@@ -333,11 +335,11 @@ fn mend_counting(region: &[u8], work: &mut usize) -> Option<(usize, u8)> {
     let mut found = changed(text.get(..first)?);
     found.extend(changed(&text).into_iter().filter(|(i, _)| *i == first));
     found.extend(run_together(text.get(..first)?));
-    *work += limit * 3;
+    *work = work.saturating_add(limit.saturating_mul(3));
     for (i, value) in found.into_iter().take(TRIES) {
         let old = std::mem::replace(text.get_mut(i)?, value);
         let line = text.get(..memchr::memchr(b'\n', &text).unwrap_or(limit))?;
-        *work += line.len();
+        *work = work.saturating_add(line.len());
         if crc_holds(line) && matches!(parse(line), Line::Ours(_)) {
             return Some((i, value));
         }
@@ -348,10 +350,10 @@ fn mend_counting(region: &[u8], work: &mut usize) -> Option<(usize, u8)> {
 
 /// CRC-32 of one byte; its polynomial is that of IEEE 802.3.
 const fn crc_of_byte(byte: u8) -> u32 {
-    let (mut crc, mut bit) = (byte as u32, 0);
+    let (mut crc, mut bit) = (byte as u32, 0_usize);
     while bit < 8 {
         crc = (crc >> 1) ^ (0xedb8_8320 & 0u32.wrapping_sub(crc & 1));
-        bit += 1;
+        bit = bit.saturating_add(1);
     }
     crc
 }
@@ -362,8 +364,7 @@ const fn crc_of_byte(byte: u8) -> u32 {
 /// has. Going through the body from its end, that difference is turned back by a zero byte at each step; where it is the
 /// CRC of a single byte, that byte is the change. (The highest byte of such a CRC is another one for each byte.)
 fn changed(line: &[u8]) -> Vec<(usize, u8)> {
-    let Some((body, tail)) = line.len().checked_sub(TAIL.len() + 10).and_then(|n| line.split_at_checked(n))
-    else {
+    let Some((body, tail)) = line.len().checked_sub(TAIL_LEN).and_then(|n| line.split_at_checked(n)) else {
         return Vec::new();
     };
     let crc = crc32fast::hash(body);
@@ -399,7 +400,7 @@ fn run_together(text: &[u8]) -> Vec<(usize, u8)> {
     for at in memchr::memmem::find_iter(text, TAIL) {
         hasher.update(text.get(from..at).unwrap_or_default());
         from = at;
-        let end = at + TAIL.len() + 10;
+        let end = at.saturating_add(TAIL_LEN);
         if end < text.len() && text.get(at..end).and_then(told) == Some(hasher.clone().finalize()) {
             found.push((end, b'\n'));
         }

@@ -2,10 +2,14 @@
 
 use super::out::Out;
 use super::{ERROR, YES};
-use crate::auth::{Key, Keyring, Mode};
+use crate::clock::{Clock, Zone};
 use crate::config::{Config, Role};
+use crate::disk::Disk;
 use crate::integrity;
+use crate::roles::admission;
+use crate::state;
 use crate::tail::streams;
+use crate::tls::{Client, Expiry, Server, Urgency};
 use std::path::Path;
 
 /// Prints the config in effect, or all that is wrong with it.
@@ -50,8 +54,35 @@ pub fn run(path: &Path, out: &mut Out) -> u8 {
             Ok(_) => {}
         }
     }
-    if let Err(why) = keys(&config) {
+    let refused = admission(&config);
+    for why in &refused {
         out.complain(format_args!("{file}: {why}"));
+    }
+    if !refused.is_empty() {
+        return ERROR;
+    }
+    let expiries = match tls(&config) {
+        Ok(expiries) => expiries,
+        Err(why) => {
+            out.complain(format_args!("{file}: {why}"));
+            return ERROR;
+        }
+    };
+    let told: Vec<_> = match Zone::local() {
+        Ok(zone) => expiries.iter().map(|e| e.tell(Clock::real().now_secs(), &zone)).collect(),
+        Err(why) => {
+            out.complain(format_args!("{file}: {why}"));
+            return ERROR;
+        }
+    };
+    for (urgency, text) in &told {
+        match urgency {
+            Urgency::None => {}
+            Urgency::Soon => out.complain(format_args!("{file}: {text} (warning)")),
+            Urgency::Over => out.complain(format_args!("{file}: {text}")),
+        }
+    }
+    if told.iter().any(|(urgency, _)| *urgency == Urgency::Over) {
         return ERROR;
     }
     for warning in warnings {
@@ -67,25 +98,51 @@ pub fn run(path: &Path, out: &mut Out) -> u8 {
         }
     }
     out.text(&config.effective());
+    for (_, text) in &told {
+        // A comment: what is printed can be loaded as it is.
+        out.line(format_args!("; {text}"));
+    }
     YES
 }
 
-/// Keys that a role would refuse at its start.
-fn keys(config: &Config) -> Result<(), String> {
-    if let Ok((tail, _)) = config.tail(true)
-        && let Some(path) = &tail.key_file
+/// Certificates and keys that a role would refuse at its start, and how long they hold.
+fn tls(config: &Config) -> Result<Vec<Expiry>, String> {
+    let mut expiries = Vec::new();
+    let (tail, relay, store) = (config.tail(true).ok(), config.relay(true).ok(), config.store(true).ok());
+    let relay = relay.map(|(c, _)| c);
+    let receivers = [relay.as_ref().map(|c| c.receiver.clone()), store.map(|(c, _)| c.receiver)];
+    for listen in receivers.into_iter().flatten().filter_map(|r| r.tls) {
+        expiries.extend(Server::open(&listen)?.expiries());
+    }
+    for send in
+        [tail.map(|(c, _)| c.sender), relay.map(|c| c.sender)].into_iter().flatten().filter_map(|s| s.tls)
     {
-        let key = Key::load(path).map_err(|why| format!("key_file: {why}"))?;
-        if let Some(name) = tail.name.filter(|name| !key.opens(name)) {
-            return Err(format!("key_file: {} does not open the hours of {name}", key.label()));
-        }
+        expiries.extend(Client::open(&send)?.expiries());
     }
-    let relay = config.relay(true).ok().map(|(c, _)| c.receiver);
-    let store = config.store(true).ok().map(|(c, _)| c.receiver);
-    for path in [relay, store].into_iter().flatten().filter_map(|r| r.keys_file) {
-        Keyring::open(&path, Mode::Require).map_err(|why| format!("keys_file: {why}"))?;
+    Ok(expiries)
+}
+
+/// What a start would refuse of keys, and of who may send.
+fn admission(config: &Config) -> Vec<String> {
+    let mut list = Vec::new();
+    if let Ok((tail, _)) = config.tail(true) {
+        let dir = state::resolve(&Role::Tail, tail.state_dir.as_deref());
+        list.extend(admission::check_key(&Disk::real(), &tail, &dir).err());
     }
-    Ok(())
+    let relay = config.relay(true).ok().map(|(c, _)| (Role::Collector, c.receiver, c.state_dir));
+    let store = config.store(true).ok().map(|(c, _)| (Role::Fcollector, c.receiver, c.state_dir));
+    for (role, receiver, dir) in [relay, store].into_iter().flatten() {
+        let dir = state::resolve(&role, dir.as_deref());
+        let refused = [admission::may_receive(&receiver, &dir).err(), admission::keyring(&receiver).err()];
+        let section = role.section();
+        list.extend(refused.into_iter().flatten().map(|why| format!("[{section}]: {why}")));
+    }
+    if let Ok((monitor, _)) = config.monitor(true) {
+        let dir = state::resolve(&Role::Monitor, monitor.state_dir.as_deref());
+        let refused = admission::may_monitor(&monitor, &dir).err();
+        list.extend(refused.map(|why| format!("[{}]: {why}", Role::Monitor.section())));
+    }
+    list
 }
 
 #[cfg(test)]
@@ -144,11 +201,38 @@ mod tests {
     #[test]
     fn warnings_do_not_stop() {
         let temp = Temp::new();
-        let (code, out, err) =
-            check(&temp, "[collector]\nlisten = :1302\nsend_to = c:1302\n[mgocollector]\n");
+        let state = temp.path("state");
+        let text = format!(
+            "[collector]\nlisten = :1302\nsend_to = c:1302\nstate_dir = {}\n[mgocollector]\n",
+            state.display()
+        );
+        // A new receiver that anybody may send to is refused by a start; one that has served goes on.
+        for _ in 0..2 {
+            let (code, _, err) = check(&temp, &text);
+            assert_eq!(code, ERROR, "{err}");
+            assert!(err.contains("[collector]: listen") && err.contains("a start is refused"), "{err}");
+            std::fs::create_dir_all(&state).unwrap();
+        }
+        temp.file("state/role.json", "{}");
+        let (code, out, err) = check(&temp, &text);
         assert_eq!(code, YES, "{err}");
         assert!(err.contains("allow") && err.contains("mgocollector yet"), "{err}");
         assert!(out.contains("[collector]"), "{out}");
+    }
+
+    #[test]
+    fn a_new_monitor_is_asked_what_its_start_asks() {
+        let temp = Temp::new();
+        let text = |more: &str| {
+            format!("[receiver]\nrecv_port = 4040\nstate_dir = {}\n{more}", temp.path("state").display())
+        };
+        let (code, _, err) = check(&temp, &text(""));
+        assert_eq!(code, ERROR);
+        assert!(
+            err.contains("[receiver]: listen 0.0.0.0:4040: `allow` is not set") && err.contains("is new"),
+            "{err}"
+        );
+        assert_eq!(check(&temp, &text("allow = 10.0.0.0/8\n")).0, YES);
     }
 
     #[test]
@@ -167,6 +251,36 @@ mod tests {
         temp.file("hosts", "# none\n");
         assert!(check(&temp, &text).2.contains("names no host"));
         temp.file("hosts", "web1\n");
+        assert_eq!(check(&temp, &text).0, YES);
+    }
+
+    /// The story: the name was the host's address, the key that of its name, and only the start told.
+    #[test]
+    fn a_key_is_compared_with_the_name_that_the_state_directory_has() {
+        use std::os::unix::fs::PermissionsExt;
+        let temp = Temp::new();
+        let key = crate::auth::Key::new("web1").unwrap();
+        let path = temp.file("key", &key.line());
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let text =
+            format!("{TAIL}key_file = {}\nstate_dir = {}\n", path.display(), temp.path("state").display());
+        assert_eq!(check(&temp, &text).0, YES);
+        let begun = |name: &str| {
+            let zone = crate::clock::Zone::named("UTC").unwrap();
+            let (clock, _) = crate::clock::Clock::sim(1_795_000_000_000);
+            let (pattern, start) = (crate::tail::pattern::Pattern::none(), crate::config::Start::Beginning);
+            let identity = crate::tail::begin(name, &pattern, start, &[], false, (&zone, &clock));
+            std::fs::create_dir_all(temp.path("state")).unwrap();
+            identity.save(&Disk::real(), &temp.path("state/follower.json")).unwrap();
+        };
+        begun("10.0.0.7");
+        let (code, _, err) = check(&temp, &text);
+        assert_eq!(code, ERROR);
+        assert!(
+            err.contains("does not open the hours of 10.0.0.7") && err.contains("key new 10.0.0.7"),
+            "{err}"
+        );
+        begun("web1");
         assert_eq!(check(&temp, &text).0, YES);
     }
 }

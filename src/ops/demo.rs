@@ -214,7 +214,7 @@ fn announce(pattern: Option<&str>, hosts: &[Host], out: &mut Out) {
 
 /// The copies and the compressed packs under way need room.
 fn room(dir: &Path, total: u64) -> Result<(), String> {
-    let need = total + total / 2 + (16 << 20);
+    let need = total.saturating_add(total / 2).saturating_add(16 << 20);
     let free = Disk::real().free_bytes(dir).map_err(|e| e.to_string())?;
     if free >= need {
         return Ok(());
@@ -244,9 +244,9 @@ fn wait(
     let mut progress = Progress::default();
     loop {
         // What a child says by its end is asked first: then what it has done is seen below.
-        let mut working = 0;
+        let mut working = 0_usize;
         for tail in tails.iter_mut() {
-            working += usize::from(!tail.ended_well(stop)?);
+            working = working.saturating_add(usize::from(!tail.ended_well(stop)?));
         }
         for role in roles.iter_mut() {
             role.must_run(stop)?;

@@ -1,7 +1,7 @@
 //! What a command prints, and how. Everything goes through [`Out`], because `println!` panics when its reader has gone
 //! (`logd status | head`), and a panic there would look like a fault of the store.
 
-use std::fmt::{Display, Write as _};
+use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -119,29 +119,7 @@ pub fn bytes(n: u64) -> String {
     String::new()
 }
 
-/// A time for people, in its two largest units: `850 ms`, `12 s`, `3 h 5 min`.
-pub fn duration(ms: u64) -> String {
-    let s = ms / 1000;
-    match s {
-        0 => format!("{ms} ms"),
-        1..60 => format!("{s} s"),
-        60..3600 => format!("{} min {} s", s / 60, s % 60),
-        3600..86_400 => format!("{} h {} min", s / 3600, s / 60 % 60),
-        _ => format!("{} d {} h", s / 86_400, s / 3600 % 24),
-    }
-}
-
-pub use crate::log::count;
-
-/// Ranges of pack numbers: `4-7,9-9`.
-pub fn ranges(list: &[(u64, u64)]) -> String {
-    let mut text = String::new();
-    for (i, (from, to)) in list.iter().enumerate() {
-        let comma = if i > 0 { "," } else { "" };
-        let _ = write!(text, "{comma}{from}-{to}");
-    }
-    text
-}
+pub use crate::log::{count, duration, ranges};
 
 #[cfg(test)]
 mod tests {

@@ -68,7 +68,7 @@ fn answer(
             format!("ready: {hour}: waiting for {} of {}", count, out::count(hosts.len(), "host"))
         });
         // The last look is at the end of the time, not a second before it.
-        sleep(POLL.min(Duration::from_millis(options.wait_ms - waited)));
+        sleep(POLL.min(Duration::from_millis(options.wait_ms.saturating_sub(waited))));
     }
 }
 

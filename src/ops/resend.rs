@@ -133,7 +133,7 @@ fn address(text: &str, conf: &SenderConfig) -> Result<String, String> {
 
 /// `HOST HOUR [RANGES]`, as `logd status --missing` prints them. Lines of other hosts are counted and left out.
 fn lines(from: &mut dyn BufRead, name: &str, out: &mut Out) -> Result<Vec<Request>, String> {
-    let (mut asked, mut others) = (Vec::new(), 0);
+    let (mut asked, mut others) = (Vec::new(), 0_usize);
     for (n, line) in (1..).zip(from.lines()) {
         let line = line.map_err(|e| format!("standard input, line {n}: {e}"))?;
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -158,7 +158,7 @@ fn lines(from: &mut dyn BufRead, name: &str, out: &mut Out) -> Result<Vec<Reques
         // A stream of this host has its name before a `+`.
         match host.strip_prefix(name).map(|rest| rest.strip_prefix('+').unwrap_or(rest)) {
             Some(stream) if full_name(name, stream) == *host => asked.push(Request::new(stream, hour, packs)),
-            _ => others += 1,
+            _ => others = others.saturating_add(1),
         }
     }
     if others > 0 {
@@ -188,7 +188,7 @@ impl Host {
 
     fn ask(&self, asked: &[Request], out: &mut Out) -> Result<u8, String> {
         let text = |e: disk::Error| format!("{e}; run it as the user of the follower, or as root");
-        let (mut left, mut refused) = (0, 0);
+        let (mut left, mut refused) = (0_usize, 0_usize);
         for request in asked {
             let packs = &request.packs;
             let key = request.key(&self.identity.name);
@@ -202,7 +202,7 @@ impl Host {
             };
             if let Some(why) = problem.map_err(text)? {
                 out.line(format_args!("{key}: cannot be sent again: {why}"));
-                refused += 1;
+                refused = refused.saturating_add(1);
                 continue;
             }
             let request = request.clone().bound_to(self.to.clone());
@@ -214,7 +214,7 @@ impl Host {
             };
             let to = self.to.as_ref().map_or(String::new(), |addr| format!(", for {addr}"));
             out.line(format_args!("{key}: asked for: {what}{to}"));
-            left += 1;
+            left = left.saturating_add(1);
         }
         if asked.is_empty() {
             out.line(format_args!("nothing of {} is asked for", self.identity.name));

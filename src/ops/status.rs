@@ -4,6 +4,7 @@
 //! running role knows and has not written yet shows a moment later.
 
 mod follower;
+mod keys;
 mod monitor;
 mod queue;
 mod store;
@@ -16,8 +17,10 @@ use crate::config::{Config, Errors, MonitorConfig, Role, SpoolConfig, TailConfig
 use crate::disk::Disk;
 use crate::{integrity, state};
 use follower::Follower;
+use keys::Keys;
 use queue::Queue;
 use serde_json::{Value, json};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use store::{Place, Report};
 
@@ -56,7 +59,10 @@ pub fn run(path: &Path, filter: &Filter, view: View, out: &mut Out) -> u8 {
 
 fn run_at(path: &Path, mut s: Status) -> u8 {
     if path.is_dir() {
-        s.store(&path.display().to_string(), &Place { save_dir: path, state: None, hosts: Vec::new() });
+        s.store(
+            &path.display().to_string(),
+            &Place { save_dir: path, state: None, hosts: Vec::new(), keys: Keys::default() },
+        );
     } else {
         s.config(path);
     }
@@ -65,6 +71,17 @@ fn run_at(path: &Path, mut s: Status) -> u8 {
         s.out.line(format_args!("{all:#}"));
     }
     if s.failed { ERROR } else { YES }
+}
+
+/// The next step for somebody who may not read a store: whose it is, if it is not this user's.
+fn owner(save_dir: &Path) -> String {
+    let me = rustix::process::geteuid();
+    match std::fs::metadata(save_dir) {
+        Ok(meta) if !me.is_root() && meta.uid() != me.as_raw() => {
+            format!("; {} belongs to user {}: run it as that user", save_dir.display(), meta.uid())
+        }
+        _ => String::new(),
+    }
 }
 
 /// What a follower follows, in few words.
@@ -109,16 +126,18 @@ impl Status<'_, '_> {
                 Role::Collector => match config.relay(false) {
                     Ok((c, _)) => {
                         let dir = state::resolve(role, c.state_dir.as_deref());
-                        match Queue::read(&self.disk, &dir, *role, &c.spool) {
-                            Ok(q) => self.show(
+                        let read = Queue::read(&self.disk, &dir, *role, &c.spool)
+                            .and_then(|q| Ok((q, Keys::read(&self.disk, &c.receiver, &dir, self.now_ms)?)));
+                        match read {
+                            Ok((q, keys)) => self.show(
                                 (
                                     "collector",
                                     &format!("{} to {}", c.receiver.listen, c.sender.send_to.join(",")),
                                 ),
                                 Some(&dir),
-                                &format!("  {}\n", q.summary("spool")),
-                                &q.wrong(0),
-                                || json!({"role": "collector", "queue": q.json()}),
+                                &format!("{}  {}\n", keys.text(), q.summary("spool")),
+                                &[keys.wrong(), q.wrong(0, self.now_ms)].concat(),
+                                || json!({"role": "collector", "queue": q.json(), "keys": keys.json()}),
                             ),
                             Err(e) => {
                                 self.fail(format_args!("collector: {e}; run it as the user of the role"));
@@ -137,9 +156,17 @@ impl Status<'_, '_> {
                                 Vec::new()
                             }
                         };
-                        let state = Some((state::resolve(role, c.state_dir.as_deref()), c.spool.clone()));
+                        let dir = state::resolve(role, c.state_dir.as_deref());
                         let title = c.save_dir.display().to_string();
-                        self.store(&title, &Place { save_dir: &c.save_dir, state, hosts });
+                        match Keys::read(&self.disk, &c.receiver, &dir, self.now_ms) {
+                            Ok(keys) => {
+                                let state = Some((dir, c.spool.clone()));
+                                self.store(&title, &Place { save_dir: &c.save_dir, state, hosts, keys });
+                            }
+                            Err(e) => {
+                                self.fail(format_args!("fcollector: {e}; run it as the user of the role"));
+                            }
+                        }
                     }
                     Err(errors) => self.refuse(&errors),
                 },
@@ -167,7 +194,7 @@ impl Status<'_, '_> {
 
     fn monitor(&mut self, conf: &MonitorConfig) {
         let dir = state::resolve(&Role::Monitor, conf.state_dir.as_deref());
-        match monitor::Report::read(&self.disk, &dir, self.zone.as_ref()) {
+        match monitor::Report::read(&self.disk, conf, &dir, self.zone.as_ref()) {
             Ok(r) => self.show(("monitor", &conf.listen), Some(&dir), &r.text(), &r.wrong(), || r.json()),
             Err(e) => self.fail(format_args!("monitor: {e}; run it as the user of the role")),
         }
@@ -179,14 +206,14 @@ impl Status<'_, '_> {
     }
 
     fn store(&mut self, title: &str, place: &Place) {
-        self.stores += 1;
+        self.stores = self.stores.saturating_add(1);
         if let Some((dir, conf)) = place.state.as_ref().filter(|(dir, _)| self.untouched(place.save_dir, dir))
         {
-            return self.not_begun(title, dir, conf);
+            return self.not_begun(title, dir, conf, &place.keys);
         }
         let report = match Report::read(&self.disk, place, self.filter, self.zone.as_ref(), self.now_ms) {
             Ok(report) => report,
-            Err(why) => return self.fail(why),
+            Err(why) => return self.fail(format_args!("{why}{}", owner(place.save_dir))),
         };
         if self.view == View::Missing {
             return self.out.text(&report.missing());
@@ -205,16 +232,23 @@ impl Status<'_, '_> {
         none(&state_dir.join("role.json")) && PARTS.iter().all(|part| none(&save_dir.join(part)))
     }
 
-    fn not_begun(&mut self, title: &str, dir: &Path, conf: &SpoolConfig) {
+    fn not_begun(&mut self, title: &str, dir: &Path, conf: &SpoolConfig, keys: &Keys) {
         const WHAT: &str =
             "it has not started yet; `logd fcollector CONFIG` starts it and makes its directories";
         if self.view == View::Missing {
             return self.fail(format_args!("{title}: {WHAT}"));
         }
         match Queue::read(&self.disk, dir, Role::Fcollector, conf) {
-            Ok(q) => self.show(("store", title), Some(dir), &format!("  {WHAT}\n"), &q.wrong(0), || {
-                json!({"role": "fcollector", "save_dir": title, "hours": [], "queue": q.json(), "paused": null})
-            }),
+            Ok(q) => {
+                let text = format!("  {WHAT}\n{}", keys.text());
+                let wrong = [keys.wrong(), q.wrong(0, self.now_ms)].concat();
+                self.show(("store", title), Some(dir), &text, &wrong, || {
+                    json!({
+                        "role": "fcollector", "save_dir": title, "hours": [], "queue": q.json(), "paused": null,
+                        "keys": keys.json(),
+                    })
+                });
+            }
             Err(e) => self.fail(format_args!("fcollector: {e}; run it as the user of the role")),
         }
     }

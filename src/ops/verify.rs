@@ -66,22 +66,22 @@ pub fn run(save_dir: &Path, filter: &Filter, out: &mut Out) -> u8 {
         let read = out::bytes(n.bytes);
         out.progress(&|| format!("verify: {i} of {all} hours, {read} read"));
         match hour(&inv, key, files, &mut n.bytes) {
-            Ok(Verdict::Right) => n.right += 1,
-            Ok(Verdict::Open) => n.open += 1,
+            Ok(Verdict::Right) => n.right = n.right.saturating_add(1),
+            Ok(Verdict::Open) => n.open = n.open.saturating_add(1),
             Ok(Verdict::Wrong(why)) => {
-                n.wrong += 1;
+                n.wrong = n.wrong.saturating_add(1);
                 out.line(format_args!("{key}: WRONG: {why}; {}", next_step(&inv, key, files)));
             }
             Ok(Verdict::NotVerifiable(why)) => {
-                n.not_verifiable += 1;
+                n.not_verifiable = n.not_verifiable.saturating_add(1);
                 out.line(format_args!("{key}: not verifiable: {why}"));
             }
             Ok(Verdict::MovedAway(why)) => {
-                n.moved += 1;
+                n.moved = n.moved.saturating_add(1);
                 out.line(format_args!("{key}: moved away: {why}"));
             }
             Err(e) => {
-                n.unread += 1;
+                n.unread = n.unread.saturating_add(1);
                 out.complain(format_args!(
                     "logd: verify: {key}: cannot read: {e}; run it as a user who may read the store"
                 ));
@@ -173,7 +173,7 @@ pub fn hour(inv: &Inventory, key: &HourKey, files: &Files, read: &mut u64) -> di
                 _ => Verdict::NotVerifiable("the original began it, and its proof has no digests".into()),
             });
         };
-        *read += found.summary.bytes;
+        *read = read.saturating_add(found.summary.bytes);
         let settled =
             before == (disk.stat(&place.data)?.map(|s| s.len), disk.stat(&place.headers)?.map(|s| s.len));
         let fine = found.fault.is_none();
@@ -307,7 +307,7 @@ fn without_proof(
     }
     // The certificate alone still tells what the whole file must be.
     let (len, sha256) = digest(inv.store.disk(), &data)?;
-    *read += len;
+    *read = read.saturating_add(len);
     Ok(if c.sha256.is_empty() {
         Verdict::NotVerifiable("the original began it, and its certificate has no digest".into())
     } else if (len, sha256.as_str()) == (c.bytes, c.sha256.as_str()) {
@@ -328,7 +328,7 @@ fn digest(disk: &Disk, path: &Path) -> disk::Result<(u64, String)> {
     loop {
         let n = file.read_at(&mut buf, at)?;
         sha.update(buf.get(..n).unwrap_or_default());
-        at += n as u64;
+        at = at.saturating_add(n as u64);
         if n < buf.len() {
             return Ok((at, hex(&sha.finalize())));
         }

@@ -22,6 +22,7 @@ use crate::auth;
 use crate::disk::{self, Disk, File};
 use crate::integrity::lines::{self, Stored, Summary};
 use crate::integrity::{Certificate, Health, Place, Scan, Store};
+use crate::metrics;
 use crate::pack::{self, Checked, Header, HourKey, Meta, split_frame};
 use crate::planted::{self, Bug};
 use crate::spool::{Loc, Reader, Shelf};
@@ -139,7 +140,7 @@ impl Copy {
         if matches!(self.health, Health::Foreign { .. }) && self.headers_len > 0 && self.lines.is_empty() {
             // An original that was killed tore its last line: ours must not become part of it.
             let mut last = [0];
-            headers.read_at(&mut last, self.headers_len - 1)?;
+            headers.read_at(&mut last, self.headers_len.saturating_sub(1))?;
             self.lines.extend((last != *b"\n").then_some(b'\n'));
         }
         self.files = Some((data, headers));
@@ -275,7 +276,7 @@ impl Hours {
                 // Called again after an error: what waited behind this pack may wait still.
                 return self.drain(&meta.key, generation);
             }
-            Health::Good if meta.id > copy.summary.high + 1 => {
+            Health::Good if meta.id > copy.summary.high.saturating_add(1) => {
                 if copy.early.is_empty() {
                     copy.early_since_ms = now_ms;
                 }
@@ -298,7 +299,7 @@ impl Hours {
     /// Lines of a pack whose turn will come in a moment, because senders work in parallel.
     fn keep_raw(&mut self, seq: u64, raw: Option<Raw>) {
         let Some(raw) = raw else { return };
-        let held = self.kept_bytes + (*raw).as_ref().len();
+        let held = self.kept_bytes.saturating_add((*raw).as_ref().len());
         if held <= KEPT_MAX {
             self.kept_bytes = held;
             self.kept.insert(seq, raw);
@@ -335,7 +336,7 @@ impl Hours {
 
     /// A batch job took the data file of a closed hour away: what comes now is kept in a file of its own.
     fn keep_late(&mut self, key: &HourKey, closed: &Certificate) {
-        let late = self.store.late(key, closed.packs + 1);
+        let late = self.store.late(key, closed.packs.saturating_add(1));
         let Some(state) = self.states.get_mut(key) else { return };
         state.closed = Some(closed.clone());
         if state.copies.get(&closed.generation).is_some_and(|c| c.role == Role::Late) {
@@ -371,7 +372,7 @@ impl Hours {
         let (place, role) = match (state.in_place, &state.closed) {
             (None, Some(c)) if c.generation == generation && c.bytes > 0 => {
                 // Loaded without its data file: see `start`.
-                (self.store.late(key, c.packs + 1), Role::Late)
+                (self.store.late(key, c.packs.saturating_add(1)), Role::Late)
             }
             (None, None) => {
                 state.in_place = Some(generation);
@@ -417,7 +418,7 @@ impl Hours {
         };
         let Some((data, _)) = &copy.files else { return Ok(()) };
         data.write_at(bytes, copy.data_end)?;
-        copy.unsynced += bytes.len() as u64;
+        copy.unsynced = copy.unsynced.saturating_add(bytes.len() as u64);
         if copy.unsynced >= SYNC_BYTES {
             // Little is left to do when the hour ends; its proof follows at the checkpoint.
             data.sync()?;
@@ -426,7 +427,7 @@ impl Hours {
         if let Health::Foreign { ids, done, barred, lines } = &mut copy.health {
             ids.insert(meta.id);
             *barred |= meta.done && done.is_some_and(|d| d != meta.id);
-            *lines += meta.lines;
+            *lines = lines.saturating_add(meta.lines);
             if meta.done {
                 *done = Some(meta.id);
             }
@@ -440,10 +441,13 @@ impl Hours {
             }
             copy.lines.extend_from_slice(&lines::encode(header, copy.data_end, &checked));
         }
-        copy.data_end += checked.bytes;
+        copy.data_end = copy.data_end.saturating_add(checked.bytes);
         copy.seqs.extend(seq);
         self.dirty.insert((meta.key.clone(), generation));
-        self.packs += 1;
+        self.packs = self.packs.saturating_add(1);
+        metrics::STORED_PACKS.inc();
+        metrics::STORED_LINES.add(meta.lines);
+        metrics::STORED_BYTES.add(checked.bytes);
         Ok(())
     }
 
@@ -469,7 +473,7 @@ impl Hours {
             }
             other => other?,
         }
-        self.open_copies += 1;
+        self.open_copies = self.open_copies.saturating_add(1);
         Ok(())
     }
 
@@ -530,7 +534,8 @@ impl Hours {
                 return Ok(());
             };
             let raw = seq.and_then(|seq| self.kept.remove(&seq));
-            self.kept_bytes -= raw.as_ref().map_or(0, |r| (**r).as_ref().len());
+            let freed = raw.as_ref().map_or(0, |r| (**r).as_ref().len());
+            self.kept_bytes = self.kept_bytes.saturating_sub(freed);
             if let Ok(meta) = header.meta("unknown") {
                 self.write(&header, &meta, body, raw.as_deref().map(AsRef::as_ref), generation, seq)?;
             }

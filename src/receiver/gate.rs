@@ -129,7 +129,7 @@ impl Gate {
             let identity = identity(&a);
             // What somebody asked for once more is missing further on.
             if let Some(seq) = self.recent.get(&identity).filter(|_| !a.meta.repull) {
-                self.known += 1;
+                self.known = self.known.saturating_add(1);
                 return Ok(if planted::is(Bug::DuplicateAckedEarly) {
                     Answer::Now
                 } else {
@@ -221,7 +221,7 @@ impl Gate {
         };
         match verdict {
             Verdict::Known(seq) => {
-                self.known += 1;
+                self.known = self.known.saturating_add(1);
                 Ok(Some(if seq == 0 { Answer::Now } else { Answer::When(seq) }))
             }
             Verdict::Old(installed) => {
@@ -255,7 +255,7 @@ impl Gate {
             }
             Verdict::Early if planted::is(Bug::IdAboveIgnored) => Ok(Some(Answer::Now)),
             Verdict::Early | Verdict::New | Verdict::Stored => {
-                let weight = a.body.len() as u64 + 1024;
+                let weight = (a.body.len() as u64).saturating_add(1024);
                 if verdict == Verdict::Early
                     && !m.footprint.early_fits(&key.name, weight, m.early_per_name, m.early_total)
                 {
@@ -334,7 +334,7 @@ fn load(m: &mut Memory, key: &HourKey, now_ms: u64) -> disk::Result<()> {
     let place = store.place(key);
     match &closed {
         Some(c) if disk.stat(&place.data)?.is_none() && c.bytes > 0 => {
-            add(&mut hour, &store.late(key, c.packs + 1), Some(c.generation))?;
+            add(&mut hour, &store.late(key, c.packs.saturating_add(1)), Some(c.generation))?;
         }
         Some(c) => {
             hour.copies.insert(c.generation, CopyPrint::new(c.packs));

@@ -5,6 +5,7 @@ use crate::disk::{self, Disk};
 use crate::footprint::Footprint;
 use crate::integrity::{Store, read_hosts};
 use crate::log::count;
+use crate::metrics;
 use crate::output::hours::{Due, Filed, Hours, HoursConfig, Raw, Spooled, VerifyDone};
 use crate::pack::{self, HourKey, split_frame};
 use crate::planted::{self, Bug};
@@ -132,7 +133,7 @@ impl Collector {
             } else {
                 self.spoiled(gate, seq, base)?;
             }
-            self.cursor = seq + 1;
+            self.cursor = seq.saturating_add(1);
         }
         Ok(most)
     }
@@ -213,7 +214,7 @@ impl Collector {
         let filed = self.hours.finish(done, now_secs);
         if filed.is_err() {
             // The hour's own tag may stand already, and only its day's be missing.
-            self.settle_ms = Some(now_ms + SETTLE_MS);
+            self.settle_ms = Some(now_ms.saturating_add(SETTLE_MS));
         }
         let mut g = lock(gate);
         let footprint = g.memory.as_mut().map(|m| &mut m.footprint);
@@ -247,6 +248,13 @@ impl Collector {
                 self.messages.push((true, text));
             }
             Filed::Certified(c) => {
+                let counter = match (c.is_tag(), c.empty, c.verified) {
+                    (false, ..) => &metrics::CERTIFIED_DOUBTFUL,
+                    (true, true, _) => &metrics::CERTIFIED_EMPTY,
+                    (true, false, true) => &metrics::CERTIFIED_VERIFIED,
+                    (true, false, false) => &metrics::CERTIFIED_UNVERIFIED,
+                };
+                counter.inc();
                 if let Some(h) = footprint.hour(&key, now_ms) {
                     h.certified = Some(c.generation);
                 }
@@ -267,7 +275,7 @@ impl Collector {
                     let _g = lock(gate);
                     let day = self.store.day_tag(&key);
                     let wider = day.and_then(|_| self.fleet(key.hour));
-                    wider.inspect_err(|_| self.settle_ms = Some(now_ms + SETTLE_MS))?;
+                    wider.inspect_err(|_| self.settle_ms = Some(now_ms.saturating_add(SETTLE_MS)))?;
                 }
             }
         }
@@ -280,7 +288,7 @@ impl Collector {
         let settled = self.settle_all(gate);
         match settled {
             Err(e) if !e.fatal() => {
-                self.settle_ms = Some(now_ms + SETTLE_MS);
+                self.settle_ms = Some(now_ms.saturating_add(SETTLE_MS));
                 self.messages.push((false, format!("{e}; nothing is lost, trying again")));
                 Ok(())
             }

@@ -17,6 +17,7 @@ use crate::clock::{Clock, Zone};
 use crate::config::{Peer, TailConfig};
 use crate::disk::{self, Disk};
 use crate::journal::{Event, HourLog, Journal};
+use crate::metrics;
 use crate::pack::{Encoder, Header, HourKey, Meta, Seal, split_frame};
 use crate::planted::{self, Bug};
 use crate::sender::{Next, Outcome, Queue};
@@ -46,6 +47,7 @@ struct Waiting {
     id: u64,
     bytes: Bytes,
     weight: usize,
+    since_ms: u64,
 }
 
 /// What a sender thread gets.
@@ -255,7 +257,7 @@ impl Follower {
             resumed: 0,
             look_for_requests_ms: 0,
             requests: usize::MAX,
-            look_at_held_ms: s.clock.mono_ms() + conf.sender.held_after_ms,
+            look_at_held_ms: s.clock.mono_ms().saturating_add(conf.sender.held_after_ms),
             route_saved: None,
             key: None,
             alarms,
@@ -281,10 +283,11 @@ impl Follower {
 
     fn add(&mut self, key: HourKey, generation: u64, id: u64, bytes: Bytes, weight: usize) {
         let number = self.next_number;
-        self.next_number += 1;
+        self.next_number = self.next_number.saturating_add(1);
         self.numbers.insert((key.clone(), id), number);
         let bound = self.lane_of(&key);
-        self.waiting.insert(number, Waiting { key, generation, id, bytes, weight });
+        let since_ms = self.clock.mono_ms();
+        self.waiting.insert(number, Waiting { key, generation, id, bytes, weight, since_ms });
         self.queue.push(number);
         self.queue.bind(number, bound);
     }
@@ -314,7 +317,7 @@ impl Follower {
         if now >= self.look_at_held_ms
             && let Some(mut retry) = self.retry.take()
         {
-            self.look_at_held_ms = now + self.conf.sender.held_after_ms;
+            self.look_at_held_ms = now.saturating_add(self.conf.sender.held_after_ms);
             let done = self.put_back(&mut retry, false);
             self.retry = Some(retry);
             done?;
@@ -324,7 +327,8 @@ impl Follower {
         }
         // In catch-up the journal is synced once per half of the memory, not once per pack.
         let full = self.in_memory > self.conf.tail_memory / 2;
-        let packs = self.conf.window_packs.saturating_sub(self.in_window() + self.unreleased.len());
+        let sealed = self.in_window().saturating_add(self.unreleased.len());
+        let packs = self.conf.window_packs.saturating_sub(sealed);
         if !self.queue.is_link_down() {
             self.window_told = false;
         } else if packs == 0 && !std::mem::replace(&mut self.window_told, true) {
@@ -341,6 +345,7 @@ impl Follower {
             let mut sealed = Vec::new();
             // What was sealed before an error is released all the same.
             let looked = self.streams.step(&mut self.journal, room, packs, keep, &mut sealed);
+            count_sealed(&self.journal, &sealed);
             self.unreleased.extend(sealed.into_iter().map(|s| (s, None)));
             looked
         };
@@ -358,7 +363,7 @@ impl Follower {
                 continue;
             }
             let weight = s.raw.len();
-            self.in_memory += weight;
+            self.in_memory = self.in_memory.saturating_add(weight);
             self.add(s.key, s.generation, s.id, Bytes::Memory(s.raw), weight);
         }
         self.shed();
@@ -578,7 +583,8 @@ impl Follower {
                 }
                 self.bind_hour(&w.key, w.generation, to);
                 self.acked.entry((w.key, w.generation)).or_default().push(w.id);
-                self.sent += 1;
+                self.sent = self.sent.saturating_add(1);
+                count_sent(&job, frame);
                 Ok(())
             }
             Next::Again => {
@@ -613,6 +619,11 @@ impl Follower {
         }
     }
 
+    /// The state directory.
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
     /// With `--once`: has everything that is there been acknowledged?
     pub fn is_finished(&self) -> bool {
         self.requests == 0 && self.streams.at_end() && self.waiting.is_empty() && self.unreleased.is_empty()
@@ -621,6 +632,28 @@ impl Follower {
     /// Packs that are sealed and not acknowledged.
     pub fn unacknowledged(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// For how long the oldest pack has been waiting for its acknowledgement, in ms.
+    pub fn oldest_ms(&self) -> u64 {
+        let oldest = self.waiting.first_key_value().map(|(_, w)| w.since_ms);
+        oldest.map_or(0, |at| self.clock.mono_ms().saturating_sub(at))
+    }
+
+    /// Bytes of the retry spool, and packs in it.
+    pub fn retry_spool(&self) -> (u64, u64) {
+        self.retry.as_ref().map_or((0, 0), |r| (r.bytes(), r.waiting()))
+    }
+
+    /// Why no file is read, if that is so for longer than a moment.
+    pub fn paused(&self) -> Option<String> {
+        let full = self.window_told.then(|| {
+            format!("{} packs wait, as many as window_packs allows: no file is read", self.waiting.len())
+        });
+        full.or_else(|| {
+            let name = self.streams.paused()?;
+            Some(format!("{name}: not read, the retry spool has no room for it (spool_size, min_free)"))
+        })
     }
 
     /// A clean stop: acknowledgements and marks are written.
@@ -633,6 +666,28 @@ impl Follower {
             Some(r) => r.close(),
             None => Ok(()),
         }
+    }
+}
+
+fn count_sealed(journal: &Journal, sealed: &[Sealed]) {
+    for s in sealed {
+        metrics::SEALED_PACKS.inc();
+        metrics::SEALED_BYTES.add(s.raw.len() as u64);
+        let log = journal.hour(&s.key).filter(|log| log.generation == s.generation);
+        metrics::SEALED_LINES.add(log.and_then(|log| log.cut(s.id)).map_or(0, |cut| cut.lines));
+    }
+}
+
+fn count_sent(job: &Job, frame: &[u8]) {
+    metrics::SENT_PACKS.inc();
+    metrics::SENT_WIRE_BYTES.add(frame.len() as u64);
+    let told = match &job.load {
+        Load::Raw(meta, _) => Some((meta.lines, meta.seal)),
+        Load::Frame(_) => split_frame(frame).and_then(|(h, _)| h.meta("").ok()).map(|m| (m.lines, m.seal)),
+    };
+    if let Some((lines, seal)) = told {
+        metrics::SENT_LINES.add(lines);
+        metrics::SENT_BYTES.add(seal.map_or(0, |s| s.bytes));
     }
 }
 

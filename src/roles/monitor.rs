@@ -3,9 +3,10 @@
 //! How many nodes there are changes nothing in that. A thousand roles keep a connection for their messages open, so that
 //! one `poll` serves all of them, and another one all heart-beats.
 
+use super::admission::may_monitor;
 use super::alarm::Alarms;
 use super::serve::{fd_limit, raise_fd_limit, spawn};
-use super::start::{RunOptions, World, bind, host_name, may_serve, warn_all, world};
+use super::start::{RunOptions, World, bind, host_name, warn_all, world};
 use crate::clock::{Clock, Zone};
 use crate::config::{Allow, MonitorConfig, Role, Warning};
 use crate::disk::Disk;
@@ -71,8 +72,8 @@ pub(super) fn run(
     }
     raise_fd_limit();
     let zone = Zone::local().map_err(say)?;
-    may_serve(&conf.listen, conf.allow_set, "`allow` is not", Role::Monitor, conf.state_dir.as_deref())
-        .map_err(say)?;
+    let dir = crate::state::resolve(&Role::Monitor, conf.state_dir.as_deref());
+    may_monitor(conf, &dir).map_err(say)?;
     let w = match world(Role::Monitor, config, conf.state_dir.as_deref(), (&conf.log, None), zone, options)? {
         Ok(w) => w,
         Err(code) => return Ok(code),

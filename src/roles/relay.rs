@@ -1,16 +1,18 @@
 //! The relay's core: from its spool to the next receiver, without threads.
 //!
 //! Packs go in the spool's order, several at a time; one that is refused delays no other (its segment stays until it
-//! is done or held). What it certifies is nothing: it passes packs on as they came, with its own entry in the route.
+//! is done or held). Packs that the next receiver denies go aside like those that it refuses for good, and when one of a
+//! sender's has, its others follow at once: they must not fill the spool of everybody. What it certifies is nothing: it passes packs on as they came, with its own entry in the route.
 //! With several addresses [`bound`] keeps an hour at the one that acknowledged a pack of it.
 
 pub mod bound;
 
 use crate::config::{RelayConfig, SenderConfig};
 use crate::disk::{self, Disk};
-use crate::pack::split_frame;
+use crate::metrics;
+use crate::pack::{peek, split_frame};
 use crate::receiver::gate::Gate;
-use crate::sender::{Next, Outcome, Queue};
+use crate::sender::{Fail, Next, Outcome, Queue};
 use crate::spool::{AppendError, Reader, Shelf, Spool};
 use bound::{Bound, hour_of};
 use std::collections::BTreeMap;
@@ -39,7 +41,7 @@ pub fn open(
     let spool = Spool::open(disk, &dir, &mut quarantine, &conf.spool, report, &mut |_, _| {}).map_err(say)?;
     let waiting = spool.waiting();
     let mut gate = Gate::relay(spool, name);
-    let queue = Queue::new(&conf.sender, seed);
+    let queue = Queue::new(&conf.sender, seed).holding_denied();
     let bound = Bound::open(disk, state_dir, queue.route(), report).map_err(say)?;
     let relay =
         Relay::open(disk, state_dir, &conf.sender, &mut gate, quarantine, (queue, bound)).map_err(say)?;
@@ -55,6 +57,10 @@ pub struct Relay {
     held: Shelf,
     held_after_ms: u64,
     look_at_held_ms: u64,
+    /// Senders whose packs are denied, with the held one that was tried last.
+    shut: BTreeMap<String, String>,
+    /// Held packs of theirs that are tried, by number.
+    probes: BTreeMap<u64, String>,
     quarantine: Shelf,
     bases: BTreeMap<u64, u64>,
     cursor: u64,
@@ -82,6 +88,8 @@ impl Relay {
             held,
             held_after_ms: conf.held_after_ms,
             look_at_held_ms: 0,
+            shut: BTreeMap::new(),
+            probes: BTreeMap::new(),
             quarantine,
             bases: BTreeMap::new(),
             cursor: 0,
@@ -92,11 +100,21 @@ impl Relay {
         Ok(me)
     }
 
-    /// Packs that were held aside get another chance: what was wrong may have been the line, or a receiver's version.
+    /// Packs that were held aside get another chance: what was wrong may have been the line, or a receiver's version. They take
+    /// no more than half of the spool. Of a sender whose packs are denied one is tried, each time the next one.
     fn put_back(&mut self, gate: &mut Gate, tell: bool) -> disk::Result<()> {
         let names: Vec<String> = self.held.names().map(str::to_owned).collect();
+        self.shut.retain(|name, _| names.contains(name));
         for name in names {
-            for file in self.held.list(&name)? {
+            let mut files = self.held.list(&name)?;
+            let shut = self.shut.get_mut(&name);
+            let probes = shut.is_some();
+            if let Some(tried) = shut {
+                let next = files.iter().filter(|f| *f > tried).min().or_else(|| files.iter().min()).cloned();
+                files = next.clone().into_iter().collect();
+                *tried = next.unwrap_or_default();
+            }
+            for file in files {
                 let Some(frame) = self.held.get(&name, &file)? else {
                     if tell {
                         let path = self.held.dir().join(&name).join(&file);
@@ -108,10 +126,17 @@ impl Relay {
                     }
                     continue;
                 };
-                match gate.spool.append(&[&frame]) {
-                    Ok(_) => gate.spool.sync()?,
+                if gate.spool.half_full() {
+                    continue;
+                }
+                let loc = match gate.spool.append(&[&frame]) {
+                    Ok(loc) => loc,
                     Err(AppendError::Full(_)) => continue,
                     Err(AppendError::Disk(e)) => return Err(e),
+                };
+                gate.spool.sync()?;
+                if probes {
+                    self.probes.insert(loc.seq, name.clone());
                 }
                 self.held.remove(&name, &file)?;
             }
@@ -124,11 +149,11 @@ impl Relay {
         // Packs that the next receiver puts off must not keep others from being looked at.
         let mut fresh = self.queue.fresh();
         while fresh < WINDOW && self.queue.weighed() < WINDOW_ALL && self.queue.len() < WINDOW_BOUND {
-            fresh += 1;
+            fresh = fresh.saturating_add(1);
             let Some((seq, base)) = gate.spool.next_waiting(self.cursor) else { return };
             self.queue.push(seq);
             self.bases.insert(seq, base);
-            self.cursor = seq + 1;
+            self.cursor = seq.saturating_add(1);
         }
     }
 
@@ -140,9 +165,9 @@ impl Relay {
         frame: &mut Vec<u8>,
     ) -> disk::Result<Option<u64>> {
         if self.look_at_held_ms == 0 {
-            self.look_at_held_ms = now_ms + self.held_after_ms;
+            self.look_at_held_ms = now_ms.saturating_add(self.held_after_ms);
         } else if now_ms >= self.look_at_held_ms {
-            self.look_at_held_ms = now_ms + self.held_after_ms;
+            self.look_at_held_ms = now_ms.saturating_add(self.held_after_ms);
             self.put_back(gate, false)?;
         }
         loop {
@@ -225,9 +250,21 @@ impl Relay {
             self.queue.put_off(seq, now_ms);
             return Err(e);
         }
-        match self.queue.report(seq, outcome, now_ms) {
+        let denied = matches!(outcome, Outcome::TempFail { how: Fail::Denied, .. });
+        let next = match self.queue.report(seq, outcome, now_ms) {
+            Next::Again if denied && self.is_shut(frame) => Next::Hold,
+            next => next,
+        };
+        match next {
             Next::Done => {
-                self.sent += 1;
+                self.sent = self.sent.saturating_add(1);
+                metrics::SENT_PACKS.inc();
+                metrics::SENT_WIRE_BYTES.add(frame.len() as u64);
+                if let Some(name) = self.probes.remove(&seq) {
+                    // What was wrong is mended: the others follow.
+                    self.shut.remove(&name);
+                    self.look_at_held_ms = now_ms.max(1);
+                }
                 self.finish(seq, gate)
             }
             Next::Again => Ok(()),
@@ -238,13 +275,34 @@ impl Relay {
                 let crc = m.seal.map_or_else(|| crc32fast::hash(frame), |s| s.crc32);
                 let file = format!("{}.{}.{}.{crc:08x}", m.key.hour, m.generation, m.id);
                 let kept = self.held.put(&m.key.name, &file, frame).inspect_err(|_| self.queue.push(seq))?;
+                let dir = self.held.dir().join(&m.key.name);
+                if kept && denied {
+                    if !self.shut.contains_key(&m.key.name) {
+                        self.alarms.push(format!(
+                            "{}: the next receiver denies packs of {}: they go to {} and delay no other; one of them is tried \
+                             now and then, and all follow when it is taken; see logd-security(7)",
+                            m.label(),
+                            m.key.name,
+                            dir.display()
+                        ));
+                        self.shut.insert(m.key.name, file);
+                    }
+                    return self.finish(seq, gate);
+                }
                 if kept {
                     self.alarms.push(format!(
                         "{}: the next receiver refuses it for good; kept in {}; it is tried again later",
                         m.label(),
-                        self.held.dir().join(&m.key.name).join(&file).display()
+                        dir.join(&file).display()
                     ));
                     return self.finish(seq, gate);
+                }
+                if denied {
+                    self.alarms.push(format!(
+                        "{}: no room for more packs of {} (held_per_name, held_total): they stay in the spool",
+                        dir.display(),
+                        m.key.name
+                    ));
                 }
                 // No room: it stays in the spool and is tried again.
                 self.queue.push(seq);
@@ -253,7 +311,13 @@ impl Relay {
         }
     }
 
+    /// Does the next receiver deny what this pack's sender sends?
+    fn is_shut(&self, frame: &[u8]) -> bool {
+        !self.shut.is_empty() && peek(frame).is_some_and(|m| self.shut.contains_key(&m.key.name))
+    }
+
     fn finish(&mut self, seq: u64, gate: &mut Gate) -> disk::Result<()> {
+        self.probes.remove(&seq);
         self.queue.remove(seq);
         self.bases.remove(&seq);
         gate.spool.mark_done(seq)
@@ -406,5 +470,92 @@ mod tests {
             assert!(relay.alarms[0].contains("held/web1/2026112205.0.3: damaged"), "{:?}", relay.alarms);
             gate.spool.close().unwrap();
         }
+    }
+
+    /// The story: unsigned packs of some hosts filled the spool of a relay before a store that requires keys, and all others
+    /// had to wait.
+    #[test]
+    fn packs_of_a_sender_that_is_denied_go_aside_and_come_back_when_one_is_taken() {
+        let (disk, sim) = Disk::sim(1);
+        sim.set_free_bytes(1 << 40);
+        let conf = conf();
+        let opened = open(&disk, Path::new("/state"), &conf, "r".into(), 1, &mut |why| panic!("{why}"));
+        let (mut gate, mut relay, _) = opened.unwrap();
+        let put = |gate: &mut Gate, hour: &str, id| {
+            gate.spool.append(&[&frame_of(hour, id)]).unwrap();
+            gate.spool.sync().unwrap();
+        };
+        let denied = Outcome::TempFail { reason: "denied".into(), how: Fail::Denied };
+        let (mut now, mut frame) = (0, Vec::new());
+        let (mut taken, mut tries) = (Vec::new(), 0);
+        // Attempts until nothing is ready for a minute; those of web1 are denied while `shut`.
+        let mut run = |relay: &mut Relay, gate: &mut Gate, minutes: u64, shut: bool| {
+            for _ in 0..minutes * 60 {
+                now += 1_000;
+                relay.fill(gate);
+                while let Some(seq) = relay.next_job(now, gate, &mut frame).unwrap() {
+                    let key = peek(&frame).unwrap().key;
+                    let no = shut && key.name == "web1";
+                    tries += 1;
+                    if !no {
+                        taken.push(key.to_string());
+                    }
+                    relay.report(seq, &frame, if no { &denied } else { &Outcome::Sent }, now, gate).unwrap();
+                    relay.fill(gate);
+                }
+            }
+            (std::mem::take(&mut taken), std::mem::take(&mut tries))
+        };
+        for id in 1..=2 {
+            put(&mut gate, "web1_2026112205", id);
+        }
+        put(&mut gate, "web2_2026112205", 1);
+        assert_eq!(run(&mut relay, &mut gate, 9, true).0, ["web2_2026112205"]);
+        assert_eq!((gate.spool.waiting(), relay.held.list("web1").unwrap().len()), (2, 0));
+        run(&mut relay, &mut gate, 2, true);
+        assert_eq!((gate.spool.waiting(), relay.held.list("web1").unwrap().len()), (0, 2));
+        assert_eq!(relay.alarms.len(), 1, "{:?}", relay.alarms);
+        // From now on one attempt is enough, and of all that is held one is tried in ten minutes.
+        for id in 3..=9 {
+            put(&mut gate, "web1_2026112205", id);
+        }
+        assert_eq!(run(&mut relay, &mut gate, 1, true).1, 7);
+        assert_eq!((gate.spool.waiting(), relay.held.list("web1").unwrap().len()), (0, 9));
+        let (_, tries) = run(&mut relay, &mut gate, 60, true);
+        assert!((5..=7).contains(&tries), "{tries}");
+        assert_eq!((gate.spool.waiting(), relay.held.list("web1").unwrap().len()), (0, 9));
+        assert_eq!(relay.alarms.len(), 1, "{:?}", relay.alarms);
+        // The key is right: the next one that is tried takes the others along.
+        let (went, _) = run(&mut relay, &mut gate, 11, false);
+        assert_eq!((went.len(), gate.spool.waiting(), relay.held.bytes()), (9, 0, 0));
+        assert!(relay.shut.is_empty() && relay.probes.is_empty());
+    }
+
+    /// Nothing is lost when there is no room aside, and none of it is asked for all the time.
+    #[test]
+    fn denied_packs_for_which_there_is_no_room_aside_stay_in_the_spool() {
+        let (disk, sim) = Disk::sim(1);
+        sim.set_free_bytes(1 << 40);
+        let frame = frame_of("web1_2026112205", 1);
+        let mut conf = conf();
+        conf.sender.held_per_name = frame.len() as u64 + 100;
+        let opened = open(&disk, Path::new("/state"), &conf, "r".into(), 1, &mut |why| panic!("{why}"));
+        let (mut gate, mut relay, _) = opened.unwrap();
+        for id in 1..=4 {
+            gate.spool.append(&[&frame_of("web1_2026112205", id)]).unwrap();
+        }
+        gate.spool.sync().unwrap();
+        let denied = Outcome::TempFail { reason: "denied".into(), how: Fail::Denied };
+        let (mut tries, mut frame) = (0, Vec::new());
+        for now in (0..3_600).map(|n| n * 1_000) {
+            relay.fill(&gate);
+            while let Some(seq) = relay.next_job(now, &mut gate, &mut frame).unwrap() {
+                tries += 1;
+                relay.report(seq, &frame, &denied, now, &mut gate).unwrap();
+                relay.fill(&gate);
+            }
+        }
+        assert_eq!(gate.spool.waiting() + relay.held.list("web1").unwrap().len() as u64, 4);
+        assert!(tries < 200, "{tries}");
     }
 }

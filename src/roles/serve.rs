@@ -1,16 +1,20 @@
 //! Threads of a receiving role: one accepts, one per connection, one commits.
 
+use super::watch::Ages;
 use crate::auth::Keyring;
-use crate::clock::{Clock, Zone};
+use crate::clock::{self, Clock, Zone};
 use crate::config::ReceiverConfig;
 use crate::disk::Disk;
+use crate::health::Health;
 use crate::log::{Log, count};
+use crate::metrics;
 use crate::pack::Refusal;
 use crate::receiver::gate::{Answer, Gate};
 use crate::receiver::{Budget, Session, lock};
 use crate::shutdown::Shutdown;
+use crate::tls::{self, Stream};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown as Half, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,6 +27,8 @@ const CHUNK: usize = 8 << 10;
 const STACK: usize = 256 << 10;
 /// How often it is asked whether the key file is another one now, in ms.
 const KEYS_MS: u64 = 1_000;
+/// How often it is looked whether a certificate is about to expire, in ms.
+const EXPIRY_MS: u64 = 24 * 3_600_000;
 /// How soon an idle listener sees that the role stops.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// File descriptors that are kept for files.
@@ -49,7 +55,45 @@ pub struct Shared {
     pub paused: Mutex<Option<String>>,
     /// Who may send, if that is asked.
     pub keys: Option<Arc<Keyring>>,
+    /// TLS, if connections have it.
+    pub tls: Option<tls::Server>,
+    /// Is the role well?
+    pub health: Health,
+    /// Who has sent lately, by name.
+    pub senders: Mutex<BTreeMap<String, Seen>>,
+    /// Since when packs of the spool wait.
+    pub ages: Mutex<Ages>,
 }
+
+impl Shared {
+    /// Writes what is remembered of senders, if that is due.
+    pub fn save_senders(&self) {
+        self.write_senders(false);
+    }
+
+    /// The same at the end.
+    pub fn close_senders(&self) {
+        self.write_senders(true);
+    }
+
+    fn write_senders(&self, last: bool) {
+        if let Some(Err(e)) = self.keys.as_ref().map(|keys| keys.save(last)) {
+            super::disk_error(&self.disk, &self.log, &e);
+        }
+    }
+}
+
+/// A sender's last pack.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Where it came from: the sender, or a relay.
+    pub ip: IpAddr,
+    /// When (unix milliseconds).
+    pub at_ms: i64,
+}
+
+/// Senders that are remembered.
+const SENDERS_MAX: usize = 4_096;
 
 struct Peer {
     stream: Arc<TcpStream>,
@@ -96,14 +140,14 @@ impl Server {
     pub fn join(self, deadline: Instant) {
         let _ = self.accept.join();
         loop {
-            let mut left = 0;
+            let mut left = 0_usize;
             for p in lock(&self.peers).values() {
-                left += 1;
+                left = left.saturating_add(1);
                 if p.idle_since.load(Ordering::Relaxed) != u64::MAX || Instant::now() >= deadline {
                     let _ = p.stream.shutdown(Half::Both);
                 }
             }
-            if left == 0 || Instant::now() >= deadline + Duration::from_secs(1) {
+            if left == 0 || Instant::now().saturating_duration_since(deadline) >= Duration::from_secs(1) {
                 break;
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -154,7 +198,7 @@ fn commit_loop(s: &Shared, ended: &AtomicBool, gather_ms: u64) {
         drop(gate);
         s.durable.notify_all();
         // When several senders are busy, a short wait lets their packs share the next sync.
-        if now - last > 2 && gather_ms > 0 {
+        if now.saturating_sub(last) > 2 && gather_ms > 0 {
             std::thread::sleep(Duration::from_millis(gather_ms));
         }
         last = now;
@@ -177,15 +221,39 @@ fn accept_loop(
     let max = max_connections(conf);
     let mut next_id = 0u64;
     let look_again = Timespec::try_from(LOOK_AGAIN).ok();
-    let mut keys_ms = 0;
+    let (mut keys_ms, mut tls_ms, mut expiry_ms) = (0, 0, 0);
+    let must_prove = s.keys.is_some() || s.tls.as_ref().is_some_and(tls::Server::asks_for_certificates);
     while !s.stop.requested() {
         let now = s.clock.mono_ms();
         if let Some(keys) = s.keys.as_ref().filter(|_| now >= keys_ms) {
-            keys_ms = now + KEYS_MS;
+            keys_ms = now.saturating_add(KEYS_MS);
             match keys.refresh() {
                 None => {}
-                Some(Ok(n)) => s.log.info(&format!("keys_file: read again: {}", count(n, "key"))),
-                Some(Err(why)) => s.log.error(&format!("keys_file: {why}; the keys of before are used on")),
+                Some(Ok(n)) => {
+                    // Whoever is refused by these, too, is told of again.
+                    for what in ["keys_file: ", "pack from "] {
+                        s.log.anew(what);
+                    }
+                    s.health.set("keys", None);
+                    s.log.info(&format!("keys_file: read again: {}", count(n, "key")));
+                }
+                Some(Err(why)) => {
+                    let text = format!("{why}; the keys of before are used on");
+                    s.log.error(&format!("keys_file: {text}"));
+                    s.health.set("keys", Some(text));
+                }
+            }
+        }
+        if let Some(tls) = s.tls.as_ref().filter(|_| now >= tls_ms) {
+            tls_ms = now.saturating_add(KEYS_MS);
+            match tls.refresh() {
+                None => {}
+                Some(Ok(())) => s.log.info("tls: certificate and key read again"),
+                Some(Err(why)) => s.log.error(&format!("{why}; the certificate of before is used on")),
+            }
+            if now >= expiry_ms {
+                expiry_ms = now.saturating_add(EXPIRY_MS);
+                super::tell_expiries(&tls.expiries(), &s.clock, &s.zone, &s.log);
             }
         }
         let (stream, addr) = match listener.accept() {
@@ -210,6 +278,7 @@ fn accept_loop(
         };
         let ip = addr.ip().to_canonical();
         if !conf.allow.permits(ip) {
+            metrics::REJECTED_ALLOW.inc();
             s.log.warn(&format!(
                 "connection from {ip}: not in `allow`; closed; add it there if it belongs to you"
             ));
@@ -221,16 +290,20 @@ fn accept_loop(
             (mine().count(), mine().filter(|p| !p.proven.load(Ordering::Relaxed)).count())
         };
         if mine >= conf.max_connections_per_address {
+            metrics::REJECTED_LIMIT.inc();
             s.log.warn(&format!("connection from {ip}: it has {mine} already, the limit; closed"));
             continue;
         }
-        if s.keys.is_some() && unproven >= conf.max_unproven_per_address {
+        if must_prove && unproven >= conf.max_unproven_per_address && !close_unproven(peers, ip) {
+            metrics::REJECTED_LIMIT.inc();
             s.log.warn(&format!(
-                "connection from {ip}: it has {unproven} that have shown no good signature, the limit; closed"
+                "connection from {ip}: it has {unproven} under way that have shown no good signature or certificate, the \
+                 limit; closed"
             ));
             continue;
         }
         if lock(peers).len() >= max && !close_idle(peers) && !close_of_many(peers, ip) {
+            metrics::REJECTED_LIMIT.inc();
             s.log.warn(&format!("connection from {ip}: all {max} connections are busy; closed"));
             continue;
         }
@@ -238,7 +311,7 @@ fn accept_loop(
         let _ = stream.set_nodelay(true);
         let stream = Arc::new(stream);
         let idle_since = Arc::new(AtomicU64::new(s.clock.mono_ms()));
-        next_id += 1;
+        next_id = next_id.saturating_add(1);
         let id = next_id;
         let proven = Arc::new(AtomicBool::new(false));
         let peer = Peer {
@@ -249,16 +322,27 @@ fn accept_loop(
             closing: AtomicBool::new(false),
         };
         lock(peers).insert(id, peer);
+        metrics::ACCEPTED.inc();
+        metrics::CONNECTIONS.inc();
         let session = Session::new(conf, &budget, ip, keep_raw).with_keys(s.keys.clone());
-        let mut c =
-            Connection { stream, session, s: Arc::clone(s), conf: Arc::clone(conf), idle_since, proven, ip };
+        let mut c = Connection {
+            stream: Stream::plain(stream),
+            session,
+            s: Arc::clone(s),
+            conf: Arc::clone(conf),
+            idle_since,
+            proven,
+            ip,
+        };
         let p = Arc::clone(peers);
         let spawned =
             std::thread::Builder::new().name("connection".into()).stack_size(STACK).spawn(move || {
                 c.run();
+                metrics::CONNECTIONS.dec();
                 lock(&p).remove(&id);
             });
         if let Err(e) = spawned {
+            metrics::CONNECTIONS.dec();
             s.log.warn(&format!("connection from {ip}: no thread for it: {e}; closed"));
             lock(peers).remove(&id);
         }
@@ -279,16 +363,32 @@ fn close_idle(peers: &Peers) -> bool {
     }
 }
 
+/// Makes room among the connections of one address that have shown no good signature: the one that has been idle longest goes.
+/// Behind one address there may be many hosts, and one of them must not lock out the others by connections on which it says
+/// nothing. A host that signs sends as soon as it is connected, so it is hardly ever the one that has waited longest.
+fn close_unproven(peers: &Peers, ip: IpAddr) -> bool {
+    let peers = lock(peers);
+    let idle = peers.values().filter(|p| {
+        p.ip == ip && !p.proven.load(Ordering::Relaxed) && p.idle_since.load(Ordering::Relaxed) != u64::MAX
+    });
+    idle.min_by_key(|p| p.idle_since.load(Ordering::Relaxed)).is_some_and(|p| {
+        p.idle_since.store(u64::MAX, Ordering::Relaxed);
+        p.stream.shutdown(Half::Both).is_ok()
+    })
+}
+
 /// Nobody is idle: the address that has by far the most connections gives up the one that has not shown a key, or the oldest.
 /// A host that keeps thousands of frames under way must not keep the others out.
 fn close_of_many(peers: &Peers, newcomer: IpAddr) -> bool {
     let peers = lock(peers);
     let mut by_ip: HashMap<IpAddr, usize> = HashMap::new();
     for p in peers.values().filter(|p| !p.closing.load(Ordering::Relaxed)) {
-        *by_ip.entry(p.ip).or_default() += 1;
+        let n = by_ip.entry(p.ip).or_default();
+        *n = n.saturating_add(1);
     }
     let own = by_ip.get(&newcomer).copied().unwrap_or(0);
-    let Some((ip, _)) = by_ip.into_iter().filter(|(_, n)| *n > own + 1).max_by_key(|(_, n)| *n) else {
+    let Some((ip, _)) = by_ip.into_iter().filter(|(_, n)| *n > own.saturating_add(1)).max_by_key(|(_, n)| *n)
+    else {
         return false;
     };
     let of_it = peers.iter().filter(|(_, p)| p.ip == ip && !p.closing.load(Ordering::Relaxed));
@@ -323,7 +423,7 @@ pub fn raise_fd_limit() {
 }
 
 struct Connection {
-    stream: Arc<TcpStream>,
+    stream: Stream,
     session: Session,
     s: Arc<Shared>,
     conf: Arc<ReceiverConfig>,
@@ -336,20 +436,34 @@ enum End {
     Closed,
     Refused(Refusal),
     Broken(String),
+    /// There is no TLS with this peer.
+    NoTls(String),
 }
 
 impl Connection {
     fn run(&mut self) {
-        match self.serve() {
+        let end = match self.open() {
+            Ok(()) => self.serve(),
+            Err(end) => end,
+        };
+        match end {
             End::Closed => {}
             End::Broken(why) => self.s.log.debug(&format!("connection from {}: {why}", self.ip)),
+            End::NoTls(why) => {
+                self.s
+                    .log
+                    .warn(&format!("connection from {}: TLS: {why}; closed; nothing was taken", self.ip));
+                // The alert that says why must arrive.
+                self.say_and_drain("");
+            }
             End::Refused(refusal) => {
-                let text = match &refusal {
-                    Refusal::Wrong(_) => "wrong header",
-                    Refusal::Busy(_) => "busy",
-                    Refusal::Denied(_) => "denied",
-                    Refusal::Close(_) => "",
+                let (text, counter) = match &refusal {
+                    Refusal::Wrong(_) => ("wrong header", &metrics::REFUSED_WRONG),
+                    Refusal::Busy(_) => ("busy", &metrics::REFUSED_BUSY),
+                    Refusal::Denied(_) => ("denied", &metrics::REFUSED_DENIED),
+                    Refusal::Close(_) => ("", &metrics::REFUSED_CLOSED),
                 };
+                counter.inc();
                 let what = format!("pack from {}: refused: {}", self.ip, refusal.reason());
                 match refusal {
                     Refusal::Busy(_) => {
@@ -363,17 +477,34 @@ impl Connection {
                 self.say_and_drain(if self.session.peer_is_ours() { text } else { "" });
             }
         }
-        let _ = self.stream.shutdown(Half::Both);
+        let _ = self.stream.tcp().shutdown(Half::Both);
+    }
+
+    /// TLS, if that is asked for.
+    fn open(&mut self) -> Result<(), End> {
+        let Some(tls) = &self.s.tls else { return Ok(()) };
+        let deadline = clock::deadline(Duration::from_millis(self.conf.header_timeout_ms));
+        let tcp = self.stream.socket();
+        let Some((stream, certificate)) = tls.accept(tcp, deadline).map_err(End::NoTls)? else {
+            return Err(End::Closed);
+        };
+        self.stream = stream;
+        if let Some(certificate) = certificate {
+            // With keys, too, it is the signature that proves.
+            self.proven.store(self.s.keys.is_none(), Ordering::Relaxed);
+            self.session.belongs_to(certificate);
+        }
+        Ok(())
     }
 
     /// The peer may still be writing: closing at once would destroy our answer on its way.
     fn say_and_drain(&mut self, text: &str) {
-        let mut stream = &*self.stream;
-        let _ = stream.set_write_timeout(Some(Duration::from_secs(1)));
-        let _ = stream.write_all(text.as_bytes());
-        let _ = self.stream.shutdown(Half::Write);
-        let _ = self.stream.set_read_timeout(Some(Duration::from_millis(500)));
-        let until = Instant::now() + Duration::from_secs(2);
+        let _ = self.stream.tcp().set_write_timeout(Some(Duration::from_secs(1)));
+        let _ = self.stream.write_all(text.as_bytes()).and_then(|()| self.stream.flush());
+        self.stream.close_write();
+        let mut stream = self.stream.tcp();
+        let _ = stream.set_read_timeout(Some(Duration::from_millis(500)));
+        let until = clock::deadline(Duration::from_secs(2));
         let (mut buf, mut left) = ([0; CHUNK], DRAIN_BYTES);
         while left > 0 && Instant::now() < until {
             match stream.read(&mut buf) {
@@ -393,24 +524,21 @@ impl Connection {
                     return End::Closed;
                 }
                 self.idle_since.store(self.s.clock.mono_ms(), Ordering::Relaxed);
-                deadline = Instant::now() + ms(self.conf.idle_timeout_ms);
+                deadline = clock::deadline(ms(self.conf.idle_timeout_ms));
             }
             let late = if self.session.idle() { "idle; closed" } else { "too slow; closed" };
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.stream.set_read_timeout(Some(left)).is_err() {
-                return End::Broken(late.into());
-            }
-            let n = match (&*self.stream).read(&mut buf) {
+            self.stream.set_deadline(deadline);
+            let n = match self.stream.read(&mut buf) {
                 Ok(0) if self.session.idle() => return End::Closed,
                 Ok(0) => return End::Broken("closed in the middle of a frame".into()),
                 Ok(n) => n,
                 Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return End::Broken(late.into()),
-                Err(e) => return End::Broken(e.to_string()),
+                Err(e) => return End::Broken(tls::explain(&e)),
             };
             if self.session.idle() {
                 // A frame has one deadline for its header, whatever way its bytes drip in.
-                deadline = Instant::now() + ms(self.conf.header_timeout_ms);
+                deadline = clock::deadline(ms(self.conf.header_timeout_ms));
                 self.idle_since.store(u64::MAX, Ordering::Relaxed);
             }
             let mut chunk = buf.get(..n).unwrap_or_default();
@@ -425,14 +553,14 @@ impl Connection {
                 };
                 chunk = chunk.get(used..).unwrap_or_default();
                 if let (false, Some(len)) = (had_header, self.session.body_len()) {
-                    let by_size = len.saturating_mul(1000) / self.conf.body_rate_min.max(1);
-                    deadline = Instant::now() + ms(self.conf.body_timeout_ms.saturating_add(by_size));
+                    let by_size = len.saturating_mul(1000).checked_div(self.conf.body_rate_min).unwrap_or(0);
+                    deadline = clock::deadline(ms(self.conf.body_timeout_ms.saturating_add(by_size)));
                 }
                 if let Some(pack) = arrived {
                     if let Err(end) = self.settle(pack) {
                         return end;
                     }
-                    deadline = Instant::now() + ms(self.conf.header_timeout_ms);
+                    deadline = clock::deadline(ms(self.conf.header_timeout_ms));
                 } else if used == 0 {
                     break;
                 }
@@ -445,10 +573,13 @@ impl Connection {
         if let Some(why) = lock(&self.s.paused).clone() {
             return Err(End::Refused(Refusal::Busy(why)));
         }
-        self.proven.store(self.session.is_proven(), Ordering::Relaxed);
+        self.proven.fetch_or(self.session.is_proven(), Ordering::Relaxed);
         let label = pack.meta.label();
         let now = self.s.clock.mono_ms();
-        let wall = self.s.zone.format_ms(self.s.clock.now_ms());
+        let wall_ms = self.s.clock.now_ms();
+        let wall = self.s.zone.format_ms(wall_ms);
+        let name = pack.meta.key.name.clone();
+        let (lines, bytes, packed) = (pack.meta.lines, pack.checked.bytes, pack.body.len() as u64);
         let (answer, alarms, known) = {
             let mut gate = lock(&self.s.gate);
             let before = gate.known;
@@ -459,6 +590,7 @@ impl Connection {
             self.s.log.error(&a);
         }
         if known {
+            metrics::KNOWN_PACKS.inc();
             self.s.log.info(&format!("{label}: came again from {}; not stored twice", self.ip));
         }
         match answer {
@@ -473,6 +605,7 @@ impl Connection {
             Ok(Answer::Now) => {}
             Ok(Answer::When(seq)) => {
                 self.s.dirty.notify_one();
+                lock(&self.s.ages).note(seq, now);
                 let mut gate = lock(&self.s.gate);
                 while gate.spool.durable() <= seq {
                     let wait = Duration::from_secs(1);
@@ -480,8 +613,25 @@ impl Connection {
                 }
             }
         }
-        let mut stream = &*self.stream;
-        let _ = stream.set_write_timeout(Some(Duration::from_secs(10)));
-        stream.write_all(b"ok").map_err(|e| End::Broken(e.to_string()))
+        metrics::RECEIVED_PACKS.inc();
+        metrics::RECEIVED_LINES.add(lines);
+        metrics::RECEIVED_BYTES.add(bytes);
+        metrics::RECEIVED_WIRE_BYTES.add(packed);
+        self.seen(name, wall_ms);
+        let _ = self.stream.tcp().set_write_timeout(Some(Duration::from_secs(10)));
+        self.stream
+            .write_all(b"ok")
+            .and_then(|()| self.stream.flush())
+            .map_err(|e| End::Broken(tls::explain(&e)))
+    }
+
+    /// Notes who has sent. Names come from outside: there is room for so many, and the one that was heard longest ago goes.
+    fn seen(&self, name: String, at_ms: i64) {
+        let mut senders = lock(&self.s.senders);
+        if senders.len() >= SENDERS_MAX && !senders.contains_key(&name) {
+            let oldest = senders.iter().min_by_key(|(_, seen)| seen.at_ms).map(|(name, _)| name.clone());
+            oldest.and_then(|name| senders.remove(&name));
+        }
+        senders.insert(name, Seen { ip: self.ip, at_ms });
     }
 }

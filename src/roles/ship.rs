@@ -1,18 +1,24 @@
 //! Threads of a sending role: one per connection; whoever owns the queue hands out packs and takes the outcomes.
 
+use super::denied::Denials;
 use super::follower::{Follower, Job, Load};
 use super::relay::Relay;
 use super::serve::{Server, Shared, spawn};
+use super::watch::{Unread, Watch};
 use crate::auth::Key;
-use crate::clock::{Clock, Zone};
-use crate::config::SenderConfig;
+use crate::clock::{self, Clock, Zone};
+use crate::config::{RelayConfig, SenderConfig, SpoolConfig};
 use crate::disk::{self, Disk};
+use crate::health::Health;
 use crate::log::Log;
+use crate::metrics;
 use crate::pack::Encoder;
 use crate::receiver::lock;
 use crate::sender::rate::Rate;
 use crate::sender::{Fail, Link, Outcome, Queue};
 use crate::shutdown::Shutdown;
+use crate::tls;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -77,7 +83,7 @@ impl Senders {
     fn start(
         conf: &SenderConfig,
         compressors: usize,
-        key: Option<&Arc<Key>>,
+        (key, tls): (Option<&Arc<Key>>, Option<&Arc<tls::Client>>),
         clock: &Clock,
         zone: &Zone,
     ) -> Self {
@@ -86,8 +92,8 @@ impl Senders {
         // What hangs at an address that does not answer, a pack for each that is not in use and a probe, has threads beside
         // those of the address in use.
         let addrs = conf.send_to.len();
-        let count = conf.senders + if addrs > 1 { addrs } else { 0 };
-        let (tx, outbox) = sync_channel::<Report>(count * 2);
+        let count = conf.senders.saturating_add(if addrs > 1 { addrs } else { 0 });
+        let (tx, outbox) = sync_channel::<Report>(count.saturating_mul(2));
         let (mut inboxes, mut threads) = (Vec::new(), Vec::new());
         for sender in 0..count {
             let (inbox, tasks) = sync_channel::<Task>(1);
@@ -95,7 +101,7 @@ impl Senders {
             let (tx, clock, zone, encoders) =
                 (tx.clone(), clock.clone(), zone.clone(), Arc::clone(&encoders));
             let key = key.cloned();
-            let mut links: Vec<Link> = conf.send_to.iter().map(|addr| Link::new(addr, conf)).collect();
+            let mut links: Vec<Link> = conf.send_to.iter().map(|addr| Link::new(addr, conf, tls)).collect();
             threads.push(spawn("sender", move || {
                 for mut task in tasks {
                     let Some(link) = links.get_mut(task.to) else { return };
@@ -128,7 +134,7 @@ impl Senders {
             idle: (0..count).collect(),
             packs: 0,
             raw: 0,
-            raw_max: compressors + 1,
+            raw_max: compressors.saturating_add(1),
             frames: Vec::new(),
             threads,
         }
@@ -143,8 +149,8 @@ impl Senders {
     fn give(&mut self, job: Job, to: Option<usize>) {
         let raw = matches!(job.load, Load::Raw(..));
         let frame = if raw { self.frames.pop().unwrap_or_default() } else { Vec::new() };
-        self.packs += 1;
-        self.raw += usize::from(raw);
+        self.packs = self.packs.saturating_add(1);
+        self.raw = self.raw.saturating_add(usize::from(raw));
         self.hand_out(Task { to: to.unwrap_or(0), job: Some(job), frame });
     }
 
@@ -169,10 +175,10 @@ impl Senders {
         match self.outbox.recv_timeout(wait) {
             Ok(r) => {
                 match &r {
-                    Report::Packed(..) => self.raw -= 1,
+                    Report::Packed(..) => self.raw = self.raw.saturating_sub(1),
                     Report::Done { sender, task, .. } => {
                         self.idle.push(*sender);
-                        self.packs -= usize::from(task.job.is_some());
+                        self.packs = self.packs.saturating_sub(usize::from(task.job.is_some()));
                     }
                 }
                 Some(r)
@@ -220,15 +226,30 @@ struct Teller<'a> {
     log: &'a Log,
     addrs: &'a [String],
     failing: Vec<bool>,
+    denied: Denials,
+    clock: &'a Clock,
 }
 
 impl<'a> Teller<'a> {
-    fn new(log: &'a Log, conf: &'a SenderConfig) -> Self {
-        Self { log, addrs: &conf.send_to, failing: vec![false; conf.send_to.len()] }
+    fn new(log: &'a Log, clock: &'a Clock, conf: &'a SenderConfig, denied: Denials) -> Self {
+        Self { log, addrs: &conf.send_to, failing: vec![false; conf.send_to.len()], denied, clock }
     }
 
-    fn tell(&mut self, to: usize, outcome: &Outcome) {
+    /// Takes what became of the pack `number` in `frame`.
+    fn tell(&mut self, number: u64, frame: &[u8], to: usize, outcome: &Outcome) {
         let (Some(addr), Some(failing)) = (self.addrs.get(to), self.failing.get_mut(to)) else { return };
+        match outcome {
+            Outcome::Sent => {}
+            Outcome::TempFail { how: Fail::NoConnection, .. } => metrics::FAILED_CONNECTION.inc(),
+            Outcome::TempFail { how: Fail::NoAnswer, .. } => metrics::FAILED_ANSWER.inc(),
+            Outcome::TempFail { .. } => metrics::FAILED_BUSY.inc(),
+            Outcome::PermFail(_) => metrics::FAILED_REFUSED.inc(),
+        }
+        match self.denied.note(number, frame, addr, outcome, self.clock.now_ms()) {
+            Some((true, text)) => self.log.info(&text),
+            Some((false, text)) => self.log.warn(&text),
+            None => {}
+        }
         // A refusal is of one pack: others may be taken all the time, and it says nothing of the way there.
         match outcome {
             Outcome::TempFail { how: Fail::NoConnection | Fail::NoAnswer, .. } => *failing = true,
@@ -238,7 +259,8 @@ impl<'a> Teller<'a> {
             _ => {}
         }
         match outcome {
-            Outcome::Sent => {}
+            // Told above.
+            Outcome::Sent | Outcome::TempFail { how: Fail::Denied, .. } => {}
             Outcome::TempFail { reason, .. } => {
                 self.log.warn(&format!("sending to {addr}: {reason}; nothing is lost, trying again"));
             }
@@ -251,6 +273,20 @@ impl<'a> Teller<'a> {
     fn warn(&self, queue: &mut Queue) {
         queue.take_warnings().iter().for_each(|w| self.log.warn(w));
     }
+
+    /// Writes for `logd status` what is denied. Whatever becomes of that, packs go on.
+    fn save(&mut self, disk: &Disk, queue: &Queue) {
+        if let Err(e) = self.denied.save(disk, self.clock.now_ms(), |n| queue.has(n)) {
+            super::disk_error(disk, self.log, &e);
+        }
+        self.denied.said.drain(..).for_each(|text| self.log.info(&text));
+    }
+
+    fn close(&mut self, disk: &Disk) {
+        if let Err(e) = self.denied.close(disk, self.clock.now_ms()) {
+            super::disk_error(disk, self.log, &e);
+        }
+    }
 }
 
 /// Runs a follower until it is told to stop, or with `once` until all is acknowledged; false = not all was.
@@ -259,28 +295,51 @@ pub fn follow(
     conf: &crate::config::TailConfig,
     once: bool,
     deadline: Option<Instant>,
+    tls: Option<&Arc<tls::Client>>,
     world: (&Disk, &Clock, &Zone, &Log, &Shutdown),
+    health: &Health,
 ) -> disk::Result<bool> {
     let (disk, clock, zone, log, stop) = world;
     let mut unreadable = None;
-    let mut teller = Teller::new(log, &conf.sender);
-    let mut senders = Senders::start(&conf.sender, conf.compressors, f.key.as_ref(), clock, zone);
+    let mut teller = Teller::new(log, clock, &conf.sender, Denials::open(disk, f.state_dir()));
+    let mut senders = Senders::start(&conf.sender, conf.compressors, (f.key.as_ref(), tls), clock, zone);
     let tick = Duration::from_millis(conf.scan_interval_ms.clamp(10, 5000));
     let mut finished = false;
     let mut rate = Rate::new(conf.max_rate, clock.mono_ms());
     // While the disk is full packs are sent on at full speed: they may be what fills it.
     let mut next_step = Instant::now();
+    let mut watch = Watch::new(health);
+    let mut unread = Unread::default();
     while !stop.requested() {
-        if Instant::now() >= next_step
-            && let Err(e) = f.step()
-        {
-            super::disk_error(disk, log, &e);
-            next_step = Instant::now() + super::PAUSE;
-            if once && !e.no_space() {
-                // What cannot be read now would never come; whoever called is told.
-                unreadable = Some(e);
-                break;
+        if Instant::now() >= next_step {
+            let stepped = f.step();
+            watch.disk(&stepped);
+            if let Err(e) = stepped {
+                super::disk_error(disk, log, &e);
+                next_step = clock::deadline(super::PAUSE);
+                if once && !e.no_space() {
+                    // What cannot be read now would never come; whoever called is told.
+                    unreadable = Some(e);
+                    break;
+                }
             }
+        }
+        if watch.turn(clock) {
+            let now = clock.mono_ms();
+            watch.link(f.queue.is_link_down(), f.unacknowledged() as u64, now);
+            let (bytes, packs) = f.retry_spool();
+            watch.spool(bytes, conf.spool.size, packs);
+            watch.paused(f.paused());
+            // A look at every file: only for those who ask.
+            let (bytes, age) = match conf.http.listen {
+                Some(_) => {
+                    let files = f.streams.following(&f.journal).into_iter().map(|(path, at, _)| (path, at));
+                    unread.look(disk, files, clock.now_ms())
+                }
+                None => (0, 0),
+            };
+            metrics::UNREAD_BYTES.set(bytes);
+            metrics::LAG.set(age.max(f.oldest_ms()));
         }
         while senders.free() && rate.allows(clock.mono_ms()) {
             match f.next_job() {
@@ -297,6 +356,7 @@ pub fn follow(
         }
         senders.probe(&mut f.queue, clock.mono_ms());
         teller.warn(&mut f.queue);
+        teller.save(disk, &f.queue);
         for a in f.alarms.drain(..) {
             log.error(&a);
         }
@@ -325,7 +385,7 @@ pub fn follow(
                 f.queue.probed(task.to, &outcome, clock.mono_ms());
                 continue;
             };
-            teller.tell(task.to, &outcome);
+            teller.tell(job.number, &task.frame, task.to, &outcome);
             if !matches!(outcome, Outcome::TempFail { how: Fail::NoConnection, .. }) {
                 rate.sent(task.frame.len() as u64);
             }
@@ -336,7 +396,7 @@ pub fn follow(
         }
     }
     // What is under way may still be acknowledged.
-    let until = Instant::now() + Duration::from_millis(conf.quit_timeout_ms);
+    let until = clock::deadline(Duration::from_millis(conf.quit_timeout_ms));
     while senders.packs > 0 && Instant::now() < until {
         if let Some(Report::Done { task: Task { job: Some(job), frame, .. }, outcome, .. }) =
             senders.take(Duration::from_millis(50))
@@ -346,18 +406,44 @@ pub fn follow(
         }
     }
     senders.join();
+    teller.close(disk);
     if let Err(e) = f.close() {
         super::disk_trouble(disk, log, stop, &e);
     }
     unreadable.map_or(Ok(finished), Err)
 }
 
+/// The gauges of a receiver's spool.
+pub fn watch_spool(watch: &Watch, s: &Shared, conf: &SpoolConfig, now: u64) {
+    let (bytes, packs, first, room) = {
+        let gate = lock(&s.gate);
+        let spool = &gate.spool;
+        (spool.bytes(), spool.waiting(), spool.next_waiting(0), spool.room())
+    };
+    watch.spool(bytes, conf.size, packs);
+    metrics::LAG.set(lock(&s.ages).oldest(first.map(|(seq, _)| seq), now));
+    let full = room.is_ok_and(|room| room == 0);
+    let why = lock(&s.paused).clone();
+    let spool_full =
+        || "there is no room in the spool (spool_size, min_free): senders are told to wait".to_owned();
+    watch.paused(why.or_else(|| full.then(spool_full)));
+}
+
 /// Runs a relay's sending half until it is told to stop.
-pub fn pass_on(relay: &mut Relay, conf: &SenderConfig, server: Server, quit_ms: u64, s: &Arc<Shared>) {
-    // Its packs are frames already.
-    let mut senders = Senders::start(conf, 0, None, &s.clock, &s.zone);
-    let mut teller = Teller::new(&s.log, conf);
+pub fn pass_on(
+    relay: &mut Relay,
+    conf: &RelayConfig,
+    tls: Option<&Arc<tls::Client>>,
+    server: Server,
+    s: &Arc<Shared>,
+    state_dir: &Path,
+) {
+    let (spool, quit_ms, conf) = (&conf.spool, conf.quit_timeout_ms, &conf.sender);
+    // Its packs are frames already, and signed.
+    let mut senders = Senders::start(conf, 0, (None, tls), &s.clock, &s.zone);
+    let mut teller = Teller::new(&s.log, &s.clock, conf, Denials::open(&s.disk, state_dir));
     let mut marks_saved = s.clock.mono_ms();
+    let mut watch = Watch::new(&s.health);
     let report = |relay: &mut Relay, number: u64, frame: &[u8], outcome: &Outcome| {
         let mut gate = lock(&s.gate);
         let done = relay.report(number, frame, outcome, s.clock.mono_ms(), &mut gate);
@@ -368,6 +454,10 @@ pub fn pass_on(relay: &mut Relay, conf: &SenderConfig, server: Server, quit_ms: 
     };
     while !s.stop.requested() {
         let now = s.clock.mono_ms();
+        if watch.turn(&s.clock) {
+            watch_spool(&watch, s, spool, now);
+            watch.link(relay.queue.is_link_down(), metrics::SPOOL_PACKS.get(), now);
+        }
         while senders.free() {
             let mut frame = senders.frames.pop().unwrap_or_default();
             let next = {
@@ -395,12 +485,15 @@ pub fn pass_on(relay: &mut Relay, conf: &SenderConfig, server: Server, quit_ms: 
         for a in relay.alarms.drain(..) {
             s.log.error(&a);
         }
+        teller.save(&s.disk, &relay.queue);
+        s.save_senders();
         let saved = if now.saturating_sub(marks_saved) >= super::MARKS_MS {
             marks_saved = now;
             lock(&s.gate).spool.save_marks()
         } else {
             Ok(())
         };
+        watch.disk(&saved);
         if let Err(e) = saved {
             super::disk_trouble(&s.disk, &s.log, &s.stop, &e);
         }
@@ -418,12 +511,12 @@ pub fn pass_on(relay: &mut Relay, conf: &SenderConfig, server: Server, quit_ms: 
                 relay.queue.probed(task.to, &outcome, s.clock.mono_ms());
                 continue;
             };
-            teller.tell(task.to, &outcome);
+            teller.tell(job.number, &task.frame, task.to, &outcome);
             report(relay, job.number, &task.frame, &outcome);
             senders.recycle(task.frame);
         }
     }
-    let until = Instant::now() + Duration::from_millis(quit_ms);
+    let until = clock::deadline(Duration::from_millis(quit_ms));
     server.join(until);
     while senders.packs > 0 && Instant::now() < until {
         if let Some(Report::Done { task: Task { job: Some(job), frame, .. }, outcome, .. }) =
@@ -433,6 +526,7 @@ pub fn pass_on(relay: &mut Relay, conf: &SenderConfig, server: Server, quit_ms: 
         }
     }
     senders.join();
+    teller.close(&s.disk);
     let closed = lock(&s.gate).spool.close();
     if let Err(e) = closed {
         super::disk_trouble(&s.disk, &s.log, &s.stop, &e);

@@ -1,24 +1,29 @@
 //! From a configuration file to a running role, and back to an exit code.
 
+use super::admission::{fits, key_of, keyring, may_receive, summary};
 use super::collector::{self, Collector};
+use super::fleet::Fleet;
 use super::follower::{Follower, Setup, resend};
 use super::pulse::{self, Pulse};
 use super::relay;
 use super::report;
 use super::serve::{Server, Shared, fd_limit, max_connections, raise_fd_limit, spawn};
 use super::ship;
+use super::watch::Watch;
+use super::web::{Look, Site, Web};
 use super::whole::Beside;
-use crate::auth::{Key, Keyring, Mode};
-use crate::clock::{Clock, Hour, Zone};
-use crate::config::value::is_loopback;
+use crate::auth::Keyring;
+use crate::clock::{self, Clock, Hour, Zone};
 use crate::config::{
-    Config, Errors, LogConfig, Peer, ReceiverConfig, RelayConfig, Role, Start, StoreConfig, TailConfig,
-    Warning, WatchConfig,
+    Config, Errors, LogConfig, Peer, ReceiverConfig, RelayConfig, Role, SenderConfig, Start, StoreConfig,
+    TailConfig, Warning, WatchConfig,
 };
 use crate::disk::Disk;
 use crate::footprint;
-use crate::instance::{self, Instance, Refused};
+use crate::health::Health;
+use crate::instance::{Instance, Refused};
 use crate::log::{Log, Tap, count};
+use crate::metrics;
 use crate::output::hours::Due;
 use crate::receiver::gate::Gate;
 use crate::receiver::lock;
@@ -26,6 +31,7 @@ use crate::shutdown::Shutdown;
 use crate::tail::pattern::Pattern;
 use crate::tail::streams::{self, Source};
 use crate::tail::{Identity, begin, unpack};
+use crate::tls;
 use std::io::IsTerminal;
 use std::net::{IpAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::os::unix::process::CommandExt;
@@ -34,7 +40,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How a role is run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -245,30 +251,30 @@ fn run_tail(
         w.disk.create_dir_all(&w.instance.dir.join(dir), 0o750).map_err(|e| say(e.to_string()))?;
     }
     // What is configured and cannot be used ends the start, before anything of it is sent unsigned.
-    let key = conf.key_file.as_deref().map(Key::load).transpose();
-    let key = key.map_err(|e| say(format!("key_file: {e}")))?.map(Arc::new);
+    let key = key_of(conf).map_err(say)?;
+    let tls = tls_of(&conf.sender, &w).map_err(say)?;
     let mut f = Follower::open(&setup, conf).map_err(say)?;
-    if let Some(key) = key.as_ref().filter(|k| !k.opens(f.streams.host())) {
-        return Err(say(format!(
-            "key_file: {} does not open the hours of {host}, which is this host's name at the receiver; make a key for that \
-             name (`logd key new {host}`)",
-            key.label(),
-            host = f.streams.host()
-        )));
+    if let Some(key) = &key {
+        fits(key, f.streams.host()).map_err(say)?;
+        w.log.info(&format!("packs are signed with {}", key.label()));
     }
-    f.key = key;
+    f.key = key.map(Arc::new);
     for a in f.alarms.drain(..) {
         w.log.error(&a);
     }
     let name = f.streams.host().to_owned();
     let following = f.streams.following(&f.journal);
-    for (path, pos) in following.iter().take(MESSAGES_MAX) {
+    for (path, pos, name) in following.iter().take(MESSAGES_MAX) {
         w.log.info(&format!("following {} from byte {pos} as {name} to {addrs}", path.display()));
     }
     if following.len() > MESSAGES_MAX {
-        w.log.info(&format!("and {} more", count(following.len() - MESSAGES_MAX, "file")));
+        w.log.info(&format!("and {} more", count(following.len().saturating_sub(MESSAGES_MAX), "file")));
     }
     for s in sources.iter().filter(|_| following.is_empty()) {
+        let name = match s.conf.stream.as_str() {
+            "" => name.clone(),
+            stream => format!("{name}+{stream}"),
+        };
         w.log.info(&format!("following {} as {name} to {addrs}", s.conf.log_file));
     }
     if f.resumed > 0 {
@@ -276,9 +282,18 @@ fn run_tail(
             .info(&format!("{} not acknowledged before the last stop; sent again", count(f.resumed, "pack")));
     }
     let _pulse = w.pulse(&conf.watch, Role::Tail, &name, options.once);
-    let deadline = options.timeout_ms.map(|t| Instant::now() + Duration::from_millis(t));
+    let deadline = options.timeout_ms.map(|t| clock::deadline(Duration::from_millis(t)));
     let world = (&w.disk, &w.clock, &w.zone, &w.log, &w.stop);
-    let all = ship::follow(&mut f, conf, options.once, deadline, world).map_err(|e| say(e.to_string()))?;
+    let health = Health::default();
+    let site = Site { word: "tail", roles: metrics::TAIL, health: health.clone(), look: None };
+    // One that ends by itself is asked by nobody, and the running one has the port.
+    let web = (!options.once).then(|| Web::start(&conf.http, site, (&w.clock, &w.log, &w.stop)));
+    let all = ship::follow(&mut f, conf, options.once, deadline, tls.as_ref(), world, &health);
+    w.stop.request();
+    if let Some(web) = web {
+        web.join();
+    }
+    let all = all.map_err(|e| say(e.to_string()))?;
     let left = f.unacknowledged();
     w.log.info(&format!(
         "stopped: {} acknowledged by {addrs}, {left} wait in the journal",
@@ -337,7 +352,8 @@ fn first_start(
         if let (Peer::Original, Some(per_pack)) = (conf.sender.peer, conf.recv_buffer_size) {
             let path = pattern.path(hour);
             let pos = offset_of_line(&w.disk, &path, lines)?;
-            resume = Some((hour, lines / per_pack + 1, pos, path));
+            let id = lines.checked_div(per_pack).unwrap_or(0).saturating_add(1);
+            resume = Some((hour, id, pos, path));
         }
     }
     Ok((begin(&name, pattern, start, &existing, copies, (&w.zone, &w.clock)), resume))
@@ -362,12 +378,12 @@ fn offset_of_line(disk: &Disk, path: &Path, lines: u64) -> Result<u64, String> {
             ));
         }
         for i in memchr::memchr_iter(b'\n', buf.get(..n).unwrap_or_default()) {
-            left -= 1;
+            left = left.saturating_sub(1);
             if left == 0 {
-                return Ok(at + i as u64 + 1);
+                return Ok(at.saturating_add(i as u64).saturating_add(1));
             }
         }
-        at += n as u64;
+        at = at.saturating_add(n as u64);
     }
     Ok(0)
 }
@@ -416,16 +432,19 @@ pub(super) fn bind(listen: &str) -> Result<TcpListener, String> {
     Ok(listener)
 }
 
-/// The keys of those who may send. What is configured and cannot be used ends the start: it must not let everybody in.
-fn keys_of(conf: &ReceiverConfig) -> Result<Option<Arc<Keyring>>, String> {
-    let Some(path) = &conf.keys_file else { return Ok(None) };
-    let mode = if conf.keys_required { Mode::Require } else { Mode::Accept };
-    Keyring::open(path, mode).map(|k| Some(Arc::new(k))).map_err(|e| format!("keys_file: {e}"))
-}
-
-fn may_receive(conf: &ReceiverConfig, role: Role, state_dir: Option<&Path>) -> Result<(), String> {
-    let decided = conf.allow_set || conf.keys_file.is_some();
-    may_serve(&conf.listen, decided, "neither `allow` nor `keys_file` is", role, state_dir)
+/// The keys of those who may send, and says what they are.
+fn keys_of(conf: &ReceiverConfig, w: &World) -> Result<Option<Arc<Keyring>>, String> {
+    let Some(keys) = keyring(conf)? else {
+        w.log.info("keys: none: whoever may connect may send any host's hours");
+        return Ok(None);
+    };
+    w.log.info(&format!("keys: {}", summary(&keys)));
+    let (keys, alarm) =
+        keys.remembering(&w.disk, &w.clock, &w.zone, &w.instance.dir).map_err(|e| e.to_string())?;
+    if let Some(alarm) = alarm {
+        w.log.error(&alarm);
+    }
+    Ok(Some(Arc::new(keys)))
 }
 
 /// Starts what tells the monitor and the operator how a receiver is, if anybody wants to know.
@@ -453,26 +472,20 @@ fn start_report(
     pulse.add(report.start());
 }
 
-/// A receiver that anybody may send to is a decision, which a new one has to be told. One that has served before goes on: the
-/// original asked nobody, and its configurations must keep working.
-pub(super) fn may_serve(
-    listen: &str,
-    decided: bool,
-    unset: &str,
-    role: Role,
-    state_dir: Option<&Path>,
-) -> Result<(), String> {
-    let served = instance::has_served(&crate::state::resolve(&role, state_dir));
-    if served || decided || is_loopback(listen) {
-        return Ok(());
-    }
-    Err(format!(
-        "listen {listen}: {unset} set, so that whoever reaches the port could send; list your hosts' networks, or write \
-         `allow = any`"
-    ))
+/// The sender's TLS. What is configured and cannot be used ends the start, before anything is sent in the clear.
+fn tls_of(conf: &SenderConfig, w: &World) -> Result<Option<Arc<tls::Client>>, String> {
+    let Some(conf) = &conf.tls else { return Ok(None) };
+    let client = tls::Client::open(conf)?;
+    super::tell_expiries(&client.expiries(), &w.clock, &w.zone, &w.log);
+    Ok(Some(Arc::new(client)))
 }
 
-fn share(w: World, gate: Gate, keys: Option<Arc<Keyring>>) -> (Arc<Shared>, Instance) {
+fn share(
+    w: World,
+    gate: Gate,
+    keys: Option<Arc<Keyring>>,
+    tls: Option<tls::Server>,
+) -> (Arc<Shared>, Instance) {
     let shared = Shared {
         gate: Mutex::new(gate),
         dirty: Condvar::new(),
@@ -485,6 +498,10 @@ fn share(w: World, gate: Gate, keys: Option<Arc<Keyring>>) -> (Arc<Shared>, Inst
         no_descriptors: AtomicBool::new(false),
         paused: Mutex::new(None),
         keys,
+        tls,
+        health: Health::default(),
+        senders: Mutex::default(),
+        ages: Mutex::default(),
     };
     (Arc::new(shared), w.instance)
 }
@@ -498,7 +515,8 @@ fn run_relay(
     let say = |e: String| format!("logd: collector: {e}");
     raise_fd_limit();
     let zone = Zone::local().map_err(say)?;
-    may_receive(&conf.receiver, Role::Collector, conf.state_dir.as_deref()).map_err(say)?;
+    let dir = crate::state::resolve(&Role::Collector, conf.state_dir.as_deref());
+    may_receive(&conf.receiver, &dir).map_err(say)?;
     let w = match world(
         Role::Collector,
         config,
@@ -511,7 +529,9 @@ fn run_relay(
         Err(code) => return Ok(code),
     };
     warn_all(&w.log, warnings);
-    let keys = keys_of(&conf.receiver).map_err(say)?;
+    let keys = keys_of(&conf.receiver, &w).map_err(say)?;
+    let tls = conf.receiver.tls.as_ref().map(tls::Server::open).transpose().map_err(say)?;
+    let out = tls_of(&conf.sender, &w).map_err(say)?;
     let report = &mut |t: String| w.log.error(&t);
     let (gate, mut relay, waiting) =
         relay::open(&w.disk, &w.instance.dir, conf, host_name(), seed(), report).map_err(say)?;
@@ -523,10 +543,14 @@ fn run_relay(
     let to = conf.sender.send_to.join(", ");
     let mut pulse = w.pulse(&conf.watch, Role::Collector, &host_name(), false);
     w.log.info(&format!("listening on {addr}, passing on to {to}"));
-    let (shared, instance) = share(w, gate, keys);
+    let (shared, instance) = share(w, gate, keys, tls);
     start_report(&mut pulse, &conf.watch, &shared, &instance.dir, (conf.spool.size, 0), None);
     let server = Server::start(listener, conf.receiver.clone(), &shared, false, conf.spool.group_commit_ms);
-    ship::pass_on(&mut relay, &conf.sender, server, conf.quit_timeout_ms, &shared);
+    let site = Site { word: "collector", roles: metrics::RELAY, health: shared.health.clone(), look: None };
+    let web = Web::start(&conf.http, site, (&shared.clock, &shared.log, &shared.stop));
+    ship::pass_on(&mut relay, conf, out.as_ref(), server, &shared, &instance.dir);
+    web.join();
+    shared.close_senders();
     let left = lock(&shared.gate).spool.waiting();
     shared.log.info(&format!("stopped: {} passed on, {left} wait in the spool", count(relay.sent, "pack")));
     Ok(0)
@@ -541,7 +565,8 @@ fn run_store(
     let say = |e: String| format!("logd: fcollector: {e}");
     raise_fd_limit();
     let zone = Zone::local().map_err(say)?;
-    may_receive(&conf.receiver, Role::Fcollector, conf.state_dir.as_deref()).map_err(say)?;
+    let dir = crate::state::resolve(&Role::Fcollector, conf.state_dir.as_deref());
+    may_receive(&conf.receiver, &dir).map_err(say)?;
     let w = match world(
         Role::Fcollector,
         config,
@@ -554,7 +579,8 @@ fn run_store(
         Err(code) => return Ok(code),
     };
     warn_all(&w.log, warnings);
-    let keys = keys_of(&conf.receiver).map_err(say)?;
+    let keys = keys_of(&conf.receiver, &w).map_err(say)?;
+    let tls = conf.receiver.tls.as_ref().map(tls::Server::open).transpose().map_err(say)?;
     let now = w.clock.mono_ms();
     w.disk.create_dir_all(&conf.save_dir, conf.dir_mode).map_err(|e| say(format!("save_dir: {e}")))?;
     crate::state::refuse_links(&conf.save_dir).map_err(|e| say(format!("save_dir: {e}")))?;
@@ -565,7 +591,8 @@ fn run_store(
     };
     let report = &mut |t: String| w.log.error(&t);
     // Two files each, beside the connections, the spool and the hours that are read again.
-    let max_open = (fd_limit().saturating_sub(max_connections(&conf.receiver) + 64) / 2).clamp(2, 4096);
+    let others = max_connections(&conf.receiver).saturating_add(64);
+    let max_open = (fd_limit().saturating_sub(others) / 2).clamp(2, 4096);
     let (mut gate, mut collector, waiting) =
         collector::open(&w.disk, &w.instance.dir, conf, max_open, now, report).map_err(say)?;
     if waiting > 0 {
@@ -576,7 +603,7 @@ fn run_store(
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
     w.log.info(&format!("listening on {addr}, storing in {}", conf.save_dir.display()));
     let mut pulse = w.pulse(&conf.watch, Role::Fcollector, &host_name(), false);
-    let (shared, instance) = share(w, gate, keys);
+    let (shared, instance) = share(w, gate, keys, tls);
     let hours = report::hours_of_store(&shared, conf.save_dir.clone(), conf.hosts_file.clone());
     start_report(
         &mut pulse,
@@ -587,9 +614,16 @@ fn run_store(
         Some(hours),
     );
     let server = Server::start(listener, conf.receiver.clone(), &shared, true, conf.spool.group_commit_ms);
+    let (dir, hosts) = (conf.save_dir.clone(), conf.hosts_file.clone());
+    let mut fleet = Fleet::new(&shared, dir, hosts, conf.http.hours, host_name());
+    let look = Some(Box::new(move || fleet.look()) as Look);
+    let site = Site { word: "fcollector", roles: metrics::STORE, health: shared.health.clone(), look };
+    let web = Web::start(&conf.http, site, (&shared.clock, &shared.log, &shared.stop));
     store_loop(&mut collector, conf, &shared, &instance.dir);
-    server.join(Instant::now() + Duration::from_millis(conf.quit_timeout_ms));
+    server.join(clock::deadline(Duration::from_millis(conf.quit_timeout_ms)));
     finish_store(&mut collector, &shared, &instance.dir);
+    shared.close_senders();
+    web.join();
     Ok(0)
 }
 
@@ -605,7 +639,7 @@ fn compare_footprint(w: &World, gate: &mut Gate, now_ms: u64) {
                  sends packs {}-{high} again",
                 count(high, "pack"),
                 key.name,
-                have + 1
+                have.saturating_add(1)
             ));
         }
     }
@@ -614,31 +648,34 @@ fn compare_footprint(w: &World, gate: &mut Gate, now_ms: u64) {
 fn store_loop(c: &mut Collector, conf: &StoreConfig, s: &Arc<Shared>, state_dir: &Path) {
     let (tx, results) = mpsc::channel();
     let mut jobs = std::collections::VecDeque::new();
-    let (mut running, mut last_minute, mut last_second) = (0usize, s.clock.mono_ms(), 0);
+    let (mut running, mut last_minute) = (0usize, s.clock.mono_ms());
+    let mut watch = Watch::new(&s.health);
     while !s.stop.requested() {
         let now = s.clock.mono_ms();
         let turn = turn(c, s, now);
+        watch.disk(&turn);
         jobs.extend(c.hours.take_jobs());
         while running < conf.max_verifying {
             let Some(job) = jobs.pop_front() else { break };
             let (tx, disk) = (tx.clone(), s.disk.clone());
-            running += 1;
+            running = running.saturating_add(1);
             drop(spawn("verify", move || {
                 let _ = tx.send(crate::output::hours::VerifyJob::run(job, &disk, &mut Beside::default()));
             }));
         }
-        let mut certified = 0;
+        let mut certified = 0_usize;
         while let Ok(result) = results.try_recv() {
-            running -= 1;
-            certified += 1;
+            running = running.saturating_sub(1);
+            certified = certified.saturating_add(1);
             if let Err(e) = c.certify(result, &s.gate, now, s.clock.now_secs()) {
                 super::disk_trouble(&s.disk, &s.log, &s.stop, &e);
             }
         }
         tell(c, s);
-        if now.saturating_sub(last_second) >= 1000 {
-            last_second = now;
+        if watch.turn(&s.clock) {
             watch_disk(s, &conf.save_dir, conf.spool.min_free);
+            s.save_senders();
+            ship::watch_spool(&watch, s, &conf.spool, now);
         }
         if now.saturating_sub(last_minute) >= 60_000 {
             last_minute = now;

@@ -62,6 +62,7 @@ pub struct Queue {
     bound_max: usize,
     backoff_max_ms: u64,
     held_after_ms: u64,
+    holds_denied: bool,
     turn: bool,
     rng: Rng,
 }
@@ -80,9 +81,23 @@ impl Queue {
             bound_max: BOUND_MIN.max(conf.senders.saturating_mul(2)),
             backoff_max_ms: conf.backoff_max_ms,
             held_after_ms: conf.held_after_ms,
+            holds_denied: false,
             turn: false,
             rng: Rng::new(seed),
         }
+    }
+
+    /// A pack that is denied is set aside as one that is refused for good: a relay's queue has packs of many senders, and the
+    /// one that nobody takes must not fill the room of the others.
+    #[must_use]
+    pub fn holding_denied(mut self) -> Self {
+        self.holds_denied = true;
+        self
+    }
+
+    /// Is this pack in the queue, whatever its state?
+    pub fn has(&self, number: u64) -> bool {
+        self.items.contains_key(&number) || self.lanes.iter().any(|l| l.parked.contains(&number))
     }
 
     /// Where packs go.
@@ -143,7 +158,7 @@ impl Queue {
 
     fn put(&mut self, number: u64, item: Item) {
         if let Some(lane) = item.bound.and_then(|to| self.lanes.get_mut(to)) {
-            lane.bound += 1;
+            lane.bound = lane.bound.saturating_add(1);
         }
         self.items.insert(number, item);
     }
@@ -197,8 +212,8 @@ impl Queue {
     /// As [`Queue::put_back`], because it could not be read; it waits as after an attempt, and no address is to blame.
     pub fn put_off(&mut self, number: u64, now_ms: u64) {
         self.put_back(number);
-        let attempts = self.items.get(&number).map_or(0, |i| i.attempts + 1);
-        let ready_ms = now_ms + self.backoff(attempts);
+        let attempts = self.items.get(&number).map_or(0, |i| i.attempts.saturating_add(1));
+        let ready_ms = now_ms.saturating_add(self.backoff(attempts));
         if let Some(item) = self.items.get_mut(&number) {
             (item.attempts, item.ready_ms) = (attempts, ready_ms);
         }
@@ -206,13 +221,13 @@ impl Queue {
 
     /// Packs in the queue, those under way included.
     pub fn len(&self) -> usize {
-        self.items.len() + self.lanes.iter().map(|l| l.parked.len()).sum::<usize>()
+        self.items.len().saturating_add(self.lanes.iter().map(|l| l.parked.len()).sum::<usize>())
     }
 
     /// Packs that are bound to an address that is not in use.
     pub fn elsewhere(&self) -> usize {
         let others = self.lanes.iter().enumerate().filter(|(to, _)| *to != self.route.used());
-        others.map(|(_, lane)| lane.bound + lane.parked.len()).sum()
+        others.map(|(_, lane)| lane.bound.saturating_add(lane.parked.len())).sum()
     }
 
     /// All packs, without those that wait as mere numbers.
@@ -304,7 +319,7 @@ impl Queue {
             _ => 0,
         };
         // Nothing is wrong with the pack; everybody waits for the link.
-        let ready_ms = if fails > 0 { now_ms + self.backoff(fails) } else { 0 };
+        let ready_ms = if fails > 0 { now_ms.saturating_add(self.backoff(fails)) } else { 0 };
         if let Some(lane) = self.lanes.get_mut(to) {
             (lane.fails, lane.ready_ms) = (fails, ready_ms);
         }
@@ -320,35 +335,49 @@ impl Queue {
     fn weigh(&mut self, number: u64, to: usize, outcome: &Outcome, now_ms: u64) -> Next {
         let Some(mut item) = self.take(number) else { return Next::Done };
         item.busy = false;
-        item.attempts += 1;
+        item.attempts = item.attempts.saturating_add(1);
         match outcome {
             // Its hour was bound to another address meanwhile, and all of it has to be there.
             Outcome::Sent if item.bound.is_some_and(|b| b != to) => item.ready_ms = now_ms,
             Outcome::Sent => return Next::Done,
             Outcome::TempFail { how: Fail::NoConnection, .. } => item.ready_ms = now_ms,
             Outcome::TempFail { .. } if planted::is(Bug::SentCountsAsAcked) => return Next::Done,
-            Outcome::TempFail { .. } => item.ready_ms = now_ms + self.backoff(item.attempts),
-            Outcome::PermFail(_) => {
-                if item.refusals == 0 {
-                    item.first_refusal_ms = now_ms;
-                }
-                item.refusals += 1;
-                let waited = now_ms.saturating_sub(item.first_refusal_ms);
-                if item.refusals > REFUSALS_MAX && waited >= self.held_after_ms {
+            Outcome::TempFail { how: Fail::Denied, .. } if self.holds_denied => {
+                if self.is_given_up(&mut item, now_ms) {
                     return Next::Hold;
                 }
-                let step = self.held_after_ms / u64::from(REFUSALS_MAX);
-                item.ready_ms = item.first_refusal_ms + step * u64::from(item.refusals);
+            }
+            Outcome::TempFail { .. } => item.ready_ms = now_ms.saturating_add(self.backoff(item.attempts)),
+            Outcome::PermFail(_) => {
+                if self.is_given_up(&mut item, now_ms) {
+                    return Next::Hold;
+                }
             }
         }
         self.put(number, item);
         Next::Again
     }
 
+    /// A pack was refused once more. Was that the last time?
+    fn is_given_up(&self, item: &mut Item, now_ms: u64) -> bool {
+        if item.refusals == 0 {
+            item.first_refusal_ms = now_ms;
+        }
+        item.refusals = item.refusals.saturating_add(1);
+        let waited = now_ms.saturating_sub(item.first_refusal_ms);
+        if item.refusals > REFUSALS_MAX && waited >= self.held_after_ms {
+            return true;
+        }
+        let step = self.held_after_ms.checked_div(u64::from(REFUSALS_MAX)).unwrap_or(0);
+        item.ready_ms = item.first_refusal_ms.saturating_add(step.saturating_mul(u64::from(item.refusals)));
+        false
+    }
+
     fn backoff(&mut self, attempts: u32) -> u64 {
         let cap =
             BACKOFF_MIN_MS.saturating_mul(1 << attempts.min(20)).min(self.backoff_max_ms).max(BACKOFF_MIN_MS);
-        BACKOFF_MIN_MS + self.rng.below(cap - BACKOFF_MIN_MS + 1)
+        let spread = cap.saturating_sub(BACKOFF_MIN_MS).saturating_add(1);
+        self.rng.below(spread).saturating_add(BACKOFF_MIN_MS)
     }
 }
 
@@ -390,20 +419,30 @@ mod tests {
     }
 
     #[test]
-    fn wrong_header_is_tried_five_more_times_over_ten_minutes() {
+    fn wrong_header_is_tried_five_more_times_over_ten_minutes_and_in_a_relay_so_is_denied() {
+        let denied = silence(Fail::Denied);
+        for (mut q, refusal) in
+            [(queue(), Outcome::PermFail("wrong header".into())), (queue().holding_denied(), denied.clone())]
+        {
+            q.push(1);
+            let (mut now, mut tries) = (0, 0);
+            loop {
+                assert_eq!(q.next(now), Some(1));
+                tries += 1;
+                match q.report(1, &refusal, now) {
+                    Next::Hold => break,
+                    _ => now = q.ready_at().unwrap(),
+                }
+            }
+            assert_eq!((tries, now), (6, 600_000));
+            assert!(q.is_empty() && !q.has(1));
+        }
+        // A follower has packs of its own only: they wait, however long.
         let mut q = queue();
         q.push(1);
-        let (mut now, mut tries) = (0, 0);
-        loop {
-            assert_eq!(q.next(now), Some(1));
-            tries += 1;
-            match q.report(1, &Outcome::PermFail("wrong header".into()), now) {
-                Next::Hold => break,
-                _ => now = q.ready_at().unwrap(),
-            }
+        for now in (0..100).map(|n| n * 60_000) {
+            assert_eq!((q.next(now), q.report(1, &denied, now)), (Some(1), Next::Again));
         }
-        assert_eq!((tries, now), (6, 600_000));
-        assert!(q.is_empty());
     }
 
     fn two() -> Queue {

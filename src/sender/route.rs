@@ -98,14 +98,14 @@ impl Route {
             return false;
         }
         let old = self.used;
-        self.used = (old + 1) % self.addrs.len();
+        self.used = old.saturating_add(1).checked_rem(self.addrs.len()).unwrap_or(0);
         self.warnings.push(format!(
             "sending to {} now: {} does not answer since {} attempts; nothing is lost",
             self.addr(self.used),
             self.addr(old),
             self.row
         ));
-        (self.row, self.answers_since_ms, self.probe_ms) = (0, None, now_ms + PROBE_MS);
+        (self.row, self.answers_since_ms, self.probe_ms) = (0, None, now_ms.saturating_add(PROBE_MS));
         true
     }
 
@@ -119,7 +119,7 @@ impl Route {
         if self.used == 0 || now_ms < self.probe_ms {
             return None;
         }
-        self.probe_ms = now_ms + PROBE_MS;
+        self.probe_ms = now_ms.saturating_add(PROBE_MS);
         Some(0)
     }
 
@@ -192,7 +192,8 @@ mod tests {
     #[test]
     fn any_answer_ends_the_row() {
         let mut r = route("failover_after = 3\n");
-        for answer in [Outcome::Sent, fail(Fail::Answered), Outcome::PermFail(String::new())] {
+        let refused = Outcome::PermFail(String::new());
+        for answer in [Outcome::Sent, fail(Fail::Answered), fail(Fail::Denied), refused] {
             assert!(!r.note(0, &fail(Fail::NoAnswer), 0));
             assert!(!r.note(0, &fail(Fail::NoConnection), 0));
             assert!(!r.note(0, &answer, 0));

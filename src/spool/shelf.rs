@@ -25,14 +25,15 @@ impl Shelf {
         let mut used = BTreeMap::new();
         if disk.stat(dir)?.is_some() {
             for sub in disk.list(dir)?.into_iter().filter(|e| e.is_dir) {
-                let mut sum = 0;
+                let mut sum = 0_u64;
                 for f in disk.list(&dir.join(&sub.name))? {
                     if !f.is_dir && f.name.starts_with('.') && f.name.strip_suffix(".tmp").is_some() {
                         // Left by a crash; what it was to become is still where it came from.
                         disk.remove(&dir.join(&sub.name).join(&f.name))?;
                         continue;
                     }
-                    sum += disk.stat(&dir.join(&sub.name).join(&f.name))?.map_or(0, |s| s.len);
+                    let stat = disk.stat(&dir.join(&sub.name).join(&f.name))?;
+                    sum = sum.saturating_add(stat.map_or(0, |s| s.len));
                 }
                 used.insert(sub.name, sum);
             }
@@ -49,7 +50,8 @@ impl Shelf {
     /// Would `len` more bytes of this sender fit?
     pub fn fits(&self, name: &str, len: u64) -> bool {
         let all: u64 = self.used.values().sum();
-        self.used.get(name).copied().unwrap_or(0) + len <= self.per_name && all + len <= self.total
+        self.used.get(name).copied().unwrap_or(0).saturating_add(len) <= self.per_name
+            && all.saturating_add(len) <= self.total
     }
 
     /// Bytes set aside in all.
@@ -59,7 +61,7 @@ impl Shelf {
 
     /// Keeps a frame, durably; false when a limit is reached. The same name again is the same pack.
     pub fn put(&mut self, name: &str, file: &str, frame: &[u8]) -> disk::Result<bool> {
-        let mut out = Vec::with_capacity(frame.len() + record::HEADER);
+        let mut out = Vec::with_capacity(frame.len().saturating_add(record::HEADER));
         record::encode(KIND_PACK, 0, 0, &[frame], &mut out);
         let path = self.dir.join(name).join(file);
         if self.disk.stat(&path)?.is_some() && self.get(name, file)?.is_none() {
@@ -82,7 +84,8 @@ impl Shelf {
         }
         self.disk.create_dir_all(&dir, self.dir_mode)?;
         self.disk.replace(&path, bytes, self.file_mode)?;
-        *self.used.entry(name.to_owned()).or_insert(0) += bytes.len() as u64;
+        let used = self.used.entry(name.to_owned()).or_insert(0);
+        *used = used.saturating_add(bytes.len() as u64);
         Ok(true)
     }
 

@@ -69,13 +69,13 @@ pub(super) fn holds(file: &File, start: u64, end: u64, crc: u32) -> disk::Result
     let mut buf = vec![0; 64 << 10];
     let mut at = start;
     while at < end {
-        let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(buf.len());
+        let want = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX).min(buf.len());
         let part = buf.get_mut(..want).unwrap_or_default();
         if file.read_at(part, at)? < want {
             return Ok(false);
         }
         hash.update(part);
-        at += want as u64;
+        at = at.saturating_add(want as u64);
     }
     Ok(hash.finalize() == crc)
 }

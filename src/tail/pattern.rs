@@ -260,7 +260,7 @@ impl Pattern {
         each: &mut dyn FnMut(Found),
     ) -> disk::Result<()> {
         let Some(part) = self.parts.get(depth) else { return Ok(()) };
-        let last = depth + 1 == self.parts.len();
+        let last = depth.saturating_add(1) == self.parts.len();
         let entries = match (disk.list(dir), &mut *errors) {
             (Err(e), Some(errors)) => {
                 errors.push(e);
@@ -271,7 +271,7 @@ impl Pattern {
         for e in entries {
             let Some(found) = fits(part, &e.name, found).filter(|_| e.is_dir != last) else { continue };
             if !last {
-                self.walk(disk, &dir.join(&e.name), depth + 1, &found, errors, each)?;
+                self.walk(disk, &dir.join(&e.name), depth.saturating_add(1), &found, errors, each)?;
             } else if !self.is_dated() || self.hour(&found.0).is_some() {
                 each(found);
             }
@@ -347,7 +347,7 @@ fn fits(part: &[Token], name: &str, found: &Found) -> Option<Found> {
         Token::Text(s) => return fits(rest, name.strip_prefix(s.as_str())?, &found),
         Token::Star => {
             // The shortest that leaves a fit for the rest.
-            let ends = name.char_indices().map(|(i, c)| i + c.len_utf8());
+            let ends = name.char_indices().map(|(i, c)| i.saturating_add(c.len_utf8()));
             return ends.filter(|_| !name.starts_with('.')).find_map(|end| {
                 let (stands_for, after) = name.split_at_checked(end)?;
                 let mut found = found.clone();

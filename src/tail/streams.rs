@@ -66,8 +66,10 @@ pub fn find(
         } else {
             let (matches, errors) = s.pattern.matches(disk);
             if let Some(e) = errors.first() {
-                let more =
-                    if errors.len() > 1 { format!(", and {} more", errors.len() - 1) } else { String::new() };
+                let more = match errors.len().saturating_sub(1) {
+                    0 => String::new(),
+                    n => format!(", and {n} more"),
+                };
                 problems.push(format!("{e}{more}: what {} has there is not followed", s.pattern));
             }
             matches.into_iter().collect()

@@ -385,7 +385,8 @@ impl Undated {
         if self.settled {
             self.look_at_path()?;
         }
-        let (at, mono_ms) = (self.pos(journal) + self.packer.len() as u64, self.clock.mono_ms());
+        let at = self.pos(journal).saturating_add(self.packer.len() as u64);
+        let mono_ms = self.clock.mono_ms();
         match &mut self.cur {
             Some(Current { source: Source::Plain(p), .. }) => p.peek(at, mono_ms, &mut self.scratch.block),
             _ => Ok(()),
@@ -441,11 +442,11 @@ impl Undated {
     fn last_line_end(&self, file: &File) -> disk::Result<u64> {
         let len = file.stat()?.len;
         let from = len.saturating_sub(self.conf.packer.max_line as u64);
-        let mut tail = vec![0; usize::try_from(len - from).unwrap_or(0)];
+        let mut tail = vec![0; usize::try_from(len.saturating_sub(from)).unwrap_or(0)];
         let n = file.read_at(&mut tail, from)?;
-        let end = tail.get(..n).and_then(|t| memchr::memrchr(b'\n', t)).map(|i| i as u64 + 1);
+        let end = tail.get(..n).and_then(|t| memchr::memrchr(b'\n', t)).map(|i| (i as u64).saturating_add(1));
         // A line longer than any that is kept in one piece, or the first one, not finished.
-        Ok(end.map_or(if from == 0 { 0 } else { len }, |e| from + e))
+        Ok(end.map_or(if from == 0 { 0 } else { len }, |e| from.saturating_add(e)))
     }
 
     /// Closes the open hour if it is over; true = it was, and the next one is open. `behind` = is anything unread, once that
@@ -511,7 +512,7 @@ impl Undated {
 
     /// Is anything there that was not read?
     fn is_behind(&mut self, journal: &Journal) -> disk::Result<bool> {
-        let at = self.pos(journal) + self.packer.len() as u64;
+        let at = self.pos(journal).saturating_add(self.packer.len() as u64);
         if let Some(c) = &self.cur
             && c.source.has_more(at)?
         {
@@ -580,7 +581,7 @@ impl Undated {
         let (id, generation) = (log.next_id(), log.generation);
         let (done, aside) = (kind == Kind::Last, kind == Kind::Aside);
         let unterminated = done && !filled.raw.is_empty() && filled.raw.last() != Some(&b'\n');
-        let lines = filled.lines + u64::from(unterminated);
+        let lines = filled.lines.saturating_add(u64::from(unterminated));
         let cut = Cut { aside, ..Cut::new(id, start, lines, &filled.seal, done) };
         journal.append(&Event::Cut { hour: key.to_string(), cut });
         room.put(Sealed { key, generation, id, raw: filled.raw });
@@ -739,7 +740,7 @@ impl Undated {
                         "{}: it was rotated and read to byte {}, and holds something else now; not read on; the hour is not \
                          certified",
                         old.path.display(),
-                        old.pos + packer.len() as u64
+                        old.pos.saturating_add(packer.len() as u64)
                     ));
                     old.until_ms = 0;
                     (Ok(true), true)
@@ -749,12 +750,12 @@ impl Undated {
             if !packer.is_empty() && (end || packer.is_due(false, now)) {
                 let filled = packer.cut(Vec::new());
                 let start = old.pos;
-                old.pos += filled.raw.len() as u64;
-                old.until_ms = old.until_ms.max(now + self.watch_ms());
+                old.pos = old.pos.saturating_add(filled.raw.len() as u64);
+                old.until_ms = old.until_ms.max(now.saturating_add(self.watch_ms()));
                 self.cut(journal, hour, filled, start, Kind::Aside, room);
             }
             if end {
-                old.look_ms = now + self.conf.packer.flush_ms;
+                old.look_ms = now.saturating_add(self.conf.packer.flush_ms);
                 return result;
             }
         }
@@ -775,7 +776,7 @@ fn take(
     now: u64,
     block: &mut Vec<u8>,
 ) -> disk::Result<Option<bool>> {
-    let at = pos + packer.len() as u64;
+    let at = pos.saturating_add(packer.len() as u64);
     let mut most = BLOCK;
     loop {
         let Fetched::Bytes { whole, more } = source.fetch(at, most, packer.wants(), now, block)? else {

@@ -47,7 +47,7 @@ impl Read for Reading<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self.file.read_at(buf, self.at) {
             Ok(n) => {
-                self.at += n as u64;
+                self.at = self.at.saturating_add(n as u64);
                 Ok(n)
             }
             Err(e) => {
@@ -91,7 +91,7 @@ fn unpack_to(disk: &Disk, from: &Path, half: &Path) -> disk::Result<Result<(), S
             Ok(0) => break,
             Ok(n) => {
                 out.write_at(block.get(..n).unwrap_or_default(), at)?;
-                at += n as u64;
+                at = at.saturating_add(n as u64);
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => {

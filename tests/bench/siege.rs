@@ -3,8 +3,8 @@
 //! The sender sends a pack of 200 lines every 50 ms over one connection, as a follower does, and again over a new one if that is
 //! gone; *ack time* is from the first attempt's first byte until `ok` was read, by the monotonic clock. First with nobody else
 //! for 15 s, then for 15 s beside 10,000 connections from forty addresses: silent ones, headers and bodies that come byte by
-//! byte, bombs, garbage, floods of packs (`support/siege.rs`). The crowd's own work takes the same cores. Once with keys, so that
-//! the crowd is refused before its bodies are read, and once without.
+//! byte, bombs, garbage, floods of packs (`support/siege.rs`). The crowd's own work takes the same cores, and gives way to everybody
+//! else's. Once with keys, so that the crowd is refused before its bodies are read, and once without.
 
 use super::measure::*;
 use super::support::peer::{Answer, Hour, Pack, Peer, hex};

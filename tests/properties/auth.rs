@@ -8,27 +8,27 @@ use super::support::{self, Temp, fixed_addr, logd, past_hours, tag, tail};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-const HOUR: &str = "2026112205";
-const OWN: [u8; 32] = *b"the secret that web1 was given..";
-const OTHER: [u8; 32] = *b"another one which belongs to db1";
+pub const HOUR: &str = "2026112205";
+pub const OWN: [u8; 32] = *b"the secret that web1 was given..";
+pub const OTHER: [u8; 32] = *b"another one which belongs to db1";
 
-fn write(path: &Path, text: &str, mode: u32) {
+pub fn write(path: &Path, text: &str, mode: u32) {
     std::fs::write(path, text).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
 /// A file with the keys of web1 and db1.
-fn key_file(dir: &Scratch) -> PathBuf {
+pub fn key_file(dir: &Scratch) -> PathBuf {
     let path = dir.path("keys");
     write(&path, &format!("# two hosts\nweb1 w1 {}\ndb1 d1 {}\n", hex(&OWN), hex(&OTHER)), 0o600);
     path
 }
 
-fn hour(name: &str) -> Hour {
+pub fn hour(name: &str) -> Hour {
     Hour::new(name, HOUR, 3, 20)
 }
 
-fn signed(hour: &Hour) -> Vec<Pack> {
+pub fn signed(hour: &Hour) -> Vec<Pack> {
     hour.packs().into_iter().map(|p| p.signed("w1", &OWN)).collect()
 }
 
@@ -195,7 +195,11 @@ fn who_has_shown_no_key_has_few_connections() {
             peer
         })
         .collect();
-    let _strangers: Vec<_> = (0..3).map(|_| store.peer()).collect();
+    let mut strangers: Vec<_> = (0..3).map(|_| store.peer()).collect();
+    // They are in the middle of a header.
+    for stranger in &mut strangers {
+        stranger.write_apart(&packs[1].frame()[..9]);
+    }
     until("the fourth stranger is sent away", || {
         let mut fourth = store.peer();
         fourth.write(&packs[1].frame());
@@ -204,6 +208,22 @@ fn who_has_shown_no_key_has_few_connections() {
     for peer in &mut proven {
         peer.deliver(&packs[1]);
     }
+}
+
+/// Many hosts may share an address, and one of them must not lock out the others by saying nothing.
+#[test]
+fn who_has_shown_no_key_and_says_nothing_makes_room() {
+    let dir = Scratch::new("silent");
+    let keys = key_file(&dir);
+    let store =
+        Store::new("silent", &[("keys_file", keys.to_str().unwrap()), ("max_unproven_per_address", "3")]);
+    let packs = signed(&hour("web1"));
+    let mut silent: Vec<_> = (0..9).map(|_| store.peer()).collect();
+    let mut honest = store.peer();
+    assert_eq!(honest.send(&packs[0]), Answer::Ok);
+    // The oldest have gone.
+    assert_eq!(silent[0].answer(), Answer::Closed(String::new()));
+    assert_eq!(honest.send(&packs[1]), Answer::Ok);
 }
 
 #[test]

@@ -17,6 +17,10 @@ fn restored(listed_before: bool) {
         let other = Hour::new("web2", HOUR, 1, 20);
         store.peer().send_all(&other.packs());
         store.proven(&other, 1);
+        // Not at the very moment at which the store adds a name itself: that it could not tell from its own doing.
+        until("the store is done with it", || {
+            store.log().contains("web2_2026112205: verified").then_some(())
+        });
     }
     let tag = format!("web1_{HOUR}_{}", hour.raws.len() * 20);
     for file in [format!("log_data/web1_{HOUR}"), format!("headers/web1_{HOUR}"), format!("received/{tag}")] {

@@ -57,6 +57,9 @@ impl Siege {
                 rng: Rng::new(seed + n),
             };
             std::thread::spawn(move || {
+                // Hostile hosts have processors of their own: what they compute must not be in the way of those whom they
+                // attack. A niceness is a thread's own.
+                let _ = rustix::process::setpriority_process(None, 19);
                 while !attack.stop.load(Ordering::Relaxed) {
                     work(&mut attack);
                 }

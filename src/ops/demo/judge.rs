@@ -37,8 +37,9 @@ impl Progress {
         let filed = Filed::list(save);
         for (host, file) in each(hosts) {
             let key = format!("{}_{}", host.name, file.hour);
-            self.bytes += fs::metadata(save.join("log_data").join(&key)).map_or(0, |m| m.len());
-            self.judged += usize::from(filed.path(save, &key).is_some());
+            let len = fs::metadata(save.join("log_data").join(&key)).map_or(0, |m| m.len());
+            self.bytes = self.bytes.saturating_add(len);
+            self.judged = self.judged.saturating_add(usize::from(filed.path(save, &key).is_some()));
             let headers = save.join("headers").join(&key);
             self.count(&headers).map_err(|e| format!("{}: {e}", headers.display()))?;
         }
@@ -57,11 +58,11 @@ impl Progress {
         file.read_to_end(&mut text)?;
         // A line that is being written is counted when it is whole.
         for line in text.split_inclusive(|b| *b == b'\n').filter(|l| l.ends_with(b"\n")) {
-            *at += line.len() as u64;
-            self.packs += 1;
+            *at = at.saturating_add(line.len() as u64);
+            self.packs = self.packs.saturating_add(1);
             let header: Value = serde_json::from_slice(line).unwrap_or_default();
             let lines = header.pointer("/Route/0/lines").and_then(Value::as_str);
-            self.lines += lines.and_then(|l| l.parse::<u64>().ok()).unwrap_or(0);
+            self.lines = self.lines.saturating_add(lines.and_then(|l| l.parse::<u64>().ok()).unwrap_or(0));
         }
         Ok(())
     }
@@ -288,14 +289,14 @@ fn compare(stored: &Path, source: &Path) -> Result<Compared, String> {
         (x, y) = (fill(&mut a, x).map_err(|e| say(stored, e))?, fill(&mut b, y).map_err(|e| say(source, e))?);
         if found.differs.is_none() && x != y {
             let same = x.iter().zip(&y).take_while(|(p, q)| p == q).count();
-            found.differs = Some(found.bytes + same as u64);
+            found.differs = Some(found.bytes.saturating_add(same as u64));
         }
-        found.lines += memchr::memchr_iter(b'\n', &x).count() as u64;
-        found.bytes += x.len() as u64;
+        found.lines = found.lines.saturating_add(memchr::memchr_iter(b'\n', &x).count() as u64);
+        found.bytes = found.bytes.saturating_add(x.len() as u64);
         last = x.last().copied().unwrap_or(last);
         // Both are at their end, or the stored one is and the source is known to be longer.
         if x.is_empty() {
-            found.lines += u64::from(last != b'\n');
+            found.lines = found.lines.saturating_add(u64::from(last != b'\n'));
             return Ok(found);
         }
     }
@@ -313,7 +314,7 @@ fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+        if i > 0 && digits.len().saturating_sub(i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(c);

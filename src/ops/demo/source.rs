@@ -81,7 +81,7 @@ pub fn make(dir: &Path, zone: &Zone, now_ms: i64) -> Result<Vec<Host>, String> {
         disk.create_dir_all(&own, 0o755).map_err(|e| e.to_string())?;
         let mut request = 0;
         for hour in &hours {
-            let lines = LINES_MIN + rng.below(LINES_SPREAD);
+            let lines = rng.below(LINES_SPREAD).saturating_add(LINES_MIN);
             let text = access_log(name, *hour, zone, lines, &mut request, &mut rng);
             let file =
                 disk.create(&own.join(format!("access.log.{hour}")), 0o644).map_err(|e| e.to_string())?;
@@ -97,7 +97,7 @@ pub fn make(dir: &Path, zone: &Zone, now_ms: i64) -> Result<Vec<Host>, String> {
 fn last_hours(zone: &Zone, now_ms: i64) -> Vec<Hour> {
     let mut out: Vec<Hour> = Vec::new();
     for back in 1..=LOOK_BACK {
-        let hour = zone.hour_at(now_ms - back * 3_600_000);
+        let hour = zone.hour_at(now_ms.saturating_sub(back.saturating_mul(3_600_000)));
         let over = zone.ends_ms(hour).is_some_and(|e| e <= now_ms);
         if over && !out.contains(&hour) && out.len() < HOURS {
             out.push(hour);
@@ -118,17 +118,17 @@ fn access_log(host: &str, hour: Hour, zone: &Zone, lines: u64, request: &mut u64
         "curl/8.14.1",
     ];
     let pick = |list: &[&'static str], n: u64| -> &'static str {
-        list.get(n as usize % list.len()).copied().unwrap_or_default()
+        list.get((n as usize).checked_rem(list.len()).unwrap_or(0)).copied().unwrap_or_default()
     };
-    let month = pick(&MONTHS, u64::try_from(hour.month() - 1).unwrap_or(0));
+    let month = pick(&MONTHS, u64::try_from(hour.month().saturating_sub(1)).unwrap_or(0));
     let start = zone.starts_ms(hour).unwrap_or(0);
     let utc = Zone::named("UTC").ok().and_then(|z| z.starts_ms(hour)).unwrap_or(start);
-    let offset_min = (utc - start) / 60_000;
+    let offset_min = utc.saturating_sub(start) / 60_000;
     let (sign, off) = (if offset_min < 0 { '-' } else { '+' }, offset_min.abs());
     let mut text = String::new();
     for i in 0..lines {
-        *request += 1;
-        let second = i * 3600 / lines;
+        *request = request.saturating_add(1);
+        let second = i.saturating_mul(3600).checked_div(lines).unwrap_or(0);
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
@@ -169,16 +169,16 @@ pub fn find(text: &str, zone: &Zone, now_ms: i64) -> Result<Vec<Host>, String> {
     pattern.map_err(|e| format!("{text}: {e}; such as 'logs/web*/access.log.<%Y%m%d%H>'"))?;
     let lead = whole.split('<').next().unwrap_or_default();
     let (dirs, _) = lead.rsplit_once('/').unwrap_or_default();
-    let file = whole.get(dirs.len() + 1..).unwrap_or_default();
+    let file = whole.get(dirs.len().saturating_add(1)..).unwrap_or_default();
     if file.contains('*') {
         return Err(format!("{text}: a * may stand only in the directories before the file's name"));
     }
     let mut hosts: Vec<Host> = Vec::new();
-    let mut open = 0;
+    let mut open = 0_usize;
     for (name, dir) in directories(dirs)? {
         let name = unused(&name, &hosts);
         let host = Host::new(name, &dir, format!("{}/{file}", dir.display()), zone, now_ms)?;
-        open += host.open.len();
+        open = open.saturating_add(host.open.len());
         if !host.hours.is_empty() {
             hosts.push(host);
         }
@@ -254,7 +254,7 @@ fn fits(pattern: &str, name: &str) -> bool {
     let Some(last) = pieces.next_back() else { return rest.is_empty() };
     for piece in pieces {
         match rest.find(piece) {
-            Some(at) => rest = rest.get(at + piece.len()..).unwrap_or_default(),
+            Some(at) => rest = rest.get(at.saturating_add(piece.len())..).unwrap_or_default(),
             None => return false,
         }
     }

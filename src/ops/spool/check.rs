@@ -35,7 +35,7 @@ pub fn run(place: &Place, out: &mut Out) -> disk::Result<u8> {
         out::bytes(n.bytes),
         out::count(n.packs, "pack"),
         n.waiting,
-        n.packs - n.waiting - n.held,
+        n.packs.saturating_sub(n.waiting).saturating_sub(n.held),
         n.held,
         match n.bad {
             0 => "nothing is damaged".to_owned(),
@@ -61,23 +61,23 @@ pub fn run(place: &Place, out: &mut Out) -> disk::Result<u8> {
 fn look(piece: Piece<'_>, held: bool, n: &mut Counts, out: &mut Out) {
     match piece {
         Piece::Pack(pack) => {
-            n.packs += 1;
-            n.waiting += usize::from(!pack.done && !held);
-            n.held += usize::from(held);
-            let read = out::bytes(n.bytes + pack.head.end());
+            n.packs = n.packs.saturating_add(1);
+            n.waiting = n.waiting.saturating_add(usize::from(!pack.done && !held));
+            n.held = n.held.saturating_add(usize::from(held));
+            let read = out::bytes(n.bytes.saturating_add(pack.head.end()));
             out.progress(&|| format!("spool check: {read} read"));
         }
         Piece::Stretch(s) => {
             if s.kind != Kind::Live {
-                n.bad += 1;
-                n.bad_bytes += s.to - s.from;
+                n.bad = n.bad.saturating_add(1);
+                n.bad_bytes = n.bad_bytes.saturating_add(s.to.saturating_sub(s.from));
             }
             out.line(s);
         }
         Piece::Misplaced(_) => {}
         Piece::Read(len) => {
-            n.files += 1;
-            n.bytes += len;
+            n.files = n.files.saturating_add(1);
+            n.bytes = n.bytes.saturating_add(len);
         }
         Piece::Note(path, why) => out.line(format_args!("{}: {why}", path.display())),
     }

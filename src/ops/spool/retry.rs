@@ -62,11 +62,11 @@ pub fn run(place: &Place, out: &mut Out) -> Result<u8, String> {
     let mut spool =
         Spool::open(&place.disk, &place.spool, &mut quarantine, &CONF, &mut report, &mut |_, _| {})
             .map_err(text)?;
-    let (mut queued, mut left) = (0, 0);
+    let (mut queued, mut left) = (0_usize, 0_usize);
     for (name, file) in files {
         let path = state.join("held").join(&name).join(&file);
         let Some(frame) = held.get(&name, &file).map_err(text)? else {
-            left += 1;
+            left = left.saturating_add(1);
             out.line(format_args!(
                 "{}: damaged, it stays; send the pack again from its source",
                 path.display()
@@ -76,14 +76,14 @@ pub fn run(place: &Place, out: &mut Out) -> Result<u8, String> {
         match spool.append(&[&frame]) {
             Ok(_) => spool.sync().map_err(text)?,
             Err(AppendError::Full(why)) => {
-                left += 1;
+                left = left.saturating_add(1);
                 out.line(format_args!("{}: stays: {why}", path.display()));
                 continue;
             }
             Err(AppendError::Disk(e)) => return Err(e.to_string()),
         }
         held.remove(&name, &file).map_err(text)?;
-        queued += 1;
+        queued = queued.saturating_add(1);
         out.line(format_args!("{}: waits in the spool again", path.display()));
     }
     spool.close().map_err(text)?;

@@ -42,15 +42,15 @@ pub fn run(place: &Place, to: &Path, all: bool, out: &mut Out) -> Result<u8, Str
     let mut none = Shelf::open(disk, &to.join("quarantine"), 0, 0).map_err(text)?;
     let mut spool =
         Spool::open(disk, &to.join("spool"), &mut none, &CONF, &mut |_| {}, &mut |_, _| {}).map_err(text)?;
-    let (mut saved, mut bytes, mut done, mut lost) = (0, 0, 0, Vec::new());
+    let (mut saved, mut bytes, mut done, mut lost) = (0_usize, 0_u64, 0_usize, Vec::new());
     let mut full = None;
     let mut see = |piece: Piece<'_>| {
         match piece {
-            Piece::Pack(p) if p.done && !all => done += 1,
+            Piece::Pack(p) if p.done && !all => done = done.saturating_add(1),
             Piece::Pack(p) | Piece::Misplaced(p) => match spool.append(&[p.frame]) {
                 Ok(_) => {
-                    saved += 1;
-                    bytes += p.frame.len() as u64;
+                    saved = saved.saturating_add(1);
+                    bytes = bytes.saturating_add(p.frame.len() as u64);
                 }
                 Err(AppendError::Disk(e)) => return Err(e),
                 Err(AppendError::Full(why)) => full = full.take().or(Some(why)),

@@ -166,7 +166,7 @@ fn segment(place: &Place, base: u64, next: Option<u64>, see: &mut See) -> disk::
             Found::Damage { next: behind } => {
                 // While this was found the writer may have finished this record, and begun the next one behind it.
                 if live && looks < LOOKS {
-                    looks += 1;
+                    looks = looks.saturating_add(1);
                     thread::sleep(PAUSE);
                     continue;
                 }
@@ -175,9 +175,9 @@ fn segment(place: &Place, base: u64, next: Option<u64>, see: &mut See) -> disk::
                 torn = at_end;
                 // The record behind it tells how many it took along.
                 let after = record::header(&file, behind, RECORD_MAX)?.filter(|_| !at_end);
-                let lost = after.filter(|h| h.seq > expect).map(|h| (expect, h.seq - 1));
+                let lost = after.filter(|h| h.seq > expect).map(|h| (expect, h.seq.saturating_sub(1)));
                 stretches(&file, (at, behind), at_end, live, lost, see)?;
-                expect = lost.map_or(expect, |(_, to)| to + 1);
+                expect = lost.map_or(expect, |(_, to)| to.saturating_add(1));
                 at = behind;
             }
             Found::Record(head) => {
@@ -204,7 +204,7 @@ fn segment(place: &Place, base: u64, next: Option<u64>, see: &mut See) -> disk::
                     Ok(meta) => {
                         if head.seq > expect {
                             let why = "records are missing in front of it".to_owned();
-                            let seqs = Some((expect, head.seq - 1));
+                            let seqs = Some((expect, head.seq.saturating_sub(1)));
                             let (from, to, file) = (head.offset, head.offset, path.clone());
                             let kind = Kind::Damaged;
                             see(Piece::Stretch(Stretch { file, from, to, kind, why, pack: None, seqs }))?;
@@ -243,8 +243,9 @@ fn hole(
     marks: &[u64],
     see: &mut See,
 ) -> disk::Result<()> {
-    let bits = (0..).zip(marks).filter_map(|(i, w): (u64, _)| Some(i * 64 + u64::from(w.checked_ilog2()?)));
-    let marked = bits.last().map(|i| base.saturating_add(i)).filter(|m| (expect..next).contains(m));
+    let last = (0..).step_by(64).zip(marks).filter_map(|(i, w)| Some((i, w.checked_ilog2()?))).last();
+    let marked = last.map(|(i, bit)| base.saturating_add(i).saturating_add(u64::from(bit)));
+    let marked = marked.filter(|m| (expect..next).contains(m));
     let why = match marked {
         _ if expect == base => "an empty segment, but a later one follows: its packs were cut off",
         Some(_) => "the file ends here, but its marks know of later packs: they were cut off",
@@ -252,7 +253,7 @@ fn hole(
             let text = format!(
                 "records {expect} to {} are in no file: segments of delivered packs are deleted, but a cut exactly at \
                  the end of a pack would look the same",
-                next - 1
+                next.saturating_sub(1)
             );
             return see(Piece::Note(path, &text));
         }
@@ -280,14 +281,14 @@ fn stretches(
         let (end, kind, why) = match head {
             Some(h) if h.end() <= to => (h.end(), Kind::Damaged, "its CRC-32 does not match".to_owned()),
             Some(h) if at_end => {
-                let why = format!("the record has {} bytes, {} are there", h.end() - at, to - at);
-                (to, Kind::TornTail, why)
+                let (all, here) = (h.end().saturating_sub(at), to.saturating_sub(at));
+                (to, Kind::TornTail, format!("the record has {all} bytes, {here} are there"))
             }
             _ if is_zero(file, at, to)? => {
                 let kind = if at_end { Kind::ZeroTail } else { Kind::Damaged };
                 (to, kind, "only zero bytes".to_owned())
             }
-            None if at_end && to - at < record::HEADER as u64 => {
+            None if at_end && to.saturating_sub(at) < record::HEADER as u64 => {
                 (to, Kind::TornTail, "the beginning of a record's header".to_owned())
             }
             _ => (to, Kind::Damaged, "no record header".to_owned()),
@@ -298,9 +299,9 @@ fn stretches(
         at = end;
     }
     // The numbers are those of the whole stretch; with one piece they are the piece's.
-    let one_each = lost.is_some_and(|(a, b)| (b - a) as usize + 1 == found.len());
+    let one_each = lost.is_some_and(|(a, b)| b.saturating_sub(a).saturating_add(1) == found.len() as u64);
     for (i, mut s) in (0..).zip(found) {
-        s.seqs = lost.map(|(a, b)| if one_each { (a + i, a + i) } else { (a, b) });
+        s.seqs = lost.map(|(a, b)| if one_each { [a.saturating_add(i); 2].into() } else { (a, b) });
         see(Piece::Stretch(s))?;
     }
     Ok(())
@@ -324,7 +325,7 @@ fn is_zero(file: &File, mut at: u64, to: u64) -> disk::Result<bool> {
         if block.get(..n).unwrap_or_default().iter().any(|b| *b != 0) {
             return Ok(false);
         }
-        at += n as u64;
+        at = at.saturating_add(n as u64);
     }
     Ok(true)
 }

@@ -7,6 +7,7 @@ use crate::config::{Failover, Role, SenderConfig, TailConfig};
 use crate::disk::{self, Disk};
 use crate::journal::{self, HourLog};
 use crate::pack::HourKey;
+use crate::roles::admission;
 use crate::roles::follower::bound::RouteFile;
 use crate::tail::pattern::Pattern;
 use crate::tail::{streams, undated, unpack};
@@ -76,6 +77,8 @@ pub struct Follower {
     blind: Option<String>,
     /// Files that match and are not followed.
     problems: Vec<String>,
+    /// Why a start would refuse its key.
+    key: Option<String>,
     now_ms: i64,
     /// When the journal was last written, if the follower does not run.
     stopped_ms: Option<i64>,
@@ -240,7 +243,8 @@ impl Follower {
         let route = Route::read(disk, state_dir, &config.sender, &rows);
         let journal = disk.stat(&state_dir.join("journal").join("log"))?;
         let stopped_ms = journal.filter(|_| queue.running == Some(false)).map(|s| s.mtime_ms);
-        Ok(Self { rows, archived, queue, route, blind, problems, now_ms, stopped_ms })
+        let key = admission::check_key(disk, config, state_dir).err();
+        Ok(Self { rows, archived, queue, route, blind, problems, key, now_ms, stopped_ms })
     }
 
     /// For people.
@@ -321,7 +325,12 @@ impl Follower {
             ));
         }
         list.extend(self.route.iter().flat_map(|r| r.wrong(self.now_ms)));
-        list.extend(self.queue.wrong(waiting));
+        list.extend(
+            self.key
+                .iter()
+                .map(|why| format!("{why}; so a start is refused: mend it and start the follower")),
+        );
+        list.extend(self.queue.wrong(waiting, self.now_ms));
         list
     }
 
@@ -344,7 +353,7 @@ impl Follower {
             .collect();
         json!({
             "role": "tail", "hours": rows, "archived": self.archived, "blind": self.blind,
-            "route": self.route.as_ref().map(Route::json), "queue": self.queue.json(),
+            "key": self.key, "route": self.route.as_ref().map(Route::json), "queue": self.queue.json(),
         })
     }
 }

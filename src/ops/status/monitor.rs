@@ -1,9 +1,11 @@
-//! The monitor's side of `logd status`: its nodes, as `nodes.json` has them.
+//! The monitor's side of `logd status`: its nodes, as `nodes.json` has them, and what a start would be refused for.
 
 use super::super::out;
 use crate::clock::Zone;
+use crate::config::MonitorConfig;
 use crate::disk::{self, Disk};
 use crate::monitor::nodes::{Node, Nodes};
+use crate::roles::admission;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -13,20 +15,25 @@ const NAMED_MAX: usize = 20;
 /// See the module's header.
 pub struct Report {
     nodes: Vec<Node>,
-    damaged: Vec<String>,
+    /// What is wrong before any node is.
+    wrong: Vec<String>,
     zone: Option<Zone>,
 }
 
 impl Report {
     /// Reads the list of nodes; changes nothing.
-    pub fn read(disk: &Disk, state_dir: &Path, zone: Option<&Zone>) -> disk::Result<Self> {
-        let (nodes, damaged) = match Nodes::look(disk, &state_dir.join("nodes.json"))? {
-            Ok(nodes) => (nodes, Vec::new()),
-            Err(why) => {
-                (Vec::new(), vec![format!("nodes.json: {why}; a start of the monitor sets it aside")])
-            }
-        };
-        Ok(Self { nodes, damaged, zone: zone.cloned() })
+    pub fn read(
+        disk: &Disk,
+        conf: &MonitorConfig,
+        state_dir: &Path,
+        zone: Option<&Zone>,
+    ) -> disk::Result<Self> {
+        let mut wrong: Vec<String> = admission::may_monitor(conf, state_dir).err().into_iter().collect();
+        let nodes = Nodes::look(disk, &state_dir.join("nodes.json"))?.unwrap_or_else(|why| {
+            wrong.push(format!("nodes.json: {why}; a start of the monitor sets it aside"));
+            Vec::new()
+        });
+        Ok(Self { nodes, wrong, zone: zone.cloned() })
     }
 
     fn count(&self, alive: Option<bool>) -> usize {
@@ -53,7 +60,7 @@ impl Report {
         if down.len() > NAMED_MAX {
             list.push(format!("and {} more", down.len().saturating_sub(NAMED_MAX)));
         }
-        self.damaged.iter().cloned().chain(list).collect()
+        self.wrong.iter().cloned().chain(list).collect()
     }
 
     /// For programs.

@@ -8,12 +8,15 @@ use crate::config::{Role, SpoolConfig};
 use crate::disk::{self, Disk};
 use crate::instance;
 use crate::record::{self, Found};
+use crate::roles::denied::{self, Denied};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 /// Larger spools are not counted pack by pack: that reads all of it.
 const COUNT_MAX: u64 = 1 << 30;
 const RECORD_MAX: u32 = 80 << 20;
+/// Senders whose packs are denied that are told one by one.
+const DENIED_SHOWN: usize = 10;
 
 /// Packs that are set aside, of one sender.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +54,8 @@ pub struct Queue {
     pub aside: Vec<Aside>,
     /// What the disk is short of.
     pub short: Option<String>,
+    /// Packs that the next receiver denies.
+    pub denied: Vec<Denied>,
 }
 
 impl Queue {
@@ -70,6 +75,7 @@ impl Queue {
             return Ok(queue);
         }
         queue.short = disk.shortage(state_dir, conf.min_free)?;
+        queue.denied = denied::load(disk, state_dir)?;
         let spool = state_dir.join(if role == Role::Tail { "retry" } else { "spool" });
         let mut segments = Vec::new();
         for name in names(disk, &spool)?
@@ -78,24 +84,24 @@ impl Queue {
             .map(|(n, _)| n)
         {
             let path = spool.join(name);
-            queue.spool_bytes += disk.stat(&path)?.map_or(0, |s| s.len);
+            queue.spool_bytes = queue.spool_bytes.saturating_add(disk.stat(&path)?.map_or(0, |s| s.len));
             segments.push(path);
         }
         if queue.spool_bytes <= COUNT_MAX {
-            let mut sum = 0;
+            let mut sum = 0_u64;
             for path in &segments {
-                sum += gone_is_none(waiting(disk, path))?.unwrap_or(0);
+                sum = sum.saturating_add(gone_is_none(waiting(disk, path))?.unwrap_or(0));
             }
             queue.packs = Some(sum);
         }
         for shelf in ["held", "quarantine"] {
             for (name, _) in names(disk, &state_dir.join(shelf))?.into_iter().filter(|(_, dir)| *dir) {
                 let dir = state_dir.join(shelf).join(&name);
-                let (mut count, mut bytes) = (0, 0);
+                let (mut count, mut bytes) = (0_usize, 0_u64);
                 for (file, _) in names(disk, &dir)?.into_iter().filter(|(n, dir)| !dir && !n.starts_with('.'))
                 {
-                    count += 1;
-                    bytes += disk.stat(&dir.join(file))?.map_or(0, |s| s.len);
+                    count = count.saturating_add(1);
+                    bytes = bytes.saturating_add(disk.stat(&dir.join(file))?.map_or(0, |s| s.len));
                 }
                 if count > 0 {
                     queue.aside.push(Aside { shelf, name, count, bytes });
@@ -136,9 +142,35 @@ impl Queue {
             .then(|| format!("NOT RUNNING, and {packs} wait: start it with `logd {command} CONFIG`"))
     }
 
+    /// What the next receiver denies. Since when and how long ago is told by the time `now_ms`.
+    fn denied(&self, now_ms: i64) -> impl Iterator<Item = String> + '_ {
+        let ago = move |ms: i64| out::duration(u64::try_from(now_ms.saturating_sub(ms)).unwrap_or(0));
+        let shown = self.denied.iter().take(DENIED_SHOWN).map(move |d| {
+            let waits = match d.packs {
+                0 => "they are held aside".to_owned(),
+                1 => "1 pack waits".to_owned(),
+                n => format!("{n} packs wait"),
+            };
+            format!(
+                "denied: {} takes no packs of {} since {}: {waits}, nothing is lost; last {}, {} ago: {}; `logd status` and the \
+                 log there say why: {} needs a key_file with the line that keys_file there has for it; then they go by \
+                 themselves",
+                d.to,
+                d.name,
+                ago(d.since_ms),
+                d.pack,
+                ago(d.last_ms),
+                d.reason,
+                crate::auth::host_of(&d.name),
+            )
+        });
+        let more = self.denied.len().checked_sub(DENIED_SHOWN).filter(|n| *n > 0);
+        shown.chain(more.map(|n| format!("denied: {n} more senders: `--json` lists them")))
+    }
+
     /// What somebody must look at, each with the next step. `elsewhere` = packs that are not acknowledged, wherever they
     /// are.
-    pub fn wrong(&self, elsewhere: usize) -> Vec<String> {
+    pub fn wrong(&self, elsewhere: usize, now_ms: i64) -> Vec<String> {
         let role = self.refused.iter().cloned().chain(self.stopped(elsewhere));
         let short = self.short.iter().map(|what| paused(what));
         let aside = self
@@ -155,7 +187,7 @@ impl Queue {
                 let dir = self.state_dir.join(a.shelf).join(&a.name);
                 format!("{}: {files} of {}, {}, in {}; {step}", a.shelf, a.name, out::bytes(a.bytes), dir.display())
             });
-        role.chain(short).chain(aside).collect()
+        role.chain(short).chain(self.denied(now_ms)).chain(aside).collect()
     }
 
     /// For programs.
@@ -168,7 +200,7 @@ impl Queue {
         json!({
             "state_dir": self.state_dir.display().to_string(), "exists": self.exists,
             "spool_bytes": self.spool_bytes, "spool_size": self.spool_size, "packs": self.packs, "aside": aside,
-            "paused": self.short, "running": self.running, "refused": self.refused,
+            "paused": self.short, "running": self.running, "refused": self.refused, "denied": self.denied,
         })
     }
 }
@@ -193,14 +225,14 @@ fn names(disk: &Disk, dir: &Path) -> disk::Result<Vec<(String, bool)>> {
 
 /// Packs of a segment that are not marked as done.
 fn waiting(disk: &Disk, segment: &Path) -> disk::Result<u64> {
-    let (mut buf, mut at, mut packs) = (Vec::new(), 0, 0);
+    let (mut buf, mut at, mut packs) = (Vec::new(), 0, 0_u64);
     let file = disk.open(segment)?;
     loop {
         match record::read(&file, at, RECORD_MAX, &mut buf)? {
             Found::End => break,
             Found::Damage { next } => at = next,
             Found::Record(head) => {
-                packs += 1;
+                packs = packs.saturating_add(1);
                 at = head.end();
             }
         }
@@ -253,7 +285,7 @@ mod tests {
             "{}",
             queue.summary("spool")
         );
-        let wrong = queue.wrong(0);
+        let wrong = queue.wrong(0, 0);
         assert_eq!(wrong.len(), 2);
         assert!(wrong[0].starts_with("NOT RUNNING, and at most 7 packs wait: start it"), "{wrong:?}");
         assert!(wrong[1].starts_with("held: 1 pack of web1"), "{wrong:?}");

@@ -1,9 +1,11 @@
 //! The store's side of `logd status`: every hour judged, counted and, where somebody must act, named.
 
 use super::super::hour::{self, Row, State};
-use super::super::inventory::{Filter, Inventory};
+use super::super::inventory::{Filter, Inventory, OVERDUE_MS};
 use super::super::out;
+use super::keys::Keys;
 use super::queue::{Queue, paused};
+use crate::auth::{Mode, host_of};
 use crate::clock::{Hour, Zone};
 use crate::config::{Role, SpoolConfig};
 use crate::disk::Disk;
@@ -14,13 +16,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// An hour that is not closed this long after its end has a follower that does not work. Beyond `close_wait` and
-/// `quiet`, so that the normal course is never called late.
-const OVERDUE_MS: i64 = 30 * 60 * 1000;
 /// Expected hosts are looked for in so many hours: one old file must not make a report of 90,000 lines.
 const EXPECTED_MAX: i64 = 10_000;
 /// Hours that are named one by one, per state.
 const NAMED_MAX: usize = 10;
+/// The same for hosts that do not sign, on one line.
+const UNSIGNED_SHOWN: usize = 20;
 
 /// Where to look.
 pub struct Place<'a> {
@@ -30,16 +31,20 @@ pub struct Place<'a> {
     pub state: Option<(PathBuf, SpoolConfig)>,
     /// Expected names.
     pub hosts: Vec<String>,
+    /// Who may send, if a config told.
+    pub keys: Keys,
 }
 
 /// See the module's header.
-pub struct Report {
+pub struct Report<'a> {
     save_dir: PathBuf,
+    keys: &'a Keys,
     /// Sorted by name, then hour.
     rows: Vec<Row>,
     queue: Option<Queue>,
     /// What the disk of the hour files is short of, if a config told how much is to be left free.
     short: Option<String>,
+    now_ms: i64,
 }
 
 /// What each host must have by now, if its files hold an hour, or a day: from the store's first one to the last that
@@ -66,11 +71,11 @@ fn expected(inv: &Inventory, daily: bool, zone: Option<&Zone>, now_ms: i64) -> V
     hours
 }
 
-impl Report {
+impl<'a> Report<'a> {
     /// Judges the hours that `filter` takes. `zone` tells which of them are over.
     pub fn read(
         disk: &Disk,
-        place: &Place,
+        place: &'a Place,
         filter: &Filter,
         zone: Option<&Zone>,
         now_ms: i64,
@@ -93,7 +98,7 @@ impl Report {
         };
         let over_ms = |key: &HourKey| {
             let ends = zone.and_then(|z| z.ends_ms(key.hour))?;
-            u64::try_from(now_ms.saturating_sub(ends)).ok().filter(|_| now_ms - ends > OVERDUE_MS)
+            Some(now_ms.saturating_sub(ends)).filter(|over| *over > OVERDUE_MS).map(i64::unsigned_abs)
         };
         let mut rows = Vec::new();
         // An hour of which nothing is stored yet may still have accepted packs.
@@ -124,7 +129,7 @@ impl Report {
             }
         }
         rows.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(Self { save_dir: place.save_dir.to_owned(), rows, queue, short })
+        Ok(Self { save_dir: place.save_dir.to_owned(), keys: &place.keys, rows, queue, short, now_ms })
     }
 
     fn of(&self, want: impl Fn(&Row) -> bool) -> Vec<&Row> {
@@ -149,7 +154,8 @@ impl Report {
         let counts = |want: fn(State) -> bool| {
             let mut by_state: BTreeMap<State, usize> = BTreeMap::new();
             for row in self.rows.iter().filter(|r| want(r.state)) {
-                *by_state.entry(row.state).or_default() += 1;
+                let n = by_state.entry(row.state).or_default();
+                *n = n.saturating_add(1);
             }
             let all: usize = by_state.values().sum();
             let list: Vec<String> = by_state.iter().map(|(s, n)| format!("{n} {}", s.word())).collect();
@@ -168,10 +174,42 @@ impl Report {
                 let _ = writeln!(text, "  {all} {title} ({list})");
             }
         }
+        text += &self.keys.text();
+        if self.keys.mode == Some(Mode::Accept) {
+            text += &self.unsigned();
+        }
         if let Some(queue) = &self.queue {
             let _ = writeln!(text, "  {}", queue.summary("spool"));
         }
         text
+    }
+
+    /// Hosts whose newest hour is not signed: a line, with the names of some.
+    fn unsigned(&self) -> String {
+        let mut newest: BTreeMap<&str, (Hour, bool)> = BTreeMap::new();
+        for row in self.of(|r| r.authentic.is_some()) {
+            let signed = row.authentic == Some(true);
+            let host = newest.entry(host_of(&row.key.name)).or_insert((row.key.hour, signed));
+            if row.key.hour > host.0 {
+                *host = (row.key.hour, signed);
+            } else if row.key.hour == host.0 {
+                host.1 &= signed;
+            }
+        }
+        let open: Vec<&str> =
+            newest.iter().filter(|(_, (_, signed))| !signed).map(|(host, _)| *host).collect();
+        let all = out::count(newest.len(), "host");
+        if open.is_empty() {
+            return format!(
+                "  in accept: the newest hours of all {all} are signed; see logd-security(7) for the next step\n"
+            );
+        }
+        let shown = open.iter().take(UNSIGNED_SHOWN).copied().collect::<Vec<_>>().join(", ");
+        let more = match open.len().saturating_sub(UNSIGNED_SHOWN) {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        format!("  in accept: {} of {all} not signed: {shown}{more}\n", open.len())
     }
 
     /// What somebody must look at: hours of one state together, with what to do.
@@ -201,19 +239,21 @@ impl Report {
                 for row in rows.iter().take(NAMED_MAX) {
                     let _ = write!(text, "\n    {} {}  {}", row.key.name, row.key.hour, row.why());
                 }
-                if rows.len() > NAMED_MAX {
-                    let _ = write!(text, "\n    and {} more: `--all` lists them", rows.len() - NAMED_MAX);
+                if let more @ 1.. = rows.len().saturating_sub(NAMED_MAX) {
+                    let _ = write!(text, "\n    and {more} more: `--all` lists them");
                 }
             }
             list.push(text);
         }
-        list.extend(self.queue.iter().flat_map(|queue| queue.wrong(0)));
+        list.extend(self.keys.wrong());
+        list.extend(self.queue.iter().flat_map(|queue| queue.wrong(0, self.now_ms)));
         list
     }
 
     /// A table of all hours.
     pub fn table(&self) -> String {
-        let head = ["HOST", "HOUR", "STATE", "PACKS", "LINES", "BYTES", "DETAIL"].map(String::from);
+        let head =
+            ["HOST", "HOUR", "STATE", "AUTHENTIC", "PACKS", "LINES", "BYTES", "DETAIL"].map(String::from);
         let rows = self.rows.iter().map(|r| {
             // The state has a column of its own.
             let why = r.why();
@@ -221,10 +261,17 @@ impl Report {
                 why.strip_prefix(r.state.word()).unwrap_or_default().trim_start_matches(": ").to_owned();
             let numbers = [r.packs, r.lines, r.bytes].map(|n| n.to_string());
             let [packs, lines, bytes] = numbers;
-            [r.key.name.clone(), r.key.hour.to_string(), r.state.word().into(), packs, lines, bytes, detail]
+            let authentic = match r.authentic {
+                Some(true) => "yes",
+                Some(false) => "no",
+                None => "-",
+            };
+            let [name, hour, state, authentic] =
+                [&r.key.name, &r.key.hour.to_string(), r.state.word(), authentic].map(str::to_owned);
+            [name, hour, state, authentic, packs, lines, bytes, detail]
         });
-        let all: Vec<[String; 7]> = std::iter::once(head).chain(rows).collect();
-        let mut widths = [0; 7];
+        let all: Vec<[String; 8]> = std::iter::once(head).chain(rows).collect();
+        let mut widths = [0; 8];
         for row in &all {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = cell.len().max(*width);
@@ -236,14 +283,14 @@ impl Report {
             for (i, (cell, width)) in row.iter().zip(widths).enumerate() {
                 // Numbers to the right.
                 let _ = match i {
-                    3..6 => write!(line, "{cell:>width$}  "),
+                    4..7 => write!(line, "{cell:>width$}  "),
                     _ => write!(line, "{cell:<width$}  "),
                 };
             }
             text += line.trim_end();
             text.push('\n');
         }
-        text
+        text + &self.keys.table()
     }
 
     /// `HOST HOUR FROM-TO,…` or `HOST HOUR`, and nothing else: what is to be sent again.
@@ -266,7 +313,7 @@ impl Report {
                 json!({
                     "name": r.key.name, "hour": r.key.hour.to_string(), "state": r.state.word(),
                     "wrong": r.wrong(), "gen": r.generation, "packs": r.packs, "lines": r.lines,
-                    "bytes": r.bytes, "missing": missing, "detail": r.detail, "certified": r.certified,
+                    "bytes": r.bytes, "authentic": r.authentic, "missing": missing, "detail": r.detail, "certified": r.certified,
                     "overdue_ms": r.overdue_ms, "cut": if r.by_clock { "clock" } else { "" },
                     "next_step": if r.wrong() { r.next_step() } else { "" },
                 })
@@ -274,7 +321,7 @@ impl Report {
             .collect();
         json!({
             "role": "fcollector", "save_dir": self.save_dir.display().to_string(), "hours": rows,
-            "queue": self.queue.as_ref().map(Queue::json), "paused": self.short,
+            "queue": self.queue.as_ref().map(Queue::json), "paused": self.short, "keys": self.keys.json(),
         })
     }
 }

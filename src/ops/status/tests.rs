@@ -94,7 +94,7 @@ fn the_table_and_its_filters() {
     assert_eq!(rows.len(), 10, "{text}");
     assert_eq!(
         rows[0].split_whitespace().collect::<Vec<_>>(),
-        ["web1", "2026112209", "verified", "2", "3", "6"]
+        ["web1", "2026112209", "verified", "no", "2", "3", "6"]
     );
     assert!(text.contains("missing 3-4") && text.contains("HOST"), "{text}");
     let filter = Filter { host: Some("web1".into()), since: crate::clock::Hour::parse("2026112210") };

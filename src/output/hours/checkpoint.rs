@@ -140,7 +140,7 @@ impl Hours {
             if let Some(copy) = self.states.get_mut(key).and_then(|s| s.copies.get_mut(generation))
                 && !copy.lines.is_empty()
             {
-                copy.headers_len += copy.lines.len() as u64;
+                copy.headers_len = copy.headers_len.saturating_add(copy.lines.len() as u64);
                 // An hour at rest takes no memory for its next lines.
                 copy.lines = Vec::new();
                 copy.new_names = false;

@@ -299,7 +299,7 @@ impl Hours {
             name: key.name.clone(),
             hour: key.hour,
             generation: s.generation,
-            revision: s.dones.max(1) + replaced,
+            revision: s.dones.max(1).saturating_add(replaced),
             packs: s.high,
             lines: s.lines,
             bytes: s.bytes,

@@ -93,13 +93,13 @@ impl Hours {
                 let Ok(meta) = header.meta("unknown") else { continue };
                 if pack::inflate(body, &meta, &mut raw, self.conf.max_raw).is_some() {
                     file.write_at(&raw, at)?;
-                    at += raw.len() as u64;
+                    at = at.saturating_add(raw.len() as u64);
                 }
             }
             file.sync()?;
             self.store.disk().rename(&temp, &path)?;
             self.store.disk().sync_dir(&self.store.path("aside"))?;
-            let first = copy.summary.high + 1;
+            let first = copy.summary.high.saturating_add(1);
             self.alarms.push(format!(
                 "{key}: pack {first} has been missing for {} h; the packs after it are also in {}; \
                  send the hour again from its source",

@@ -110,7 +110,7 @@ impl Hours {
         let gone = self.disk().stat(&place.data)?.is_none();
         match &state.closed {
             Some(c) if gone && c.bytes > 0 => {
-                let late = self.store.late(key, c.packs + 1);
+                let late = self.store.late(key, c.packs.saturating_add(1));
                 if self.disk().stat(&late.headers)?.is_some() {
                     let generation = c.generation;
                     let found = self.mended(key, &late, Some(generation), spooled, &shelf)?;
@@ -232,9 +232,9 @@ impl Hours {
         } else {
             spooled.keys().copied().chain(shelf.iter().map(|s| s.0)).collect()
         };
-        let mut covered = None;
+        let (mut covered, first) = (None, found.summary.high.saturating_add(1));
         for g in candidates {
-            covered = covered.max(self.covered(key, g, found.summary.high + 1, spooled, shelf)?);
+            covered = covered.max(self.covered(key, g, first, spooled, shelf)?);
         }
         // A line may be lost whose pack has no bytes: the last of an hour.
         if covered.is_none_or(|bytes| bytes < beyond) && !planted::is(Bug::BytesBeyondProofCut) {
@@ -280,8 +280,8 @@ impl Hours {
         }
         if torn_tail {
             let proof = disk.open_rw(&place.headers)?;
-            let mut torn =
-                vec![0; usize::try_from(found.headers_len - found.good_len).unwrap_or(0).min(1 << 20)];
+            let len = found.headers_len.saturating_sub(found.good_len);
+            let mut torn = vec![0; usize::try_from(len).unwrap_or(0).min(1 << 20)];
             proof.read_at(&mut torn, found.good_len)?;
             disk.replace(&aside.join(format!("{key}.torn-{}", found.good_len)), &torn, 0o640)?;
             proof.set_len(found.good_len)?;
@@ -325,7 +325,7 @@ impl Hours {
             } else {
                 return Ok((id > first).then_some(sum));
             }
-            id += 1;
+            id = id.saturating_add(1);
         }
     }
 }

@@ -27,7 +27,7 @@ impl Copy {
     /// The number of the waiting pack that is to be stored next, if it is not missing.
     pub(super) fn next_early(&self) -> Option<u64> {
         match self.health {
-            Health::Good => Some(self.summary.high + 1).filter(|id| self.early.contains_key(id)),
+            Health::Good => self.summary.high.checked_add(1).filter(|id| self.early.contains_key(id)),
             // What the original began is in no order.
             Health::Foreign { .. } => self.early.keys().next().copied(),
             Health::Damaged(_) => None,
@@ -65,7 +65,7 @@ impl Hours {
             Some(o) => o.unknown,
             None => (!self.states.contains_key(key)).then(Spooled::default),
         };
-        self.stuck.insert(key.clone(), Stuck { retry_ms: now_ms + RETRY_MS, told, unknown });
+        self.stuck.insert(key.clone(), Stuck { retry_ms: now_ms.saturating_add(RETRY_MS), told, unknown });
     }
 
     /// The same at start, where `spooled` tells which bytes beyond a proof may be cut when the hour can be looked at.

@@ -138,7 +138,8 @@ impl Follower {
                 matches!(w.bytes, Bytes::Spool(_)) || self.queue.is_elsewhere(**n)
             };
             let light = self.waiting.iter().filter(light).count();
-            self.window = (now + COUNT_MS, all - light + light.div_ceil(LIGHT_PER_PACK));
+            let weighed = all.saturating_sub(light).saturating_add(light.div_ceil(LIGHT_PER_PACK));
+            self.window = (now.saturating_add(COUNT_MS), weighed);
         }
         self.window.1
     }

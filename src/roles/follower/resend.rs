@@ -146,7 +146,7 @@ impl Follower {
         if now < self.look_for_requests_ms {
             return Ok(());
         }
-        self.look_for_requests_ms = now + LOOK_MS;
+        self.look_for_requests_ms = now.saturating_add(LOOK_MS);
         let waiting = waiting(&self.disk, &self.state_dir)?;
         self.requests = waiting.len();
         for path in waiting {
@@ -172,7 +172,7 @@ impl Follower {
             // Only then may the request go.
             self.journal.commit()?;
             self.disk.remove(&path)?;
-            self.requests -= 1;
+            self.requests = self.requests.saturating_sub(1);
         }
         Ok(())
     }
@@ -195,7 +195,7 @@ impl Follower {
             Some(log) => Some(log.generation),
             None => self.journal.archived(key)?.map(|log| log.generation),
         };
-        let generation = self.clock.now_ms().unsigned_abs().max(before.map_or(0, |g| g + 1));
+        let generation = self.clock.now_ms().unsigned_abs().max(before.map_or(0, |g| g.saturating_add(1)));
         self.streams.restart(&mut self.journal, key, generation)?;
         // Of the copy before nothing more is sent.
         self.unreleased.retain(|(s, _)| s.key != *key);
@@ -263,7 +263,7 @@ impl Follower {
         let packs = count(ids.len(), "pack");
         for (id, raw) in read {
             let weight = raw.len();
-            self.in_memory += weight;
+            self.in_memory = self.in_memory.saturating_add(weight);
             ids.retain(|other| *other != id);
             self.add(key.clone(), generation, id, Bytes::Memory(raw), weight);
         }

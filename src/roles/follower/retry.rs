@@ -83,7 +83,7 @@ impl Follower {
                                 .is_some_and(|(_, body)| inflate(body, &meta, &mut raw, most).is_some())
                         {
                             w.weight = raw.len();
-                            self.in_memory += raw.len();
+                            self.in_memory = self.in_memory.saturating_add(raw.len());
                             w.bytes = Bytes::Memory(raw);
                         }
                     }
@@ -92,7 +92,8 @@ impl Follower {
                 Known::NotYet | Known::Not => {
                     if !self.journal.has_acked(&meta.key, meta.generation, meta.id)? {
                         let kept = self.hold(&spool, &loc, &meta)?;
-                        *forgotten.entry((meta.key, kept)).or_insert(0) += 1;
+                        let n = forgotten.entry((meta.key, kept)).or_insert(0_usize);
+                        *n = n.saturating_add(1);
                         if !kept {
                             continue;
                         }
@@ -219,17 +220,18 @@ impl Follower {
             return Ok(room);
         }
         // Counting takes time, and there may be as many turns as packs.
-        self.parts_ms = now + COUNT_MS;
+        self.parts_ms = now.saturating_add(COUNT_MS);
         let mut over = BTreeSet::new();
         // While it fills, whoever has more than an even part of the first half leaves the rest to the others.
         if streams > 1 && room < size / 2 {
             let mut held: BTreeMap<&str, u64> = BTreeMap::new();
             for w in self.waiting.values() {
                 if let Bytes::Spool(loc) = &w.bytes {
-                    *held.entry(&w.key.name).or_default() += loc.len;
+                    let sum = held.entry(&w.key.name).or_default();
+                    *sum = sum.saturating_add(loc.len);
                 }
             }
-            let part = size / 2 / streams as u64;
+            let part = (size / 2).checked_div(streams as u64).unwrap_or(0);
             over.extend(held.into_iter().filter(|(_, n)| *n > part).map(|(name, _)| name.to_owned()));
         }
         self.streams.set_over(over);

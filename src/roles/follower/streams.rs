@@ -31,6 +31,8 @@ const FEW: usize = 16;
 /// besides its bytes.
 const KEEP_PACKS: usize = 16;
 const KEEP_HEADER: u64 = 8 << 10;
+/// For the headers of one turn's packs.
+const KEEP_HEADERS: u64 = KEEP_PACKS as u64 * KEEP_HEADER;
 
 struct Stream {
     tail: Followed,
@@ -102,8 +104,8 @@ impl Streams {
             list: Vec::new(),
             by_name: HashMap::new(),
             next: 0,
-            search_ms: now + SEARCH_MS,
-            prune_ms: now + PRUNE_MS,
+            search_ms: now.saturating_add(SEARCH_MS),
+            prune_ms: now.saturating_add(PRUNE_MS),
             glance_ms: now,
             over: BTreeSet::new(),
             told: BTreeSet::new(),
@@ -266,7 +268,7 @@ impl Streams {
         let mut unsealed: usize = self.list.iter().map(|s| s.tail.unsealed()).sum();
         let (mut failed, mut starved) = (None, None);
         for i in 0..count {
-            let at = (self.next + i) % count;
+            let at = self.next.saturating_add(i).checked_rem(count).unwrap_or(0);
             let Some(s) = self.list.get_mut(at).filter(|s| s.look_ms <= now) else { continue };
             if room_packs == 0 || room_bytes < self.conf.pack_bytes {
                 // It is the first of the next turn.
@@ -276,8 +278,7 @@ impl Streams {
             let (mut bytes, mut packs) = (room_bytes.min(share), room_packs);
             if s.tail.is_undated() {
                 // What was read before may have to be sealed, too.
-                let spare =
-                    keep.saturating_sub(self.conf.pack_bytes as u64 + KEEP_PACKS as u64 * KEEP_HEADER);
+                let spare = keep.saturating_sub(self.conf.pack_bytes as u64).saturating_sub(KEEP_HEADERS);
                 if spare < self.conf.pack_bytes as u64 || self.over.contains(&s.tail.identity().name) {
                     failed = failed.or(s.tail.glance(journal).err());
                     // It is the first of the next turn.
@@ -299,7 +300,7 @@ impl Streams {
             let (held, sealed) = (s.tail.unsealed(), out.len());
             std::mem::swap(s.tail.scratch(), &mut self.scratch);
             let looked = s.tail.step(journal, bytes, packs, out);
-            unsealed = (unsealed + s.tail.unsealed()).saturating_sub(held);
+            unsealed = unsealed.saturating_add(s.tail.unsealed()).saturating_sub(held);
             if count > 1 && unsealed > self.conf.tail_memory {
                 unsealed = unsealed.saturating_sub(s.tail.unsealed());
                 s.tail.seal_all(journal, out);
@@ -318,7 +319,7 @@ impl Streams {
                 && s.failing.as_ref().is_none_or(|(before, again_ms)| before != why || now >= *again_ms)
             {
                 self.alarms.push(format!("{why}; nothing is lost, trying again"));
-                s.failing = Some((why.clone(), now + TELL_AGAIN_MS));
+                s.failing = Some((why.clone(), now.saturating_add(TELL_AGAIN_MS)));
             } else if cannot.is_none() {
                 s.failing = None;
             }
@@ -326,13 +327,15 @@ impl Streams {
                 s.busy_ms = now;
             }
             let quiet = count > FEW && now.saturating_sub(s.busy_ms) > QUIET_MS;
-            s.look_ms = if quiet || cannot.is_some() { now + LOOK_MAX_MS } else { now };
+            s.look_ms = if quiet || cannot.is_some() { now.saturating_add(LOOK_MAX_MS) } else { now };
             let used: usize = out.iter().skip(sealed).map(|s| s.raw.len()).sum();
+            let new = out.len().saturating_sub(sealed);
             if s.tail.is_undated() {
-                keep = keep.saturating_sub(used as u64 + (out.len() - sealed) as u64 * KEEP_HEADER);
+                let headers = KEEP_HEADER.saturating_mul(new as u64);
+                keep = keep.saturating_sub(used as u64).saturating_sub(headers);
             }
             room_bytes = room_bytes.saturating_sub(used);
-            room_packs = room_packs.saturating_sub(out.len() - sealed);
+            room_packs = room_packs.saturating_sub(new);
         }
         self.next = starved.unwrap_or(self.next);
         if out.len() == before {
@@ -348,14 +351,14 @@ impl Streams {
         if now < self.glance_ms {
             return Ok(());
         }
-        self.glance_ms = now + GLANCE_MS;
+        self.glance_ms = now.saturating_add(GLANCE_MS);
         let looked = self.list.iter_mut().map(|s| s.tail.glance(journal));
         looked.fold(Ok(()), Result::and)
     }
 
     fn look_for_new(&mut self, journal: &mut Journal, now: u64) -> disk::Result<()> {
         if now >= self.search_ms && self.sources.iter().any(|s| s.pattern.stars() > 0) {
-            self.search_ms = now + SEARCH_MS;
+            self.search_ms = now.saturating_add(SEARCH_MS);
             let new = self.search();
             let archived = if new.is_empty() { Vec::new() } else { journal.archive_list()? };
             for found in new {
@@ -365,7 +368,7 @@ impl Streams {
             }
         }
         if now >= self.prune_ms {
-            self.prune_ms = now + PRUNE_MS;
+            self.prune_ms = now.saturating_add(PRUNE_MS);
             let archived = journal.archive_list()?;
             self.prune(journal, &archived)?;
         }
@@ -398,13 +401,22 @@ impl Streams {
     }
 
     /// The files that are followed now, each with the byte from which, for the first message and for tests.
-    pub fn following(&self, journal: &Journal) -> Vec<(PathBuf, u64)> {
-        self.list.iter().flat_map(|s| s.tail.following(journal)).collect()
+    pub fn following(&self, journal: &Journal) -> Vec<(PathBuf, u64, String)> {
+        let of = |s: &Stream| {
+            let name = s.saved.name.clone();
+            s.tail.following(journal).into_iter().map(move |(path, pos)| (path, pos, name.clone()))
+        };
+        self.list.iter().flat_map(of).collect()
     }
 
     /// Streams that are followed.
     pub fn len(&self) -> usize {
         self.list.len()
+    }
+
+    /// A stream that is not read for lack of room in the retry spool.
+    pub fn paused(&self) -> Option<&str> {
+        self.list.iter().find(|s| s.paused).map(|s| s.tail.identity().name.as_str())
     }
 
     /// Is none followed?
@@ -494,8 +506,8 @@ pub(super) fn adopt(
     if damaged || lost {
         identity.copies_until = fresh.copies_until;
         let highest = journal.hours().values().map(|h| h.generation).max().unwrap_or(0);
-        identity.copies_generation =
-            fresh.copies_generation.max(highest + 1).max(identity.copies_generation + 1);
+        let next = highest.max(identity.copies_generation).saturating_add(1);
+        identity.copies_generation = fresh.copies_generation.max(next);
     }
     if lost {
         // Where this state directory began is told by what it has: no hour in between may be skipped.

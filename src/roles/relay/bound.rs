@@ -135,7 +135,7 @@ impl Bound {
                     let _ = file.set_len(log.len);
                 })?;
                 file.sync()?;
-                log.len += log.pending.len() as u64;
+                log.len = log.len.saturating_add(log.pending.len() as u64);
                 log.pending.clear();
             }
             return Ok(());
@@ -143,7 +143,7 @@ impl Bound {
         let (mut out, mut seq) = (Vec::new(), 0);
         for (hour, to) in self.order.iter().filter_map(|hour| Some((hour, self.addrs.get(hour)?))) {
             encode(hour, to, seq, 0, &mut out);
-            seq += 1;
+            seq = seq.saturating_add(1);
         }
         log.disk.replace(&log.path, &out, 0o640)?;
         log.file = Some(log.disk.open_rw(&log.path)?);
@@ -167,7 +167,7 @@ impl Bound {
         let Some(log) = &mut self.log else { return Ok(()) };
         let before = log.pending.len();
         encode(hour, to, log.seq, log.len, &mut log.pending);
-        log.seq += 1;
+        log.seq = log.seq.saturating_add(1);
         self.insert(hour.clone(), to.to_owned());
         let flushed = self.flush();
         if flushed.is_err() {
@@ -175,7 +175,7 @@ impl Bound {
             self.order.retain(|h| h != hour);
             if let Some(log) = &mut self.log {
                 log.pending.truncate(before);
-                log.seq -= 1;
+                log.seq = log.seq.saturating_sub(1);
             }
         }
         flushed
@@ -186,7 +186,7 @@ impl Bound {
 fn encode(hour: &Hour, to: &str, seq: u64, base: u64, out: &mut Vec<u8>) {
     let line = Line { hour: hour.0.to_string(), generation: hour.1, to: to.to_owned() };
     let json = serde_json::to_vec(&line).unwrap_or_default();
-    record::encode(KIND, seq, base + out.len() as u64, &[&json], out);
+    record::encode(KIND, seq, base.saturating_add(out.len() as u64), &[&json], out);
 }
 
 #[cfg(test)]

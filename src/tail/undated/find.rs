@@ -69,7 +69,8 @@ impl Undated {
         }
         if matches!(cur.source, Source::Plain(_)) && !cur.finished {
             let now = self.clock.mono_ms();
-            let (look_ms, until_ms) = (now + self.conf.packer.flush_ms, now + self.watch_ms());
+            let look_ms = now.saturating_add(self.conf.packer.flush_ms);
+            let until_ms = now.saturating_add(self.watch_ms());
             self.watch(Old { source: cur.source, path: cur.path, pos, look_ms, until_ms });
         }
     }
@@ -166,7 +167,7 @@ impl Undated {
                         path: c.path,
                         pos: 0,
                         look_ms: now,
-                        until_ms: now + self.watch_ms(),
+                        until_ms: now.saturating_add(self.watch_ms()),
                     });
                 }
                 continue;
@@ -338,7 +339,7 @@ impl Undated {
             if Some(c.inode) == inode || (c.gz && searched && inflated >= GZ_MAX) {
                 continue;
             }
-            inflated += usize::from(c.gz);
+            inflated = inflated.saturating_add(usize::from(c.gz));
             match history.candidate(&self.disk, &c) {
                 // A stranger may have the same beginning.
                 Ok(Some(k)) if !c.series && k.compared < rotated::STRONG => {}
@@ -422,7 +423,7 @@ impl Undated {
         }
         let now = self.clock.mono_ms();
         if let Some(source) = Source::open(&self.disk, &c.path, c.gz, k.upto, now)? {
-            let (look_ms, until_ms) = (now, now + self.watch_ms());
+            let (look_ms, until_ms) = (now, now.saturating_add(self.watch_ms()));
             self.watch(Old { source, path: c.path.clone(), pos: k.upto, look_ms, until_ms });
         }
         Ok(())

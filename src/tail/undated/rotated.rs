@@ -132,9 +132,9 @@ impl Chain {
     /// The last marks, enough to know the file by.
     fn last(&self) -> &[Mark] {
         let (mut from, mut sum) = (self.0.len(), 0);
-        while from > 0 && sum < ENOUGH && self.0.len() - from < CUTS_MAX {
-            from -= 1;
-            sum += self.0.get(from).map_or(0, |m| m.end - m.start);
+        while from > 0 && sum < ENOUGH && self.0.len().saturating_sub(from) < CUTS_MAX {
+            from = from.saturating_sub(1);
+            sum = sum.saturating_add(self.0.get(from).map_or(0, |m| m.end.saturating_sub(m.start)));
         }
         self.0.get(from..).unwrap_or_default()
     }
@@ -257,7 +257,7 @@ impl History {
         let lasts = self.chains.iter().chain(&self.late).flat_map(Chain::last);
         let mut open: Vec<(Mark, crc32fast::Hasher)> =
             firsts.chain(lasts).chain(&self.asides).map(|m| (*m, crc32fast::Hasher::new())).collect();
-        let (mut gz, mut block, mut at) = (Gz::new(file)?, vec![0; 64 << 10], 0);
+        let (mut gz, mut block, mut at) = (Gz::new(file)?, vec![0; 64 << 10], 0_u64);
         loop {
             let n = match gz.next(&mut block)? {
                 Ok(n) => n,
@@ -268,7 +268,7 @@ impl History {
             if n == 0 {
                 break;
             }
-            let end = at + n as u64;
+            let end = at.saturating_add(n as u64);
             for (m, hash) in open.iter_mut().filter(|(m, _)| m.start < end && m.end > at) {
                 let place = |byte: u64| usize::try_from(byte.saturating_sub(at)).unwrap_or(n).min(n);
                 hash.update(block.get(place(m.start)..place(m.end)).unwrap_or_default());
@@ -290,14 +290,14 @@ impl History {
     ) -> disk::Result<Option<Known>> {
         let all: Vec<&Chain> = self.late.iter().chain(&self.chains).collect();
         for (i, chain) in all.iter().enumerate().rev() {
-            let newest = i + 1 == all.len() && !self.chains.is_empty();
-            let mut compared = 0;
+            let newest = i.saturating_add(1) == all.len() && !self.chains.is_empty();
+            let mut compared = 0_u64;
             for m in chain.last().iter().rev().take_while(|_| len >= chain.end()) {
                 if !holds(m)? {
                     compared = 0;
                     break;
                 }
-                compared += m.end - m.start;
+                compared = compared.saturating_add(m.end.saturating_sub(m.start));
             }
             if compared > 0 {
                 let upto = self.with_asides(chain.end(), len, &mut holds)?;
@@ -390,7 +390,7 @@ pub(super) fn is_copy(disk: &Disk, c: &Candidate, file: &File) -> bool {
             if one.is_empty() {
                 return Ok(at > 0 && (at >= STRONG || at == file.stat()?.len));
             }
-            at += one.len() as u64;
+            at = at.saturating_add(one.len() as u64);
         }
     };
     compare().unwrap_or(false)
@@ -423,16 +423,16 @@ pub fn behind(disk: &Disk, path: &Path, log: &HourLog) -> disk::Result<u64> {
     let last = log.cuts.iter().rfind(|c| !c.aside && c.end > c.start && c.end == log.pos);
     let begun_anew = log.rotated.last() == Some(&(log.next_id(), log.pos));
     let Some(cut) = last.filter(|_| !begun_anew) else {
-        return Ok(if len < log.pos { len } else { len - log.pos });
+        return Ok(len.checked_sub(log.pos).unwrap_or(len));
     };
     let mark = Mark { start: cut.start, end: cut.end, crc: cut.crc };
     let has = |path: &Path| disk.open(path).and_then(|file| holds(&file, &mark));
     if len >= log.pos && has(path)? {
-        return Ok(len - log.pos);
+        return Ok(len.saturating_sub(log.pos));
     }
     for c in candidates(disk, path)?.iter().filter(|c| !c.gz && c.len >= log.pos) {
         if has(&c.path).is_ok_and(|has| has) {
-            return Ok(c.len - log.pos + len);
+            return Ok(c.len.saturating_sub(log.pos).saturating_add(len));
         }
     }
     Ok(len)
@@ -451,7 +451,7 @@ pub(super) fn copy_of(
         return Ok(None);
     }
     let start = at.saturating_sub(tail.len() as u64);
-    let (mut out, wants) = (Vec::new(), tail.len() + ahead.len());
+    let (mut out, wants) = (Vec::new(), tail.len().saturating_add(ahead.len()));
     for c in candidates(disk, path)?.into_iter().filter(|c| c.inode != not && (c.gz || c.len >= at)) {
         match around(disk, &c, start, wants, &mut out) {
             Ok(true) => {}
@@ -460,7 +460,7 @@ pub(super) fn copy_of(
             _ => continue,
         }
         // A few bytes may stand in any file.
-        if !c.series && start + STRONG > at {
+        if !c.series && start.saturating_add(STRONG) > at {
             continue;
         }
         if out.strip_prefix(tail).is_some_and(|rest| rest == ahead) {

@@ -83,7 +83,7 @@ impl Plain {
         let want = useful.min(most);
         if want > 0 || !self.checked || stat.mtime_ms != self.mtime_ms {
             let before = self.tail.len();
-            self.buf.resize(before + want.max(self.ahead.len()), 0);
+            self.buf.resize(before.saturating_add(want.max(self.ahead.len())), 0);
             let n = self.file.read_at(&mut self.buf, at.saturating_sub(before as u64))?;
             let (old, new) = self.buf.get(..n).and_then(|b| b.split_at_checked(before)).unwrap_or_default();
             if old != self.tail || !new.starts_with(&self.ahead) {
@@ -96,7 +96,7 @@ impl Plain {
         }
         (self.seen, self.mtime_ms, self.checked) = (stat.len, stat.mtime_ms, true);
         Ok(Fetched::Bytes {
-            whole: at + out.len() as u64 >= stat.len,
+            whole: at.saturating_add(out.len() as u64) >= stat.len,
             more: out.len() == want && want < useful,
         })
     }
@@ -120,7 +120,7 @@ struct InOrder {
 impl Read for InOrder {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.file.read_at(buf, self.at)?;
-        self.at += n as u64;
+        self.at = self.at.saturating_add(n as u64);
         Ok(n)
     }
 }
@@ -164,7 +164,7 @@ impl Gz {
             let gone =
                 usize::try_from(at.saturating_sub(self.start)).unwrap_or(usize::MAX).min(self.buf.len());
             self.buf.drain(..gone);
-            self.start += gone as u64;
+            self.start = self.start.saturating_add(gone as u64);
             if self.ended || (self.start >= at && self.buf.len() > wants) {
                 break;
             }

@@ -4,10 +4,10 @@
 //! verify` does that once more). Only an hour without one has its proof scanned. Nothing is written, and a collector
 //! may be storing meanwhile: what looks damaged is looked at again before it is called so.
 
-use super::inventory::{Files, Inventory, Proof};
-use super::out;
+use super::{Files, Inventory, Proof};
 use crate::disk;
 use crate::integrity::{self, Certificate, Health, Scan};
+use crate::log::{duration, ranges};
 use crate::pack::{HourKey, hex};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -180,6 +180,8 @@ pub struct Row {
     pub lines: u64,
     /// Raw bytes.
     pub bytes: u64,
+    /// Every pack of it came with a good signature; `None` = there is none.
+    pub authentic: Option<bool>,
     /// Numbers of missing packs, as ranges; empty when not known one by one.
     pub missing: Vec<(u64, u64)>,
     /// Its source was cut by the clock, and has no date: as a whole it cannot be sent again.
@@ -202,6 +204,7 @@ impl Row {
             packs: 0,
             lines: 0,
             bytes: 0,
+            authentic: None,
             missing: Vec::new(),
             by_clock: false,
             detail: String::new(),
@@ -238,13 +241,13 @@ impl Row {
     pub fn why(&self) -> String {
         let mut text = self.state.word().to_owned();
         if !self.missing.is_empty() {
-            let _ = write!(text, ": missing {}", out::ranges(&self.missing));
+            let _ = write!(text, ": missing {}", ranges(&self.missing));
         }
         if !self.detail.is_empty() {
             let _ = write!(text, ": {}", self.detail);
         }
         if let Some(ms) = self.overdue_ms {
-            let _ = write!(text, ": the hour has been over for {}", out::duration(ms));
+            let _ = write!(text, ": the hour has been over for {}", duration(ms));
         }
         if self.is_past_mending() {
             text += ": its file has no date, `logd resend` cannot send it as a whole";
@@ -254,6 +257,11 @@ impl Row {
 
     fn with(mut self, generation: u64, packs: u64, lines: u64, bytes: u64) -> Self {
         (self.generation, self.packs, self.lines, self.bytes) = (generation, packs, lines, bytes);
+        self
+    }
+
+    fn signed(mut self, authentic: bool) -> Self {
+        self.authentic = (self.packs > 0).then_some(authentic);
         self
     }
 
@@ -288,11 +296,12 @@ fn foreign_tag(inv: &Inventory, key: &HourKey, files: &Files) -> disk::Result<Ro
     let s = &found.summary;
     if s.high == 0 {
         let lines = if let Health::Foreign { lines, .. } = &found.health { *lines } else { 0 };
-        let row = Row::new(key, State::Original).with(0, 0, lines, found.data_len);
+        let mut row = Row::new(key, State::Original).with(0, 0, lines, found.data_len);
+        row.authentic = Some(false);
         return Ok(row.is(State::Original, "has a tag of the original"));
     }
     let tag = files.tags.first().map_or("", String::as_str);
-    let row = Row::new(key, State::Doubtful).with(s.generation, s.high, s.lines, s.bytes);
+    let row = Row::new(key, State::Doubtful).with(s.generation, s.high, s.lines, s.bytes).signed(s.authentic);
     Ok(row.is(
         State::Doubtful,
         format!("received/{tag} is no certificate, or a damaged one; see `logd verify`"),
@@ -300,7 +309,8 @@ fn foreign_tag(inv: &Inventory, key: &HourKey, files: &Files) -> disk::Result<Ro
 }
 
 fn certified(key: &HourKey, c: &Certificate) -> Row {
-    let mut row = Row::new(key, State::Verified).with(c.generation, c.packs, c.lines, c.bytes);
+    let mut row =
+        Row::new(key, State::Verified).with(c.generation, c.packs, c.lines, c.bytes).signed(c.authentic);
     row.certified = Some(c.certified);
     row.by_clock = c.cut == "clock";
     if c.is_tag() {
@@ -323,7 +333,7 @@ fn certified(key: &HourKey, c: &Certificate) -> Row {
 
 fn conflict(ids: &BTreeSet<u64>) -> String {
     let list: Vec<(u64, u64)> = ids.iter().map(|id| (*id, *id)).collect();
-    format!("packs {} arrived with other bytes too, kept in aside/conflict", out::ranges(&joined(&list)))
+    format!("packs {} arrived with other bytes too, kept in aside/conflict", ranges(&joined(&list)))
 }
 
 /// Scans until the collector holds still: data and proof grow one after the other.
@@ -346,7 +356,7 @@ fn scan(inv: &Inventory, key: &HourKey) -> disk::Result<Scan> {
 fn uncertified(inv: &Inventory, key: &HourKey, files: &Files, print: Option<&Print>) -> disk::Result<Row> {
     let found = scan(inv, key)?;
     let s = &found.summary;
-    let mut row = Row::new(key, State::Open).with(s.generation, s.high, s.lines, s.bytes);
+    let mut row = Row::new(key, State::Open).with(s.generation, s.high, s.lines, s.bytes).signed(s.authentic);
     row.by_clock = s.done.as_ref().is_some_and(|d| d.clock);
     if files.late {
         return Ok(row.is(State::Late, "the data file had been taken away when they came"));
@@ -355,7 +365,7 @@ fn uncertified(inv: &Inventory, key: &HourKey, files: &Files, print: Option<&Pri
         Health::Damaged(why) => return Ok(row.is(State::Damaged, why.clone())),
         Health::Foreign { ids, done, barred, lines } => {
             let top = ids.iter().max().copied().unwrap_or(0);
-            let row = row.with(0, ids.len() as u64, *lines, found.data_len);
+            let row = row.with(0, ids.len() as u64, *lines, found.data_len).signed(false);
             let missing = missing(0, &ids.iter().copied().collect());
             return Ok(if *barred {
                 row.is(State::Original, "packs came after its last one: the original's proof decides nothing")
@@ -383,7 +393,7 @@ fn uncertified(inv: &Inventory, key: &HourKey, files: &Files, print: Option<&Pri
         return Ok(row.is(State::Gaps, text));
     }
     let Some(done) = &s.done else {
-        let unproven = found.data_len - s.bytes;
+        let unproven = found.data_len.saturating_sub(s.bytes);
         let text = if unproven > 0 && s.high == 0 { "no pack is proven yet" } else { "" };
         return Ok(row.is(State::Open, text));
     };
@@ -419,18 +429,19 @@ fn beyond(generation: u64, high: u64, files: &Files, print: Option<&Print>) -> (
         early.extend(ids);
     }
     // One that was acknowledged and is lost is missing, whether or not others are known behind it.
-    early.extend(files.lost.get(&at.0).into_iter().flatten().map(|id| id + 1));
-    (at.0, at.1, early.split_off(&(at.1 + 1)))
+    early.extend(files.lost.get(&at.0).into_iter().flatten().map(|id| id.saturating_add(1)));
+    early.retain(|id| *id > at.1);
+    (at.0, at.1, early)
 }
 
 /// The numbers above `high` that are missing before the greatest of `ids`.
 fn missing(high: u64, ids: &BTreeSet<u64>) -> Vec<(u64, u64)> {
-    let (mut list, mut next) = (Vec::new(), high + 1);
+    let (mut list, mut next) = (Vec::new(), high.saturating_add(1));
     for id in ids {
         if *id > next {
-            list.push((next, id - 1));
+            list.push((next, id.saturating_sub(1)));
         }
-        next = next.max(id + 1);
+        next = next.max(id.saturating_add(1));
     }
     list
 }
@@ -440,7 +451,7 @@ fn joined(list: &[(u64, u64)]) -> Vec<(u64, u64)> {
     let mut all: Vec<(u64, u64)> = Vec::new();
     for (from, to) in list {
         match all.last_mut() {
-            Some(last) if *from <= last.1 + 1 => last.1 = last.1.max(*to),
+            Some(last) if *from <= last.1.saturating_add(1) => last.1 = last.1.max(*to),
             _ => all.push((*from, *to)),
         }
     }

@@ -1,5 +1,7 @@
 //! The names below a `save_dir`, gathered once: which hours there are, and which files each has. One listing per
-//! directory, so that a store of a year costs a few listings and not one per hour.
+//! directory, so that a store of a year costs a few listings and not one per hour. [`hour`] is the judgement on one.
+
+pub mod hour;
 
 use crate::clock::Hour;
 use crate::disk::{self, Disk};
@@ -11,6 +13,9 @@ use std::path::Path;
 
 /// What a store that has ever started has.
 pub const PARTS: [&str; 3] = ["log_data", "headers", "received"];
+/// An hour that is not closed this long after its end has a follower that does not work. Beyond `close_wait` and
+/// `quiet`, so that the normal course is never called late.
+pub const OVERDUE_MS: i64 = 30 * 60 * 1000;
 /// Longest tag that is read.
 const TAG_MAX: u64 = 4 << 20;
 
@@ -90,6 +95,8 @@ pub struct Inventory {
     pub store: Store,
     /// The files of each hour.
     pub hours: BTreeMap<HourKey, Files>,
+    /// There are earlier hours than the filter takes.
+    pub older: bool,
 }
 
 impl Inventory {
@@ -104,7 +111,7 @@ impl Inventory {
         }
         // The modes are for writing, and nothing is written here.
         let store = Store::new(disk, save_dir, Path::new(""), 0o644, 0o755);
-        let mut all = Self { store, hours: BTreeMap::new() };
+        let mut all = Self { store, hours: BTreeMap::new(), older: false };
         let parts = PARTS.map(|d| disk.stat(&save_dir.join(d)));
         if parts.iter().all(|p| matches!(p, Ok(None))) {
             return Err(format!("{at}: holds no log_data, headers or received: not a store; {advice}"));
@@ -120,21 +127,29 @@ impl Inventory {
                 change(hours.entry(key).or_default());
             }
         };
-        for name in self.names("log_data")? {
+        // Of a store of years only the names that are asked for are kept in memory.
+        let mut older = false;
+        let mut asked = |hour: &str| {
+            HourKey::parse(hour).is_some_and(|key| {
+                older |= filter.takes_name(&key.name) && !filter.takes_hour(key.hour);
+                filter.takes(&key)
+            })
+        };
+        for name in self.names("log_data", &mut asked)? {
             with(&name, &mut |f| f.data = true);
         }
-        for name in self.names("headers")? {
+        for name in self.names("headers", &mut asked)? {
             with(&name, &mut |f| f.headers = true);
         }
-        for name in self.names("doubtful")? {
+        for name in self.names("doubtful", &mut asked)? {
             with(&name, &mut |f| f.doubtful = true);
         }
-        for name in self.names("received")? {
+        for name in self.names("received", &mut |tag| tagged(tag).is_some_and(&mut asked))? {
             if let Some(hour) = tagged(&name) {
                 with(hour, &mut |f| f.tags.push(name.clone()));
             }
         }
-        for file in self.names("aside")? {
+        for file in self.names("aside", &mut |_| true)? {
             // A sender's name may hold dots; what follows the hour begins at the first one after it.
             let Some((name, rest)) = file.split_once('_') else { continue };
             let Some((hour, what)) = rest.split_once('.') else { continue };
@@ -145,8 +160,8 @@ impl Inventory {
             });
         }
         for shelf in ["aside/early", "aside/conflict", "aside/lost"] {
-            for name in self.names(shelf)?.iter().filter(|n| filter.takes_name(n)) {
-                for file in self.names(&format!("{shelf}/{name}"))? {
+            for name in self.names(shelf, &mut |_| true)?.iter().filter(|n| filter.takes_name(n)) {
+                for file in self.names(&format!("{shelf}/{name}"), &mut |_| true)? {
                     let mut parts = file.split('.');
                     let mut number = || parts.next().and_then(|p| p.parse::<u64>().ok());
                     let (Some(hour), Some(copy), Some(id)) = (number(), number(), number()) else { continue };
@@ -162,11 +177,12 @@ impl Inventory {
             }
         }
         self.hours = hours;
+        self.older = older;
         Ok(())
     }
 
-    fn names(&self, dir: &str) -> disk::Result<Vec<String>> {
-        match self.store.disk().list(&self.store.path(dir)) {
+    fn names(&self, dir: &str, keep: &mut dyn FnMut(&str) -> bool) -> disk::Result<Vec<String>> {
+        match self.store.disk().list_some(&self.store.path(dir), keep) {
             Ok(list) => Ok(list.into_iter().map(|e| e.name).collect()),
             Err(e) if e.not_found() => Ok(Vec::new()),
             Err(e) => Err(e),
@@ -203,8 +219,8 @@ pub fn tagged(tag: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Temp, key};
     use super::*;
+    use crate::ops::testing::{Temp, key};
 
     fn hour(text: &str) -> Hour {
         Hour::parse(text).unwrap()

@@ -1,9 +1,9 @@
 //! Every state, on an hour stored as a collector would store it.
 
-use super::super::inventory::Filter;
-use super::super::testing::{Build, Temp, key};
 use super::*;
 use crate::disk::Disk;
+use crate::inventory::Filter;
+use crate::ops::testing::{Build, Temp, key};
 
 const HOUR: &str = "web1_2026112205";
 const PACKS: &[&str] = &["a\nb\n", "c\n", "d\ne\n"];

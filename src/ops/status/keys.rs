@@ -1,0 +1,169 @@
+//! Keys of a receiver in `logd status`: what a start would be refused for, which keys are used, and who was denied.
+
+use super::super::out;
+use crate::auth::{Keyring, Mode, Senders};
+use crate::config::ReceiverConfig;
+use crate::disk::{self, Disk};
+use crate::roles::admission;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// Refusals that are older are history, in ms.
+const LATELY_MS: i64 = 24 * 3_600_000;
+/// What is named one by one.
+const NAMED_MAX: usize = 10;
+
+/// See the module's header.
+#[derive(Default)]
+pub struct Keys {
+    /// What becomes of unsigned packs; `None` = no keys are asked for.
+    pub mode: Option<Mode>,
+    /// Why a start would be refused.
+    refused: Vec<String>,
+    /// Keys by host: ID, and when it was used last.
+    hosts: BTreeMap<String, Vec<(String, Option<i64>)>>,
+    senders: Senders,
+    /// Why that is not known.
+    unknown: Option<String>,
+    running: bool,
+    now_ms: i64,
+}
+
+impl Keys {
+    /// Asks what a start would ask, and reads what the role remembers.
+    pub fn read(disk: &Disk, conf: &ReceiverConfig, state_dir: &Path, now_ms: i64) -> disk::Result<Self> {
+        let mut keys =
+            Self { now_ms, running: crate::instance::is_running(state_dir) == Some(true), ..Self::default() };
+        keys.refused.extend(admission::may_receive(conf, state_dir).err());
+        if conf.keys_file.is_none() {
+            return Ok(keys);
+        }
+        keys.mode = Some(if conf.keys_required { Mode::Require } else { Mode::Accept });
+        match Senders::load(disk, state_dir)? {
+            None => {}
+            Some(Ok(senders)) => keys.senders = senders,
+            Some(Err(why)) => keys.unknown = Some(why),
+        }
+        let list = admission::keyring(conf).map(|ring| ring.as_ref().map(Keyring::list).unwrap_or_default());
+        for (host, id) in list.unwrap_or_else(|why| {
+            keys.refused.push(why);
+            Vec::new()
+        }) {
+            let used = keys.senders.signing.get(&host).and_then(|s| s.keys.get(&id)).copied();
+            keys.hosts.entry(host).or_default().push((id, used));
+        }
+        Ok(keys)
+    }
+
+    fn ago(&self, at_ms: i64) -> String {
+        out::duration(u64::try_from(self.now_ms.saturating_sub(at_ms)).unwrap_or(0))
+    }
+
+    fn used(&self, (id, at): &(String, Option<i64>)) -> String {
+        match at {
+            Some(at) => format!("{id} last used {} ago", self.ago(*at)),
+            None => format!("{id} never used"),
+        }
+    }
+
+    /// For people: how many keys there are, and of hosts that have two, whether the old one is still used.
+    pub fn text(&self) -> String {
+        let Some(mode) = self.mode else { return String::new() };
+        let count: usize = self.hosts.values().map(Vec::len).sum();
+        let (keys, hosts) = (out::count(count, "key"), out::count(self.hosts.len(), "host"));
+        let word = if mode == Mode::Require { "require" } else { "accept" };
+        let mut text = format!("  keys: {word}, {keys} of {hosts}\n");
+        let two: Vec<_> = self.hosts.iter().filter(|(_, keys)| keys.len() > 1).collect();
+        for (host, keys) in two.iter().take(NAMED_MAX) {
+            let list: Vec<String> = keys.iter().map(|key| self.used(key)).collect();
+            let _ = writeln!(text, "    {host} has {} keys: {}", keys.len(), list.join(", "));
+        }
+        if let Some(more) = two.len().checked_sub(NAMED_MAX).filter(|n| *n > 0) {
+            let _ =
+                writeln!(text, "    and {} more with two keys: `--all` lists them", out::count(more, "host"));
+        }
+        text
+    }
+
+    /// A table of all keys.
+    pub fn table(&self) -> String {
+        let width = self.hosts.keys().map(String::len).max().unwrap_or(0).max(4);
+        let mut text = String::new();
+        for (host, keys) in &self.hosts {
+            if text.is_empty() {
+                let _ = writeln!(text, "{:<width$}  KEY", "HOST");
+            }
+            for key in keys {
+                let _ = writeln!(text, "{host:<width$}  {}", self.used(key));
+            }
+        }
+        text
+    }
+
+    /// What somebody must look at.
+    pub fn wrong(&self) -> Vec<String> {
+        let mut list = Vec::new();
+        for why in &self.refused {
+            list.push(if self.running {
+                format!("{why}; the role that runs goes on with the keys of before, a start would be refused")
+            } else {
+                format!("{why}; so a start is refused: mend it and start the role")
+            });
+        }
+        if self.refused.is_empty() && !self.senders.keys_error.is_empty() && self.running {
+            list.push(format!(
+                "keys_file: {}; the role that runs could not read it and goes on with the keys of before; its user must be \
+                 able to read it",
+                self.senders.keys_error
+            ));
+        }
+        list.extend(self.unknown.iter().map(|why| format!("{why}; who was denied is not known")));
+        let denied: Vec<_> = self
+            .senders
+            .denied
+            .iter()
+            .filter(|d| !d.mended && self.now_ms.saturating_sub(d.last_ms) < LATELY_MS)
+            .collect();
+        if !denied.is_empty() {
+            let mut text = format!(
+                "denied ({}): their senders keep the packs and try again; give such a host its key, or the right one (reason), \
+                 or find out who it is",
+                out::count(denied.len(), "sender")
+            );
+            for d in denied.iter().take(NAMED_MAX) {
+                let (times, since, last) =
+                    (out::count(d.count, "time"), self.ago(d.first_ms), self.ago(d.last_ms));
+                let _ = write!(
+                    text,
+                    "\n    {} from {}  {times} in {since}, last {last} ago: {}",
+                    d.name, d.from, d.reason
+                );
+            }
+            if let Some(more) = denied.len().checked_sub(NAMED_MAX).filter(|n| *n > 0) {
+                let _ = write!(text, "\n    and {more} more: `--json` lists them");
+            }
+            list.push(text);
+        }
+        list
+    }
+
+    /// For programs; null without keys.
+    pub fn json(&self) -> Value {
+        let Some(mode) = self.mode else { return Value::Null };
+        let hosts: Vec<Value> = self
+            .hosts
+            .iter()
+            .map(|(host, keys)| {
+                let since = self.senders.signing.get(host).and_then(|s| s.since).map(|day| day.to_string());
+                let keys: Vec<Value> = keys.iter().map(|(id, at)| json!({"id": id, "used_ms": at})).collect();
+                json!({"host": host, "signs_since": since, "keys": keys})
+            })
+            .collect();
+        json!({
+            "mode": if mode == Mode::Require { "require" } else { "accept" }, "hosts": hosts, "refused": self.refused,
+            "keys_error": self.senders.keys_error, "denied": self.senders.denied,
+        })
+    }
+}

@@ -1,0 +1,464 @@
+//! TLS by rustls.
+
+use super::{Expiry, Stream, Timed};
+use crate::config::{TlsListen, TlsSend};
+use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, ClientConnection, Connection, Error, RootCertStore,
+    ServerConfig, ServerConnection,
+};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+const FILE_MAX: u64 = 1 << 20;
+/// The first byte of every TLS connection. A pack begins with the length of its header, of which no value has it there.
+const HANDSHAKE: u8 = 0x16;
+/// An alert, fatal, `protocol_version`: to one of ours that speaks without TLS it says what is missing, and to nobody `ok`.
+const NO_TLS: [u8; 7] = [0x15, 3, 1, 0, 2, 2, 70];
+/// 9999-12-31 23:59:59, the end of time in certificates.
+const FOREVER: u64 = 253_402_300_799;
+
+/// What tells that files are others now.
+type Stamps = Vec<Option<(u64, u64, i64, i64, u64)>>;
+
+fn stamps(paths: &[&Path]) -> Stamps {
+    let stamp = |path: &&Path| {
+        let m = std::fs::metadata(path).ok()?;
+        Some((m.dev(), m.ino(), m.mtime(), m.mtime_nsec(), m.size()))
+    };
+    paths.iter().map(stamp).collect()
+}
+
+fn read(key: &str, path: &Path, secret: bool) -> Result<Vec<u8>, String> {
+    let at = format!("{key}: {}", path.display());
+    let why = |e: io::Error| format!("{at}: {e}; make it readable for this user");
+    // Asked before it is opened: a pipe would wait for its other end.
+    let meta = std::fs::metadata(path).map_err(why)?;
+    if !meta.is_file() {
+        return Err(format!("{at}: it is no file"));
+    }
+    if secret && meta.mode() & 0o027 != 0 {
+        return Err(format!(
+            "{at}: mode {:04o} lets others read it or the group write it; chmod 0600, or 0640 for a group that may read it",
+            meta.mode() & 0o7777
+        ));
+    }
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|f| f.take(FILE_MAX).read_to_end(&mut bytes)).map_err(why)?;
+    if bytes.len() as u64 == FILE_MAX {
+        return Err(format!("{at}: larger than {} MiB: this is no PEM file", FILE_MAX >> 20));
+    }
+    Ok(bytes)
+}
+
+fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let bytes = read(key, path, false)?;
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    match all {
+        Ok(all) if all.is_empty() => {
+            Err(format!("{key}: {}: there is no certificate in it; PEM is wanted", path.display()))
+        }
+        Ok(all) => Ok(all),
+        Err(e) => Err(format!("{key}: {}: {e}; PEM is wanted", path.display())),
+    }
+}
+
+fn private_key(key: &str, path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(&read(key, path, true)?).map_err(|e| {
+        format!("{key}: {}: {e}; a private key without a passphrase is wanted, as PEM", path.display())
+    })
+}
+
+fn roots(key: &str, path: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for one in certificates(key, path)? {
+        roots.add(one).map_err(|e| format!("{key}: {}: {e}", path.display()))?;
+    }
+    Ok(roots)
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+/// Both halves of a pair are named: it is not told which one is wrong.
+fn pair<'a>(keys: [&str; 2], paths: [&'a Path; 2]) -> impl Fn(Error) -> String + use<'a> {
+    let names = keys.join(" and ");
+    move |e| {
+        let [cert, key] = paths.map(Path::display);
+        format!("{names}: {cert} and {key}: {e}; the key must be that of the first certificate in the file")
+    }
+}
+
+/// When the first of a file's certificates expires.
+fn expiry(key: &'static str, path: &Path) -> Option<Expiry> {
+    let after = |one: &CertificateDer| {
+        let cert = webpki::EndEntityCert::try_from(one).ok()?;
+        // Nothing else in the interface tells its dates: a check beyond them all names the one that was missed.
+        let end = UnixTime::since_unix_epoch(Duration::from_secs(FOREVER));
+        let algorithms = ring::default_provider().signature_verification_algorithms;
+        let usage = webpki::KeyUsage::server_auth();
+        match cert.verify_for_usage(algorithms.all, &[], &[], end, usage, None, None) {
+            Err(webpki::Error::CertExpired { not_after, .. }) => Some(not_after.as_secs()),
+            // It ends before it begins.
+            Err(webpki::Error::InvalidCertValidity) => Some(0),
+            _ => None,
+        }
+    };
+    let all = certificates(key, path).ok()?;
+    Some(Expiry { key, path: path.to_owned(), not_after: all.iter().filter_map(after).min() })
+}
+
+/// A client's certificate, which was checked.
+pub struct Certificate {
+    der: CertificateDer<'static>,
+    /// It may send for every host.
+    relay: bool,
+}
+
+impl Certificate {
+    /// Does it open the hours of this sender?
+    pub fn opens(&self, name: &str) -> bool {
+        let host = name.split_once('+').map_or(name, |(host, _)| host);
+        self.relay || names(&self.der, host)
+    }
+
+    /// Whose it is, for messages.
+    pub fn label(&self) -> String {
+        match webpki::EndEntityCert::try_from(&self.der) {
+            Ok(cert) => {
+                let names: Vec<&str> = cert.valid_dns_names().take(4).collect();
+                if names.is_empty() {
+                    "a certificate without DNS names".into()
+                } else {
+                    format!("the certificate of {}", names.join(", "))
+                }
+            }
+            Err(e) => format!("a certificate that cannot be read ({e})"),
+        }
+    }
+}
+
+/// Does the certificate name this host, as a DNS name or an address?
+fn names(der: &CertificateDer, host: &str) -> bool {
+    let (Ok(cert), Ok(name)) = (webpki::EndEntityCert::try_from(der), ServerName::try_from(host)) else {
+        return false;
+    };
+    cert.verify_is_valid_for_subject_name(&name).is_ok()
+}
+
+/// The receiver's side: certificate, key, and who signs the clients' certificates.
+pub struct Server {
+    conf: TlsListen,
+    loaded: Mutex<(Arc<ServerConfig>, Stamps)>,
+}
+
+impl Server {
+    /// Reads the files.
+    pub fn open(conf: &TlsListen) -> Result<Self, String> {
+        let stamps = stamps(&Self::paths(conf));
+        let loaded = (Arc::new(Self::load(conf)?), stamps);
+        Ok(Self { conf: conf.clone(), loaded: Mutex::new(loaded) })
+    }
+
+    fn paths(conf: &TlsListen) -> Vec<&Path> {
+        [&conf.cert, &conf.key].into_iter().chain(&conf.client_ca).map(AsRef::as_ref).collect()
+    }
+
+    fn load(conf: &TlsListen) -> Result<ServerConfig, String> {
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|e| format!("tls: {e}"))?;
+        let builder = match &conf.client_ca {
+            Some(path) => {
+                let roots = Arc::new(roots("tls_client_ca", path)?);
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
+                    .build()
+                    .map_err(|e| format!("tls_client_ca: {}: {e}", path.display()))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+            None => builder.with_no_client_auth(),
+        };
+        let (chain, key) = (certificates("tls_cert", &conf.cert)?, private_key("tls_key", &conf.key)?);
+        let mut config = builder
+            .with_single_cert(chain, key)
+            .map_err(pair(["tls_cert", "tls_key"], [&conf.cert, &conf.key]))?;
+        // A connection lives for hours. Tickets would come unasked, which a sender takes for a broken connection.
+        config.send_tls13_tickets = 0;
+        Ok(config)
+    }
+
+    /// Reads the files again if they are others now. After an error those of before hold on.
+    pub fn refresh(&self) -> Option<Result<(), String>> {
+        let now = stamps(&Self::paths(&self.conf));
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if loaded.1 == now {
+            return None;
+        }
+        loaded.1 = now;
+        Some(Self::load(&self.conf).map(|config| loaded.0 = Arc::new(config)))
+    }
+
+    /// How long the files hold.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        let ca = self.conf.client_ca.as_ref().and_then(|path| expiry("tls_client_ca", path));
+        expiry("tls_cert", &self.conf.cert).into_iter().chain(ca).collect()
+    }
+
+    /// Must clients show one?
+    pub fn asks_for_certificates(&self) -> bool {
+        self.conf.client_ca.is_some()
+    }
+
+    /// Makes what was accepted a connection, before `deadline`; `None` if it closed without a word.
+    pub fn accept(
+        &self,
+        tcp: Arc<TcpStream>,
+        deadline: Instant,
+    ) -> Result<Option<(Stream, Option<Certificate>)>, String> {
+        let mut first = [0];
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        tcp.set_read_timeout(Some(left)).map_err(|e| e.to_string())?;
+        match tcp.peek(&mut first) {
+            Ok(0) => return Ok(None),
+            Ok(_) => {}
+            Err(_) => return Err("silent after it had connected".into()),
+        }
+        if first != [HANDSHAKE] {
+            if self.conf.required {
+                let _ = tcp.set_write_timeout(Some(left)).and_then(|()| (&*tcp).write_all(&NO_TLS));
+                return Err("it does not speak TLS; if that is one of your hosts, set tls_ca there, or here `tls = accept` \
+                            while hosts are changed over"
+                    .into());
+            }
+            return Ok(Some((Stream::plain(tcp), None)));
+        }
+        let config = Arc::clone(&self.loaded.lock().unwrap_or_else(PoisonError::into_inner).0);
+        let connection = ServerConnection::new(config).map_err(|e| e.to_string())?;
+        let _ = tcp.set_write_timeout(Some(left));
+        let session = shake_hands(connection.into(), &tcp, deadline).map_err(|e| super::explain(&e))?;
+        let certificate = session.0.peer_certificates().and_then(<[_]>::first).map(|der| Certificate {
+            der: der.clone().into_owned(),
+            relay: self.conf.relays.iter().any(|relay| names(der, relay)),
+        });
+        Ok(Some((Stream { tcp, deadline: None, tls: Some(session) }, certificate)))
+    }
+}
+
+/// The sender's side: whom to trust, and the certificate to show.
+pub struct Client {
+    conf: TlsSend,
+    loaded: Mutex<(Arc<ClientConfig>, Stamps)>,
+}
+
+impl Client {
+    /// Reads the files.
+    pub fn open(conf: &TlsSend) -> Result<Self, String> {
+        if let Some(name) = &conf.name {
+            ServerName::try_from(name.as_str())
+                .map_err(|_| format!("tls_name: {name:?} is no DNS name or address"))?;
+        }
+        let stamps = stamps(&Self::paths(conf));
+        let loaded = (Arc::new(Self::load(conf)?), stamps);
+        Ok(Self { conf: conf.clone(), loaded: Mutex::new(loaded) })
+    }
+
+    fn paths(conf: &TlsSend) -> Vec<&Path> {
+        let own = conf.own.iter().flat_map(|(cert, key)| [cert, key]);
+        [&conf.ca].into_iter().chain(own).map(AsRef::as_ref).collect()
+    }
+
+    fn load(conf: &TlsSend) -> Result<ClientConfig, String> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|e| format!("tls: {e}"))?
+            .with_root_certificates(roots("tls_ca", &conf.ca)?);
+        let mut config = match &conf.own {
+            Some((cert, key)) => {
+                let keys = ["tls_client_cert", "tls_client_key"];
+                builder
+                    .with_client_auth_cert(certificates(keys[0], cert)?, private_key(keys[1], key)?)
+                    .map_err(pair(keys, [cert, key]))?
+            }
+            None => builder.with_no_client_auth(),
+        };
+        config.resumption = Resumption::disabled();
+        Ok(config)
+    }
+
+    /// How long the files hold.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        let own = self.conf.own.as_ref().and_then(|(cert, _)| expiry("tls_client_cert", cert));
+        expiry("tls_ca", &self.conf.ca).into_iter().chain(own).collect()
+    }
+
+    /// Makes a TCP connection to `addr` (`host:port`) a TLS one, before `deadline`. Files that were replaced are read again;
+    /// if they cannot be, those of before are used, and the error of a connection that fails says so.
+    pub fn connect(&self, addr: &str, tcp: TcpStream, deadline: Instant) -> io::Result<Stream> {
+        let (config, trouble) = {
+            let now = stamps(&Self::paths(&self.conf));
+            let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+            let trouble = if loaded.1 == now {
+                None
+            } else {
+                match Self::load(&self.conf) {
+                    Ok(config) => {
+                        *loaded = (Arc::new(config), now);
+                        None
+                    }
+                    Err(why) => Some(why),
+                }
+            };
+            (Arc::clone(&loaded.0), trouble)
+        };
+        let name = self.conf.name.as_deref().unwrap_or_else(|| host_of(addr));
+        let connect = || {
+            let name = ServerName::try_from(name.to_owned())
+                .map_err(|e| io::Error::new(ErrorKind::InvalidInput, e))?;
+            let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
+            shake_hands(connection.into(), &tcp, deadline)
+        };
+        match connect() {
+            Ok(session) => Ok(Stream { tcp: Arc::new(tcp), deadline: None, tls: Some(session) }),
+            Err(e) => {
+                let more = trouble.map_or(String::new(), |why| {
+                    format!(" (of its own files: {why}; those of before are used)")
+                });
+                Err(io::Error::new(e.kind(), format!("TLS: {}{more}", super::explain(&e))))
+            }
+        }
+    }
+}
+
+/// The host of `host:port`; an IPv6 address without its brackets.
+fn host_of(addr: &str) -> &str {
+    addr.rsplit_once(':').map_or(addr, |(host, _)| host).trim_matches(['[', ']'])
+}
+
+fn shake_hands(mut connection: Connection, tcp: &TcpStream, deadline: Instant) -> io::Result<Session> {
+    let mut timed = Timed { tcp, deadline: Some(deadline) };
+    while connection.is_handshaking() {
+        let (read, written) = connection.complete_io(&mut timed)?;
+        if connection.is_handshaking() && read == 0 && written == 0 {
+            return Err(io::Error::new(ErrorKind::UnexpectedEof, "closed in the middle of the handshake"));
+        }
+    }
+    Ok(Session(Box::new(connection)))
+}
+
+/// One connection's TLS.
+pub(super) struct Session(Box<Connection>);
+
+impl Session {
+    pub(super) fn read(&mut self, io: &mut (impl Read + Write), buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.0.reader().read(buf) {
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                // Whoever only closes the socket means the same; where a frame was cut short is seen by its length.
+                Err(e) if e.kind() == ErrorKind::UnexpectedEof => return Ok(0),
+                other => return other,
+            }
+            self.flush(io)?;
+            match self.0.read_tls(io) {
+                Ok(_) => {}
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            }
+            if let Err(e) = self.0.process_new_packets() {
+                // The alert that tells the peer.
+                let _ = self.flush(io);
+                return Err(io::Error::new(ErrorKind::InvalidData, e));
+            }
+        }
+    }
+
+    pub(super) fn write(&mut self, io: &mut impl Write, buf: &[u8]) -> io::Result<usize> {
+        let taken = self.0.writer().write(buf)?;
+        self.flush(io)?;
+        Ok(taken)
+    }
+
+    pub(super) fn flush(&mut self, io: &mut impl Write) -> io::Result<()> {
+        while self.0.wants_write() {
+            match self.0.write_tls(io) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(_) => {}
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn close(&mut self, io: &mut impl Write) {
+        self.0.send_close_notify();
+        let _ = self.flush(io);
+    }
+
+    /// Without blocking: is it open, and did nothing come that would be taken for an answer? What TLS says to TLS is no
+    /// doubt.
+    pub(super) fn is_silent(&mut self, io: &mut impl Read) -> bool {
+        loop {
+            match self.0.read_tls(io) {
+                Ok(0) => return false,
+                Ok(_) => match self.0.process_new_packets() {
+                    Ok(state) if state.plaintext_bytes_to_read() == 0 && !state.peer_has_closed() => {}
+                    _ => return false,
+                },
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return e.kind() == ErrorKind::WouldBlock,
+            }
+        }
+    }
+}
+
+/// What rustls means, and what to do.
+pub(super) fn explain(e: &io::Error) -> Option<String> {
+    if e.kind() == ErrorKind::UnexpectedEof {
+        return Some("closed in the middle of the handshake".into());
+    }
+    let error = e.get_ref()?.downcast_ref::<Error>()?;
+    let text = match error {
+        Error::InvalidCertificate(bad) => match bad {
+            CertificateError::UnknownIssuer => {
+                "the peer's certificate is not signed by the CA that is configured here (tls_ca, or tls_client_ca)".into()
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "the peer's certificate has expired; renew it there (or a clock is wrong)".into()
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "the peer's certificate is not valid yet; is this host's clock right?".into()
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                format!("{error}; tls_name says which name is wanted")
+            }
+            _ => error.to_string(),
+        },
+        Error::AlertReceived(alert) => {
+            let own = match alert {
+                AlertDescription::CertificateRequired => "it wants a certificate of this host: set tls_client_cert",
+                AlertDescription::CertificateExpired => "this host's certificate has expired; renew it",
+                AlertDescription::UnknownCA => "it does not know the CA that signed this host's certificate",
+                AlertDescription::BadCertificate
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::UnsupportedCertificate => "it does not take this host's certificate",
+                AlertDescription::ProtocolVersion => "it does not speak TLS 1.3",
+                _ => "its log may say why",
+            };
+            format!("the peer refuses: {own} ({alert:?})")
+        }
+        Error::NoCertificatesPresented => "the peer shows no certificate; set tls_client_cert there".into(),
+        Error::InvalidMessage(_) => "the peer does not speak TLS".into(),
+        _ => error.to_string(),
+    };
+    Some(text)
+}
