@@ -443,12 +443,16 @@ pub struct MonitorConfig {
     pub keep_hours: u64,
     /// Milliseconds between two checks of a node.
     pub check_interval_ms: u64,
+    /// File with the names of hosts that are expected to have every hour.
+    pub hosts_file: Option<PathBuf>,
     /// The database that gets nodes and messages, too.
     pub db: Option<DbConfig>,
     /// The program that is run on alarms, and its arguments; empty = none.
     pub alarm: Vec<String>,
     /// Messages.
     pub log: LogConfig,
+    /// The page and the metrics.
+    pub http: HttpConfig,
     /// Milliseconds that a clean stop may take.
     pub quit_timeout_ms: u64,
 }

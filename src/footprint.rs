@@ -118,25 +118,6 @@ impl Footprint {
         Some(h)
     }
 
-    /// Hours with packs beyond a gap, and the numbers that are missing before them, as ranges.
-    pub fn gaps(&self) -> Vec<(HourKey, Vec<(u64, u64)>)> {
-        let gaps = |copy: &CopyPrint| {
-            let (mut found, mut next) = (Vec::new(), copy.high.saturating_add(1));
-            for id in copy.early() {
-                if id > next {
-                    found.push((next, id.saturating_sub(1)));
-                }
-                next = id.saturating_add(1);
-            }
-            found
-        };
-        // What the original began is stored in any order.
-        let ours = self.hours.iter().filter(|(_, h)| h.foreign.is_none());
-        let newest = ours.filter_map(|(key, h)| Some((key, h.copies.last_key_value()?.1)));
-        let all = newest.map(|(key, copy)| (key.clone(), gaps(copy)));
-        all.filter(|(_, missing)| !missing.is_empty()).collect()
-    }
-
     /// Adds an hour as the disk has it.
     pub fn load(&mut self, key: &HourKey, mut hour: HourPrint, now_ms: u64) {
         hour.used_ms = now_ms;
@@ -369,21 +350,6 @@ mod tests {
         f.accept(&key, 0, 1, pending(10), 0);
         f.stored(&key, 0, 2, &[10]);
         assert_eq!(f.judge(&key, 0, 2, &CHECKED), Verdict::Stored);
-    }
-
-    #[test]
-    fn gaps_are_named() {
-        let key = HourKey::parse("web1_2026112205").unwrap();
-        let mut f = Footprint::default();
-        f.load(&key, HourPrint::default(), 0);
-        for id in [1, 2, 5, 6, 9] {
-            f.accept(&key, 0, id, pending(id), 0);
-        }
-        assert_eq!(f.gaps(), [(key.clone(), vec![(3, 4), (7, 8)])]);
-        for id in [3, 4, 7, 8] {
-            f.accept(&key, 0, id, pending(id), 0);
-        }
-        assert_eq!(f.gaps(), []);
     }
 
     #[test]

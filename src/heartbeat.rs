@@ -4,11 +4,12 @@
 //! frame = length (4 bytes, as before a pack's header) JSON (an object of strings)
 //! node  -> monitor  {"hostname":…,"ip":…,"port":…,"req":"register"|"unregister","role":…}
 //! monitor -> node   {"err":"0","msg":"success"}; any other `err` is a failure, and `msg` says which
+//!                   ours adds "again":"60" for whoever tells a "lag": to register again after so many seconds
 //! node  -> monitor  {"ip":…,"msg":…,"port":…,"time":…,"type":…}, a message; it is not answered
 //! node  -> monitor  {"hours":…,"hostname":…,"ip":…,"port":…,"req":"hours","role":…}, states of hours (ours)
 //! ```
-//! All of it but `hours` is the original's, which ignores members that it does not know (`version`) and answers a request
-//! that it does not know with an `err`. An original monitor reads a frame by its length and nothing else, so that a
+//! All of it but `hours` is the original's, which ignores members that it does not know (`version`, and `lag`: the age of
+//! the oldest line that is not delivered, in seconds) and answers a request that it does not know with an `err`. An original monitor reads a frame by its length and nothing else, so that a
 //! request waits for its answer before the next one is sent.
 //!
 //! A heart-beat is the byte `!`, with which a node answers every connection to its `hb_port`.
@@ -31,6 +32,8 @@ const FIRST_TRIES: u32 = 3;
 const BACKOFF_MAX_MS: u64 = 300_000;
 /// A role registers again after this time, so that a monitor that lost its state learns of it, ms.
 const AGAIN_MS: u64 = 600_000;
+/// Seconds after which our monitor wants to be told the lag again.
+pub const LAG_AGAIN_S: u64 = 60;
 
 /// An object of strings.
 pub type Message = BTreeMap<String, String>;
@@ -137,6 +140,13 @@ pub fn done(answer: &Message) -> Result<(), String> {
     }
 }
 
+/// After how many ms the monitor wants to hear of the role again.
+pub fn again_ms(answer: &Message) -> u64 {
+    let told = answer.get("again").and_then(|s| s.parse::<u64>().ok()).map(|s| s.saturating_mul(1_000));
+    // Neither a flood nor silence, whatever it says.
+    told.map_or(AGAIN_MS, |ms| ms.clamp(10_000, AGAIN_MS))
+}
+
 /// Who registers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Me {
@@ -209,13 +219,12 @@ impl Registrar {
         self.registered
     }
 
-    /// What came of a try; a sentence for the log where there is something to say, with `true` for a good one.
-    pub fn tried(&mut self, result: Result<(), String>, now_ms: u64) -> Option<(bool, String)> {
-        let wait = if result.is_ok() {
-            AGAIN_MS
-        } else {
+    /// What came of a try: after how many ms to register again, or why it failed. A sentence for the log where there is
+    /// something to say, with `true` for a good one.
+    pub fn tried(&mut self, result: Result<u64, String>, now_ms: u64) -> Option<(bool, String)> {
+        let wait = result.as_ref().copied().unwrap_or_else(|_| {
             1_000_u64.checked_shl(self.failures.min(20)).unwrap_or(BACKOFF_MAX_MS).min(BACKOFF_MAX_MS)
-        };
+        });
         // After an outage a thousand hosts must not come in one second: up to a fifth of the wait more.
         self.seed ^= self.seed.wrapping_shl(13);
         self.seed ^= self.seed.wrapping_shr(7);
@@ -223,7 +232,7 @@ impl Registrar {
         let more = self.seed.checked_rem(wait.checked_div(5).unwrap_or(1).max(1)).unwrap_or(0);
         self.due_ms = now_ms.saturating_add(wait).saturating_add(more);
         match result {
-            Ok(()) => {
+            Ok(_) => {
                 let news = !self.registered || self.failures >= FIRST_TRIES;
                 (self.failures, self.registered) = (0, true);
                 news.then(|| (true, "registered".into()))
@@ -304,8 +313,14 @@ mod tests {
             assert!(due && told.is_none() && waited <= BACKOFF_MAX_MS / 5 * 6);
         }
         let now = r.due_ms;
-        assert_eq!(r.tried(Ok(()), now), Some((true, "registered".into())));
+        let answer = |again: &str| again_ms(&[("again".to_owned(), again.to_owned())].into());
+        assert_eq!(
+            [answer("60"), answer("0"), answer("9999999999999999999"), answer("x")],
+            [60_000, 10_000, AGAIN_MS, AGAIN_MS]
+        );
+        let good = again_ms(&Message::new());
+        assert_eq!(r.tried(Ok(good), now), Some((true, "registered".into())));
         assert!(r.registered() && !r.due(now + AGAIN_MS - 1) && r.due(now + AGAIN_MS / 5 * 6));
-        assert_eq!(r.tried(Ok(()), now), None, "what is normal is not told");
+        assert_eq!(r.tried(Ok(good), now), None, "what is normal is not told");
     }
 }

@@ -57,6 +57,7 @@ impl Tap {
         if queue.0.len() >= TAPPED_MAX {
             // The newest goes: what began the trouble is worth more than its thousandth echo.
             queue.1 = queue.1.saturating_add(1);
+            metrics::UNSENT_MESSAGES.inc();
             return;
         }
         queue.0.push_back(told);

@@ -32,6 +32,7 @@ use crate::config::{Allow, MonitorConfig};
 use crate::disk::{self, Disk};
 use crate::heartbeat::{self, Message};
 use crate::log::escape;
+use crate::metrics;
 use crate::overview::{self, ErrorEntry, Overview};
 use events::{Event, Events, What};
 use hours::Hours;
@@ -69,6 +70,8 @@ pub struct Monitor {
     pub said: Vec<Said>,
     /// Subject and text of alarms.
     pub alarms: Vec<(String, String)>,
+    /// When an event could not be recorded last (Unix milliseconds), and why.
+    pub unrecorded: Option<(i64, String)>,
 }
 
 impl Monitor {
@@ -79,7 +82,8 @@ impl Monitor {
         let events = Events::open(disk, &dir.join("events"), &mut said)?;
         let hours = Hours::open(disk, &dir.join("hours.json"), &mut said)?;
         let (allow, keep_hours) = (conf.allow.clone(), conf.keep_hours);
-        Ok(Self { allow, zone: zone.clone(), keep_hours, nodes, events, hours, said, alarms: Vec::new() })
+        let (zone, alarms, unrecorded) = (zone.clone(), Vec::new(), None);
+        Ok(Self { allow, zone, keep_hours, nodes, events, hours, said, alarms, unrecorded })
     }
 
     /// Takes what a peer sent; the answer, if there is to be one. It may go out after [`Self::commit`].
@@ -92,11 +96,21 @@ impl Monitor {
         let done = match req.as_str() {
             "register" => self.register(&m, peer, now_ms),
             "unregister" => self.unregister(&m, peer, now_ms),
-            "hours" => self.hours.take(m.get("hours").map_or("", String::as_str), now_ms),
+            "hours" => {
+                let host = short(m.get("hostname").map_or("", String::as_str), HOST_MAX);
+                let list = m.get("hours").map_or("", String::as_str);
+                self.hours.take(list, &format!("{peer} {host}"), now_ms)
+            }
             other => return Ok(Some(answer("-1", &format!("unknown request {:?}", short(other, WORD_MAX))))),
         };
         Ok(Some(match done {
-            Ok(()) => answer("0", "success"),
+            Ok(()) => {
+                let mut good = answer("0", "success");
+                if req == "register" && m.contains_key("lag") {
+                    good.insert("again".into(), heartbeat::LAG_AGAIN_S.to_string());
+                }
+                good
+            }
             Err(why) => {
                 self.said.push((1, format!("{req} from {peer}: refused: {why}")));
                 answer("1", &why)
@@ -148,6 +162,7 @@ impl Monitor {
         node.by = Some(peer);
         (node.role, node.hostname, node.version) = (role, hostname, word("version", WORD_MAX));
         (node.registered_ms, node.beat_ms) = (now_ms, now_ms);
+        node.lag = m.get("lag").and_then(|lag| lag.parse().ok()).map(|lag| (now_ms, lag));
         if !same {
             self.event(What::Register, &node, "", "", now_ms);
             self.said.push((2, format!("node {}: registered", node.label())));
@@ -180,13 +195,16 @@ impl Monitor {
         }
         let (kind, said) = (short(text("type"), WORD_MAX), short(text("msg"), MESSAGE_MAX));
         let time = own_time(text("time"));
-        self.event_at(time, What::Error, &node, &kind, &said, now_ms);
+        let kept = self.event_at(time, What::Error, &node, &kind, &said, now_ms);
+        let count = if kept { &metrics::NODE_MESSAGES_KEPT } else { &metrics::NODE_MESSAGES_DROPPED };
+        count.inc();
     }
 
     fn event(&mut self, what: What, node: &Node, kind: &str, text: &str, now_ms: i64) {
         self.event_at(None, what, node, kind, text, now_ms);
     }
 
+    /// False = it could not be recorded.
     fn event_at(
         &mut self,
         time: Option<String>,
@@ -195,7 +213,7 @@ impl Monitor {
         kind: &str,
         text: &str,
         now_ms: i64,
-    ) {
+    ) -> bool {
         let time = time.unwrap_or_else(|| self.zone.format_ms(now_ms).chars().take(19).collect());
         let event = Event {
             seq: 0,
@@ -209,9 +227,10 @@ impl Monitor {
             kind: kind.to_owned(),
             msg: text.to_owned(),
         };
-        if let Err(e) = self.events.append(event) {
-            self.said.push((0, format!("{e}; the event is not recorded: {}: {kind}: {text}", node.label())));
-        }
+        let Err(e) = self.events.append(event) else { return true };
+        self.said.push((0, format!("{e}; the event is not recorded: {}: {kind}: {text}", node.label())));
+        self.unrecorded = Some((now_ms, e.to_string()));
+        false
     }
 
     /// Whom to ask for a heart-beat. Nodes that must not be asked are told.
@@ -239,6 +258,8 @@ impl Monitor {
     /// What came of a round.
     pub fn checked(&mut self, results: Vec<(SocketAddr, Result<(), String>)>, now_ms: i64) {
         for (at, result) in results {
+            let count = if result.is_ok() { &metrics::BEATS_ANSWERED } else { &metrics::BEATS_MISSED };
+            count.inc();
             // It may have unregistered meanwhile.
             let Some(mut node) = self.nodes.get(at.ip(), at.port()).cloned() else { continue };
             let subject = format!("node {at}");
@@ -261,6 +282,7 @@ impl Monitor {
                     }
                 }
                 Err(why) if changed => {
+                    metrics::OUTAGES.inc();
                     let text = format!("{at}: {why}; down since {}", self.seconds(now_ms));
                     self.event(What::Error, &node, "no heart-beat", &text, now_ms);
                     self.said.push((1, format!("node {}: no heart-beat: {why}", node.label())));
@@ -328,35 +350,33 @@ impl Monitor {
             kind: e.kind.clone(),
             message: e.msg.clone(),
         });
-        let back =
-            i64::try_from(self.keep_hours.saturating_sub(1)).unwrap_or(i64::MAX).saturating_mul(3_600_000);
-        let (mut hour, last) = (self.zone.hour_at(now_ms.saturating_sub(back)), self.zone.hour_at(now_ms));
-        let mut columns = Vec::new();
-        while hour <= last {
-            // One that the clock skips does not exist.
-            columns.extend(self.zone.ends_ms(hour).map(|_| hour.to_string()));
-            let next = self.zone.next(hour);
-            if next <= hour {
-                break;
-            }
-            hour = next;
-        }
-        columns.reverse();
-        let mut o = Overview {
+        let columns = self.zone.latest_hours(now_ms, self.keep_hours);
+        let columns: Vec<String> = columns.iter().rev().map(ToString::to_string).collect();
+        Overview {
             time_ms: now_ms,
             role: "monitor".into(),
             host: host.to_owned(),
             zone: self.zone.name(),
-            newest: self.zone.hour_at(now_ms).to_string(),
+            newest: columns.first().cloned().unwrap_or_default(),
             span_hours: columns.len() as u64,
             columns,
-            nodes: self.nodes.iter().map(Node::overview).collect(),
+            nodes: self.nodes.iter().map(|n| n.overview(now_ms)).collect(),
             hours: self.hours.list().collect(),
             errors: errors.collect(),
             ..Overview::default()
-        };
-        o.limit();
-        o
+        }
+    }
+
+    /// Sets the numbers of nodes by their state.
+    pub fn count_nodes(&self) {
+        let states = [
+            (Some(true), &metrics::NODES_UP),
+            (Some(false), &metrics::NODES_DOWN),
+            (None, &metrics::NODES_NOT_ASKED),
+        ];
+        for (alive, metric) in states {
+            metric.set(self.nodes.iter().filter(|n| n.alive == alive).count() as u64);
+        }
     }
 }
 

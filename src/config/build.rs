@@ -361,9 +361,11 @@ pub(super) fn monitor(r: &mut Reader) -> MonitorConfig {
         state_dir: path(r, s, "state_dir"),
         keep_hours: r.number(s, "keep_hours"),
         check_interval_ms: r.number("heart_beat", "check_interval"),
+        hosts_file: path(r, s, "hosts_file"),
         db: database(r, s),
         alarm: alarm(r, s),
         log: log(r),
+        http: http(r),
         quit_timeout_ms: r.number(s, "quit_timeout"),
     }
 }

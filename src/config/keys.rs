@@ -261,6 +261,7 @@ pub static KEYS: &[Key] = &[
     key(R, "allow", Kind::Networks, "", "Who may connect and, beside the hosts that register themselves, whose heart-beat is asked for. Empty: any, if the role has served before."),
     key(R, "state_dir", Kind::Text, "", "Directory of nodes, messages, hours and lock. Empty: $STATE_DIRECTORY, var/monitor beside the program, or /var/lib/logd/monitor."),
     key(R, "keep_hours", Kind::Number(1, 744), "72", "Hours back from now whose state is kept."),
+    key(R, "hosts_file", Kind::Text, "", "File with the names of hosts that are expected to have every hour, one a line. Empty: none."),
     key(R, "db_host", Kind::Text, "", "MySQL or MariaDB server that gets nodes and messages, too (build with the feature mysql). Empty: none.").original(),
     key(R, "db_port", Kind::Number(1, 65_535), "3306", "Its port.").original(),
     key(R, "db_uname", Kind::Text, "", "Its user.").original(),

@@ -4,7 +4,7 @@ use super::Said;
 use crate::clock::Hour;
 use crate::disk::{self, Disk};
 use crate::name;
-use crate::overview::{HOURS_MAX, HostHour, Overview};
+use crate::overview::{HOURS_MAX, HostHour, NO_DATA, Overview};
 use crate::record;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -18,7 +18,26 @@ const AHEAD_MS: i64 = 48 * 3_600_000;
 #[derive(Serialize, Deserialize)]
 struct Saved {
     format: u32,
-    hours: Vec<HostHour>,
+    hours: Vec<Told>,
+}
+
+/// What a collector told.
+#[derive(Serialize, Deserialize)]
+struct Told {
+    /// Which one.
+    #[serde(default)]
+    from: String,
+    #[serde(flatten)]
+    hour: HostHour,
+}
+
+/// Is the command one that sends this hour again, and nothing else?
+fn is_resend(h: &HostHour) -> bool {
+    let stream = h.name.split_once('+').map_or(String::new(), |(_, s)| format!(" --stream {s}"));
+    let rest = h.repull.strip_prefix(&format!("logd resend{stream}"));
+    let rest = rest.and_then(|r| r.strip_suffix(&format!(" /etc/logd/tail.ini {}", h.hour)));
+    let ranges = |p: &str| p.bytes().all(|b| b.is_ascii_digit() || b == b',' || b == b'-');
+    rest.is_some_and(|r| r.is_empty() || r.strip_prefix(" --packs ").is_some_and(ranges))
 }
 
 /// See the module's header.
@@ -26,7 +45,7 @@ pub struct Hours {
     disk: Disk,
     path: PathBuf,
     /// By hour and name, so that the oldest come first.
-    list: BTreeMap<(String, String), HostHour>,
+    list: BTreeMap<(String, String), Told>,
     dirty: bool,
     saved_ms: u64,
 }
@@ -53,8 +72,9 @@ impl Hours {
         Ok(hours)
     }
 
-    /// Takes the list that a collector sent. Those that make no sense are left out.
-    pub fn take(&mut self, json: &str, now_ms: i64) -> Result<(), String> {
+    /// Takes the list that a collector sent; `from` is the same each time that one sends. Those that make no sense are left
+    /// out.
+    pub fn take(&mut self, json: &str, from: &str, now_ms: i64) -> Result<(), String> {
         let list: Vec<HostHour> =
             serde_json::from_str(json).map_err(|e| format!("`hours` is no list of hours: {e}"))?;
         let ahead = crate::clock::Zone::named("UTC").map(|utc| utc.hour_at(now_ms.saturating_add(AHEAD_MS)));
@@ -65,14 +85,27 @@ impl Hours {
             name::problem(&h.name).is_none()
                 && hour.is_some_and(|hour| ahead.as_ref().is_ok_and(|a| hour.day_of() <= a.day_of()))
         });
-        self.put(good.collect());
+        let told = good.map(|mut hour| {
+            // The page tells people to run this: whoever reaches the port must not choose what.
+            if !is_resend(&hour) {
+                hour.repull.clear();
+            }
+            Told { from: from.to_owned(), hour }
+        });
+        self.put(told.collect());
         Ok(())
     }
 
-    fn put(&mut self, hours: Vec<HostHour>) {
-        for hour in hours {
+    fn put(&mut self, hours: Vec<Told>) {
+        for told in hours {
+            let key = (told.hour.hour.clone(), told.hour.name.clone());
+            // That one collector has nothing of a host says nothing where another one has: a host sends to one of them.
+            let known = self.list.get(&key).filter(|k| k.hour.state != NO_DATA && k.from != told.from);
+            if known.is_some() && told.hour.state == NO_DATA {
+                continue;
+            }
             self.dirty = true;
-            self.list.insert((hour.hour.clone(), hour.name.clone()), hour);
+            self.list.insert(key, told);
             if self.list.len() > HOURS_MAX {
                 self.list.pop_first();
             }
@@ -90,7 +123,7 @@ impl Hours {
 
     /// All of them, by name and then by hour.
     pub fn list(&self) -> impl Iterator<Item = HostHour> {
-        let mut all: Vec<&HostHour> = self.list.values().collect();
+        let mut all: Vec<&HostHour> = self.list.values().map(|t| &t.hour).collect();
         all.sort_by(|a, b| (&a.name, &a.hour).cmp(&(&b.name, &b.hour)));
         all.into_iter().cloned()
     }
@@ -108,8 +141,12 @@ impl Hours {
     /// Writes the file if something changed.
     pub fn save(&mut self) -> disk::Result<()> {
         if self.dirty {
-            let saved = Saved { format: 1, hours: self.list.values().cloned().collect() };
-            self.disk.replace(&self.path, &record::to_json(&saved), 0o640)?;
+            // Taken and put back: a copy of the list would take as much memory once more.
+            let saved = Saved { format: 1, hours: std::mem::take(&mut self.list).into_values().collect() };
+            let bytes = record::to_json(&saved);
+            let told = saved.hours.into_iter();
+            self.list = told.map(|t| ((t.hour.hour.clone(), t.hour.name.clone()), t)).collect();
+            self.disk.replace(&self.path, &bytes, 0o640)?;
             self.dirty = false;
         }
         Ok(())

@@ -14,6 +14,9 @@ const FORMAT: u32 = 1;
 /// Bytes of the file, at most.
 const FILE_MAX: u64 = 16 << 20;
 
+/// A lag that was told longer ago is not known any more: three times it was not told again.
+const LAG_MS: i64 = 3 * 72 * 1_000;
+
 /// A role on a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
@@ -45,6 +48,9 @@ pub struct Node {
     /// Since when (Unix milliseconds).
     #[serde(default)]
     pub since_ms: i64,
+    /// When it told its lag (Unix milliseconds), and that (seconds).
+    #[serde(skip)]
+    pub lag: Option<(i64, u64)>,
 }
 
 impl Node {
@@ -61,6 +67,7 @@ impl Node {
             beat_ms: 0,
             alive: None,
             since_ms: 0,
+            lag: None,
         }
     }
 
@@ -73,7 +80,8 @@ impl Node {
     }
 
     /// As the page has it.
-    pub fn overview(&self) -> overview::Node {
+    pub fn overview(&self, now_ms: i64) -> overview::Node {
+        let lag = self.lag.filter(|(at, _)| now_ms.saturating_sub(*at) < LAG_MS);
         overview::Node {
             host: self.hostname.clone(),
             ip: self.ip.to_string(),
@@ -83,7 +91,7 @@ impl Node {
             last_beat_ms: self.beat_ms,
             alive: self.alive,
             since_ms: self.since_ms,
-            lag_s: None,
+            lag_s: lag.filter(|_| self.alive != Some(false)).map(|(_, lag)| lag),
         }
     }
 }

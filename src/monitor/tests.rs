@@ -288,6 +288,63 @@ fn hours_are_kept_for_days_and_not_longer() {
 }
 
 #[test]
+fn a_host_that_one_store_has_is_not_silent_because_another_has_it_not() {
+    let mut d = Desk::new("any");
+    let tell = |d: &mut Desk, state: &str, from: &str| {
+        let (name, hour) = ("web1".to_owned(), "2026112207".to_owned());
+        let hour = HostHour { name, hour, state: state.into(), ..HostHour::default() };
+        let list = serde_json::to_string(&[hour]).unwrap();
+        assert_eq!(d.say(&[("req", "hours"), ("hostname", from), ("hours", &list)], "10.0.0.7"), "0");
+        d.m.overview(T, "mon").hours[0].state.clone()
+    };
+    assert_eq!(tell(&mut d, "no data", "b"), "no data");
+    assert_eq!(tell(&mut d, "open", "a"), "open");
+    assert_eq!(tell(&mut d, "no data", "b"), "open");
+    // Who has told which is remembered, and the one that had it may say that it is gone.
+    d.m.hours.save().unwrap();
+    d.again();
+    assert_eq!(tell(&mut d, "no data", "b"), "open");
+    assert_eq!(tell(&mut d, "no data", "a"), "no data");
+}
+
+#[test]
+fn a_command_for_people_is_one_that_sends_that_hour_again() {
+    let mut d = Desk::new("any");
+    let good = "logd resend --stream error --packs 4-7,9-9 /etc/logd/tail.ini 2026112207";
+    for (name, repull, taken) in [
+        ("web1+error", good, true),
+        ("web1", "logd resend /etc/logd/tail.ini 2026112207", true),
+        ("web1", good, false),
+        ("web1", "logd resend --packs 4-7;id /etc/logd/tail.ini 2026112207", false),
+        ("web1", "logd resend /tmp/tail.ini 2026112207", false),
+        ("web1", "logd resend /etc/logd/tail.ini 2026112207; id", false),
+        ("web1", "id", false),
+    ] {
+        let (name, hour, state) = (name.to_owned(), "2026112207".to_owned(), "gaps".to_owned());
+        let hour = HostHour { name: name.clone(), hour, state, repull: repull.into(), ..HostHour::default() };
+        let list = serde_json::to_string(&[hour]).unwrap();
+        assert_eq!(d.say(&[("req", "hours"), ("hours", &list)], "10.0.0.7"), "0");
+        let told = d.m.overview(T, "mon").hours.into_iter().find(|h| h.name == name).unwrap();
+        assert_eq!(!told.repull.is_empty(), taken, "{repull}");
+    }
+}
+
+#[test]
+fn a_lag_is_asked_for_again_and_not_believed_for_ever() {
+    let mut d = Desk::new("10.0.0.0/8");
+    let mut register = |lag: &[(&str, &str)]| {
+        let who = [("req", "register"), ("port", "4000"), ("hostname", "web1"), ("role", "tail")];
+        let m: Message = who.iter().chain(lag).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        d.m.take(&serde_json::to_vec(&m).unwrap(), ip("10.0.0.7"), T).unwrap().unwrap()
+    };
+    // The original tells none, and gets the original's answer.
+    assert_eq!(register(&[]).len(), 2);
+    assert_eq!(register(&[("lag", "7")]).get("again").map(String::as_str), Some("60"));
+    let lag = |d: &Desk, after_s: i64| d.m.overview(T + after_s * 1_000, "mon").nodes[0].lag_s;
+    assert_eq!((lag(&d, 0), lag(&d, 200), lag(&d, 220)), (Some(7), Some(7), None));
+}
+
+#[test]
 fn times_and_spans() {
     assert_eq!(own_time("2026/11/22 08:23:58").as_deref(), Some("2026-11-22 08:23:58"));
     assert_eq!(own_time("2026-11-22 08:23:58").as_deref(), Some("2026-11-22 08:23:58"));

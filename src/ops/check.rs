@@ -37,9 +37,9 @@ pub fn run(path: &Path, out: &mut Out) -> u8 {
         return ERROR;
     }
     // A typing error in this file would otherwise show as an hour that never gets its fleet tag.
-    if let Ok((store, _)) = config.store(true)
-        && let Some(hosts) = &store.hosts_file
-    {
+    let store = config.store(true).ok().and_then(|(store, _)| store.hosts_file);
+    let monitor = config.monitor(true).ok().and_then(|(monitor, _)| monitor.hosts_file);
+    for hosts in store.iter().chain(&monitor) {
         match integrity::read_hosts(hosts) {
             Err(why) => {
                 out.complain(format_args!(

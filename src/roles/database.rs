@@ -32,6 +32,7 @@ mod with {
     use crate::config::DbConfig;
     use crate::disk::Disk;
     use crate::log::{complain, count};
+    use crate::metrics;
     use crate::monitor::mysql::{self, Db};
     use crate::monitor::nodes::Node;
     use crate::pack::{Seal, hex};
@@ -49,6 +50,8 @@ mod with {
     /// The first and the longest wait before the database is tried again.
     const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
     const FILE_MAX: u64 = 64 << 10;
+    /// A database that is away for longer is told by `/healthz`, ms.
+    const AWAY_MS: u64 = 300_000;
 
     /// Makes the tables.
     pub fn init(conf: &MonitorConfig) -> Result<(), String> {
@@ -110,12 +113,18 @@ mod with {
         }
 
         fn run(mut self) {
-            let (mut wait, mut failing) = (RETRY.0, false);
+            let (mut wait, mut failing, mut away_ms) = (RETRY.0, false, None);
             loop {
                 let result = self.connection(&mut failing);
                 match result {
                     Ok(()) => return,
                     Err(why) => {
+                        let now = self.s.clock.mono_ms();
+                        if !failing {
+                            away_ms = None;
+                        }
+                        let ms = now.saturating_sub(*away_ms.get_or_insert(now));
+                        self.tell(Some((&why, ms)));
                         if !std::mem::replace(&mut failing, true) {
                             wait = RETRY.0;
                             let text = "events wait in the state directory and are delivered later";
@@ -128,6 +137,20 @@ mod with {
                 }
                 wait = wait.saturating_mul(2).min(RETRY.1);
             }
+        }
+
+        /// Sets what is told of the database: what it lacks, and why it is away and for how long.
+        fn tell(&self, away: Option<(&str, u64)>) {
+            let waiting = lock(&self.s.monitor).events.newest().saturating_sub(self.mark.seq);
+            metrics::DATABASE_QUEUE.set(waiting);
+            let long = away.filter(|(_, ms)| *ms >= AWAY_MS).map(|(why, ms)| {
+                let minutes = ms.checked_div(60_000).unwrap_or(0);
+                format!(
+                    "{:?}: {why}; for {minutes} min, {waiting} events wait: see whether it runs and lets us in",
+                    self.conf
+                )
+            });
+            self.s.health.set("database", long);
         }
 
         /// One connection, until it breaks or the role stops.
@@ -151,6 +174,7 @@ mod with {
             let mut again_ms = 0;
             loop {
                 if self.deliver(&mut db)? {
+                    self.tell(None);
                     if std::mem::take(failing) {
                         self.s.log.info(&format!("database {:?}: it has all events again", self.conf));
                     }
@@ -165,6 +189,8 @@ mod with {
                     }
                 } else if self.s.stop.requested() {
                     return Ok(());
+                } else {
+                    self.tell(None);
                 }
             }
         }

@@ -1,18 +1,26 @@
-//! The monitor's threads: one receives, one asks for heart-beats, one keeps what is known; with a database one delivers.
+//! The monitor's threads: one receives, one asks for heart-beats, one keeps what is known; with a database one delivers,
+//! and two serve the page if it has one.
 //!
 //! How many nodes there are changes nothing in that. A thousand roles keep a connection for their messages open, so that
 //! one `poll` serves all of them, and another one all heart-beats.
 
 use super::admission::may_monitor;
 use super::alarm::Alarms;
+use super::fleet;
 use super::serve::{fd_limit, raise_fd_limit, spawn};
 use super::start::{RunOptions, World, bind, host_name, warn_all, world};
+use super::watch::Watch;
+use super::web::{Look, Site, Web};
 use crate::clock::{Clock, Zone};
 use crate::config::{Allow, MonitorConfig, Role, Warning};
 use crate::disk::Disk;
+use crate::health::Health;
 use crate::heartbeat::{self, Frames, Message};
+use crate::integrity::read_hosts;
 use crate::log::{Log, count};
+use crate::metrics;
 use crate::monitor::{Monitor, check};
+use crate::overview::{Node, Overview};
 use crate::receiver::lock;
 use crate::shutdown::Shutdown;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -41,6 +49,8 @@ const HELD_MAX: usize = 16 << 20;
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Heart-beats asked for at the same time.
 const ASKED_MAX: usize = 256;
+/// For how long an event that could not be recorded is told by `/healthz`, ms.
+const UNRECORDED_MS: i64 = 600_000;
 /// Every so many rounds the list of nodes is read again.
 const READ_AGAIN: u64 = 3;
 
@@ -51,6 +61,10 @@ pub(super) struct Shared {
     pub clock: Clock,
     pub log: Log,
     pub stop: Shutdown,
+    pub health: Health,
+    zone: Zone,
+    /// The name of this host.
+    host: String,
     alarms: Alarms,
 }
 
@@ -83,10 +97,12 @@ pub(super) fn run(
     let listener = bind(&conf.listen).map_err(say)?;
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
     let known = count(monitor.nodes.len(), "node");
-    let prefix = format!("logd monitor on {}", host_name());
+    let host = host_name();
+    let prefix = format!("logd monitor on {host}");
     let (alarms, alarm_thread) = Alarms::start(&conf.alarm, &prefix, &w.log);
-    let World { disk, clock, log, stop, instance, .. } = w;
-    let s = Arc::new(Shared { monitor: Mutex::new(monitor), disk, clock, log, stop, alarms });
+    let World { disk, clock, zone, log, stop, instance, .. } = w;
+    let (monitor, health) = (Mutex::new(monitor), Health::default());
+    let s = Arc::new(Shared { monitor, disk, clock, log, stop, health, zone, host, alarms });
     s.tell();
     s.log.info(&format!("listening on {addr}, {known} known"));
     let mut threads: Vec<_> = alarm_thread.into_iter().collect();
@@ -95,8 +111,16 @@ pub(super) fn run(
     let (c, every) = (Arc::clone(&s), Duration::from_millis(conf.check_interval_ms));
     threads.push(spawn("check", move || c.check(every)));
     threads.extend(super::database::start(conf, &s, &instance.dir)?);
+    let (hosts, shown, began_ms) = (conf.hosts_file.clone(), conf.http.hours, s.clock.now_ms());
+    let look: Look = {
+        let s = Arc::clone(&s);
+        Box::new(move || s.look(hosts.as_deref(), shown, began_ms))
+    };
+    let site = Site { word: "monitor", roles: metrics::MONITOR, health: s.health.clone(), look: Some(look) };
+    let web = Web::start(&conf.http, site, (&s.clock, &s.log, &s.stop));
     s.keep();
     s.alarms.stop();
+    web.join();
     let until = Instant::now().checked_add(Duration::from_millis(conf.quit_timeout_ms));
     for thread in threads {
         while !thread.is_finished() && until.is_some_and(|u| Instant::now() < u) {
@@ -142,18 +166,58 @@ impl Shared {
         super::disk_error(&self.disk, &self.log, e);
     }
 
+    /// What the page shows: all that was told, and the silence of hosts that are expected.
+    fn look(&self, hosts_file: Option<&Path>, shown: u64, began_ms: i64) -> Overview {
+        let now_ms = self.clock.now_ms();
+        let mut o = lock(&self.monitor).overview(now_ms, &self.host);
+        o.advice = fleet::advice();
+        let mut trouble = Vec::new();
+        match hosts_file.map(read_hosts) {
+            None => {}
+            Some(Ok(names)) => o.expected = names,
+            Some(Err(why)) => trouble.push(format!("{why}; silent hosts cannot be told")),
+        }
+        fleet::add_silent(&mut o, false, &self.zone, now_ms);
+        // Its own warnings are mostly of nodes, and so among the events.
+        let own = self.log.recent().into_iter().filter(|r| r.error);
+        o.errors.extend(own.map(|r| fleet::entry(&self.host, r)));
+        o.errors.sort_by_key(|e| std::cmp::Reverse(e.time_ms));
+        let me = Node {
+            host: self.host.clone(),
+            role: "monitor".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            last_beat_ms: now_ms,
+            alive: Some(true),
+            since_ms: began_ms,
+            ..Node::default()
+        };
+        o.nodes.insert(0, me);
+        o.keep_columns(usize::try_from(shown).unwrap_or(usize::MAX));
+        trouble.extend(o.fit());
+        o.trouble = trouble.join("; ");
+        o
+    }
+
     /// Keeps what is known on the disk, until the role is to stop.
     fn keep(&self) {
-        let mut minute = self.clock.mono_ms();
+        let (mut minute, mut watch) = (self.clock.mono_ms(), Watch::new(&self.health));
+        // Before the first wait: whoever asks at once must not be told that it is stuck.
+        watch.turn(&self.clock);
         while !self.stop.wait(Duration::from_secs(1)) {
             let now = self.clock.mono_ms();
             let mut m = lock(&self.monitor);
+            m.count_nodes();
             if now.saturating_sub(minute) >= 60_000 {
                 minute = now;
                 m.forget(self.clock.now_ms());
             }
             let kept = m.events.sync().and(m.hours.save_soon(now));
+            let unrecorded = m.unrecorded.clone();
             drop(m);
+            watch.turn(&self.clock);
+            watch.disk(&kept);
+            let lately = unrecorded.filter(|(at, _)| self.clock.now_ms().saturating_sub(*at) < UNRECORDED_MS);
+            self.health.set("events", lately.map(|(_, why)| format!("events could not be recorded: {why}")));
             if let Err(e) = kept {
                 self.trouble(&e);
             }

@@ -9,6 +9,7 @@ use crate::clock::{Clock, Zone};
 use crate::config::{Level, WatchConfig};
 use crate::heartbeat::{self, BEAT, Me, Registrar};
 use crate::log::{Log, Tap, Told};
+use crate::metrics;
 use crate::receiver::lock;
 use crate::shutdown::Shutdown;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -185,9 +186,14 @@ impl World {
                 continue;
             }
             let result = reach(monitor, |to| {
-                let answer = heartbeat::ask(to, ASK, |own| me.request("register", Some(own)))?;
+                let answer = heartbeat::ask(to, ASK, |own| {
+                    let mut m = me.request("register", Some(own));
+                    let lag_s = metrics::LAG.get().checked_div(1_000).unwrap_or(0);
+                    m.insert("lag".into(), lag_s.to_string());
+                    m
+                })?;
                 reached = Some(to);
-                heartbeat::done(&answer)
+                heartbeat::done(&answer).map(|()| heartbeat::again_ms(&answer))
             });
             match registrar.tried(result, self.clock.mono_ms()) {
                 Some((true, text)) => self.log.info(&format!("monitor {monitor}: {text}")),

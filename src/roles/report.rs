@@ -10,15 +10,12 @@
 use super::alarm::Alarms;
 use super::pulse::{self, World};
 use super::serve::{Shared, spawn};
-use crate::clock::{Hour, Zone};
+use crate::clock::Hour;
 use crate::disk::{self, Disk};
 use crate::heartbeat;
-use crate::integrity::{Certificate, read_hosts};
 use crate::log::count;
-use crate::overview::{HostHour, NO_DATA, RANGES_MAX};
-use crate::pack::HourKey;
+use crate::overview::HostHour;
 use crate::receiver::lock;
-use crate::record;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,13 +29,13 @@ const ASK: Duration = Duration::from_secs(5);
 /// All hours are told again, and a monitor that does not understand is tried again, after this time, ms.
 const AGAIN_MS: u64 = 3_600_000;
 /// Hours back from now that are looked at.
-const SPAN: i64 = 72;
+pub const SPAN: u64 = 72;
 /// Bytes of the list in one request, as they are quoted in it; with the rest below [`heartbeat::FRAME_MAX`].
 const CHUNK: usize = 56 << 10;
 /// Hours that are named one by one in alarms of one look.
 const NAMED_MAX: usize = 3;
-/// Longest tag that is read.
-const TAG_MAX: u64 = 4 << 20;
+/// Looking at the hours may take one part in so many of the time.
+const SHARE: u64 = 20;
 
 /// What tells the states of the hours: those of the last days, each time it is called.
 pub type Source = Box<dyn FnMut() -> Vec<HostHour> + Send>;
@@ -78,12 +75,18 @@ impl Report {
     pub fn start(mut self) -> JoinHandle<()> {
         spawn("report", move || {
             let mut told = Told::default();
-            let mut wait = Duration::from_secs(1);
+            let (mut wait, mut look_ms) = (Duration::from_secs(1), 0);
             while !self.world.quit.wait(wait) {
                 wait = EVERY;
                 self.spool(&mut told);
                 self.quarantine(&mut told);
+                let began = self.shared.clock.mono_ms();
+                if began < look_ms {
+                    continue;
+                }
                 let Some(hours) = self.hours.as_mut().map(|look| look()) else { continue };
+                let ended = self.shared.clock.mono_ms();
+                look_ms = ended.saturating_add(ended.saturating_sub(began).saturating_mul(SHARE));
                 self.overdue(&mut told, &hours);
                 self.tell(&mut told, &hours);
             }
@@ -237,11 +240,8 @@ fn state(h: &HostHour) -> String {
         .iter()
         .map(|(from, to)| if from == to { from.to_string() } else { format!("{from}-{to}") })
         .collect();
-    if ranges.is_empty() {
-        h.state.clone()
-    } else {
-        format!("{}, packs {} are missing", h.state, ranges.join(","))
-    }
+    let word = if h.word.is_empty() { &h.state } else { &h.word };
+    if ranges.is_empty() { word.clone() } else { format!("{word}, packs {} are missing", ranges.join(",")) }
 }
 
 fn minutes(ms: u64) -> String {
@@ -284,109 +284,6 @@ fn files(disk: &Disk, dir: &Path) -> disk::Result<BTreeSet<String>> {
         }
     }
     Ok(found)
-}
-
-/// The hours of a store, from its tags and from what the gate remembers. It is less than `logd status` knows, and cheap: a
-/// tag is read once.
-pub fn hours_of_store(shared: &Arc<Shared>, save_dir: PathBuf, hosts_file: Option<PathBuf>) -> Source {
-    let shared = Arc::clone(shared);
-    let mut kept: BTreeMap<String, (Option<i64>, HostHour)> = BTreeMap::new();
-    Box::new(move || {
-        let now_ms = shared.clock.now_ms();
-        let since = shared.zone.hour_at(now_ms.saturating_sub(SPAN.saturating_mul(3_600_000)));
-        let recent = |hour: Hour| if hour.is_daily() { hour >= since.day_of() } else { hour >= since };
-        let names = |part: &str| -> Vec<String> {
-            let listed = shared.disk.list(&save_dir.join(part)).unwrap_or_default();
-            listed.into_iter().map(|e| e.name).collect()
-        };
-        let blank = |key: &HourKey, state: &str| HostHour {
-            name: key.name.clone(),
-            hour: key.hour.to_string(),
-            state: state.into(),
-            ..HostHour::default()
-        };
-        let mut hours: BTreeMap<HourKey, HostHour> = BTreeMap::new();
-        for name in names("headers").iter().chain(&names("log_data")) {
-            if let Some(key) = HourKey::parse(name).filter(|k| recent(k.hour)) {
-                hours.insert(key.clone(), blank(&key, "open"));
-            }
-        }
-        if let Some(memory) = &lock(&shared.gate).memory {
-            for (key, missing) in memory.footprint.gaps() {
-                if recent(key.hour) {
-                    let mut h = HostHour { wrong: true, ..blank(&key, "gaps") };
-                    h.missing_more = missing.len() > RANGES_MAX;
-                    h.missing = missing.into_iter().take(RANGES_MAX).collect();
-                    hours.insert(key, h);
-                }
-            }
-        }
-        let mut still = BTreeSet::new();
-        let tags = names("received");
-        let tags =
-            tags.iter().filter_map(|tag| Some((HourKey::parse(tag.rsplit_once('_')?.0)?, "received", tag)));
-        let doubtful = names("doubtful");
-        let doubtful = doubtful.iter().filter_map(|name| Some((HourKey::parse(name)?, "doubtful", name)));
-        // A tag counts more than what was doubtful before it.
-        for (key, part, name) in doubtful.chain(tags).filter(|(key, ..)| recent(key.hour)) {
-            let path = save_dir.join(part).join(name);
-            let id = format!("{part}/{name}");
-            let changed = shared.disk.stat(&path).ok().flatten().map(|s| s.mtime_ms);
-            if kept.get(&id).is_none_or(|(at, _)| *at != changed) {
-                let bytes = shared.disk.read_opt(&path, TAG_MAX).ok().flatten();
-                let read = bytes.and_then(|b| record::from_json::<Certificate>(&b).ok());
-                kept.insert(
-                    id.clone(),
-                    (changed, certified(blank(&key, "unverified"), part == "doubtful", read.as_ref())),
-                );
-            }
-            if let Some((_, h)) = kept.get(&id) {
-                hours.insert(key, h.clone());
-            }
-            still.insert(id);
-        }
-        kept.retain(|id, _| still.contains(id));
-        if let Some(Ok(hosts)) = hosts_file.as_deref().map(read_hosts) {
-            add_silent(&mut hours, &hosts, &shared.zone, now_ms);
-        }
-        hours.into_values().collect()
-    })
-}
-
-fn certified(mut h: HostHour, doubtful: bool, c: Option<&Certificate>) -> HostHour {
-    let Some(c) = c else { return h };
-    (h.lines, h.bytes, h.loss) = (c.lines, c.bytes, c.loss.clone());
-    h.state = match c {
-        _ if doubtful => "doubtful",
-        Certificate { empty: true, .. } => "empty",
-        Certificate { verified: true, .. } => "verified",
-        _ => "unverified",
-    }
-    .into();
-    (h.wrong, h.word) = (doubtful, if doubtful { c.state.clone() } else { String::new() });
-    h
-}
-
-/// Hosts that are expected have every hour that is over and that any host has.
-fn add_silent(hours: &mut BTreeMap<HourKey, HostHour>, hosts: &[String], zone: &Zone, now_ms: i64) {
-    let over: BTreeSet<Hour> = hours
-        .keys()
-        .map(|k| k.hour)
-        .filter(|h| zone.ends_ms(*h).is_some_and(|ends| ends <= now_ms))
-        .collect();
-    for hour in over {
-        for name in hosts {
-            let key = HourKey { name: name.clone(), hour };
-            let silent = || HostHour {
-                name: name.clone(),
-                hour: hour.to_string(),
-                state: NO_DATA.into(),
-                wrong: true,
-                ..HostHour::default()
-            };
-            hours.entry(key).or_insert_with(silent);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -447,6 +447,11 @@ fn keys_of(conf: &ReceiverConfig, w: &World) -> Result<Option<Arc<Keyring>>, Str
     Ok(Some(Arc::new(keys)))
 }
 
+/// Does anybody want to know how a receiver is?
+fn reports(watch: &WatchConfig, has_hours: bool) -> bool {
+    !watch.alarm.is_empty() || (watch.monitor.is_some() && has_hours)
+}
+
 /// Starts what tells the monitor and the operator how a receiver is, if anybody wants to know.
 fn start_report(
     pulse: &mut Pulse,
@@ -456,7 +461,7 @@ fn start_report(
     (spool_size, alarm_after_ms): (u64, u64),
     hours: Option<report::Source>,
 ) {
-    if watch.alarm.is_empty() && (watch.monitor.is_none() || hours.is_none()) {
+    if !reports(watch, hours.is_some()) {
         return;
     }
     let report = report::Report {
@@ -604,7 +609,13 @@ fn run_store(
     w.log.info(&format!("listening on {addr}, storing in {}", conf.save_dir.display()));
     let mut pulse = w.pulse(&conf.watch, Role::Fcollector, &host_name(), false);
     let (shared, instance) = share(w, gate, keys, tls);
-    let hours = report::hours_of_store(&shared, conf.save_dir.clone(), conf.hosts_file.clone());
+    let shown = conf.http.hours;
+    let span = if reports(&conf.watch, true) { shown.max(report::SPAN) } else { shown };
+    let (dir, hosts) = (conf.save_dir.clone(), conf.hosts_file.clone());
+    // One for both, so that the monitor is told what the page shows.
+    let fleet = Arc::new(Mutex::new(Fleet::new(&shared, dir, hosts, span, host_name())));
+    let for_report = Arc::clone(&fleet);
+    let hours: report::Source = Box::new(move || lock(&for_report).look(report::SPAN).hours);
     start_report(
         &mut pulse,
         &conf.watch,
@@ -614,9 +625,7 @@ fn run_store(
         Some(hours),
     );
     let server = Server::start(listener, conf.receiver.clone(), &shared, true, conf.spool.group_commit_ms);
-    let (dir, hosts) = (conf.save_dir.clone(), conf.hosts_file.clone());
-    let mut fleet = Fleet::new(&shared, dir, hosts, conf.http.hours, host_name());
-    let look = Some(Box::new(move || fleet.look()) as Look);
+    let look = Some(Box::new(move || lock(&fleet).look(shown)) as Look);
     let site = Site { word: "fcollector", roles: metrics::STORE, health: shared.health.clone(), look };
     let web = Web::start(&conf.http, site, (&shared.clock, &shared.log, &shared.stop));
     store_loop(&mut collector, conf, &shared, &instance.dir);
