@@ -107,8 +107,23 @@ fn monitor(temp: &Temp, server: &Server) -> Node {
         ("db_passwd", "not-a-real-one"),
         ("db_db", "logd"),
         ("[heart_beat] check_interval", "1s"),
+        ("[http] listen", "127.0.0.1:0"),
     ];
     Node::prepare(temp, "monitor", "monitor", &keys, &[])
+}
+
+/// Events that the database lacks, as the metrics have it.
+fn queue(m: &mut Node) -> u64 {
+    let line = m.says("are at http://");
+    let page = line.split_once("http://").unwrap().1.trim_end_matches('/');
+    let name = "logd_database_queue_events ";
+    until(SOON, "the metrics", || {
+        let mut stream = TcpStream::connect(page).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text.lines().find_map(|l| l.strip_prefix(name)).map(|n| n.parse().unwrap())
+    })
 }
 
 fn me(port: u16) -> Me {
@@ -265,9 +280,11 @@ fn rows_that_are_added_and_removed_by_hand_count() {
     db.query_drop("drop table registered_node, service_error_log, logd_delivered").unwrap();
     ask(m.addr(), &me(4002).request("register", None));
     m.says("events wait in the state directory");
+    assert!(queue(&mut m) > 0);
     assert_eq!(support::logd(&["monitor".as_ref(), "--init-db".as_ref(), m.config().as_os_str()]).code, 0);
     until(SOON * 2, "all nodes in the database", || {
         (nodes(&mut db) == ["127.0.0.1:4001 tail h4001", "127.0.0.1:4002 tail h4002"]).then_some(())
     });
+    until(SOON, "nothing to wait", || (queue(&mut m) == 0).then_some(()));
     assert_eq!(m.terminate(), 0);
 }

@@ -32,13 +32,13 @@ mod with {
     use crate::config::DbConfig;
     use crate::disk::Disk;
     use crate::log::{complain, count};
-    use crate::metrics;
     use crate::monitor::mysql::{self, Db};
     use crate::monitor::nodes::Node;
     use crate::pack::{Seal, hex};
     use crate::receiver::lock;
     use crate::record;
     use crate::roles::serve::spawn;
+    use crate::roles::watch;
     use serde::{Deserialize, Serialize};
     use std::path::PathBuf;
     use std::time::Duration;
@@ -50,8 +50,6 @@ mod with {
     /// The first and the longest wait before the database is tried again.
     const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
     const FILE_MAX: u64 = 64 << 10;
-    /// A database that is away for longer is told by `/healthz`, ms.
-    const AWAY_MS: u64 = 300_000;
 
     /// Makes the tables.
     pub fn init(conf: &MonitorConfig) -> Result<(), String> {
@@ -139,18 +137,10 @@ mod with {
             }
         }
 
-        /// Sets what is told of the database: what it lacks, and why it is away and for how long.
+        /// Sets what is told of the database: what it lacks, and why it is away and for how many ms.
         fn tell(&self, away: Option<(&str, u64)>) {
             let waiting = lock(&self.s.monitor).events.newest().saturating_sub(self.mark.seq);
-            metrics::DATABASE_QUEUE.set(waiting);
-            let long = away.filter(|(_, ms)| *ms >= AWAY_MS).map(|(why, ms)| {
-                let minutes = ms.checked_div(60_000).unwrap_or(0);
-                format!(
-                    "{:?}: {why}; for {minutes} min, {waiting} events wait: see whether it runs and lets us in",
-                    self.conf
-                )
-            });
-            self.s.health.set("database", long);
+            watch::database(&self.s.health, away, waiting);
         }
 
         /// One connection, until it breaks or the role stops.
