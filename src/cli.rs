@@ -94,6 +94,14 @@ pub static COMMANDS: &[Command] = &[
         run: |call, _| Ok(role(Role::Fcollector, call, false, None)),
     },
     Command {
+        name: "monitor",
+        alias: "",
+        args: "CONFIG",
+        help: "know which roles live, what they complain of and which hours are whole",
+        options: &[DETACH, flag("init-db", "make the tables in the database of the configuration, and end")],
+        run: |call, _| Ok(role(Role::Monitor, call, false, None)),
+    },
+    Command {
         name: "check",
         alias: "",
         args: "CONFIG",
@@ -392,7 +400,8 @@ fn help(call: &Call, out: &mut Out) -> u8 {
 }
 
 fn role(role: Role, call: &Call, once: bool, timeout_ms: Option<u64>) -> u8 {
-    let options = RunOptions { detach: call.has(DETACH.long), once, timeout_ms };
+    let options =
+        RunOptions { detach: call.has(DETACH.long), once, timeout_ms, init_db: call.has("init-db") };
     roles::run(role, call.path(0), options)
 }
 

@@ -336,6 +336,22 @@ impl Zone {
         hour
     }
 
+    /// The hours back from this time that exist in the zone, the oldest first; `span` of them by the clock.
+    pub fn latest_hours(&self, now_ms: i64, span: u64) -> Vec<Hour> {
+        let back = i64::try_from(span.saturating_sub(1)).unwrap_or(i64::MAX).saturating_mul(3_600_000);
+        let (mut hour, last) = (self.hour_at(now_ms.saturating_sub(back)), self.hour_at(now_ms));
+        let mut all = Vec::new();
+        while hour <= last {
+            all.extend(self.ends_ms(hour).map(|_| hour));
+            let next = self.next(hour);
+            if next <= hour {
+                break;
+            }
+            hour = next;
+        }
+        all
+    }
+
     /// The local time for people, as `2026-11-22 07:54:28.821`.
     pub fn format_ms(&self, unix_ms: i64) -> String {
         let civil = self.tz.to_datetime(timestamp(unix_ms.div_euclid(1000)));

@@ -48,7 +48,7 @@ pub enum Role {
     Etlcollector,
     /// Receives and writes to `MongoDB` (later version).
     Mgocollector,
-    /// Knows which nodes are alive (later version).
+    /// Knows which nodes are alive.
     Monitor,
 }
 
@@ -134,6 +134,8 @@ pub struct TailConfig {
     pub compressors: usize,
     /// This host's key.
     pub key_file: Option<PathBuf>,
+    /// What it tells the monitor.
+    pub watch: WatchConfig,
     /// The way out.
     pub sender: SenderConfig,
     /// The retry spool.
@@ -355,6 +357,8 @@ impl ReceiverConfig {
 /// What `collector` needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayConfig {
+    /// What it tells the monitor.
+    pub watch: WatchConfig,
     /// The way in.
     pub receiver: ReceiverConfig,
     /// The spool between.
@@ -374,6 +378,10 @@ pub struct RelayConfig {
 /// What `fcollector` needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreConfig {
+    /// What it tells the monitor.
+    pub watch: WatchConfig,
+    /// Milliseconds after its end at which an hour that is not whole is an alarm.
+    pub alarm_after_ms: u64,
     /// The store; a relative path is below the working directory, as in the original.
     pub save_dir: PathBuf,
     /// The way in.
@@ -404,6 +412,73 @@ pub struct StoreConfig {
     pub http: HttpConfig,
     /// Milliseconds that a clean stop may take.
     pub quit_timeout_ms: u64,
+}
+
+/// What every role tells the monitor, and whom it calls when something changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchConfig {
+    /// Where heart-beats are answered.
+    pub hb_listen: Option<String>,
+    /// The monitor with which it registers.
+    pub monitor: Option<String>,
+    /// Where messages are sent.
+    pub log_to: Option<String>,
+    /// The least important level that is sent there.
+    pub log_level: Level,
+    /// The program that is run on alarms, and its arguments; empty = none.
+    pub alarm: Vec<String>,
+}
+
+/// What `monitor` needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MonitorConfig {
+    /// Where to listen.
+    pub listen: String,
+    /// Who may connect.
+    pub allow: Allow,
+    /// The config says who.
+    pub allow_set: bool,
+    /// Where the state is; `None` = the default place of the role.
+    pub state_dir: Option<PathBuf>,
+    /// Hours back from now whose state is kept.
+    pub keep_hours: u64,
+    /// Milliseconds between two checks of a node.
+    pub check_interval_ms: u64,
+    /// File with the names of hosts that are expected to have every hour.
+    pub hosts_file: Option<PathBuf>,
+    /// The database that gets nodes and messages, too.
+    pub db: Option<DbConfig>,
+    /// The program that is run on alarms, and its arguments; empty = none.
+    pub alarm: Vec<String>,
+    /// Messages.
+    pub log: LogConfig,
+    /// The page and the metrics.
+    pub http: HttpConfig,
+    /// Milliseconds that a clean stop may take.
+    pub quit_timeout_ms: u64,
+}
+
+/// A database. It does not print its password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DbConfig {
+    /// The server.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// The user.
+    pub user: String,
+    /// The user's password.
+    pub password: String,
+    /// The database's name.
+    pub database: String,
+    /// Character set of the connection.
+    pub charset: String,
+}
+
+impl fmt::Debug for DbConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}:{}/{}", self.user, self.host, self.port, self.database)
+    }
 }
 
 /// What the page and the metrics need.
@@ -498,6 +573,11 @@ impl Config {
         self.role(strict, Role::Fcollector, build::store)
     }
 
+    /// The monitor's values; `strict` as in [`Self::tail`].
+    pub fn monitor(&self, strict: bool) -> Result<(MonitorConfig, Vec<Warning>), Errors> {
+        self.role(strict, Role::Monitor, build::monitor)
+    }
+
     fn role<T>(
         &self,
         strict: bool,
@@ -505,7 +585,8 @@ impl Config {
         build: fn(&mut Reader) -> T,
     ) -> Result<(T, Vec<Warning>), Errors> {
         let mut r = Reader::new(self, strict);
-        r.known(&[role.section(), "logAgent", "http"]);
+        let other = if role == Role::Monitor { "heart_beat" } else { "monitor" };
+        r.known(&[role.section(), "logAgent", other, "http"]);
         let result = r.has_role(role).then(|| build(&mut r));
         r.finish(result)
     }
@@ -523,7 +604,8 @@ impl Config {
                 Role::Tail => drop(build::tail(&mut r)),
                 Role::Collector => drop(build::relay(&mut r)),
                 Role::Fcollector => drop(build::store(&mut r)),
-                Role::Etlcollector | Role::Mgocollector | Role::Monitor => {}
+                Role::Monitor => drop(build::monitor(&mut r)),
+                Role::Etlcollector | Role::Mgocollector => {}
             }
         }
         // For a file without a role that reads it.

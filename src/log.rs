@@ -2,6 +2,9 @@
 //!
 //! A line is `logd: ROLE: what failed: object: reason; next step`. The same text is written once; its repetitions are
 //! counted and told when it comes again after ten minutes. Control bytes, which a peer may have sent, are escaped.
+//!
+//! Whoever wants the messages elsewhere, too, taps the log ([`Log::tap`]): a bounded queue that drops and counts what its
+//! reader does not take in time, so that nobody who has something to say ever waits.
 
 use crate::clock::{Clock, Zone};
 use crate::config::{Level, LogConfig};
@@ -11,7 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// After this time a repeated message is written again.
@@ -22,6 +25,57 @@ const REMEMBERED: usize = 256;
 /// `1 hour`, `2 hours`.
 pub fn count<N: Copy + Display + PartialEq + From<u8>>(n: N, what: &str) -> String {
     format!("{n} {what}{}", if n == N::from(1) { "" } else { "s" })
+}
+
+/// Messages that wait in a tap, at most.
+const TAPPED_MAX: usize = 512;
+/// Bytes of a message in a tap, at most.
+const TAPPED_TEXT_MAX: usize = 2_048;
+
+/// A message as a tap has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// When (Unix milliseconds).
+    pub time_ms: i64,
+    /// How important.
+    pub level: Level,
+    /// What; without control characters.
+    pub text: String,
+}
+
+/// See the module's header.
+pub struct Tap {
+    level: Level,
+    /// What waits, and how many were dropped since that was asked.
+    queue: Mutex<(VecDeque<Told>, u64)>,
+    more: Condvar,
+}
+
+impl Tap {
+    fn put(&self, told: Told) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.0.len() >= TAPPED_MAX {
+            // The newest goes: what began the trouble is worth more than its thousandth echo.
+            queue.1 = queue.1.saturating_add(1);
+            metrics::UNSENT_MESSAGES.inc();
+            return;
+        }
+        queue.0.push_back(told);
+        drop(queue);
+        self.more.notify_one();
+    }
+
+    /// The next message, for which it waits so long at most.
+    pub fn take(&self, wait: Duration) -> Option<Told> {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.more.wait_timeout_while(queue, wait, |q| q.0.is_empty());
+        waited.unwrap_or_else(PoisonError::into_inner).0.0.pop_front()
+    }
+
+    /// How many were dropped since this was asked last.
+    pub fn take_dropped(&self) -> u64 {
+        std::mem::take(&mut self.queue.lock().unwrap_or_else(PoisonError::into_inner).1)
+    }
 }
 
 /// A time for people, in its two largest units: `850 ms`, `12 s`, `3 h 5 min`.
@@ -77,6 +131,7 @@ pub struct Log {
     clock: Clock,
     zone: Zone,
     inner: Arc<Mutex<Inner>>,
+    tap: Option<Arc<Tap>>,
 }
 
 impl Log {
@@ -89,7 +144,21 @@ impl Log {
             clock: clock.clone(),
             zone: zone.clone(),
             inner: Arc::new(Mutex::new(Inner { file: None, seen: HashMap::new(), recent: VecDeque::new() })),
+            tap: None,
         }
+    }
+
+    /// From now on messages of at least this level go into the tap, too: those of this log, and of its later clones.
+    pub fn tap(&mut self, level: Level) -> Arc<Tap> {
+        let tap = Arc::new(Tap { level, queue: Mutex::default(), more: Condvar::new() });
+        self.tap = Some(Arc::clone(&tap));
+        tap
+    }
+
+    /// The same log for whoever empties the tap: what he says does not go into it.
+    #[must_use]
+    pub fn untapped(&self) -> Self {
+        Self { tap: None, ..self.clone() }
     }
 
     /// Something that must be looked at.
@@ -129,7 +198,8 @@ impl Log {
             Level::Warning => metrics::WARNINGS.inc(),
             Level::Info | Level::Debug => {}
         }
-        if level < self.level && level < Level::Warning {
+        let tap = self.tap.as_ref().filter(|tap| level >= tap.level);
+        if level < self.level && level < Level::Warning && tap.is_none() {
             return;
         }
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -164,15 +234,20 @@ impl Log {
                 text,
             });
         }
-        if level < self.level {
-            return;
-        }
         let word = match level {
             Level::Debug => "debug",
             Level::Info => "info",
             Level::Warning => "warning",
             Level::Error => "error",
         };
+        if let Some(tap) = tap {
+            let mut text = format!("{}{note}", escape(text));
+            text.truncate(text.floor_char_boundary(TAPPED_TEXT_MAX));
+            tap.put(Told { time_ms: self.clock.now_ms(), level, text });
+        }
+        if level < self.level {
+            return;
+        }
         let line = format!("logd: {}: {}{note}", self.role, escape(text));
         let Some((disk, dir)) = &self.dir else {
             // Whoever closed stderr does not want to know.
@@ -214,4 +289,30 @@ pub fn escape(text: &str) -> String {
 /// A sentence on stderr, for what happens before there is a log. Whoever closed stderr does not want to know.
 pub fn complain(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tap_gets_what_is_important_and_never_holds_anybody_up() {
+        let (disk, _sim) = Disk::sim(1);
+        let (clock, _sim) = Clock::sim(7_000);
+        let conf = LogConfig { level: Level::Error, dir: Some("/l".into()) };
+        let mut log = Log::new("tail", &conf, &disk, &clock, &Zone::named("UTC").unwrap());
+        let tap = log.tap(Level::Warning);
+        let at_once = Duration::ZERO;
+        log.info("too small");
+        log.clone().warn("a\nb");
+        log.untapped().error("of the reader himself");
+        let told = Told { time_ms: 7_000, level: Level::Warning, text: "a\\nb".into() };
+        assert_eq!((tap.take(at_once), tap.take(at_once)), (Some(told), None));
+        for n in 0..TAPPED_MAX + 3 {
+            log.error(&format!("{n} {}", "\u{e4}".repeat(TAPPED_TEXT_MAX)));
+        }
+        assert_eq!((tap.take_dropped(), tap.take_dropped()), (3, 0));
+        let first = tap.take(at_once).unwrap();
+        assert!(first.text.starts_with("0 ") && first.text.len() <= TAPPED_TEXT_MAX, "{}", first.text.len());
+    }
 }

@@ -126,6 +126,21 @@ const fn hours(state: &'static str) -> Metric {
     Metric::gauge("logd_hour_states", STORE | MONITOR, help).of("state", state)
 }
 
+const fn nodes(state: &'static str) -> Metric {
+    let help = "Nodes that the monitor knows, by whether they answer.";
+    Metric::gauge("logd_nodes", MONITOR, help).of("state", state)
+}
+
+const fn beats(result: &'static str) -> Metric {
+    let help = "Questions to nodes for their heart-beat, by what came of them.";
+    Metric::counter("logd_heart_beats_total", MONITOR, help).of("result", result)
+}
+
+const fn node_messages(result: &'static str) -> Metric {
+    let help = "Messages of nodes that came in, by what became of them.";
+    Metric::counter("logd_node_messages_total", MONITOR, help).of("result", result)
+}
+
 const fn messages(level: &'static str) -> Metric {
     let help = "Messages of the program, repetitions too.";
     Metric::counter("logd_messages_total", EVERY, help).of("level", level)
@@ -238,6 +253,27 @@ metrics! {
     /// Too many of one address, or in all.
     REJECTED_LIMIT = rejected("limit");
 
+    /// Nodes that answer.
+    NODES_UP = nodes("up");
+    /// Nodes that do not.
+    NODES_DOWN = nodes("down");
+    /// Nodes that were not asked, or must not be.
+    NODES_NOT_ASKED = nodes("not asked");
+    /// A heart-beat came.
+    BEATS_ANSWERED = beats("answered");
+    /// None came.
+    BEATS_MISSED = beats("missed");
+    /// Outages.
+    OUTAGES = Metric::counter("logd_outages_total", MONITOR, "Outages of nodes that have begun.");
+    /// Messages that were recorded.
+    NODE_MESSAGES_KEPT = node_messages("kept");
+    /// Messages that could not be recorded.
+    NODE_MESSAGES_DROPPED = node_messages("dropped");
+    /// What a database lacks.
+    DATABASE_QUEUE = Metric::gauge("logd_database_queue_events", MONITOR, "Events that the database does not have yet.");
+
+    /// Messages that a tap had no room for.
+    UNSENT_MESSAGES = Metric::counter("logd_unsent_messages_total", WRITES, "Messages of the program that were too many to wait for the monitor; they are in this host's log only.");
     /// Errors in the log.
     ERRORS = messages("error");
     /// Warnings in the log.

@@ -5,7 +5,7 @@
 //! from a peer is read by [`Overview::read`], which believes no length.
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The version of the JSON.
 pub const VERSION: u32 = 1;
@@ -200,6 +200,28 @@ impl Overview {
     pub fn to_json(&self) -> Vec<u8> {
         // Plain values cannot fail to be written.
         serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Keeps the newest columns, and the hours in them.
+    pub fn keep_columns(&mut self, most: usize) {
+        if self.columns.len() > most {
+            self.columns.truncate(most);
+            let first = self.columns.last().cloned().unwrap_or_default();
+            // A day belongs to its first hour here.
+            self.hours.retain(|h| format!("{:0<10}", h.hour) >= first);
+        }
+        self.span_hours = self.columns.len() as u64;
+    }
+
+    /// Keeps as many columns as the grid has room for: rather fewer hours than not all hosts. A sentence if that is fewer.
+    pub fn fit(&mut self) -> Option<String> {
+        let hosts = self.hours.iter().map(|h| h.name.as_str()).collect::<BTreeSet<_>>().len();
+        let most = HOURS_MAX.checked_div(hosts.max(1)).unwrap_or(HOURS_MAX).max(1);
+        if self.columns.len() <= most {
+            return None;
+        }
+        self.keep_columns(most);
+        Some(format!("with {hosts} hosts only the latest {most} hours fit"))
     }
 
     /// Cuts what is longer than the limits.

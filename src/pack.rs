@@ -439,7 +439,8 @@ pub fn total_digest<'a>(packs: impl Iterator<Item = &'a Sha>) -> Sha {
     h.finalize().into()
 }
 
-fn varint4(mut n: usize) -> [u8; 4] {
+/// A length as the wire has it before a header, or before a message to the monitor.
+pub fn varint4(mut n: usize) -> [u8; 4] {
     let mut out = [0u8; 4];
     for byte in &mut out {
         *byte = (n & 0x7f) as u8;
@@ -452,7 +453,8 @@ fn varint4(mut n: usize) -> [u8; 4] {
     out
 }
 
-fn unvarint4(bytes: [u8; 4]) -> Option<usize> {
+/// The length that these bytes are; `None` = its last byte is not among them.
+pub fn unvarint4(bytes: [u8; 4]) -> Option<usize> {
     let mut n = 0usize;
     for (i, b) in bytes.iter().enumerate() {
         n |= usize::from(b & 0x7f) << i.saturating_mul(7);

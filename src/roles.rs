@@ -5,11 +5,16 @@
 //! is to raise [`Shutdown`], let everybody finish what is in hand, and join. A failed sync ends the process at once.
 
 pub mod admission;
+mod alarm;
 pub mod collector;
+mod database;
 pub mod denied;
 mod fleet;
 pub mod follower;
+mod monitor;
+mod pulse;
 pub mod relay;
+mod report;
 mod serve;
 mod ship;
 mod start;

@@ -340,7 +340,7 @@ fn the_units_start_their_role_and_give_what_it_needs() {
         let key = KEYS.iter().find(|k| k.name == name && k.sections.contains(&role.section())).unwrap();
         key.default.trim_end_matches('s').parse::<u64>().unwrap()
     };
-    for role in [Role::Tail, Role::Collector, Role::Fcollector] {
+    for role in [Role::Tail, Role::Collector, Role::Fcollector, Role::Monitor] {
         let (text, values) = unit(role);
         let name = role.command();
         let number = |key: &str| values(key)[0].parse::<u64>().unwrap();
@@ -350,7 +350,7 @@ fn the_units_start_their_role_and_give_what_it_needs() {
         assert_eq!(values("StateDirectory"), [format!("logd/{name}")]);
         assert_eq!(sandbox(&text), same, "{name}: the sandbox is the same in all units");
         assert!(number("TimeoutStopSec") > default(role, "quit_timeout"), "{name}");
-        if role != Role::Tail {
+        if role != Role::Tail && role != Role::Monitor {
             let connections = default(role, "max_connections");
             assert!(number("TasksMax") > connections && number("LimitNOFILE") > connections, "{name}");
         }

@@ -21,8 +21,10 @@ const LAYERS: &[(u8, &[&str])] = &[
     (8, &["ops"]),
     // Stages joined; threads.
     (7, &["roles"]),
+    // What a monitor knows of all others.
+    (6, &["monitor"]),
     // Stages: they never use each other.
-    (5, &["tail", "sender", "receiver", "output", "http", "inventory"]),
+    (5, &["tail", "sender", "receiver", "output", "heartbeat", "http", "inventory"]),
     // What is durable. The packer is no state, but the part of `tail` that cuts; it needs nothing but `pack`.
     (4, &["spool", "journal", "footprint", "integrity", "packer"]),
     // What a running role has around it.

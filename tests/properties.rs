@@ -30,6 +30,8 @@ mod follow;
 mod hostile;
 #[path = "properties/limits.rs"]
 mod limits;
+#[path = "properties/monitor.rs"]
+mod monitor;
 #[path = "properties/original.rs"]
 mod original;
 #[path = "properties/page.rs"]

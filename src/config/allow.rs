@@ -50,6 +50,11 @@ impl Allow {
         self.networks.as_ref().is_none_or(|list| list.iter().any(|n| n.bits == masked(bits, n.prefix)))
     }
 
+    /// Whether the list names this address, by itself or by its network: `any` names nobody.
+    pub fn names(&self, address: IpAddr) -> bool {
+        self.networks.is_some() && self.permits(address)
+    }
+
     /// Whether everyone may connect.
     pub fn is_any(&self) -> bool {
         self.networks.is_none()

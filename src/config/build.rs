@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use super::allow::Allow;
 use super::read::Reader;
 use super::{
-    Failover, HttpConfig, Level, LogConfig, Peer, ReceiverConfig, RelayConfig, Role, SenderConfig,
-    SpoolConfig, Start, StoreConfig, StreamConfig, TailConfig, TlsListen, TlsSend, keys, value,
+    DbConfig, Failover, HttpConfig, Level, LogConfig, MonitorConfig, Peer, ReceiverConfig, RelayConfig, Role,
+    SenderConfig, SpoolConfig, Start, StoreConfig, StreamConfig, TailConfig, TlsListen, TlsSend, WatchConfig,
+    keys, value,
 };
 
 pub(super) fn tail(r: &mut Reader) -> TailConfig {
@@ -30,6 +31,7 @@ pub(super) fn tail(r: &mut Reader) -> TailConfig {
         // The journal's sync paces the follower; a second wait in its spool would share nothing.
         spool: spool(r, s, 0),
         key_file: path(r, s, "key_file"),
+        watch: watch(r, s),
         sender: sender(r, s),
         log: log(r),
         http: http(r),
@@ -132,6 +134,7 @@ pub(super) fn relay(r: &mut Reader) -> RelayConfig {
     let s = Role::Collector.section();
     let group_commit_ms = r.number(s, "group_commit");
     RelayConfig {
+        watch: watch(r, s),
         receiver: receiver(r, s),
         spool: spool(r, s, group_commit_ms),
         sender: sender(r, s),
@@ -146,6 +149,8 @@ pub(super) fn store(r: &mut Reader) -> StoreConfig {
     let s = Role::Fcollector.section();
     let group_commit_ms = r.number(s, "group_commit");
     StoreConfig {
+        watch: watch(r, s),
+        alarm_after_ms: r.number(s, "alarm_after"),
         save_dir: path(r, s, "save_dir").unwrap_or_default(),
         receiver: receiver(r, s),
         spool: spool(r, s, group_commit_ms),
@@ -317,15 +322,98 @@ fn spool(r: &mut Reader, s: &str, group_commit_ms: u64) -> SpoolConfig {
     config
 }
 
+/// What every role tells the monitor, and whom it calls.
+pub(super) fn watch(r: &mut Reader, s: &str) -> WatchConfig {
+    let config = WatchConfig {
+        hb_listen: r.text("monitor", "hb_port"),
+        monitor: r.text("monitor", "mon_addr"),
+        log_to: r.text("logAgent", "tcp_addr"),
+        log_level: level(r, "tcp_level"),
+        alarm: alarm(r, s),
+    };
+    if config.monitor.is_some() && config.hb_listen.is_none() {
+        let text = "set without hb_port: the monitor could not ask whether this role lives, so the role does not register";
+        r.warning(r.line_of("monitor", "mon_addr"), "mon_addr", text);
+    }
+    config
+}
+
+fn alarm(r: &mut Reader, s: &str) -> Vec<String> {
+    // A follower has nobody to call: what it cannot do shows at its receiver.
+    if keys::find(s, "alarm_command").is_none() {
+        return Vec::new();
+    }
+    let text = r.text(s, "alarm_command").unwrap_or_default();
+    text.split_whitespace().map(String::from).collect()
+}
+
+pub(super) fn monitor(r: &mut Reader) -> MonitorConfig {
+    let s = Role::Monitor.section();
+    let (listen, allow) = (r.text(s, "recv_port").unwrap_or_default(), r.text(s, "allow"));
+    if allow.is_none() && !listen.is_empty() && !value::is_loopback(&listen) {
+        let text = "not set: whoever reaches the port may register and send messages, and a new state directory is refused; \
+                    list your hosts' networks, or write `allow = any`";
+        r.warning(r.line_of(s, "allow"), "allow", text);
+    }
+    MonitorConfig {
+        listen,
+        allow_set: allow.is_some(),
+        allow: allow.map_or(Ok(Allow::any()), |list| Allow::parse(&list)).unwrap_or_else(|_| Allow::any()),
+        state_dir: path(r, s, "state_dir"),
+        keep_hours: r.number(s, "keep_hours"),
+        check_interval_ms: r.number("heart_beat", "check_interval"),
+        hosts_file: path(r, s, "hosts_file"),
+        db: database(r, s),
+        alarm: alarm(r, s),
+        log: log(r),
+        http: http(r),
+        quit_timeout_ms: r.number(s, "quit_timeout"),
+    }
+}
+
+fn database(r: &mut Reader, s: &str) -> Option<DbConfig> {
+    let charset = r.text(s, "db_charset").unwrap_or_default();
+    // It becomes part of a statement.
+    if !charset.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+        r.error(r.line_of(s, "db_charset"), "db_charset", "is no name of a character set such as utf8mb4");
+    }
+    let (port, user) = (r.number(s, "db_port"), r.text(s, "db_uname").unwrap_or_default());
+    let (password, database) = (r.text(s, "db_passwd").unwrap_or_default(), r.text(s, "db_db"));
+    let host = r.text(s, "db_host")?;
+    if database.is_none() {
+        r.error(r.line_of(s, "db_db"), "db_db", "missing; with db_host it must name the database");
+    }
+    if !cfg!(feature = "mysql") {
+        let text = "this program was built without the feature mysql: `logd monitor` does not start with it; build with \
+                    `cargo build --release --features mysql`, or leave db_host empty: nodes and messages are then kept \
+                    in the state directory";
+        r.warning(r.line_of(s, "db_host"), "db_host", text);
+    }
+    Some(DbConfig {
+        host,
+        port: u16::try_from(port).unwrap_or_default(),
+        user,
+        password,
+        database: database.unwrap_or_default(),
+        charset,
+    })
+}
+
+fn level(r: &mut Reader, name: &str) -> Level {
+    match r.text("logAgent", name).as_deref() {
+        Some("debug") => Level::Debug,
+        Some("warning") => Level::Warning,
+        Some("error") => Level::Error,
+        _ => Level::Info,
+    }
+}
+
 pub(super) fn log(r: &mut Reader) -> LogConfig {
     let s = "logAgent";
+    // Read here too, so that a file whose roles send no messages is checked.
+    let _ = (level(r, "tcp_level"), r.text(s, "tcp_addr"));
     LogConfig {
-        level: match r.text(s, "local_level").as_deref() {
-            Some("debug") => Level::Debug,
-            Some("warning") => Level::Warning,
-            Some("error") => Level::Error,
-            _ => Level::Info,
-        },
+        level: level(r, "local_level"),
         dir: path(r, s, "local_dir").filter(|dir| dir.as_os_str() != "-"),
     }
 }

@@ -132,6 +132,9 @@ const E: &[&str] = &["etlcollector"];
 const M: &[&str] = &["mgocollector"];
 const EM: &[&str] = &["etlcollector", "mgocollector"];
 const R: &[&str] = &["receiver"];
+const CFR: &[&str] = &["collector", "fcollector", "receiver"];
+const MON: &[&str] = &["monitor"];
+const HB: &[&str] = &["heart_beat"];
 const H: &[&str] = &["http"];
 
 const KIB: u64 = 1 << 10;
@@ -237,11 +240,36 @@ pub static KEYS: &[Key] = &[
     key(F, "early_total", DISK, "4G", "Bytes of packs behind a missing one, in all."),
     key(F, "max_verifying", Kind::Number(1, 1024), "16", "Hours that are read back for verification at once."),
 
+    // Alarms.
+    key(CFR, "alarm_command", Kind::Command, "", "Program that is run when something changes for the worse or for the better, with the text in the place of %s; no shell reads it. Empty: none."),
+    key(F, "alarm_after", Kind::Duration(MIN, 30 * DAY), "60m", "An hour that is not whole this long after its end is an alarm."),
+
     key(TCF, "quit_timeout", Kind::Duration(100, 10 * MIN), "10s", "How long a clean stop may take; what is left continues at the next start."),
 
     // Messages.
     key(L, "local_level", LEVELS, "info", "Least important level that is logged.").alias("level").original(),
     key(L, "local_dir", Kind::Text, "-", "Directory of the daily log files; `-` is standard error.").original(),
+    key(L, "tcp_level", LEVELS, "warning", "Least important level that is sent to tcp_addr.").original(),
+    key(L, "tcp_addr", Kind::Address, "", "The monitor to which messages are sent, host:port. Empty: none.").original(),
+
+    // What every role tells the monitor.
+    key(MON, "hb_port", Kind::Listen, "", "Port on which heart-beats are answered, or host:port. Empty: none.").original(),
+    key(MON, "mon_addr", Kind::Address, "", "The monitor with which the role registers, host:port. Empty: none.").original(),
+
+    // The monitor.
+    key(R, "recv_port", Kind::Listen, "4040", "Port on which registrations, messages and states of hours are received, or host:port.").original(),
+    key(R, "allow", Kind::Networks, "", "Who may connect and, beside the hosts that register themselves, whose heart-beat is asked for. Empty: any, if the role has served before."),
+    key(R, "state_dir", Kind::Text, "", "Directory of nodes, messages, hours and lock. Empty: $STATE_DIRECTORY, var/monitor beside the program, or /var/lib/logd/monitor."),
+    key(R, "keep_hours", Kind::Number(1, 744), "72", "Hours back from now whose state is kept."),
+    key(R, "hosts_file", Kind::Text, "", "File with the names of hosts that are expected to have every hour, one a line. Empty: none."),
+    key(R, "db_host", Kind::Text, "", "MySQL or MariaDB server that gets nodes and messages, too (build with the feature mysql). Empty: none.").original(),
+    key(R, "db_port", Kind::Number(1, 65_535), "3306", "Its port.").original(),
+    key(R, "db_uname", Kind::Text, "", "Its user.").original(),
+    key(R, "db_passwd", Kind::Text, "", "The user's password.").original().secret(),
+    key(R, "db_db", Kind::Text, "", "The database.").original(),
+    key(R, "db_charset", Kind::Text, "utf8mb4", "Character set of the connection.").original(),
+    key(R, "quit_timeout", Kind::Duration(100, 10 * MIN), "10s", "How long a clean stop may take."),
+    key(HB, "check_interval", Kind::Duration(SEC, DAY), "30s", "Time between two checks of a node.").original(),
 
     // The page and the metrics.
     key(H, "listen", Kind::Listen, "", "Address of the page and the metrics; without a host, every IPv4 address. Empty: none."),
@@ -250,8 +278,6 @@ pub static KEYS: &[Key] = &[
     key(H, "hours", Kind::Number(1, 744), "72", "Hours that the page shows, back from now."),
 
     // Features of later versions.
-    later(L, "tcp_level", "Least important level that is sent to tcp_addr (later version)."),
-    later(L, "tcp_addr", "Log receiver of the monitor, host:port (later version)."),
     later(EM, "listen", "Address to listen on."),
     later(E, "save_dir", "Directory of the hour files and of the ETL output."),
     later(E, "spider_list", "File with spiders' user agents, one a line."),
@@ -264,14 +290,4 @@ pub static KEYS: &[Key] = &[
     later(M, "savers", "Connections to the database."),
     later(M, "upsert", "Whether to update by transaction_id."),
     later(M, "bulk_size", "Documents per insert."),
-    later(&["monitor"], "hb_port", "Port on which heartbeats are answered."),
-    later(&["monitor"], "mon_addr", "The monitor to register with, host:port."),
-    later(R, "db_host", "Database host."),
-    later(R, "db_port", "Database port."),
-    later(R, "db_uname", "Database user."),
-    later(R, "db_passwd", "Database password.").secret(),
-    later(R, "db_db", "Database name."),
-    later(R, "db_charset", "Character set of the connection."),
-    later(R, "recv_port", "Port on which messages are received."),
-    later(&["heart_beat"], "check_interval", "Seconds between two checks of a node."),
 ];

@@ -317,17 +317,18 @@ fn the_effective_config_loads_again_to_itself() {
 
 #[test]
 fn every_example_is_clean() {
-    for name in ["tail.ini", "collector.ini", "fcollector.ini", "full.ini", "original.ini"] {
+    for name in ["tail.ini", "collector.ini", "fcollector.ini", "monitor.ini", "full.ini", "original.ini"] {
         let config = Config::load(&etc(name)).unwrap();
         let warnings = config.check_all().unwrap_or_else(|e| panic!("{e}"));
-        // Files of the original do not know `allow`.
-        let left: Vec<_> = warnings.iter().filter(|w| name != "original.ini" || w.key != "allow").collect();
+        // Files of the original do not know `allow`, and have a database.
+        let usual = |w: &Warning| name == "original.ini" && ["allow", "db_host"].contains(&w.key.as_str());
+        let left: Vec<_> = warnings.iter().filter(|w| !usual(w)).collect();
         assert!(left.is_empty(), "{name}: {left:?}");
     }
     let files = std::fs::read_dir(etc("")).unwrap().map(|f| f.unwrap().path());
     assert_eq!(
         files.filter(|f| f.extension().is_some_and(|e| e == "ini")).count(),
-        5,
+        6,
         "an example is not tested"
     );
 }
@@ -357,8 +358,20 @@ fn full_ini() -> String {
         ("save_dir", "/srv/logd"),
         ("send_to", "collector.example.com:1302"),
         ("allow", "127.0.0.1, 10.0.0.0/8"),
+        ("hb_port", "4000"),
+        ("mon_addr", "monitor.example.com:4040"),
     ];
-    for section in ["tail", "tail:error", "collector", "fcollector", "logAgent", "http"] {
+    for section in [
+        "tail",
+        "tail:error",
+        "collector",
+        "fcollector",
+        "logAgent",
+        "monitor",
+        "receiver",
+        "heart_beat",
+        "http",
+    ] {
         writeln!(text, "\n[{section}]").unwrap();
         if section.starts_with(keys::STREAM) {
             text += "; A further stream of the follower, here called error. What is empty is as in [tail].\n";
@@ -391,6 +404,51 @@ fn full_ini_is_the_table() {
     if etc_text("full.ini") != wanted {
         println!("-----8<-----\n{wanted}----->8-----");
         panic!("etc/full.ini is not what the table of keys says; the text above is");
+    }
+}
+
+#[test]
+fn the_monitor_and_what_it_is_told() {
+    let config = Config::load(&etc("original.ini")).unwrap();
+    let (monitor, _) = config.monitor(true).unwrap();
+    assert_eq!((monitor.listen.as_str(), monitor.check_interval_ms), ("0.0.0.0:4040", 30_000));
+    let db = monitor.db.unwrap();
+    assert_eq!((db.port, db.user.as_str(), db.database.as_str()), (3306, "logd", "logd"));
+    assert!(!format!("{db:?}").contains("not-a-real-one"));
+    // A file that serves the monitor, too, says nothing to the others about its database.
+    let (tail, warnings) = config.tail(true).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!(tail.watch.hb_listen.as_deref(), Some("0.0.0.0:4000"));
+    assert_eq!(tail.watch.monitor.as_deref(), Some("localhost:4040"));
+    assert_eq!(
+        (tail.watch.log_to.as_deref(), tail.watch.log_level),
+        (Some("localhost:4040"), Level::Warning)
+    );
+    for (text, why) in [
+        ("[receiver]\ndb_host = h\n", "db_db: missing"),
+        ("[receiver]\ndb_charset = utf8;drop\n", "db_charset: is no name"),
+        ("[receiver]\ncheck_interval = 5\n", "it is a key of [heart_beat]"),
+        ("[receiver]\n[heart_beat]\ncheck_interval = 0\n", "out of range"),
+    ] {
+        assert!(errors(text).iter().any(|e| e.contains(why)), "{text}: {:?}", errors(text));
+    }
+    assert!(warnings_of_tail("[monitor]\nmon_addr = m:4040\n").iter().any(|w| w.contains("without hb_port")));
+}
+
+fn warnings_of_tail(more: &str) -> Vec<String> {
+    parse(&format!("{FULL_TAIL}{more}")).tail(true).unwrap().1.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn an_alarm_command_is_a_program_and_no_shell_line() {
+    let store = "[fcollector]\nlisten = 1\nallow = any\nsave_dir = s\n";
+    let alarm =
+        |text: &str| parse(&format!("{store}alarm_command = {text}\n")).store(true).map(|t| t.0.watch.alarm);
+    assert_eq!(alarm("/bin/mail  -s %s root").unwrap(), ["/bin/mail", "-s", "%s", "root"]);
+    for bad in
+        ["mail %s", "/bin/mail", "/bin/%s", "/bin/mail '%s'", "/bin/a %s | b", "/bin/a %s; b", "/bin/a `%s`"]
+    {
+        assert!(alarm(bad).is_err(), "{bad}");
     }
 }
 
@@ -470,7 +528,7 @@ fn no_file_makes_it_panic() {
         }
         let config = Config::parse("f", &text);
         for strict in [false, true] {
-            let _ = (config.tail(strict), config.relay(strict), config.store(strict));
+            let _ = (config.tail(strict), config.relay(strict), config.store(strict), config.monitor(strict));
         }
         let shown = config.effective();
         assert_eq!(Config::parse("f", shown.as_bytes()).effective(), shown, "seed {seed}");

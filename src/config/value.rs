@@ -28,8 +28,12 @@ pub enum Kind {
     Listen,
     /// Addresses to connect to, `host:port`, separated by commas.
     Addresses,
+    /// One address to connect to, `host:port`.
+    Address,
     /// Addresses and networks that may connect; see [`Allow`].
     Networks,
+    /// A program to be run, by its absolute path, and its arguments; one of them is `%s` or holds it.
+    Command,
     /// Names or addresses by which a host is called, without ports, separated by commas.
     Hosts,
     /// A sender's name; see [`name::problem`].
@@ -73,6 +77,8 @@ impl Kind {
                     text.split(',').map(str::trim).map(|a| host_port(a, "localhost", 1)).collect();
                 list.map(|l| Value::Text(l.join(",")))
             }
+            Self::Address => host_port(text, "localhost", 1).map(Value::Text),
+            Self::Command => command(text),
             Self::Networks => Allow::parse(text).map(|_| Value::Text(text.into())),
             Self::Hosts => {
                 let list: Vec<String> = text
@@ -126,7 +132,9 @@ impl Kind {
             Self::Choice(words) => words.join(", "),
             Self::Listen => ":port, host:port or [v6]:port".into(),
             Self::Addresses => "host:port, several separated by commas".into(),
+            Self::Address => "host:port".into(),
             Self::Networks => "addresses and networks separated by commas, or `any`".into(),
+            Self::Command => "an absolute path and arguments, among them %s".into(),
             Self::Hosts => "names or addresses without port, separated by commas".into(),
             Self::Name => "letters, digits and . : + -".into(),
             Self::Zone => "an IANA name such as Asia/Shanghai".into(),
@@ -240,6 +248,21 @@ fn log_file(text: &str) -> Result<Value, String> {
         // One file, which is rotated away.
         None => Ok(Value::Text(text.into())),
     }
+}
+
+/// No shell reads it: words are separated by blanks, and quotes would be part of a word.
+fn command(text: &str) -> Result<Value, String> {
+    let mut words = text.split_whitespace();
+    if !words.next().is_some_and(|program| program.starts_with('/') && !program.contains("%s")) {
+        return Err(format!("`{text}` does not begin with the absolute path of a program"));
+    }
+    if text.contains(['"', '\'', '`', '$', '|', ';', '>', '<', '&']) {
+        return Err(format!("`{text}`: no shell reads it; put what needs one into a script and name that"));
+    }
+    if !words.any(|word| word.contains("%s")) {
+        return Err(format!("`{text}` has no %s after the program, in whose place the text is put"));
+    }
+    Ok(Value::Text(text.into()))
 }
 
 /// `:1302` and `1302` mean every v4 address, whatever the kernel's dual-stack default is: the peers' names and `allow`

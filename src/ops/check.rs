@@ -37,9 +37,9 @@ pub fn run(path: &Path, out: &mut Out) -> u8 {
         return ERROR;
     }
     // A typing error in this file would otherwise show as an hour that never gets its fleet tag.
-    if let Ok((store, _)) = config.store(true)
-        && let Some(hosts) = &store.hosts_file
-    {
+    let store = config.store(true).ok().and_then(|(store, _)| store.hosts_file);
+    let monitor = config.monitor(true).ok().and_then(|(monitor, _)| monitor.hosts_file);
+    for hosts in store.iter().chain(&monitor) {
         match integrity::read_hosts(hosts) {
             Err(why) => {
                 out.complain(format_args!(
@@ -89,7 +89,7 @@ pub fn run(path: &Path, out: &mut Out) -> u8 {
         out.complain(format_args!("{warning} (warning)"));
     }
     for role in config.roles() {
-        if matches!(role, Role::Etlcollector | Role::Mgocollector | Role::Monitor) {
+        if matches!(role, Role::Etlcollector | Role::Mgocollector) {
             out.complain(format_args!(
                 "{file}: [{}]: this version does not have the role {} yet; the section is not checked (warning)",
                 role.section(),
@@ -133,9 +133,14 @@ fn admission(config: &Config) -> Vec<String> {
     let store = config.store(true).ok().map(|(c, _)| (Role::Fcollector, c.receiver, c.state_dir));
     for (role, receiver, dir) in [relay, store].into_iter().flatten() {
         let dir = state::resolve(&role, dir.as_deref());
-        let refused = [admission::may_serve(&receiver, &dir).err(), admission::keyring(&receiver).err()];
+        let refused = [admission::may_receive(&receiver, &dir).err(), admission::keyring(&receiver).err()];
         let section = role.section();
         list.extend(refused.into_iter().flatten().map(|why| format!("[{section}]: {why}")));
+    }
+    if let Ok((monitor, _)) = config.monitor(true) {
+        let dir = state::resolve(&Role::Monitor, monitor.state_dir.as_deref());
+        let refused = admission::may_monitor(&monitor, &dir).err();
+        list.extend(refused.map(|why| format!("[{}]: {why}", Role::Monitor.section())));
     }
     list
 }
@@ -213,6 +218,21 @@ mod tests {
         assert_eq!(code, YES, "{err}");
         assert!(err.contains("allow") && err.contains("mgocollector yet"), "{err}");
         assert!(out.contains("[collector]"), "{out}");
+    }
+
+    #[test]
+    fn a_new_monitor_is_asked_what_its_start_asks() {
+        let temp = Temp::new();
+        let text = |more: &str| {
+            format!("[receiver]\nrecv_port = 4040\nstate_dir = {}\n{more}", temp.path("state").display())
+        };
+        let (code, _, err) = check(&temp, &text(""));
+        assert_eq!(code, ERROR);
+        assert!(
+            err.contains("[receiver]: listen 0.0.0.0:4040: `allow` is not set") && err.contains("is new"),
+            "{err}"
+        );
+        assert_eq!(check(&temp, &text("allow = 10.0.0.0/8\n")).0, YES);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod follower;
 mod keys;
+mod monitor;
 mod queue;
 mod store;
 
@@ -12,7 +13,7 @@ use super::inventory::{Filter, PARTS};
 use super::out::{self, Out};
 use super::{ERROR, YES};
 use crate::clock::{Clock, Zone};
-use crate::config::{Config, Errors, Role, SpoolConfig, TailConfig};
+use crate::config::{Config, Errors, MonitorConfig, Role, SpoolConfig, TailConfig};
 use crate::disk::Disk;
 use crate::{integrity, state};
 use follower::Follower;
@@ -169,7 +170,11 @@ impl Status<'_, '_> {
                     }
                     Err(errors) => self.refuse(&errors),
                 },
-                Role::Etlcollector | Role::Mgocollector | Role::Monitor => {
+                Role::Monitor => match config.monitor(false) {
+                    Ok((c, _)) => self.monitor(&c),
+                    Err(errors) => self.refuse(&errors),
+                },
+                Role::Etlcollector | Role::Mgocollector => {
                     self.out.complain(format_args!(
                         "logd: status: {file}: [{}]: this version does not have that role yet; left out",
                         role.section()
@@ -184,6 +189,14 @@ impl Status<'_, '_> {
                 "{}: --missing is a question to a store; ask on the collector's host",
                 path.display()
             ));
+        }
+    }
+
+    fn monitor(&mut self, conf: &MonitorConfig) {
+        let dir = state::resolve(&Role::Monitor, conf.state_dir.as_deref());
+        match monitor::Report::read(&self.disk, conf, &dir, self.zone.as_ref()) {
+            Ok(r) => self.show(("monitor", &conf.listen), Some(&dir), &r.text(), &r.wrong(), || r.json()),
+            Err(e) => self.fail(format_args!("monitor: {e}; run it as the user of the role")),
         }
     }
 

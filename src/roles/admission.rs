@@ -2,7 +2,7 @@
 
 use crate::auth::{Key, Keyring, Mode};
 use crate::config::value::is_loopback;
-use crate::config::{ReceiverConfig, TailConfig};
+use crate::config::{MonitorConfig, ReceiverConfig, TailConfig};
 use crate::disk::{self, Disk};
 use crate::instance;
 use crate::log::count;
@@ -10,19 +10,29 @@ use crate::tail::Identity;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// A receiver that anybody may send to is a decision, which a new one has to be told. One that has served before goes on: the
-/// original asked nobody, and its configurations must keep working.
-pub fn may_serve(conf: &ReceiverConfig, state_dir: &Path) -> Result<(), String> {
-    let served = instance::has_served(state_dir);
-    if served || conf.allow_set || conf.knows_senders() || is_loopback(&conf.listen) {
+/// A listener to which anybody may send is a decision, which a new one has to be told. One that has served before goes on: the
+/// original asked nobody, and its configurations must keep working. `decided`: the configuration says who may; `unset` is what
+/// it does not say else, for people.
+fn may_serve(listen: &str, decided: bool, unset: &str, state_dir: &Path) -> Result<(), String> {
+    if decided || is_loopback(listen) || instance::has_served(state_dir) {
         return Ok(());
     }
     Err(format!(
-        "listen {}: neither `allow` nor `keys_file` is set, so that whoever reaches the port could send, and the state \
-         directory {} is new: a start is refused; list your hosts' networks, or write `allow = any`",
-        conf.listen,
+        "listen {listen}: {unset} set, so that whoever reaches the port could send, and the state directory {} is new: a start \
+         is refused; list your hosts' networks, or write `allow = any`",
         state_dir.display()
     ))
+}
+
+/// May a collector be started, as it listens?
+pub fn may_receive(conf: &ReceiverConfig, state_dir: &Path) -> Result<(), String> {
+    let decided = conf.allow_set || conf.knows_senders();
+    may_serve(&conf.listen, decided, "neither `allow` nor `keys_file` is", state_dir)
+}
+
+/// May a monitor be started, as it listens?
+pub fn may_monitor(conf: &MonitorConfig, state_dir: &Path) -> Result<(), String> {
+    may_serve(&conf.listen, conf.allow_set, "`allow` is not", state_dir)
 }
 
 /// The keys of those who may send. What is configured and cannot be used ends a start: it must not let everybody in.

@@ -2,7 +2,8 @@
 //!
 //! It is the judgement of `logd status`, limited to the hours that the page has, and made only when somebody asks. An
 //! hour whose files have not changed is not judged again: of a store of a year a look costs the listings of three
-//! directories, of which only the names of those hours are kept in memory, and a few `stat` for each of them.
+//! directories, of which only the names of those hours are kept in memory, and a few `stat` for each of them. The
+//! report to the monitor is made of the same judgements.
 
 use super::serve::Shared;
 use crate::clock::{Hour, Zone};
@@ -10,12 +11,12 @@ use crate::disk::Stat;
 use crate::integrity::read_hosts;
 use crate::inventory::hour::{self, Print, Row, State};
 use crate::inventory::{Files, Filter, Inventory, OVERDUE_MS};
-use crate::log::{duration, ranges};
+use crate::log::{Recent, duration, ranges};
 use crate::metrics;
-use crate::overview::{ErrorEntry, HOURS_MAX, HostHour, NO_DATA, Node, Overview, RANGES_MAX};
+use crate::overview::{ErrorEntry, HostHour, NO_DATA, Node, Overview, RANGES_MAX};
 use crate::pack::HourKey;
 use crate::receiver::lock;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ pub struct Fleet {
     shared: Arc<Shared>,
     save_dir: PathBuf,
     hosts_file: Option<PathBuf>,
+    /// Hours that are judged, back from now.
     span_hours: u64,
     host: String,
     began_ms: i64,
@@ -40,7 +42,8 @@ struct Kept {
 }
 
 impl Fleet {
-    /// Looks at `save_dir`; the names in `hosts_file` are expected. `host` is the name of this one.
+    /// Looks at `save_dir`, and in it at `span_hours` back from now; the names in `hosts_file` are expected. `host` is the
+    /// name of this one.
     pub fn new(
         shared: &Arc<Shared>,
         save_dir: PathBuf,
@@ -60,8 +63,8 @@ impl Fleet {
         }
     }
 
-    /// One look.
-    pub fn look(&mut self) -> Overview {
+    /// One look, of which the latest `shown` hours are told.
+    pub fn look(&mut self, shown: u64) -> Overview {
         let s = Arc::clone(&self.shared);
         let now_ms = s.clock.now_ms();
         let mut o = Overview {
@@ -69,7 +72,7 @@ impl Fleet {
             role: "fcollector".into(),
             host: self.host.clone(),
             zone: s.zone.name(),
-            advice: State::ALL.iter().map(|s| (word(*s).into(), s.next_step().into())).collect(),
+            advice: advice(),
             ..Overview::default()
         };
         let mut trouble = Vec::new();
@@ -79,32 +82,17 @@ impl Fleet {
             Some(Err(why)) => trouble.push(format!("{why}; silent hosts cannot be told")),
         }
         self.nodes(&mut o);
-        o.errors = s.log.recent().into_iter().map(|r| self.error(r)).collect();
-        let columns = columns(&s.zone, now_ms, self.span_hours);
+        o.errors = s.log.recent().into_iter().map(|r| entry(&self.host, r)).collect();
+        let columns = s.zone.latest_hours(now_ms, self.span_hours);
+        o.columns = columns.iter().rev().map(ToString::to_string).collect();
+        o.newest = o.columns.first().cloned().unwrap_or_default();
         if let Err(why) = self.hours(&mut o, &columns, now_ms, &mut trouble) {
             trouble.push(why);
         }
-        // As many as the grid has room for: rather fewer hours than not all hosts.
-        let hosts = o.hours.iter().map(|h| h.name.as_str()).collect::<BTreeSet<_>>().len();
-        let most = HOURS_MAX.checked_div(hosts.max(1)).unwrap_or(HOURS_MAX).max(1);
-        let mut columns: Vec<String> = columns.iter().rev().map(ToString::to_string).collect();
-        if columns.len() > most {
-            columns.truncate(most);
-            let first = columns.last().cloned().unwrap_or_default();
-            // A day belongs to its first hour here.
-            o.hours.retain(|h| format!("{:0<10}", h.hour) >= first);
-            trouble.push(format!("with {hosts} hosts only the latest {most} hours fit"));
-        }
-        o.span_hours = columns.len() as u64;
-        o.newest = columns.first().cloned().unwrap_or_default();
-        o.columns = columns;
+        o.keep_columns(usize::try_from(shown).unwrap_or(usize::MAX));
+        trouble.extend(o.fit());
         o.trouble = trouble.join("; ");
         o
-    }
-
-    fn error(&self, r: crate::log::Recent) -> ErrorEntry {
-        let kind = if r.error { "error" } else { "warning" };
-        ErrorEntry { time_ms: r.time_ms, node: self.host.clone(), kind: kind.into(), message: r.text }
     }
 
     fn nodes(&self, o: &mut Overview) {
@@ -165,9 +153,7 @@ impl Fleet {
             }
         }
         self.kept = kept;
-        let silent = silent(o, &inv, &keys, columns, &s.zone, now_ms);
-        o.hours.extend(silent);
-        o.hours.sort_by(|a, b| (&a.name, &a.hour).cmp(&(&b.name, &b.hour)));
+        add_silent(o, inv.older, &s.zone, now_ms);
         let newest = columns.last();
         if let Some(ahead) = keys.iter().find(|key| newest.is_some_and(|n| key.hour.day_of() > n.day_of())) {
             trouble
@@ -201,49 +187,43 @@ fn word(state: State) -> &'static str {
     if state == State::Silent { NO_DATA } else { state.word() }
 }
 
-/// The hours that the page shows, the oldest first.
-fn columns(zone: &Zone, now_ms: i64, span: u64) -> Vec<Hour> {
-    let back = i64::try_from(span.saturating_sub(1)).unwrap_or(i64::MAX).saturating_mul(3_600_000);
-    let (mut hour, last) = (zone.hour_at(now_ms.saturating_sub(back)), zone.hour_at(now_ms));
-    let mut all = Vec::new();
-    while hour <= last {
-        // One that the clock skips does not exist.
-        all.extend(zone.ends_ms(hour).map(|_| hour));
-        let next = zone.next(hour);
-        if next <= hour {
-            break;
-        }
-        hour = next;
-    }
-    all
+/// What to do about an hour, by its word.
+pub fn advice() -> BTreeMap<String, String> {
+    State::ALL.iter().map(|s| (word(*s).into(), s.next_step().into())).collect()
 }
 
-/// The hours that expected hosts should have and have not: from the store's first hour to the last that is over.
-fn silent(
-    o: &Overview,
-    inv: &Inventory,
-    keys: &BTreeSet<&HourKey>,
-    columns: &[Hour],
-    zone: &Zone,
-    now_ms: i64,
-) -> Vec<HostHour> {
-    let first = keys.iter().filter(|k| !k.hour.is_daily()).map(|k| k.hour).min();
-    // Nothing at all is stored yet, or only files of days: nobody knows from when on a host is expected.
-    let first = if inv.older { columns.first().copied() } else { first };
-    let Some(first) = first else { return Vec::new() };
+/// A message of this process, as the page has it.
+pub fn entry(host: &str, r: Recent) -> ErrorEntry {
+    let kind = if r.error { "error" } else { "warning" };
+    ErrorEntry { time_ms: r.time_ms, node: host.to_owned(), kind: kind.into(), message: r.text }
+}
+
+/// Adds the hours that expected hosts should have and have not: from the first hour that is there to the last that is over.
+/// `older`: there are hours before the columns, too. Sorts all hours.
+pub fn add_silent(o: &mut Overview, older: bool, zone: &Zone, now_ms: i64) {
     let over = |hour: &Hour| zone.ends_ms(*hour).is_some_and(|ends| now_ms.saturating_sub(ends) > OVERDUE_MS);
-    let hours: Vec<Hour> = columns.iter().copied().filter(|h| *h >= first && over(h)).collect();
-    let daily: BTreeSet<&str> = keys.iter().filter(|k| k.hour.is_daily()).map(|k| k.name.as_str()).collect();
-    let mut all = Vec::new();
-    for name in o.expected.iter().filter(|n| !daily.contains(n.as_str())) {
-        for hour in &hours {
-            let key = HourKey { name: name.clone(), hour: *hour };
-            if !keys.contains(&key) {
-                all.push(cell(&Row::new(&key, State::Silent), zone, now_ms));
+    let is_daily = |h: &&HostHour| h.hour.len() == 8;
+    // Nothing at all is stored yet, or only files of days: nobody knows from when on a host is expected.
+    let first = o.hours.iter().filter(|h| !is_daily(h)).map(|h| h.hour.as_str()).min();
+    if let Some(first) = if older { Some("") } else { first } {
+        let hours =
+            o.columns.iter().filter(|h| h.as_str() >= first).filter_map(|h| Hour::parse(h)).filter(over);
+        let hours: Vec<Hour> = hours.collect();
+        let known: HashSet<(&str, &str)> =
+            o.hours.iter().map(|h| (h.name.as_str(), h.hour.as_str())).collect();
+        let daily: HashSet<&str> = o.hours.iter().filter(is_daily).map(|h| h.name.as_str()).collect();
+        let mut silent = Vec::new();
+        for name in o.expected.iter().filter(|n| !daily.contains(n.as_str())) {
+            for hour in &hours {
+                if !known.contains(&(name.as_str(), hour.to_string().as_str())) {
+                    let key = HourKey { name: name.clone(), hour: *hour };
+                    silent.push(cell(&Row::new(&key, State::Silent), zone, now_ms));
+                }
             }
         }
+        o.hours.extend(silent);
     }
-    all
+    o.hours.sort_by(|a, b| (&a.name, &a.hour).cmp(&(&b.name, &b.hour)));
 }
 
 /// The command that has a host send this again.
@@ -349,7 +329,7 @@ mod tests {
     fn columns_are_the_hours_there_are() {
         let zone = Zone::named("Europe/Berlin").unwrap();
         let noon = zone.starts_ms(Hour::parse("2026032912").unwrap()).unwrap();
-        let names: Vec<String> = columns(&zone, noon + 5, 12).iter().map(ToString::to_string).collect();
+        let names: Vec<String> = zone.latest_hours(noon + 5, 12).iter().map(ToString::to_string).collect();
         assert_eq!((names.len(), names.last().unwrap().as_str()), (12, "2026032912"));
         assert!(!names.contains(&"2026032902".to_owned()), "the clock skips it: {names:?}");
     }

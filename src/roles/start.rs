@@ -1,10 +1,12 @@
 //! From a configuration file to a running role, and back to an exit code.
 
-use super::admission::{fits, key_of, keyring, may_serve, summary};
+use super::admission::{fits, key_of, keyring, may_receive, summary};
 use super::collector::{self, Collector};
 use super::fleet::Fleet;
 use super::follower::{Follower, Setup, resend};
+use super::pulse::{self, Pulse};
 use super::relay;
+use super::report;
 use super::serve::{Server, Shared, fd_limit, max_connections, raise_fd_limit, spawn};
 use super::ship;
 use super::watch::Watch;
@@ -14,13 +16,13 @@ use crate::auth::{Keyring, Memory};
 use crate::clock::{self, Clock, Hour, Zone};
 use crate::config::{
     Config, Errors, LogConfig, Peer, ReceiverConfig, RelayConfig, Role, SenderConfig, Start, StoreConfig,
-    TailConfig, Warning,
+    TailConfig, Warning, WatchConfig,
 };
 use crate::disk::Disk;
 use crate::footprint;
 use crate::health::Health;
 use crate::instance::{Instance, Refused};
-use crate::log::{Log, count};
+use crate::log::{Log, Tap, count};
 use crate::metrics;
 use crate::output::hours::Due;
 use crate::receiver::gate::Gate;
@@ -49,19 +51,31 @@ pub struct RunOptions {
     pub once: bool,
     /// How long `once` may take.
     pub timeout_ms: Option<u64>,
+    /// The monitor makes the tables of its database, and ends.
+    pub init_db: bool,
 }
 
 /// Tells the child that it is the detached one.
 const DETACHED: &str = "LOGD_DETACHED";
 
 /// What a role needs of the world.
-struct World {
-    disk: Disk,
-    clock: Clock,
-    zone: Zone,
-    log: Log,
-    stop: Shutdown,
-    instance: Instance,
+pub(super) struct World {
+    pub disk: Disk,
+    pub clock: Clock,
+    pub zone: Zone,
+    pub log: Log,
+    /// What is to be sent to the monitor.
+    tap: Option<Arc<Tap>>,
+    pub stop: Shutdown,
+    pub instance: Instance,
+}
+
+impl World {
+    /// Starts what runs beside the role; it ends when the result is dropped.
+    fn pulse(&self, conf: &WatchConfig, role: Role, host: &str, once: bool) -> Pulse {
+        let around = (&self.log, &self.clock, &self.zone);
+        Pulse::start(conf, (role.command(), host), around, self.tap.clone(), (once, seed()))
+    }
 }
 
 /// Runs `role` with the file `config`; the exit code.
@@ -76,6 +90,8 @@ pub fn run(role: Role, config: &Path, options: RunOptions) -> u8 {
             Role::Fcollector => {
                 checked(c.store(false)).and_then(|(conf, w)| run_store(config, &conf, &w, options))
             }
+            Role::Monitor => checked(c.monitor(false))
+                .and_then(|(conf, w)| super::monitor::run(config, &conf, &w, options)),
             other => Err(format!("logd: {}: this version does not have that role yet", other.command())),
         },
     };
@@ -93,11 +109,11 @@ fn checked<T>(r: Result<(T, Vec<Warning>), Errors>) -> Result<(T, Vec<Warning>),
 }
 
 /// `Ok(Err(code))` = nothing more to do here.
-fn world(
+pub(super) fn world(
     role: Role,
     config: &Path,
     state_dir: Option<&Path>,
-    log: &LogConfig,
+    (log, watch): (&LogConfig, Option<&WatchConfig>),
     zone: Zone,
     options: RunOptions,
 ) -> Result<Result<World, u8>, String> {
@@ -138,9 +154,10 @@ fn world(
         drop(instance);
         return detach(name).map(Err);
     }
-    let log = Log::new(name, log, &disk, &clock, &zone);
+    let mut log = Log::new(name, log, &disk, &clock, &zone);
+    let tap = watch.and_then(|conf| pulse::tap(conf, &mut log));
     let stop = Shutdown::on_signals().map_err(|e| format!("logd: {name}: {e}"))?;
-    Ok(Ok(World { disk, clock, zone, log, stop, instance }))
+    Ok(Ok(World { disk, clock, zone, log, tap, stop, instance }))
 }
 
 /// Starts the same command in the background and sees it through its first moments.
@@ -168,7 +185,7 @@ fn detach(name: &str) -> Result<u8, String> {
     Ok(0)
 }
 
-fn warn_all(log: &Log, warnings: &[Warning]) {
+pub(super) fn warn_all(log: &Log, warnings: &[Warning]) {
     for w in warnings {
         log.warn(&w.to_string());
     }
@@ -194,7 +211,14 @@ fn run_tail(
     options: RunOptions,
 ) -> Result<u8, String> {
     let zone = zone_of(conf.timezone.as_deref()).map_err(|e| format!("logd: tail: timezone: {e}"))?;
-    let w = match world(Role::Tail, config, conf.state_dir.as_deref(), &conf.log, zone, options)? {
+    let w = match world(
+        Role::Tail,
+        config,
+        conf.state_dir.as_deref(),
+        (&conf.log, Some(&conf.watch)),
+        zone,
+        options,
+    )? {
         Ok(w) => w,
         Err(code) => return Ok(code),
     };
@@ -257,6 +281,7 @@ fn run_tail(
         w.log
             .info(&format!("{} not acknowledged before the last stop; sent again", count(f.resumed, "pack")));
     }
+    let _pulse = w.pulse(&conf.watch, Role::Tail, &name, options.once);
     let deadline = options.timeout_ms.map(|t| clock::deadline(Duration::from_millis(t)));
     let world = (&w.disk, &w.clock, &w.zone, &w.log, &w.stop);
     let health = Health::default();
@@ -377,7 +402,7 @@ fn own_name(addr: &str) -> String {
     }
 }
 
-fn host_name() -> String {
+pub(super) fn host_name() -> String {
     let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let clean: String = node
         .chars()
@@ -392,7 +417,7 @@ fn host_name() -> String {
 /// Connections that wait to be accepted; the kernel has a limit of its own (`net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
 
-fn bind(listen: &str) -> Result<TcpListener, String> {
+pub(super) fn bind(listen: &str) -> Result<TcpListener, String> {
     let listener = TcpListener::bind(listen).map_err(|e| {
         let hint = match e.kind() {
             std::io::ErrorKind::AddrInUse => "; another program uses the port",
@@ -431,6 +456,36 @@ fn keys_of(conf: &ReceiverConfig, w: &World) -> Result<(Option<Arc<Keyring>>, Ar
         }
     }
     Ok((keys.map(|keys| Arc::new(keys.remembering(&memory))), memory))
+}
+
+/// Does anybody want to know how a receiver is?
+fn reports(watch: &WatchConfig, has_hours: bool) -> bool {
+    !watch.alarm.is_empty() || (watch.monitor.is_some() && has_hours)
+}
+
+/// Starts what tells the monitor and the operator how a receiver is, if anybody wants to know.
+fn start_report(
+    pulse: &mut Pulse,
+    watch: &WatchConfig,
+    shared: &Arc<Shared>,
+    state_dir: &Path,
+    (spool_size, alarm_after_ms): (u64, u64),
+    hours: Option<report::Source>,
+) {
+    if !reports(watch, hours.is_some()) {
+        return;
+    }
+    let report = report::Report {
+        shared: Arc::clone(shared),
+        world: Arc::clone(&pulse.world),
+        alarms: pulse.alarms.clone(),
+        state_dir: state_dir.to_owned(),
+        spool_size,
+        monitor: watch.monitor.clone(),
+        hours,
+        alarm_after_ms,
+    };
+    pulse.add(report.start());
 }
 
 /// The sender's TLS. What is configured and cannot be used ends the start, before anything is sent in the clear.
@@ -479,8 +534,15 @@ fn run_relay(
     raise_fd_limit();
     let zone = Zone::local().map_err(say)?;
     let dir = crate::state::resolve(&Role::Collector, conf.state_dir.as_deref());
-    may_serve(&conf.receiver, &dir).map_err(say)?;
-    let w = match world(Role::Collector, config, conf.state_dir.as_deref(), &conf.log, zone, options)? {
+    may_receive(&conf.receiver, &dir).map_err(say)?;
+    let w = match world(
+        Role::Collector,
+        config,
+        conf.state_dir.as_deref(),
+        (&conf.log, Some(&conf.watch)),
+        zone,
+        options,
+    )? {
         Ok(w) => w,
         Err(code) => return Ok(code),
     };
@@ -497,8 +559,10 @@ fn run_relay(
     let listener = bind(&conf.receiver.listen).map_err(say)?;
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
     let to = conf.sender.send_to.join(", ");
+    let mut pulse = w.pulse(&conf.watch, Role::Collector, &host_name(), false);
     w.log.info(&format!("listening on {addr}, passing on to {to}"));
     let (shared, instance) = share(w, gate, (keys, memory), tls);
+    start_report(&mut pulse, &conf.watch, &shared, &instance.dir, (conf.spool.size, 0), None);
     let server = Server::start(listener, conf.receiver.clone(), &shared, false, conf.spool.group_commit_ms);
     let site = Site { word: "collector", roles: metrics::RELAY, health: shared.health.clone(), look: None };
     let web = Web::start(&conf.http, site, (&shared.clock, &shared.log, &shared.stop));
@@ -520,8 +584,15 @@ fn run_store(
     raise_fd_limit();
     let zone = Zone::local().map_err(say)?;
     let dir = crate::state::resolve(&Role::Fcollector, conf.state_dir.as_deref());
-    may_serve(&conf.receiver, &dir).map_err(say)?;
-    let w = match world(Role::Fcollector, config, conf.state_dir.as_deref(), &conf.log, zone, options)? {
+    may_receive(&conf.receiver, &dir).map_err(say)?;
+    let w = match world(
+        Role::Fcollector,
+        config,
+        conf.state_dir.as_deref(),
+        (&conf.log, Some(&conf.watch)),
+        zone,
+        options,
+    )? {
         Ok(w) => w,
         Err(code) => return Ok(code),
     };
@@ -549,11 +620,25 @@ fn run_store(
     let listener = bind(&conf.receiver.listen).map_err(say)?;
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
     w.log.info(&format!("listening on {addr}, storing in {}", conf.save_dir.display()));
+    let mut pulse = w.pulse(&conf.watch, Role::Fcollector, &host_name(), false);
     let (shared, instance) = share(w, gate, (keys, memory), tls);
-    let server = Server::start(listener, conf.receiver.clone(), &shared, true, conf.spool.group_commit_ms);
+    let shown = conf.http.hours;
+    let span = if reports(&conf.watch, true) { shown.max(report::SPAN) } else { shown };
     let (dir, hosts) = (conf.save_dir.clone(), conf.hosts_file.clone());
-    let mut fleet = Fleet::new(&shared, dir, hosts, conf.http.hours, host_name());
-    let look = Some(Box::new(move || fleet.look()) as Look);
+    // One for both, so that the monitor is told what the page shows.
+    let fleet = Arc::new(Mutex::new(Fleet::new(&shared, dir, hosts, span, host_name())));
+    let for_report = Arc::clone(&fleet);
+    let hours: report::Source = Box::new(move || lock(&for_report).look(report::SPAN).hours);
+    start_report(
+        &mut pulse,
+        &conf.watch,
+        &shared,
+        &instance.dir,
+        (conf.spool.size, conf.alarm_after_ms),
+        Some(hours),
+    );
+    let server = Server::start(listener, conf.receiver.clone(), &shared, true, conf.spool.group_commit_ms);
+    let look = Some(Box::new(move || lock(&fleet).look(shown)) as Look);
     let site = Site { word: "fcollector", roles: metrics::STORE, health: shared.health.clone(), look };
     let web = Web::start(&conf.http, site, (&shared.clock, &shared.log, &shared.stop));
     store_loop(&mut collector, conf, &shared, &instance.dir);

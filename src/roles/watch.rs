@@ -114,6 +114,19 @@ impl Watch {
     }
 }
 
+/// How many events wait for the monitor's database, and why it is away and for how many ms.
+#[cfg(any(test, feature = "mysql"))]
+pub fn database(health: &Health, away: Option<(&str, u64)>, waiting: u64) {
+    metrics::DATABASE_QUEUE.set(waiting);
+    let long = away.filter(|(_, ms)| *ms >= LINK_MS).map(|(why, ms)| {
+        format!(
+            "{why}; for {} min, {waiting} events wait: see whether db_host can be reached and runs",
+            ms.checked_div(60_000).unwrap_or(0)
+        )
+    });
+    health.set("database", long);
+}
+
 /// Since when packs wait that have numbers in their order.
 #[derive(Default)]
 pub struct Ages {
@@ -234,6 +247,17 @@ mod tests {
         assert!(health.problems(0).is_empty());
         w.clock(5_000, 12_000);
         assert!(health.problems(0)[0].contains("before 2026"));
+    }
+
+    #[test]
+    fn a_database_that_is_away_for_long_is_told_until_it_is_back() {
+        let health = Health::default();
+        database(&health, Some(("refused", LINK_MS - 1)), 7);
+        assert!(health.problems(0).is_empty(), "a restart takes as long");
+        database(&health, Some(("refused", LINK_MS)), 7);
+        assert!(health.problems(0)[0].starts_with("database: refused; for 5 min, 7 events wait"));
+        database(&health, None, 3);
+        assert!(health.problems(0).is_empty());
     }
 
     #[test]

@@ -370,3 +370,81 @@ fn a_port_that_is_taken_keeps_no_role_from_its_work() {
     assert!(ran.code == 2 && ran.err.contains("allow: not set"), "{ran:?}");
     assert_eq!(store.terminate(), 0);
 }
+
+#[test]
+fn a_monitor_shows_the_hours_of_its_stores_as_they_do_and_who_does_not_answer() {
+    let temp = Temp::new("page-monitor");
+    // One that never sends, and one that is known to the store.
+    let hosts = temp.file("hosts", "web1\nghost\n").display().to_string();
+    let keys = [("[heart_beat] check_interval", "1s"), ("hosts_file", hosts.as_str())];
+    let (mut m, page) = with_page(&temp, "monitor", "monitor", &keys, "");
+    assert_eq!(get(page, "/healthz"), (200, "ok\n".to_owned()));
+    assert!(get(page, "/").1.contains("<table"), "it has the page");
+    let first = overview(page);
+    assert_eq!((first.role.as_str(), first.nodes.len(), first.nodes[0].alive), ("monitor", 1, Some(true)));
+    let to = m.addr().to_string();
+    let told = [("[monitor] hb_port", "127.0.0.1:0"), ("[monitor] mon_addr", to.as_str())];
+    let (mut store, store_page) = store(&temp, &told);
+    let to = store.addr().to_string();
+    let (mut relay, _) =
+        with_page(&temp, "relay", "collector", &[&[("send_to", to.as_str())], &told[..]].concat(), "");
+    // Over for so long that a silence is told.
+    let hour = past_hours(2)[0].to_string();
+    temp.file(&format!("log/access.log.{hour}"), Lines::new("web1", 1).block(300));
+    let log = temp.path("log").join("access.log.<%Y%m%d%H>").display().to_string();
+    let tail = [
+        ("log_file", log.as_str()),
+        ("send_to", &to),
+        ("name", "web1"),
+        ("start", "oldest"),
+        ("recv_buffer_size", "50"),
+        ("quiet", "0"),
+        ("close_wait", "0"),
+        ("flush_interval", "100ms"),
+    ];
+    let (_tail, _) = with_page(&temp, "web1", "tail", &[&tail[..], &told].concat(), "");
+    certified(&temp.path("save"), "web1", &hour);
+    let hours = |at: SocketAddr, name: &str| {
+        let all = overview(at).hours.into_iter().filter(|h| h.name == name);
+        all.map(|h| (h.hour.clone(), h)).collect::<BTreeMap<_, _>>()
+    };
+    // Field by field what the store's own page says.
+    until(LATER, "the hour at the monitor", || {
+        let here = hours(page, "web1");
+        let verified = here.get(&hour).is_some_and(|h| h.state == "verified" && h.lines == 300);
+        (verified && here[&hour] == hours(store_page, "web1")[&hour]).then_some(())
+    });
+    let silent = hours(page, "ghost");
+    assert!(silent.values().all(|h| h.state == "no data" && h.wrong && !h.repull.is_empty()), "{silent:?}");
+    assert!(silent.contains_key(&hour), "{silent:?}");
+    let node = |role: &str| overview(page).nodes.into_iter().find(|n| n.role == role);
+    for role in ["fcollector", "collector", "tail"] {
+        let seen = until(LATER, role, || node(role).filter(|n| n.alive == Some(true)));
+        assert!(seen.lag_s.is_some() && !seen.version.is_empty() && seen.port > 0, "{seen:?}");
+    }
+    // A relay that is killed is down, with its time and an error; one that stops is gone.
+    let before = number(page, "logd_outages_total");
+    relay.kill();
+    let down = until(LATER, "the relay to be down", || node("collector").filter(|n| n.alive == Some(false)));
+    assert!(down.since_ms > 0, "{down:?}");
+    let errors = overview(page).errors;
+    assert!(errors.iter().any(|e| e.kind == "no heart-beat" && e.node.contains(&down.ip)), "{errors:?}");
+    let all = until(SOON, "the numbers", || {
+        let all = metrics(page);
+        (all["logd_nodes{state=\"down\"}"] == 1.0 && all["logd_nodes{state=\"up\"}"] == 2.0).then_some(all)
+    });
+    assert_eq!(all["logd_outages_total"] as u64, before + 1);
+    assert!(all["logd_heart_beats_total{result=\"answered\"}"] > 2.0, "{all:?}");
+    assert!(all["logd_hour_states{state=\"verified\"}"] >= 1.0, "{all:?}");
+    assert!(!all.contains_key("logd_spool_bytes") && all["logd_database_queue_events"] == 0.0, "{all:?}");
+    assert_eq!(store.terminate(), 0);
+    until(SOON, "the store to be gone", || node("fcollector").is_none().then_some(()));
+    // What it knew is there after a restart.
+    let known = hours(page, "web1")[&hour].clone();
+    assert_eq!(m.terminate(), 0);
+    m.restart();
+    let line = m.says("are at http://");
+    let page: SocketAddr = line.split_once("http://").unwrap().1.trim_end_matches('/').parse().unwrap();
+    assert_eq!(hours(page, "web1").get(&hour), Some(&known));
+    assert_eq!(m.terminate(), 0);
+}

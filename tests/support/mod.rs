@@ -200,23 +200,33 @@ impl Node {
     /// As [`Node::spawn`], but only writes the config.
     pub fn prepare(temp: &Temp, name: &str, role: &str, keys: &[(&str, &str)], args: &[&str]) -> Self {
         let state = temp.path(&format!("{name}.state")).display().to_string();
-        let mut all = vec![("state_dir", state.as_str()), ("min_free", "1M")];
-        if role != "tail" {
+        let mut all = vec![("state_dir", state.as_str())];
+        if role == "monitor" {
+            all.extend([("recv_port", "127.0.0.1:0"), ("allow", "127.0.0.0/8")]);
+        } else {
+            all.push(("min_free", "1M"));
+        }
+        if role == "collector" || role == "fcollector" {
             all.extend([("listen", "127.0.0.1:0"), ("allow", "127.0.0.0/8")]);
         }
         for (key, value) in keys {
             all.retain(|(k, _)| k != key);
             all.push((key, value));
         }
-        let mut ini = format!("[{role}]\n");
+        let mut ini = format!("[{}]\n", if role == "monitor" { "receiver" } else { role });
+        let mut others = String::new();
         for (key, value) in all {
-            writeln!(ini, "{key} = {value}").unwrap();
+            // `[section] key` is a key of another section.
+            match key.split_once("] ") {
+                Some((section, key)) => write!(others, "{section}]\n{key} = {value}\n").unwrap(),
+                None => writeln!(ini, "{key} = {value}").unwrap(),
+            }
         }
         Self {
             name: name.into(),
             role: role.into(),
             args: args.iter().map(|&a| a.to_owned()).collect(),
-            config: temp.file(&format!("{name}.ini"), ini),
+            config: temp.file(&format!("{name}.ini"), ini + &others),
             log: temp.path(&format!("{name}.log")),
             files: None,
             under: Vec::new(),

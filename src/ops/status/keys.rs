@@ -37,7 +37,7 @@ impl Keys {
     pub fn read(disk: &Disk, conf: &ReceiverConfig, state_dir: &Path, now_ms: i64) -> disk::Result<Self> {
         let mut keys =
             Self { now_ms, running: crate::instance::is_running(state_dir) == Some(true), ..Self::default() };
-        keys.refused.extend(admission::may_serve(conf, state_dir).err());
+        keys.refused.extend(admission::may_receive(conf, state_dir).err());
         match Senders::load(disk, state_dir) {
             Ok(None) => {}
             Ok(Some(Ok(senders))) => keys.senders = senders,

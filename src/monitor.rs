@@ -1,0 +1,422 @@
+//! The monitor's core: which nodes live, what went wrong, which hours are whole. It knows no threads.
+//!
+//! Nodes register themselves, or are added by hand; each is asked for its heart-beat, and an outage is recorded once when
+//! it begins and once when it ends. Roles send their messages, and collectors the states of their hours.
+//!
+//! Files in the state directory:
+//!
+//! - `nodes.json`: the nodes. Replaced as a whole, before a registration is answered. It may be edited while the monitor
+//!   runs, and is read again every third round.
+//! - `events/`: messages, outages, registrations, a line of JSON each ([`events`]).
+//! - `hours.json`: the states of hours, as of some seconds ago.
+//! - `delivered.json`: how far a database has `events` (feature `mysql`).
+//!
+//! What may be lost: a message that has not been on the disk for a second when the power is cut (nobody was told that it
+//! was taken), and a minute of hours' states, which collectors send again within the hour.
+//!
+//! **Whom it calls.** A node is asked only at an address from which it registered itself, or one that `allow` names: else
+//! whoever reaches the port could have the monitor knock at any door. `any` names nobody. P4: nodes, events and hours have
+//! limits.
+
+pub mod check;
+pub mod events;
+pub mod hours;
+#[cfg(feature = "mysql")]
+pub mod mysql;
+pub mod nodes;
+#[cfg(test)]
+mod tests;
+
+use crate::clock::Zone;
+use crate::config::{Allow, MonitorConfig};
+use crate::disk::{self, Disk};
+use crate::heartbeat::{self, Message};
+use crate::log::escape;
+use crate::metrics;
+use crate::overview::{self, ErrorEntry, Overview};
+use events::{Event, Events, What};
+use hours::Hours;
+use nodes::{Node, Nodes};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+/// Characters of a message, at most.
+const MESSAGE_MAX: usize = 4_096;
+/// Characters of a role, a kind of message or a version, at most.
+const WORD_MAX: usize = 32;
+/// Characters of a host's name, at most.
+const HOST_MAX: usize = 128;
+/// Nodes that are named one by one in a sentence.
+const NAMED_MAX: usize = 10;
+/// Nodes that one address may register.
+const NODES_PER_ADDRESS: usize = 64;
+
+/// Something for the monitor's own log: 0 is an error, 1 a warning, 2 what goes on.
+pub type Said = (u8, String);
+
+/// See the module's header.
+pub struct Monitor {
+    allow: Allow,
+    zone: Zone,
+    keep_hours: u64,
+    /// Who is watched.
+    pub nodes: Nodes,
+    /// What happened.
+    pub events: Events,
+    /// States of hours.
+    pub hours: Hours,
+    /// Sentences for the log.
+    pub said: Vec<Said>,
+    /// Subject and text of alarms.
+    pub alarms: Vec<(String, String)>,
+    /// When an event could not be recorded last (Unix milliseconds), and why.
+    pub unrecorded: Option<(i64, String)>,
+}
+
+impl Monitor {
+    /// Opens a state directory. What is damaged in it is set aside and told.
+    pub fn open(disk: &Disk, dir: &Path, conf: &MonitorConfig, zone: &Zone) -> disk::Result<Self> {
+        let mut said = Vec::new();
+        let nodes = Nodes::open(disk, &dir.join("nodes.json"))?;
+        let events = Events::open(disk, &dir.join("events"), &mut said)?;
+        let hours = Hours::open(disk, &dir.join("hours.json"), &mut said)?;
+        let (allow, keep_hours) = (conf.allow.clone(), conf.keep_hours);
+        let (zone, alarms, unrecorded) = (zone.clone(), Vec::new(), None);
+        Ok(Self { allow, zone, keep_hours, nodes, events, hours, said, alarms, unrecorded })
+    }
+
+    /// Takes what a peer sent; the answer, if there is to be one. It may go out after [`Self::commit`].
+    pub fn take(&mut self, json: &[u8], peer: IpAddr, now_ms: i64) -> Result<Option<Message>, String> {
+        let m = heartbeat::parse(json)?;
+        let Some(req) = m.get("req") else {
+            self.message(&m, peer, now_ms);
+            return Ok(None);
+        };
+        let done = match req.as_str() {
+            "register" => self.register(&m, peer, now_ms),
+            "unregister" => self.unregister(&m, peer, now_ms),
+            "hours" => {
+                let host = short(m.get("hostname").map_or("", String::as_str), HOST_MAX);
+                let list = m.get("hours").map_or("", String::as_str);
+                self.hours.take(list, &format!("{peer} {host}"), now_ms)
+            }
+            other => return Ok(Some(answer("-1", &format!("unknown request {:?}", short(other, WORD_MAX))))),
+        };
+        Ok(Some(match done {
+            Ok(()) => {
+                let mut good = answer("0", "success");
+                if req == "register" && m.contains_key("lag") {
+                    good.insert("again".into(), heartbeat::LAG_AGAIN_S.to_string());
+                }
+                good
+            }
+            Err(why) => {
+                self.said.push((1, format!("{req} from {peer}: refused: {why}")));
+                answer("1", &why)
+            }
+        }))
+    }
+
+    /// Makes durable what answers were given for.
+    pub fn commit(&mut self, now_ms: i64) -> disk::Result<()> {
+        let saved = self.nodes.save();
+        self.edited(now_ms);
+        saved
+    }
+
+    /// Which node a peer speaks of. What it says of its address counts only if it comes from there or `allow` names it.
+    fn claimed(&mut self, m: &Message, peer: IpAddr) -> (IpAddr, u16) {
+        let port = m.get("port").and_then(|p| p.parse().ok()).unwrap_or(0);
+        let told = m.get("ip").map_or("", String::as_str);
+        // The original finds no address of its own on current systems, and tells an empty one.
+        let Ok(ip) = told.parse::<IpAddr>().map(|ip| ip.to_canonical()) else { return (peer, port) };
+        if ip == peer || self.allow.names(ip) {
+            return (ip, port);
+        }
+        self.said.push((
+            1,
+            format!(
+                "{peer} says that it is {ip}: it is known as {peer}; name {ip} in `allow` if that is right"
+            ),
+        ));
+        (peer, port)
+    }
+
+    fn register(&mut self, m: &Message, peer: IpAddr, now_ms: i64) -> Result<(), String> {
+        let (ip, port) = self.claimed(m, peer);
+        if port == 0 {
+            return Err("`port` is no port on which a heart-beat could be asked for".into());
+        }
+        let word = |name: &str, most: usize| short(m.get(name).map_or("", String::as_str), most);
+        let (role, hostname) = (word("role", WORD_MAX), word("hostname", HOST_MAX));
+        let known = self.nodes.get(ip, port);
+        if known.is_none() && self.nodes.of_address(ip) >= NODES_PER_ADDRESS {
+            return Err(format!("{NODES_PER_ADDRESS} nodes of {ip} are registered already, the limit"));
+        }
+        if known.is_none() && self.nodes.len() >= overview::NODES_MAX {
+            return Err(format!("{} nodes are registered already, the limit", overview::NODES_MAX));
+        }
+        let same = known.is_some_and(|n| n.role == role && n.hostname == hostname && n.by == Some(peer));
+        let mut node = known.cloned().unwrap_or_else(|| Node::new(ip, port));
+        node.by = Some(peer);
+        (node.role, node.hostname, node.version) = (role, hostname, word("version", WORD_MAX));
+        (node.registered_ms, node.beat_ms) = (now_ms, now_ms);
+        node.lag = m.get("lag").and_then(|lag| lag.parse().ok()).map(|lag| (now_ms, lag));
+        if !same {
+            self.event(What::Register, &node, "", "", now_ms);
+            self.said.push((2, format!("node {}: registered", node.label())));
+        }
+        self.nodes.put(node, !same);
+        Ok(())
+    }
+
+    fn unregister(&mut self, m: &Message, peer: IpAddr, now_ms: i64) -> Result<(), String> {
+        let (ip, port) = self.claimed(m, peer);
+        // That it is not there is what was wanted.
+        let Some(node) = self.nodes.get(ip, port).cloned() else { return Ok(()) };
+        if ip != peer && node.by != Some(peer) {
+            return Err(format!("{ip}:{port} was not registered by {peer}"));
+        }
+        self.nodes.remove(ip, port);
+        self.event(What::Unregister, &node, "", "", now_ms);
+        self.said.push((2, format!("node {}: unregistered", node.label())));
+        Ok(())
+    }
+
+    fn message(&mut self, m: &Message, peer: IpAddr, now_ms: i64) {
+        let (ip, port) = self.claimed(m, peer);
+        let text = |name: &str| m.get(name).map_or("", String::as_str);
+        let mut node = self.nodes.get(ip, port).cloned().unwrap_or_else(|| Node::new(ip, port));
+        // A message is a sign of life, and no registration.
+        node.beat_ms = now_ms;
+        if self.nodes.get(ip, port).is_some() {
+            self.nodes.put(node.clone(), false);
+        }
+        let (kind, said) = (short(text("type"), WORD_MAX), short(text("msg"), MESSAGE_MAX));
+        let time = own_time(text("time"));
+        let kept = self.event_at(time, What::Error, &node, &kind, &said, now_ms);
+        let count = if kept { &metrics::NODE_MESSAGES_KEPT } else { &metrics::NODE_MESSAGES_DROPPED };
+        count.inc();
+    }
+
+    fn event(&mut self, what: What, node: &Node, kind: &str, text: &str, now_ms: i64) {
+        self.event_at(None, what, node, kind, text, now_ms);
+    }
+
+    /// False = it could not be recorded.
+    fn event_at(
+        &mut self,
+        time: Option<String>,
+        what: What,
+        node: &Node,
+        kind: &str,
+        text: &str,
+        now_ms: i64,
+    ) -> bool {
+        let time = time.unwrap_or_else(|| self.zone.format_ms(now_ms).chars().take(19).collect());
+        let event = Event {
+            seq: 0,
+            what,
+            ms: now_ms,
+            time,
+            ip: node.ip.to_string(),
+            port: node.port,
+            role: node.role.clone(),
+            host: node.hostname.clone(),
+            kind: kind.to_owned(),
+            msg: text.to_owned(),
+        };
+        let Err(e) = self.events.append(event) else { return true };
+        self.said.push((0, format!("{e}; the event is not recorded: {}: {kind}: {text}", node.label())));
+        self.unrecorded = Some((now_ms, e.to_string()));
+        false
+    }
+
+    /// Whom to ask for a heart-beat. Nodes that must not be asked are told.
+    pub fn targets(&mut self) -> Vec<SocketAddr> {
+        let (mut targets, mut others) = (Vec::new(), Vec::new());
+        for node in self.nodes.iter() {
+            if node.by == Some(node.ip) || self.allow.names(node.ip) {
+                targets.push(SocketAddr::new(node.ip, node.port));
+            } else {
+                others.push(node.label());
+            }
+        }
+        if others.len() > NAMED_MAX {
+            let more = others.len().saturating_sub(NAMED_MAX);
+            others.truncate(NAMED_MAX);
+            others.push(format!("and {more} more"));
+        }
+        if !others.is_empty() {
+            let why = "they did not register themselves from there, and `allow` does not name the addresses";
+            self.said.push((1, format!("not asked for their heart-beat: {why}: {}", others.join(", "))));
+        }
+        targets
+    }
+
+    /// What came of a round.
+    pub fn checked(&mut self, results: Vec<(SocketAddr, Result<(), String>)>, now_ms: i64) {
+        for (at, result) in results {
+            let count = if result.is_ok() { &metrics::BEATS_ANSWERED } else { &metrics::BEATS_MISSED };
+            count.inc();
+            // It may have unregistered meanwhile.
+            let Some(mut node) = self.nodes.get(at.ip(), at.port()).cloned() else { continue };
+            let subject = format!("node {at}");
+            let changed = node.alive != Some(result.is_ok());
+            let (was, since) = (node.alive, node.since_ms);
+            if changed {
+                (node.alive, node.since_ms) = (Some(result.is_ok()), now_ms);
+            }
+            match result {
+                Ok(()) => {
+                    node.beat_ms = now_ms;
+                    if was == Some(false) {
+                        let [from, to] = [since, now_ms].map(|ms| self.seconds(ms));
+                        let text =
+                            format!("down from {from} to {to}, {}", span(now_ms.saturating_sub(since)));
+                        self.event(What::Error, &node, "heart-beat again", &text, now_ms);
+                        self.said.push((2, format!("node {}: answers again: {text}", node.label())));
+                        let text = format!("node {} answers again, {text}", node.label());
+                        self.alarms.push((subject, text));
+                    }
+                }
+                Err(why) if changed => {
+                    metrics::OUTAGES.inc();
+                    let text = format!("{at}: {why}; down since {}", self.seconds(now_ms));
+                    self.event(What::Error, &node, "no heart-beat", &text, now_ms);
+                    self.said.push((1, format!("node {}: no heart-beat: {why}", node.label())));
+                    self.alarms.push((subject, format!("node {} does not answer: {why}", node.label())));
+                }
+                Err(_) => {}
+            }
+            self.nodes.put(node, changed);
+        }
+    }
+
+    /// A time without its milliseconds.
+    pub fn seconds(&self, ms: i64) -> String {
+        self.zone.format_ms(ms).chars().take(19).collect()
+    }
+
+    /// Reads `nodes.json` again, if somebody has edited it.
+    pub fn read_again(&mut self, now_ms: i64) -> disk::Result<()> {
+        let read = self.nodes.read_again();
+        self.edited(now_ms);
+        read
+    }
+
+    /// Takes over what a database has: nodes that were added or removed there by hand. To be called only when the database
+    /// has every event of ours.
+    pub fn adopt(&mut self, rows: Vec<Node>, now_ms: i64) -> disk::Result<()> {
+        let theirs: BTreeMap<_, _> = rows.into_iter().map(|n| ((n.ip, n.port), n)).collect();
+        let ours: Vec<Node> = self.nodes.iter().cloned().collect();
+        for node in ours.iter().filter(|n| !theirs.contains_key(&(n.ip, n.port))) {
+            self.nodes.remove(node.ip, node.port);
+            self.said.push((2, format!("node {}: removed in the database", node.label())));
+        }
+        for node in theirs.into_values() {
+            if self.nodes.get(node.ip, node.port).is_none() && self.nodes.len() < overview::NODES_MAX {
+                self.said.push((2, format!("node {}: added in the database", node.label())));
+                self.nodes.put(Node { registered_ms: now_ms, ..node }, true);
+            }
+        }
+        self.nodes.save()
+    }
+
+    fn edited(&mut self, now_ms: i64) {
+        self.said.append(&mut self.nodes.said);
+        for node in std::mem::take(&mut self.nodes.removed) {
+            self.event(What::Unregister, &node, "", "", now_ms);
+            self.said.push((2, format!("node {}: removed in nodes.json", node.label())));
+        }
+        for node in std::mem::take(&mut self.nodes.added) {
+            self.event(What::Register, &node, "", "", now_ms);
+            self.said.push((2, format!("node {}: added in nodes.json", node.label())));
+        }
+    }
+
+    /// Once a minute: hours that are too old go.
+    pub fn forget(&mut self, now_ms: i64) {
+        let back = i64::try_from(self.keep_hours).unwrap_or(i64::MAX).saturating_mul(3_600_000);
+        self.hours.forget_before(self.zone.hour_at(now_ms.saturating_sub(back)));
+    }
+
+    /// All that is known, for the page.
+    pub fn overview(&self, now_ms: i64, host: &str) -> Overview {
+        let errors = self.events.recent().map(|e| ErrorEntry {
+            time_ms: e.ms,
+            node: if e.host.is_empty() { e.address() } else { format!("{} {}", e.host, e.address()) },
+            kind: e.kind.clone(),
+            message: e.msg.clone(),
+        });
+        let columns = self.zone.latest_hours(now_ms, self.keep_hours);
+        let columns: Vec<String> = columns.iter().rev().map(ToString::to_string).collect();
+        Overview {
+            time_ms: now_ms,
+            role: "monitor".into(),
+            host: host.to_owned(),
+            zone: self.zone.name(),
+            newest: columns.first().cloned().unwrap_or_default(),
+            span_hours: columns.len() as u64,
+            columns,
+            nodes: self.nodes.iter().map(|n| n.overview(now_ms)).collect(),
+            hours: self.hours.list().collect(),
+            errors: errors.collect(),
+            ..Overview::default()
+        }
+    }
+
+    /// Sets the numbers of nodes by their state.
+    pub fn count_nodes(&self) {
+        let states = [
+            (Some(true), &metrics::NODES_UP),
+            (Some(false), &metrics::NODES_DOWN),
+            (None, &metrics::NODES_NOT_ASKED),
+        ];
+        for (alive, metric) in states {
+            metric.set(self.nodes.iter().filter(|n| n.alive == alive).count() as u64);
+        }
+    }
+}
+
+fn answer(err: &str, msg: &str) -> Message {
+    [("err", err), ("msg", msg)].map(|(k, v)| (k.to_owned(), v.to_owned())).into()
+}
+
+/// Text of a peer: without control characters, and not too long.
+fn short(text: &str, most: usize) -> String {
+    escape(&text.chars().take(most).collect::<String>())
+}
+
+/// The time in a message, `2026/11/22 08:23:58` or with `-`, in the form that databases read; `None` = it is none.
+fn own_time(text: &str) -> Option<String> {
+    let form = |(i, b): (usize, u8)| match i {
+        4 | 7 => b == b'/' || b == b'-',
+        10 => b == b' ',
+        13 | 16 => b == b':',
+        _ => b.is_ascii_digit(),
+    };
+    if text.len() != 19 || !text.bytes().enumerate().all(form) {
+        return None;
+    }
+    let number = |from: usize, to: usize| text.get(from..to).and_then(|t| t.parse::<u32>().ok());
+    let ranges = [(5, 7, 1, 12), (8, 10, 1, 31), (11, 13, 0, 23), (14, 16, 0, 59), (17, 19, 0, 59)];
+    let good =
+        ranges.iter().all(|(a, b, low, high)| number(*a, *b).is_some_and(|n| (*low..=*high).contains(&n)));
+    good.then(|| text.replace('/', "-"))
+}
+
+/// `2d 3h 4m 5s`.
+fn span(ms: i64) -> String {
+    let s = u64::try_from(ms).unwrap_or(0).checked_div(1_000).unwrap_or(0);
+    let part = |unit: u64, of: u64| s.checked_div(unit).unwrap_or(0).checked_rem(of).unwrap_or(0);
+    let parts =
+        [(part(86_400, u64::MAX), "d"), (part(3_600, 24), "h"), (part(60, 60), "m"), (part(1, 60), "s")];
+    let words: Vec<String> = parts
+        .iter()
+        .skip_while(|(n, unit)| *n == 0 && *unit != "s")
+        .map(|(n, unit)| format!("{n}{unit}"))
+        .collect();
+    words.join(" ")
+}

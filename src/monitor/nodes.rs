@@ -1,0 +1,277 @@
+//! The list of nodes, in memory and as `nodes.json`.
+//!
+//! The file is plain JSON without a check, because people may edit it; a file that cannot be read is set aside.
+
+use super::Said;
+use crate::disk::{self, Disk};
+use crate::overview;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+const FORMAT: u32 = 1;
+/// Bytes of the file, at most.
+const FILE_MAX: u64 = 16 << 20;
+
+/// A lag that was told longer ago is not known any more: three times it was not told again.
+const LAG_MS: i64 = 3 * 72 * 1_000;
+
+/// A role on a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its address.
+    pub ip: IpAddr,
+    /// The port on which it answers.
+    pub port: u16,
+    /// Its role.
+    #[serde(default)]
+    pub role: String,
+    /// The host's name.
+    #[serde(default)]
+    pub hostname: String,
+    /// The version of its program.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub version: String,
+    /// The address from which it was registered; `None` = by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<IpAddr>,
+    /// When it registered last (Unix milliseconds).
+    #[serde(default)]
+    pub registered_ms: i64,
+    /// When it was heard last (Unix milliseconds).
+    #[serde(default)]
+    pub beat_ms: i64,
+    /// Does it answer? `None` = it was not asked yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alive: Option<bool>,
+    /// Since when (Unix milliseconds).
+    #[serde(default)]
+    pub since_ms: i64,
+    /// When it told its lag (Unix milliseconds), and that (seconds).
+    #[serde(skip)]
+    pub lag: Option<(i64, u64)>,
+}
+
+impl Node {
+    /// One of which nothing is known.
+    pub fn new(ip: IpAddr, port: u16) -> Self {
+        Self {
+            ip,
+            port,
+            role: String::new(),
+            hostname: String::new(),
+            version: String::new(),
+            by: None,
+            registered_ms: 0,
+            beat_ms: 0,
+            alive: None,
+            since_ms: 0,
+            lag: None,
+        }
+    }
+
+    /// For messages: `10.0.0.7:4000 (tail, web1)`.
+    pub fn label(&self) -> String {
+        let known = [&self.role, &self.hostname].into_iter().filter(|t| !t.is_empty());
+        let known: Vec<&str> = known.map(String::as_str).collect();
+        let at = std::net::SocketAddr::new(self.ip, self.port);
+        if known.is_empty() { at.to_string() } else { format!("{at} ({})", known.join(", ")) }
+    }
+
+    /// As the page has it.
+    pub fn overview(&self, now_ms: i64) -> overview::Node {
+        let lag = self.lag.filter(|(at, _)| now_ms.saturating_sub(*at) < LAG_MS);
+        overview::Node {
+            host: self.hostname.clone(),
+            ip: self.ip.to_string(),
+            port: self.port,
+            role: self.role.clone(),
+            version: self.version.clone(),
+            last_beat_ms: self.beat_ms,
+            alive: self.alive,
+            since_ms: self.since_ms,
+            lag_s: lag.filter(|_| self.alive != Some(false)).map(|(_, lag)| lag),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct FileOut<'a> {
+    format: u32,
+    nodes: Vec<&'a Node>,
+}
+
+#[derive(Deserialize)]
+struct FileIn {
+    format: u32,
+    nodes: Vec<Node>,
+}
+
+fn read(bytes: &[u8]) -> Result<BTreeMap<(IpAddr, u16), Node>, String> {
+    let file: FileIn = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    if file.format != FORMAT {
+        return Err(format!("format {} is not known to this version", file.format));
+    }
+    if file.nodes.len() > overview::NODES_MAX {
+        return Err(format!("{} nodes; the limit is {}", file.nodes.len(), overview::NODES_MAX));
+    }
+    let nodes = file.nodes.into_iter().filter(|n| n.port > 0).map(|mut n| {
+        n.ip = n.ip.to_canonical();
+        ((n.ip, n.port), n)
+    });
+    Ok(nodes.collect())
+}
+
+/// See the module's header.
+pub struct Nodes {
+    disk: Disk,
+    path: PathBuf,
+    list: BTreeMap<(IpAddr, u16), Node>,
+    /// What the file holds, as far as we wrote it.
+    written: Vec<u8>,
+    dirty: bool,
+    /// What was added to the file by hand, and not taken over yet.
+    pub added: Vec<Node>,
+    /// What was removed from it.
+    pub removed: Vec<Node>,
+    /// Sentences for the log.
+    pub said: Vec<Said>,
+}
+
+impl Nodes {
+    /// Reads the file.
+    pub fn open(disk: &Disk, path: &Path) -> disk::Result<Self> {
+        let written = disk.read_opt(path, FILE_MAX)?;
+        let mut nodes = Self {
+            disk: disk.clone(),
+            path: path.to_owned(),
+            list: BTreeMap::new(),
+            written: written.clone().unwrap_or_default(),
+            dirty: false,
+            added: Vec::new(),
+            removed: Vec::new(),
+            said: Vec::new(),
+        };
+        match written.as_deref().map(read) {
+            None => {}
+            Some(Ok(list)) => nodes.list = list,
+            Some(Err(why)) => nodes.set_aside(&why)?,
+        }
+        Ok(nodes)
+    }
+
+    /// What a file holds, or why it cannot be read, for somebody who only looks.
+    pub fn look(disk: &Disk, path: &Path) -> disk::Result<Result<Vec<Node>, String>> {
+        let bytes = disk.read_opt(path, FILE_MAX)?;
+        Ok(bytes.map_or(Ok(Vec::new()), |b| read(&b).map(|list| list.into_values().collect())))
+    }
+
+    fn set_aside(&mut self, why: &str) -> disk::Result<()> {
+        let aside = self.path.with_extension("json.damaged");
+        self.disk.rename(&self.path, &aside)?;
+        let text = format!(
+            "{}: {why}; it is now {}; correct it and put it back, or wait until the nodes have registered again",
+            self.path.display(),
+            aside.display()
+        );
+        self.said.push((0, text));
+        self.written = Vec::new();
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// A node.
+    pub fn get(&self, ip: IpAddr, port: u16) -> Option<&Node> {
+        self.list.get(&(ip, port))
+    }
+
+    /// Adds or replaces one; `save` if that is to be durable soon.
+    pub fn put(&mut self, node: Node, save: bool) {
+        self.dirty |= save;
+        self.list.insert((node.ip, node.port), node);
+    }
+
+    /// Removes one.
+    pub fn remove(&mut self, ip: IpAddr, port: u16) {
+        self.dirty |= self.list.remove(&(ip, port)).is_some();
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Node> {
+        self.list.values()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// None?
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// How many one address has.
+    pub fn of_address(&self, ip: IpAddr) -> usize {
+        self.list.range((ip, 0)..=(ip, u16::MAX)).count()
+    }
+
+    /// Writes the file if something changed.
+    pub fn save(&mut self) -> disk::Result<()> {
+        if !self.dirty {
+            return Ok(());
+        }
+        // Whoever has edited it meanwhile must not lose his change.
+        self.read_again()?;
+        self.write()
+    }
+
+    /// Writes the file with the newest heart-beats, at the end.
+    pub fn close(&mut self) -> disk::Result<()> {
+        self.dirty = true;
+        self.save()
+    }
+
+    fn write(&mut self) -> disk::Result<()> {
+        let file = FileOut { format: FORMAT, nodes: self.list.values().collect() };
+        // Plain values cannot fail to be written.
+        let mut bytes = serde_json::to_vec_pretty(&file).unwrap_or_default();
+        bytes.push(b'\n');
+        self.disk.replace(&self.path, &bytes, 0o640)?;
+        (self.written, self.dirty) = (bytes, false);
+        Ok(())
+    }
+
+    /// The file's content if it is not what we wrote.
+    fn edited(&self) -> disk::Result<Option<Vec<u8>>> {
+        let now = self.disk.read_opt(&self.path, FILE_MAX)?;
+        Ok(now.filter(|bytes| *bytes != self.written))
+    }
+
+    /// Takes over what somebody changed in the file.
+    pub fn read_again(&mut self) -> disk::Result<()> {
+        let Some(bytes) = self.edited()? else { return Ok(()) };
+        let theirs = match read(&bytes) {
+            Ok(list) => list,
+            Err(why) => {
+                self.set_aside(&why)?;
+                return self.write();
+            }
+        };
+        // Only what was in the file when we wrote it can have been removed from it; what came since stays.
+        let before = read(&self.written).unwrap_or_default();
+        let gone = |key: &(IpAddr, u16)| before.contains_key(key) && !theirs.contains_key(key);
+        self.removed.extend(self.list.iter().filter(|(key, _)| gone(key)).map(|(_, n)| n.clone()));
+        self.list.retain(|key, _| !gone(key));
+        for (key, node) in theirs.iter().filter(|(key, _)| !before.contains_key(key)) {
+            if !self.list.contains_key(key) {
+                // Who registered it is for the monitor to say.
+                let node = Node { by: None, ..node.clone() };
+                self.added.push(node.clone());
+                self.list.insert(*key, node);
+            }
+        }
+        self.write()
+    }
+}

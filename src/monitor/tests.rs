@@ -1,0 +1,357 @@
+//! The monitor's core, without threads and sockets.
+
+use super::*;
+use crate::config::Config;
+use crate::disk::{Outcome, SimDisk};
+use crate::overview::HostHour;
+use std::time::Duration;
+
+const T: i64 = 1_795_335_838_000; // 2026-11-22 08:23:58 UTC
+const DIR: &str = "/state";
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+struct Desk {
+    disk: Disk,
+    sim: SimDisk,
+    conf: MonitorConfig,
+    m: Monitor,
+}
+
+impl Desk {
+    fn new(allow: &str) -> Self {
+        let (disk, sim) = Disk::sim(1);
+        let text = format!("[receiver]\nallow = {allow}\n");
+        let conf = Config::parse("c", text.as_bytes()).monitor(true).unwrap().0;
+        let m = Monitor::open(&disk, Path::new(DIR), &conf, &Zone::named("UTC").unwrap()).unwrap();
+        Self { disk, sim, conf, m }
+    }
+
+    fn again(&mut self) {
+        self.m = Monitor::open(&self.disk, Path::new(DIR), &self.conf, &Zone::named("UTC").unwrap()).unwrap();
+    }
+
+    /// The `err` of the answer; empty if there is none.
+    fn say(&mut self, pairs: &[(&str, &str)], from: &str) -> String {
+        let message: Message = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let answer = self.m.take(&serde_json::to_vec(&message).unwrap(), ip(from), T).unwrap();
+        self.m.commit(T).unwrap();
+        answer.map_or(String::new(), |a| a["err"].clone())
+    }
+
+    fn register(&mut self, told: &str, port: &str, from: &str) -> String {
+        let m = [("req", "register"), ("ip", told), ("port", port), ("hostname", "web1"), ("role", "tail")];
+        self.say(&m, from)
+    }
+
+    fn nodes(&self) -> Vec<String> {
+        self.m.nodes.iter().map(|n| format!("{}:{}", n.ip, n.port)).collect()
+    }
+
+    fn asked(&mut self) -> Vec<String> {
+        self.m.targets().iter().map(ToString::to_string).collect()
+    }
+
+    fn kinds(&self) -> Vec<String> {
+        let mut all: Vec<String> = self.m.events.recent().map(|e| e.kind.clone()).collect();
+        all.reverse();
+        all
+    }
+
+    fn round(&mut self, at: &str, alive: bool, after: Duration) {
+        let result = if alive { Ok(()) } else { Err("refused".to_owned()) };
+        let now = T + i64::try_from(after.as_millis()).unwrap();
+        self.m.checked(vec![(at.parse().unwrap(), result)], now);
+        self.m.commit(now).unwrap();
+    }
+}
+
+#[test]
+fn registrations_are_kept_and_taken_back() {
+    let mut d = Desk::new("10.0.0.0/8");
+    assert_eq!(d.register("", "4000", "10.0.0.7"), "0", "the original tells no address");
+    assert_eq!(d.register("10.0.0.8", "4000", "10.0.0.8"), "0");
+    assert_eq!(d.register("10.0.0.8", "4000", "10.0.0.8"), "0", "again");
+    for port in ["", "0", "x", "65536", "-1"] {
+        assert_eq!(d.register("10.0.0.8", port, "10.0.0.8"), "1", "{port}");
+    }
+    assert_eq!(d.say(&[("req", "dance")], "10.0.0.8"), "-1");
+    d.again();
+    assert_eq!(d.nodes(), ["10.0.0.7:4000", "10.0.0.8:4000"]);
+    // An answer was given only after it was durable.
+    d.sim.crash();
+    d.sim.restart(Outcome::LoseUnsynced);
+    d.again();
+    assert_eq!(d.nodes().len(), 2);
+    let leave = |ip: &'static str| [("req", "unregister"), ("ip", ip), ("port", "4000")];
+    assert_eq!(d.say(&leave("10.0.0.8"), "10.0.0.7"), "1", "of another host");
+    assert_eq!(d.say(&leave(""), "10.0.0.7"), "0");
+    assert_eq!(d.say(&leave(""), "10.0.0.7"), "0", "it is gone, as was wanted");
+    d.again();
+    assert_eq!(d.nodes(), ["10.0.0.8:4000"]);
+    for port in 1..=(NODES_PER_ADDRESS + 5) {
+        let err = d.register("", &port.to_string(), "10.0.0.9");
+        assert_eq!(err, if port <= NODES_PER_ADDRESS { "0" } else { "1" }, "{port}");
+    }
+}
+
+#[test]
+fn nobody_is_asked_whom_nobody_vouches_for() {
+    for (allow, wanted) in
+        [("any", vec!["10.0.0.7:1"]), ("10.0.0.7, 127.0.0.0/8", vec!["10.0.0.7:1", "127.0.0.1:5"])]
+    {
+        let mut d = Desk::new(allow);
+        d.register("10.0.0.7", "1", "10.0.0.7");
+        // Whoever says that it is another one is asked where it is.
+        d.register("192.0.2.1", "1", "10.0.0.7");
+        d.register("::ffff:10.0.0.7", "1", "10.0.0.7");
+        // Added by hand: only `allow` can vouch for it, and who registered it is not believed.
+        let file = Path::new(DIR).join("nodes.json");
+        let mut json: serde_json::Value =
+            serde_json::from_slice(&d.disk.read(&file, 1 << 20).unwrap()).unwrap();
+        for (ip, port) in [("127.0.0.1", 5), ("192.0.2.9", 6)] {
+            let node = serde_json::json!({"ip": ip, "port": port, "by": ip});
+            json["nodes"].as_array_mut().unwrap().push(node);
+        }
+        d.disk.replace(&file, json.to_string().as_bytes(), 0o640).unwrap();
+        d.m.read_again(T).unwrap();
+        assert_eq!(d.nodes().len(), 3, "{allow}");
+        assert_eq!(d.asked(), wanted, "{allow}");
+        assert!(
+            d.m.said.iter().any(|(_, s)| s.contains("192.0.2.9:6") && s.contains("not asked")),
+            "{:?}",
+            d.m.said
+        );
+    }
+}
+
+#[test]
+fn an_outage_is_told_once_and_its_end_once() {
+    let mut d = Desk::new("any");
+    d.register("", "4000", "10.0.0.7");
+    let (at, minute) = ("10.0.0.7:4000", Duration::from_mins(1));
+    d.round(at, true, minute);
+    for n in 2..6 {
+        d.round(at, false, minute * n);
+    }
+    // A restart of the monitor does not tell it again.
+    d.again();
+    d.round(at, false, minute * 6);
+    d.round(at, true, minute * 7);
+    d.round(at, true, minute * 8);
+    assert_eq!(d.kinds(), ["no heart-beat", "heart-beat again"]);
+    let end = d.m.events.recent().next().unwrap().msg.clone();
+    assert_eq!(end, "down from 2026-11-22 08:25:58 to 2026-11-22 08:30:58, 5m 0s");
+    assert_eq!(d.m.alarms.len(), 1, "of this start: {:?}", d.m.alarms);
+    d.round(at, false, minute * 9);
+    assert_eq!(d.kinds().len(), 3, "the next outage is another one");
+    let node = &d.m.overview(T, "mon").nodes[0];
+    assert_eq!((node.alive, node.since_ms, node.host.as_str()), (Some(false), T + 9 * 60_000, "web1"));
+    // One that took its leave is not asked, and not missed.
+    d.say(&[("req", "unregister"), ("port", "4000")], "10.0.0.7");
+    d.round(at, false, minute * 10);
+    assert_eq!(d.kinds().len(), 3);
+}
+
+#[test]
+fn messages_are_kept_as_they_were_told() {
+    let mut d = Desk::new("any");
+    d.register("", "4000", "10.0.0.7");
+    let say = |d: &mut Desk, time: &str, text: &str| {
+        let m = [("ip", ""), ("port", "4000"), ("time", time), ("type", "ERROR"), ("msg", text)];
+        assert_eq!(d.say(&m, "10.0.0.7"), "", "a message is not answered");
+    };
+    say(&mut d, "2026/11/22 08:20:00", "one\x1b[2Jtwo");
+    say(&mut d, "2026/13/22 08:20:00", &"\u{e4}".repeat(9_000));
+    d.m.events.sync().unwrap();
+    d.again();
+    let all: Vec<Event> = d.m.events.recent().cloned().collect();
+    assert_eq!((all[1].time.as_str(), all[1].msg.as_str()), ("2026-11-22 08:20:00", "one\\u{1b}[2Jtwo"));
+    assert_eq!((all[1].role.as_str(), all[1].address()), ("tail", "10.0.0.7:4000".into()));
+    assert_eq!((all[0].time.as_str(), all[0].msg.chars().count()), ("2026-11-22 08:23:58", MESSAGE_MAX));
+    let deep = ["{", "["].map(|open| open.repeat(60_000));
+    for bad in [&b""[..], b"{}x", b"[]", b"{\"req\":1}", deep[0].as_bytes(), deep[1].as_bytes()] {
+        assert!(d.m.take(bad, ip("10.0.0.7"), T).is_err());
+    }
+}
+
+#[test]
+fn events_come_in_order_through_segments_damage_and_restarts() {
+    let mut d = Desk::new("any");
+    let add = |d: &mut Desk, n: usize| {
+        let m = [("type", "ERROR"), ("msg", &format!("{n} {}", "\u{e4}".repeat(4_000)))];
+        d.say(&m, "10.0.0.7");
+    };
+    add(&mut d, 0);
+    assert_eq!(d.m.events.batch(0, 10).unwrap(), [], "nothing is handed on that a power cut could take");
+    for n in 1..2_500 {
+        add(&mut d, n);
+    }
+    d.m.events.sync().unwrap();
+    let read = |d: &mut Desk, after: u64, most: usize| {
+        let (mut last, mut all) = (after, Vec::new());
+        loop {
+            let batch = d.m.events.batch(last, most).unwrap();
+            let Some(e) = batch.last() else { return all };
+            last = e.seq;
+            all.extend(
+                batch.iter().map(|e| (e.seq, e.msg.split(' ').next().unwrap().parse::<usize>().unwrap())),
+            );
+        }
+    };
+    let wanted: Vec<(u64, usize)> = (0..2_500).map(|n| (n as u64 + 1, n)).collect();
+    assert_eq!(read(&mut d, 0, 97), wanted);
+    assert_eq!(read(&mut d, 1_234, 1_000), wanted[1_234..]);
+    // A torn end, and a damaged line in the middle.
+    let dir = Path::new(DIR).join("events");
+    let names: Vec<String> = d.disk.list(&dir).unwrap().into_iter().map(|e| e.name).collect();
+    assert!(names.len() > 2, "{names:?}");
+    let last = d.disk.open_rw(&dir.join(names.last().unwrap())).unwrap();
+    let len = last.stat().unwrap().len;
+    last.write_at(b"{\"seq\":9", len).unwrap();
+    last.write_at(b"#", 5).unwrap();
+    d.again();
+    assert!(d.m.said.iter().any(|(_, s)| s.contains("torn or damaged")), "{:?}", d.m.said);
+    add(&mut d, 2_500);
+    d.m.events.sync().unwrap();
+    let all = read(&mut d, 0, 500);
+    assert_eq!((all.len(), all.last()), (2_500, Some(&(2_501, 2_500))), "one of them was damaged");
+    // Bounded: the oldest go.
+    for n in 2_501..10_000 {
+        add(&mut d, n);
+    }
+    d.m.events.sync().unwrap();
+    assert_eq!(d.disk.list(&dir).unwrap().len(), events::SEGMENTS);
+    let all = read(&mut d, 0, 500);
+    assert!(all[0].0 > 1 && all[0].0 == d.m.events.oldest() && all.last() == Some(&(10_000, 9_999)));
+}
+
+#[test]
+fn a_list_that_cannot_be_read_is_set_aside() {
+    let mut d = Desk::new("any");
+    d.register("", "4000", "10.0.0.7");
+    let file = Path::new(DIR).join("nodes.json");
+    d.disk.replace(&file, b"{ \"format\": 1, \"nodes\": [", 0o640).unwrap();
+    d.register("", "4000", "10.0.0.8");
+    assert_eq!(d.nodes().len(), 2, "what is known stays known");
+    assert!(
+        d.m.said.iter().any(|(level, s)| *level == 0 && s.contains("nodes.json.damaged")),
+        "{:?}",
+        d.m.said
+    );
+    d.again();
+    assert_eq!(d.nodes().len(), 2);
+    // Removed by hand.
+    d.disk.replace(&file, b"{\"format\":1,\"nodes\":[]}", 0o640).unwrap();
+    d.m.read_again(T).unwrap();
+    assert_eq!(d.nodes().len(), 0);
+}
+
+#[test]
+fn hours_are_kept_for_days_and_not_longer() {
+    let mut d = Desk::new("any");
+    let hour = |name: &str, hour: &str, state: &str| HostHour {
+        name: name.into(),
+        hour: hour.into(),
+        state: state.into(),
+        ..HostHour::default()
+    };
+    let tell = |d: &mut Desk, hours: &[HostHour]| {
+        d.say(&[("req", "hours"), ("hours", &serde_json::to_string(hours).unwrap())], "10.0.0.7")
+    };
+    let all = [
+        hour("web2", "2026112207", "open"),
+        hour("web1", "2026112207", "gaps"),
+        hour("web1", "2026111900", "verified"),
+        hour("../x", "2026112207", "open"),
+        hour("web1", "2026x", "open"),
+        hour("web1", "2036112207", "open"),
+        hour("web1", "20261122", "open"),
+    ];
+    assert_eq!(tell(&mut d, &all), "0");
+    assert_eq!(tell(&mut d, &[hour("web1", "2026112207", "verified")]), "0");
+    assert_eq!(d.say(&[("req", "hours"), ("hours", "[1]")], "10.0.0.7"), "1");
+    d.m.forget(T);
+    d.m.hours.save().unwrap();
+    d.again();
+    let all = d.m.overview(T, "mon");
+    assert_eq!(
+        (all.columns.len(), all.columns[0].as_str(), all.columns[71].as_str()),
+        (72, "2026112208", "2026111909")
+    );
+    let told: Vec<_> = all.hours.into_iter().map(|h| (h.name, h.hour, h.state)).collect();
+    let wanted =
+        [("web1", "20261122", "open"), ("web1", "2026112207", "verified"), ("web2", "2026112207", "open")];
+    assert_eq!(told, wanted.map(|(n, h, s)| (n.to_owned(), h.to_owned(), s.to_owned())));
+}
+
+#[test]
+fn a_host_that_one_store_has_is_not_silent_because_another_has_it_not() {
+    let mut d = Desk::new("any");
+    let tell = |d: &mut Desk, state: &str, from: &str| {
+        let (name, hour) = ("web1".to_owned(), "2026112207".to_owned());
+        let hour = HostHour { name, hour, state: state.into(), ..HostHour::default() };
+        let list = serde_json::to_string(&[hour]).unwrap();
+        assert_eq!(d.say(&[("req", "hours"), ("hostname", from), ("hours", &list)], "10.0.0.7"), "0");
+        d.m.overview(T, "mon").hours[0].state.clone()
+    };
+    assert_eq!(tell(&mut d, "no data", "b"), "no data");
+    assert_eq!(tell(&mut d, "open", "a"), "open");
+    assert_eq!(tell(&mut d, "no data", "b"), "open");
+    // Who has told which is remembered, and the one that had it may say that it is gone.
+    d.m.hours.save().unwrap();
+    d.again();
+    assert_eq!(tell(&mut d, "no data", "b"), "open");
+    assert_eq!(tell(&mut d, "no data", "a"), "no data");
+}
+
+#[test]
+fn a_command_for_people_is_one_that_sends_that_hour_again() {
+    let mut d = Desk::new("any");
+    let good = "logd resend --stream error --packs 4-7,9-9 /etc/logd/tail.ini 2026112207";
+    for (name, repull, taken) in [
+        ("web1+error", good, true),
+        ("web1", "logd resend /etc/logd/tail.ini 2026112207", true),
+        ("web1", good, false),
+        ("web1", "logd resend --packs 4-7;id /etc/logd/tail.ini 2026112207", false),
+        ("web1", "logd resend /tmp/tail.ini 2026112207", false),
+        ("web1", "logd resend /etc/logd/tail.ini 2026112207; id", false),
+        ("web1", "id", false),
+    ] {
+        let (name, hour, state) = (name.to_owned(), "2026112207".to_owned(), "gaps".to_owned());
+        let hour = HostHour { name: name.clone(), hour, state, repull: repull.into(), ..HostHour::default() };
+        let list = serde_json::to_string(&[hour]).unwrap();
+        assert_eq!(d.say(&[("req", "hours"), ("hours", &list)], "10.0.0.7"), "0");
+        let told = d.m.overview(T, "mon").hours.into_iter().find(|h| h.name == name).unwrap();
+        assert_eq!(!told.repull.is_empty(), taken, "{repull}");
+    }
+}
+
+#[test]
+fn a_lag_is_asked_for_again_and_not_believed_for_ever() {
+    let mut d = Desk::new("10.0.0.0/8");
+    let mut register = |lag: &[(&str, &str)]| {
+        let who = [("req", "register"), ("port", "4000"), ("hostname", "web1"), ("role", "tail")];
+        let m: Message = who.iter().chain(lag).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        d.m.take(&serde_json::to_vec(&m).unwrap(), ip("10.0.0.7"), T).unwrap().unwrap()
+    };
+    // The original tells none, and gets the original's answer.
+    assert_eq!(register(&[]).len(), 2);
+    assert_eq!(register(&[("lag", "7")]).get("again").map(String::as_str), Some("60"));
+    let lag = |d: &Desk, after_s: i64| d.m.overview(T + after_s * 1_000, "mon").nodes[0].lag_s;
+    assert_eq!((lag(&d, 0), lag(&d, 200), lag(&d, 220)), (Some(7), Some(7), None));
+}
+
+#[test]
+fn times_and_spans() {
+    assert_eq!(own_time("2026/11/22 08:23:58").as_deref(), Some("2026-11-22 08:23:58"));
+    assert_eq!(own_time("2026-11-22 08:23:58").as_deref(), Some("2026-11-22 08:23:58"));
+    for bad in
+        ["", "2026/11/22", "2026/11/22T08:23:58", "2026/11/32 08:23:58", "2026/11/22 08:23:5\u{e4}", "now"]
+    {
+        assert_eq!(own_time(bad), None, "{bad}");
+    }
+    assert_eq!([0, 999, 61_000, 90_061_000].map(span), ["0s", "0s", "1m 1s", "1d 1h 1m 1s"]);
+}

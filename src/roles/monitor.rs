@@ -1,0 +1,468 @@
+//! The monitor's threads: one receives, one asks for heart-beats, one keeps what is known; with a database one delivers,
+//! and two serve the page if it has one.
+//!
+//! How many nodes there are changes nothing in that. A thousand roles keep a connection for their messages open, so that
+//! one `poll` serves all of them, and another one all heart-beats.
+
+use super::admission::may_monitor;
+use super::alarm::Alarms;
+use super::fleet;
+use super::serve::{fd_limit, raise_fd_limit, spawn};
+use super::start::{RunOptions, World, bind, host_name, warn_all, world};
+use super::watch::Watch;
+use super::web::{Look, Site, Web};
+use crate::clock::{Clock, Zone};
+use crate::config::{Allow, MonitorConfig, Role, Warning};
+use crate::disk::Disk;
+use crate::health::Health;
+use crate::heartbeat::{self, Frames, Message};
+use crate::integrity::read_hosts;
+use crate::log::{Log, count};
+use crate::metrics;
+use crate::monitor::{Monitor, check};
+use crate::overview::{Node, Overview};
+use crate::receiver::lock;
+use crate::shutdown::Shutdown;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Connections at once.
+const CONNECTIONS_MAX: usize = 4_096;
+/// Connections at once from one address.
+const PER_ADDRESS: usize = 256;
+/// File descriptors for everything but connections and heart-beats.
+const RESERVED_FDS: usize = 128;
+/// A frame must be whole so long after its first byte.
+const FRAME_TIME: Duration = Duration::from_secs(10);
+/// A connection on which nothing is said for so long is closed; roles of the original keep one open for their messages.
+const IDLE: Duration = Duration::from_hours(24);
+/// Bytes read from one connection before the others have their turn.
+const TURN: usize = 64 << 10;
+/// Bytes of frames that are not whole, over all connections.
+const HELD_MAX: usize = 16 << 20;
+/// How soon a stop is seen.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// Heart-beats asked for at the same time.
+const ASKED_MAX: usize = 256;
+/// For how long an event that could not be recorded is told by `/healthz`, ms.
+const UNRECORDED_MS: i64 = 600_000;
+/// Every so many rounds the list of nodes is read again.
+const READ_AGAIN: u64 = 3;
+
+/// What the threads share.
+pub(super) struct Shared {
+    pub monitor: Mutex<Monitor>,
+    pub disk: Disk,
+    pub clock: Clock,
+    pub log: Log,
+    pub stop: Shutdown,
+    pub health: Health,
+    zone: Zone,
+    /// The name of this host.
+    host: String,
+    alarms: Alarms,
+}
+
+/// Runs the role; the exit code.
+pub(super) fn run(
+    config: &Path,
+    conf: &MonitorConfig,
+    warnings: &[Warning],
+    options: RunOptions,
+) -> Result<u8, String> {
+    let say = |e: String| format!("logd: monitor: {e}");
+    if options.init_db {
+        return super::database::init(conf).map(|()| 0).map_err(say);
+    }
+    if conf.db.is_some() && !cfg!(feature = "mysql") {
+        let text = "db_host is set, and this program was built without the feature mysql; build with `cargo build --release \
+                    --features mysql`, or leave db_host empty: nodes and messages are then kept in the state directory";
+        return Err(say(text.into()));
+    }
+    raise_fd_limit();
+    let zone = Zone::local().map_err(say)?;
+    let dir = crate::state::resolve(&Role::Monitor, conf.state_dir.as_deref());
+    may_monitor(conf, &dir).map_err(say)?;
+    let w = match world(Role::Monitor, config, conf.state_dir.as_deref(), (&conf.log, None), zone, options)? {
+        Ok(w) => w,
+        Err(code) => return Ok(code),
+    };
+    warn_all(&w.log, warnings);
+    let monitor = Monitor::open(&w.disk, &w.instance.dir, conf, &w.zone).map_err(|e| say(e.to_string()))?;
+    let listener = bind(&conf.listen).map_err(say)?;
+    let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
+    let known = count(monitor.nodes.len(), "node");
+    let host = host_name();
+    let prefix = format!("logd monitor on {host}");
+    let (alarms, alarm_thread) = Alarms::start(&conf.alarm, &prefix, &w.log);
+    let World { disk, clock, zone, log, stop, instance, .. } = w;
+    let (monitor, health) = (Mutex::new(monitor), Health::default());
+    let s = Arc::new(Shared { monitor, disk, clock, log, stop, health, zone, host, alarms });
+    s.tell();
+    s.log.info(&format!("listening on {addr}, {known} known"));
+    let mut threads: Vec<_> = alarm_thread.into_iter().collect();
+    let (r, allow) = (Arc::clone(&s), conf.allow.clone());
+    threads.push(spawn("receive", move || Receiver::new(r, allow).run(&listener)));
+    let (c, every) = (Arc::clone(&s), Duration::from_millis(conf.check_interval_ms));
+    threads.push(spawn("check", move || c.check(every)));
+    threads.extend(super::database::start(conf, &s, &instance.dir)?);
+    let (hosts, shown, began_ms) = (conf.hosts_file.clone(), conf.http.hours, s.clock.now_ms());
+    let look: Look = {
+        let s = Arc::clone(&s);
+        Box::new(move || s.look(hosts.as_deref(), shown, began_ms))
+    };
+    let site = Site { word: "monitor", roles: metrics::MONITOR, health: s.health.clone(), look: Some(look) };
+    let web = Web::start(&conf.http, site, (&s.clock, &s.log, &s.stop));
+    s.keep();
+    s.alarms.stop();
+    web.join();
+    let until = Instant::now().checked_add(Duration::from_millis(conf.quit_timeout_ms));
+    for thread in threads {
+        while !thread.is_finished() && until.is_some_and(|u| Instant::now() < u) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if thread.is_finished() {
+            let _ = thread.join();
+        }
+    }
+    let mut monitor = lock(&s.monitor);
+    let closed =
+        monitor.events.sync().and_then(|()| monitor.nodes.close()).and_then(|()| monitor.hours.save());
+    drop(monitor);
+    if let Err(e) = closed {
+        s.trouble(&e);
+    }
+    s.tell();
+    s.log.info("stopped");
+    Ok(0)
+}
+
+impl Shared {
+    /// Says what the core has to say. Never under its lock: an alarm or a full log must not hold it up.
+    pub fn tell(&self) {
+        let (said, alarms) = {
+            let mut m = lock(&self.monitor);
+            (std::mem::take(&mut m.said), std::mem::take(&mut m.alarms))
+        };
+        for (level, text) in said {
+            match level {
+                0 => self.log.error(&text),
+                1 => self.log.warn(&text),
+                _ => self.log.info(&text),
+            }
+        }
+        for (subject, text) in alarms {
+            self.alarms.raise(&subject, &text);
+        }
+    }
+
+    /// A failed sync ends the process; anything else passes.
+    pub fn trouble(&self, e: &crate::disk::Error) {
+        super::disk_error(&self.disk, &self.log, e);
+    }
+
+    /// What the page shows: all that was told, and the silence of hosts that are expected.
+    fn look(&self, hosts_file: Option<&Path>, shown: u64, began_ms: i64) -> Overview {
+        let now_ms = self.clock.now_ms();
+        let mut o = lock(&self.monitor).overview(now_ms, &self.host);
+        o.advice = fleet::advice();
+        let mut trouble = Vec::new();
+        match hosts_file.map(read_hosts) {
+            None => {}
+            Some(Ok(names)) => o.expected = names,
+            Some(Err(why)) => trouble.push(format!("{why}; silent hosts cannot be told")),
+        }
+        fleet::add_silent(&mut o, false, &self.zone, now_ms);
+        // Its own warnings are mostly of nodes, and so among the events.
+        let own = self.log.recent().into_iter().filter(|r| r.error);
+        o.errors.extend(own.map(|r| fleet::entry(&self.host, r)));
+        o.errors.sort_by_key(|e| std::cmp::Reverse(e.time_ms));
+        let me = Node {
+            host: self.host.clone(),
+            role: "monitor".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            last_beat_ms: now_ms,
+            alive: Some(true),
+            since_ms: began_ms,
+            ..Node::default()
+        };
+        o.nodes.insert(0, me);
+        o.keep_columns(usize::try_from(shown).unwrap_or(usize::MAX));
+        trouble.extend(o.fit());
+        o.trouble = trouble.join("; ");
+        o
+    }
+
+    /// Keeps what is known on the disk, until the role is to stop.
+    fn keep(&self) {
+        let (mut minute, mut watch) = (self.clock.mono_ms(), Watch::new(&self.health));
+        // Before the first wait: whoever asks at once must not be told that it is stuck.
+        watch.turn(&self.clock);
+        while !self.stop.wait(Duration::from_secs(1)) {
+            let now = self.clock.mono_ms();
+            let mut m = lock(&self.monitor);
+            m.count_nodes();
+            if now.saturating_sub(minute) >= 60_000 {
+                minute = now;
+                m.forget(self.clock.now_ms());
+            }
+            let kept = m.events.sync().and(m.hours.save_soon(now));
+            let unrecorded = m.unrecorded.clone();
+            drop(m);
+            watch.turn(&self.clock);
+            watch.disk(&kept);
+            let lately = unrecorded.filter(|(at, _)| self.clock.now_ms().saturating_sub(*at) < UNRECORDED_MS);
+            self.health.set("events", lately.map(|(_, why)| format!("events could not be recorded: {why}")));
+            if let Err(e) = kept {
+                self.trouble(&e);
+            }
+            self.tell();
+        }
+    }
+
+    /// Asks every node for its heart-beat, round by round.
+    fn check(&self, every: Duration) {
+        let most = ASKED_MAX.min(fd_limit().checked_div(4).unwrap_or(0).max(4));
+        let (mut round, mut next) = (0_u64, Instant::now());
+        loop {
+            let wait = next.saturating_duration_since(Instant::now());
+            if self.stop.wait(wait) {
+                return;
+            }
+            next = Instant::now().checked_add(every).unwrap_or_else(Instant::now);
+            round = round.wrapping_add(1);
+            let mut m = lock(&self.monitor);
+            let again =
+                if round.is_multiple_of(READ_AGAIN) { m.read_again(self.clock.now_ms()) } else { Ok(()) };
+            let targets = m.targets();
+            drop(m);
+            if let Err(e) = again {
+                self.trouble(&e);
+            }
+            self.tell();
+            let Some(beats) = check::round(&targets, most, &|| self.stop.requested()) else { continue };
+            let now_ms = self.clock.now_ms();
+            let mut m = lock(&self.monitor);
+            m.checked(beats, now_ms);
+            // An outage that is known survives a restart, and is not told twice.
+            let saved = m.commit(now_ms);
+            drop(m);
+            if let Err(e) = saved {
+                self.trouble(&e);
+            }
+            self.tell();
+        }
+    }
+}
+
+struct Peer {
+    stream: TcpStream,
+    ip: IpAddr,
+    frames: Frames,
+    /// When it said something last.
+    heard: Instant,
+    /// When the frame began that is not whole yet.
+    begun: Option<Instant>,
+    answers: Vec<u8>,
+}
+
+struct Receiver {
+    s: Arc<Shared>,
+    allow: Allow,
+    peers: BTreeMap<u64, Peer>,
+    next: u64,
+    most: usize,
+}
+
+impl Receiver {
+    fn new(s: Arc<Shared>, allow: Allow) -> Self {
+        let room =
+            fd_limit().saturating_sub(RESERVED_FDS).saturating_sub(fd_limit().checked_div(4).unwrap_or(0));
+        Self { s, allow, peers: BTreeMap::new(), next: 0, most: CONNECTIONS_MAX.min(room.max(16)) }
+    }
+
+    fn run(&mut self, listener: &TcpListener) {
+        if let Err(e) = listener.set_nonblocking(true) {
+            self.s.log.error(&format!("listener: {e}; stopping"));
+            self.s.stop.request();
+            return;
+        }
+        let look_again = Timespec::try_from(LOOK_AGAIN).ok();
+        while !self.s.stop.requested() {
+            let mut waits = vec![PollFd::new(listener, PollFlags::IN)];
+            waits.extend(self.peers.values().map(|p| PollFd::new(&p.stream, PollFlags::IN)));
+            let polled = poll(&mut waits, look_again.as_ref());
+            let mut ready = waits.iter().map(|w| !w.revents().is_empty());
+            let new = ready.next().unwrap_or(false);
+            let heard: Vec<u64> =
+                self.peers.keys().copied().zip(ready).filter(|(_, r)| *r).map(|(id, _)| id).collect();
+            if polled.is_err() {
+                // A signal; or no memory, and then it must not spin.
+                self.s.stop.wait(Duration::from_millis(20));
+                continue;
+            }
+            self.hear(&heard);
+            self.close_late();
+            if new {
+                self.accept(listener);
+            }
+        }
+    }
+
+    /// Reads what came, takes the frames in it, makes them durable together, and answers.
+    fn hear(&mut self, ids: &[u64]) {
+        let (mut asked, mut buf) = (false, vec![0; 16 << 10]);
+        let now_ms = self.s.clock.now_ms();
+        for id in ids {
+            let Some(peer) = self.peers.get_mut(id) else { continue };
+            match peer.read(&self.s, &mut buf, now_ms) {
+                Ok(true) => asked |= !peer.answers.is_empty(),
+                Ok(false) => drop(self.peers.remove(id)),
+                Err(why) => {
+                    let ip = peer.ip;
+                    self.peers.remove(id);
+                    self.s.log.warn(&format!("connection from {ip}: {why}; closed; nothing of it is kept"));
+                }
+            }
+        }
+        if asked {
+            let committed = lock(&self.s.monitor).commit(now_ms);
+            if let Err(e) = &committed {
+                self.s.trouble(e);
+            }
+            for id in ids {
+                let Some(peer) = self.peers.get_mut(id).filter(|p| !p.answers.is_empty()) else { continue };
+                let mut answers = std::mem::take(&mut peer.answers);
+                if committed.is_err() {
+                    let m = [("err", "1"), ("msg", "the monitor's disk fails; try again")];
+                    answers = heartbeat::frame(&m.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+                }
+                // An answer is short: a peer whose buffer has no room for it does not read.
+                if peer.stream.write_all(&answers).is_err() {
+                    self.peers.remove(id);
+                }
+            }
+        }
+        self.s.tell();
+    }
+
+    fn close_late(&mut self) {
+        // Frames that are under way have a limit together, too: the largest goes.
+        while self.peers.values().map(|p| p.frames.held()).fold(0, usize::saturating_add) > HELD_MAX {
+            let Some((id, ip)) =
+                self.peers.iter().max_by_key(|(_, p)| p.frames.held()).map(|(id, p)| (*id, p.ip))
+            else {
+                break;
+            };
+            self.peers.remove(&id);
+            self.s.log.warn(&format!("connection from {ip}: too many frames are under way; closed"));
+        }
+        let log = &self.s.log;
+        self.peers.retain(|_, p| {
+            let slow = p.begun.is_some_and(|at| at.elapsed() > FRAME_TIME);
+            if slow {
+                log.warn(&format!("connection from {}: a frame was not whole in time; closed", p.ip));
+            }
+            !slow && p.heard.elapsed() <= IDLE
+        });
+    }
+
+    fn accept(&mut self, listener: &TcpListener) {
+        // Some at a time, so that those who are here are heard.
+        for _ in 0..64 {
+            let (stream, addr) = match listener.accept() {
+                Ok(a) => a,
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionAborted) => return,
+                Err(e) => {
+                    self.s.log.warn(&format!("accept: {e}; connections wait"));
+                    self.close_idle();
+                    self.s.stop.wait(Duration::from_millis(100));
+                    return;
+                }
+            };
+            let ip = addr.ip().to_canonical();
+            if !self.allow.permits(ip) {
+                let text = "not in `allow`; closed; add it there if it belongs to you";
+                self.s.log.warn(&format!("connection from {ip}: {text}"));
+                continue;
+            }
+            let mine = self.peers.values().filter(|p| p.ip == ip).count();
+            if mine >= PER_ADDRESS {
+                self.s.log.warn(&format!("connection from {ip}: it has {mine} already, the limit; closed"));
+                continue;
+            }
+            if self.peers.len() >= self.most {
+                self.close_idle();
+            }
+            if self.peers.len() >= self.most || stream.set_nonblocking(true).is_err() {
+                self.s
+                    .log
+                    .warn(&format!("connection from {ip}: all {} connections are busy; closed", self.most));
+                continue;
+            }
+            let _ = stream.set_nodelay(true);
+            let (frames, heard) = (Frames::default(), Instant::now());
+            self.next = self.next.wrapping_add(1);
+            self.peers
+                .insert(self.next, Peer { stream, ip, frames, heard, begun: None, answers: Vec::new() });
+        }
+    }
+
+    /// The connection that has been silent longest makes room.
+    fn close_idle(&mut self) {
+        let idle = self.peers.iter().filter(|(_, p)| p.begun.is_none()).min_by_key(|(_, p)| p.heard);
+        if let Some(id) = idle.map(|(id, _)| *id) {
+            self.peers.remove(&id);
+        }
+    }
+}
+
+impl Peer {
+    /// False = the peer has closed. An error is a reason to close the connection.
+    fn read(&mut self, s: &Shared, buf: &mut [u8], now_ms: i64) -> Result<bool, String> {
+        let mut left = TURN;
+        let mut open = true;
+        while left > 0 && open {
+            let n = match self.stream.read(buf) {
+                Ok(0) => {
+                    open = false;
+                    0
+                }
+                Ok(n) => n,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e.to_string()),
+            };
+            left = left.saturating_sub(n.max(1));
+            self.heard = Instant::now();
+            self.frames.feed(buf.get(..n).unwrap_or_default());
+            while let Some(json) = self.frames.take()? {
+                self.begun = None;
+                let answer: Option<Message> = lock(&s.monitor).take(&json, self.ip, now_ms)?;
+                if let Some(m) = answer {
+                    self.answers.extend(heartbeat::frame(&m));
+                }
+            }
+        }
+        if self.frames.begun() {
+            self.begun.get_or_insert(self.heard);
+        }
+        if !open && self.frames.begun() {
+            return Err("closed in the middle of a frame".into());
+        }
+        // Who has closed its half only may still want the answer.
+        if !open && !self.answers.is_empty() {
+            if let Err(e) = lock(&s.monitor).commit(now_ms) {
+                s.trouble(&e);
+            } else {
+                let _ = self.stream.write_all(&self.answers);
+            }
+        }
+        Ok(open)
+    }
+}

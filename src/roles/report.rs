@@ -1,0 +1,314 @@
+//! A receiver's look at itself, every few seconds: what it tells the monitor of its hours, and what is an alarm.
+//!
+//! One thread, beside the role and never waited for. The states of hours go to the monitor as requests `hours`, on
+//! connections of their own: what changed, and all of it once an hour, in case the monitor has lost it. A monitor that does
+//! not know that request (the original) says so, and is left alone for an hour.
+//!
+//! Alarms: an hour that is not whole some time after its end, a spool that fills, a disk that pauses the role, files that
+//! were put into quarantine; and that each of them is well again.
+
+use super::alarm::Alarms;
+use super::pulse::{self, World};
+use super::serve::{Shared, spawn};
+use crate::clock::Hour;
+use crate::disk::{self, Disk};
+use crate::heartbeat;
+use crate::log::count;
+use crate::overview::HostHour;
+use crate::receiver::lock;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How often it looks.
+const EVERY: Duration = Duration::from_secs(10);
+/// How long a question to the monitor may take.
+const ASK: Duration = Duration::from_secs(5);
+/// All hours are told again, and a monitor that does not understand is tried again, after this time, ms.
+const AGAIN_MS: u64 = 3_600_000;
+/// Hours back from now that are looked at.
+pub const SPAN: u64 = 72;
+/// Bytes of the list in one request, as they are quoted in it; with the rest below [`heartbeat::FRAME_MAX`].
+const CHUNK: usize = 56 << 10;
+/// Hours that are named one by one in alarms of one look.
+const NAMED_MAX: usize = 3;
+/// Looking at the hours may take one part in so many of the time.
+const SHARE: u64 = 20;
+
+/// What tells the states of the hours: those of the last days, each time it is called.
+pub type Source = Box<dyn FnMut() -> Vec<HostHour> + Send>;
+
+/// What a receiver reports of.
+pub struct Report {
+    pub shared: Arc<Shared>,
+    pub world: Arc<World>,
+    pub alarms: Alarms,
+    pub state_dir: PathBuf,
+    /// Bytes of the spool at most.
+    pub spool_size: u64,
+    /// The monitor, and the hours; a relay has none.
+    pub monitor: Option<String>,
+    pub hours: Option<Source>,
+    /// Milliseconds after its end at which an hour that is not whole is an alarm.
+    pub alarm_after_ms: u64,
+}
+
+/// What was told.
+#[derive(Default)]
+struct Told {
+    /// To the monitor.
+    hours: BTreeMap<(String, String), HostHour>,
+    all_again_ms: u64,
+    quiet_until_ms: u64,
+    failing: bool,
+    /// By alarm.
+    overdue: BTreeSet<(String, String)>,
+    filling: bool,
+    paused: bool,
+    quarantine: Option<BTreeSet<String>>,
+}
+
+impl Report {
+    /// Starts the thread.
+    pub fn start(mut self) -> JoinHandle<()> {
+        spawn("report", move || {
+            let mut told = Told::default();
+            let (mut wait, mut look_ms) = (Duration::from_secs(1), 0);
+            while !self.world.quit.wait(wait) {
+                wait = EVERY;
+                self.spool(&mut told);
+                self.quarantine(&mut told);
+                let began = self.shared.clock.mono_ms();
+                if began < look_ms {
+                    continue;
+                }
+                let Some(hours) = self.hours.as_mut().map(|look| look()) else { continue };
+                let ended = self.shared.clock.mono_ms();
+                look_ms = ended.saturating_add(ended.saturating_sub(began).saturating_mul(SHARE));
+                self.overdue(&mut told, &hours);
+                self.tell(&mut told, &hours);
+            }
+        })
+    }
+
+    fn spool(&self, told: &mut Told) {
+        let bytes = lock(&self.shared.gate).spool.bytes();
+        let percent = bytes.saturating_mul(100).checked_div(self.spool_size.max(1)).unwrap_or(0);
+        // Between the two marks nothing changes, so that it is not told to and fro.
+        if !told.filling && percent >= 80 {
+            told.filling = true;
+            let text = "what it receives is not passed on as fast; when it is full senders are told to wait";
+            self.alarms.raise("spool", &format!("the spool is {percent}% full: {text}"));
+        } else if told.filling && percent < 50 {
+            told.filling = false;
+            self.alarms.raise("spool", "the spool has room again");
+        }
+        let paused = lock(&self.shared.paused).clone();
+        match &paused {
+            Some(why) if !told.paused => self.alarms.raise("paused", &format!("nothing is taken: {why}")),
+            None if told.paused => self.alarms.raise("paused", "packs are taken again"),
+            _ => {}
+        }
+        told.paused = paused.is_some();
+    }
+
+    fn quarantine(&self, told: &mut Told) {
+        let dir = self.state_dir.join("quarantine");
+        let Ok(now) = files(&self.shared.disk, &dir) else { return };
+        if let Some(before) = &told.quarantine {
+            let new: Vec<&String> = now.difference(before).collect();
+            if let Some(first) = new.first() {
+                let text = format!("{} put into quarantine, such as {first}", count(new.len(), "file"));
+                self.alarms.raise("quarantine", &format!("{text}; the log says why"));
+            }
+        }
+        told.quarantine = Some(now);
+    }
+
+    fn overdue(&self, told: &mut Told, hours: &[HostHour]) {
+        let now_ms = self.shared.clock.now_ms();
+        let limit = i64::try_from(self.alarm_after_ms).unwrap_or(i64::MAX);
+        let key = |h: &HostHour| (h.hour.clone(), h.name.clone());
+        let late = |h: &&HostHour| {
+            let ends = Hour::parse(&h.hour).and_then(|hour| self.shared.zone.ends_ms(hour));
+            !is_whole(h) && ends.is_some_and(|ends| now_ms.saturating_sub(ends) > limit)
+        };
+        let late: BTreeMap<_, &HostHour> = hours.iter().filter(late).map(|h| (key(h), h)).collect();
+        let new: Vec<&&HostHour> =
+            late.iter().filter(|(k, _)| !told.overdue.contains(*k)).map(|(_, h)| h).collect();
+        let known: BTreeSet<_> = hours.iter().map(key).collect();
+        // What is too old to be looked at is not whole for that.
+        let well: Vec<_> =
+            told.overdue.iter().filter(|k| known.contains(*k) && !late.contains_key(*k)).collect();
+        let after = crate::log::escape(&minutes(self.alarm_after_ms));
+        if new.len() > NAMED_MAX {
+            let names: Vec<String> =
+                new.iter().take(NAMED_MAX).map(|h| format!("{} {}", h.name, h.hour)).collect();
+            let text = format!(
+                "{} are not whole {after} after their end, such as {}",
+                count(new.len(), "hour"),
+                names.join(", ")
+            );
+            self.alarms.raise("hours", &format!("{text}; `logd status` tells what is missing"));
+        } else {
+            for h in &new {
+                let subject = format!("hour {}_{}", h.name, h.hour);
+                let text =
+                    format!("hour {} of {} is not whole {after} after its end: {}", h.hour, h.name, state(h));
+                self.alarms.raise(&subject, &text);
+            }
+        }
+        if well.len() > NAMED_MAX {
+            self.alarms.raise("hours", &format!("{} that were late are whole", count(well.len(), "hour")));
+        } else {
+            for (hour, name) in well {
+                self.alarms.raise(&format!("hour {name}_{hour}"), &format!("hour {hour} of {name} is whole"));
+            }
+        }
+        told.overdue = late.into_keys().collect();
+    }
+
+    fn tell(&self, told: &mut Told, hours: &[HostHour]) {
+        let Some(monitor) = &self.monitor else { return };
+        let now = self.shared.clock.mono_ms();
+        if now < told.quiet_until_ms {
+            return;
+        }
+        if now >= told.all_again_ms {
+            told.hours.clear();
+            told.all_again_ms = now.saturating_add(AGAIN_MS);
+        }
+        let key = |h: &HostHour| (h.hour.clone(), h.name.clone());
+        let changed: Vec<&HostHour> = hours.iter().filter(|h| told.hours.get(&key(h)) != Some(h)).collect();
+        for chunk in chunks(&changed) {
+            if self.world.quit.requested() {
+                return;
+            }
+            match self.ask(monitor, &chunk) {
+                Ok(Ok(())) => {
+                    told.hours.extend(chunk.iter().map(|h| (key(h), (*h).clone())));
+                    if std::mem::take(&mut told.failing) {
+                        self.world.log.info(&format!("monitor {monitor}: states of hours are told again"));
+                    }
+                }
+                Ok(Err(why)) => {
+                    told.quiet_until_ms = now.saturating_add(AGAIN_MS);
+                    let text = format!(
+                        "monitor {monitor}: it does not take the states of hours: {why}; asked again in an hour"
+                    );
+                    return self.world.log.info(&text);
+                }
+                Err(why) => {
+                    if !std::mem::replace(&mut told.failing, true) {
+                        self.world
+                            .log
+                            .warn(&format!("monitor {monitor}: {why}; states of hours are told later"));
+                    }
+                    return;
+                }
+            }
+        }
+        let seen: BTreeSet<_> = hours.iter().map(key).collect();
+        told.hours.retain(|k, _| seen.contains(k));
+    }
+
+    /// The outer error is of the way there, the inner one the monitor's answer.
+    fn ask(&self, monitor: &str, hours: &[&HostHour]) -> Result<Result<(), String>, String> {
+        let me = lock(&self.world.me).clone();
+        let list = serde_json::to_string(hours).unwrap_or_default();
+        let answer = pulse::reach(monitor, |to| {
+            heartbeat::ask(to, ASK, |own| {
+                let mut m = me.request("hours", Some(own));
+                m.insert("hours".into(), list.clone());
+                m
+            })
+        })?;
+        Ok(heartbeat::done(&answer))
+    }
+}
+
+/// Is there nothing to wait for?
+fn is_whole(h: &HostHour) -> bool {
+    matches!(h.state.as_str(), "verified" | "empty" | "unverified")
+}
+
+fn state(h: &HostHour) -> String {
+    let ranges: Vec<String> = h
+        .missing
+        .iter()
+        .map(|(from, to)| if from == to { from.to_string() } else { format!("{from}-{to}") })
+        .collect();
+    let word = if h.word.is_empty() { &h.state } else { &h.word };
+    if ranges.is_empty() { word.clone() } else { format!("{word}, packs {} are missing", ranges.join(",")) }
+}
+
+fn minutes(ms: u64) -> String {
+    count(ms.checked_div(60_000).unwrap_or(0), "minute")
+}
+
+/// Parts of a list that fit into a frame each.
+fn chunks<'h>(hours: &[&'h HostHour]) -> Vec<Vec<&'h HostHour>> {
+    let (mut all, mut part, mut size) = (Vec::new(), Vec::new(), 0_usize);
+    for hour in hours {
+        let json = serde_json::to_string(hour).unwrap_or_default();
+        // The list is a string in the frame: quotes and backslashes get another one before them.
+        let escapes = json.bytes().filter(|b| *b == b'"' || *b == b'\\').count();
+        let len = json.len().saturating_add(escapes).saturating_add(1);
+        if size.saturating_add(len) > CHUNK && !part.is_empty() {
+            all.push(std::mem::take(&mut part));
+            size = 0;
+        }
+        size = size.saturating_add(len);
+        part.push(*hour);
+    }
+    if !part.is_empty() {
+        all.push(part);
+    }
+    all
+}
+
+/// Files of a directory and of those in it.
+fn files(disk: &Disk, dir: &Path) -> disk::Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    if disk.stat(dir)?.is_none() {
+        return Ok(found);
+    }
+    for entry in disk.list(dir)? {
+        if entry.is_dir {
+            let inside = disk.list(&dir.join(&entry.name))?;
+            found.extend(inside.into_iter().map(|e| format!("{}/{}", entry.name, e.name)));
+        } else {
+            found.insert(entry.name);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_cut_so_that_each_part_fits_into_a_frame() {
+        let hour = |n: usize| HostHour {
+            name: format!("web{n}"),
+            hour: "2026112205".into(),
+            state: "gaps".into(),
+            missing: vec![(1, 2); n % 20],
+            note: "\"\\".repeat(n % 500),
+            ..HostHour::default()
+        };
+        let all: Vec<HostHour> = (0..5_000).map(hour).collect();
+        let list: Vec<&HostHour> = all.iter().collect();
+        let parts = chunks(&list);
+        assert_eq!(parts.concat(), list);
+        for part in parts {
+            let mut m: heartbeat::Message = [("req".to_owned(), "hours".to_owned())].into();
+            m.insert("hours".into(), serde_json::to_string(&part).unwrap());
+            assert!(heartbeat::frame(&m).len() < heartbeat::FRAME_MAX - 1_000);
+        }
+        assert!(chunks(&[]).is_empty());
+    }
+}
