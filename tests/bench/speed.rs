@@ -27,6 +27,7 @@ mod guest;
 mod lines;
 mod load;
 mod measure;
+mod nodes;
 mod peers;
 mod siege;
 mod size;
@@ -48,6 +49,7 @@ const SUITES: &[Suite] = &[
     ("neighbour", guest::neighbour),
     ("wan", wan::wan),
     ("siege", siege::siege),
+    ("nodes", nodes::nodes),
     ("size", size::size),
     ("peers", peers::peers),
 ];
