@@ -43,6 +43,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod disk;
+pub mod etl;
 pub mod footprint;
 pub mod health;
 pub mod http;
