@@ -44,7 +44,7 @@ pub enum Role {
     Collector,
     /// Receives and stores hour files.
     Fcollector,
-    /// As [`Role::Fcollector`], then ETL (later version).
+    /// As [`Role::Fcollector`], then makes tables of the hours.
     Etlcollector,
     /// Receives and writes to `MongoDB` (later version).
     Mgocollector,
@@ -405,6 +405,35 @@ pub struct StoreConfig {
     pub quit_timeout_ms: u64,
 }
 
+/// What `etlcollector` and `logd etl` need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtlConfig {
+    /// Everything of `fcollector`.
+    pub store: StoreConfig,
+    /// Hours that are made into rows at once.
+    pub workers: usize,
+    /// How lines look: a name, or nginx's notation.
+    pub log_format: String,
+    /// Kinds of lines and their columns.
+    pub columns_file: PathBuf,
+    /// What names in it may begin with, without a meaning.
+    pub column_prefixes: Vec<String>,
+    /// Parts of spiders' user agents.
+    pub spider_list: Option<PathBuf>,
+    /// Regular expressions of hosts.
+    pub hosts_white_list: Option<PathBuf>,
+    /// Addresses whose lines are dropped.
+    pub ip_black_list: Option<PathBuf>,
+    /// Folders are `name=value`.
+    pub hive: bool,
+    /// Files are compressed.
+    pub gzip: bool,
+    /// Files of one hour, at most.
+    pub max_partitions: usize,
+    /// Hundredths of an hour's lines that may be rejected.
+    pub max_reject: u64,
+}
+
 /// What the page and the metrics need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpConfig {
@@ -497,6 +526,11 @@ impl Config {
         self.role(strict, Role::Fcollector, build::store)
     }
 
+    /// The values of the store with tables; `strict` as in [`Self::tail`].
+    pub fn etl(&self, strict: bool) -> Result<(EtlConfig, Vec<Warning>), Errors> {
+        self.role(strict, Role::Etlcollector, build::etl)
+    }
+
     fn role<T>(
         &self,
         strict: bool,
@@ -522,7 +556,8 @@ impl Config {
                 Role::Tail => drop(build::tail(&mut r)),
                 Role::Collector => drop(build::relay(&mut r)),
                 Role::Fcollector => drop(build::store(&mut r)),
-                Role::Etlcollector | Role::Mgocollector | Role::Monitor => {}
+                Role::Etlcollector => drop(build::etl(&mut r)),
+                Role::Mgocollector | Role::Monitor => {}
             }
         }
         // For a file without a role that reads it.
