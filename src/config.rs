@@ -526,6 +526,15 @@ impl Config {
         self.role(strict, Role::Fcollector, build::store)
     }
 
+    /// The store of this file, whichever of the two roles has it.
+    pub fn any_store(&self, strict: bool) -> Result<(Role, StoreConfig), Errors> {
+        let roles = self.roles();
+        if roles.contains(&Role::Etlcollector) && !roles.contains(&Role::Fcollector) {
+            return self.etl(strict).map(|(etl, _)| (Role::Etlcollector, etl.store));
+        }
+        self.store(strict).map(|(store, _)| (Role::Fcollector, store))
+    }
+
     /// The values of the store with tables; `strict` as in [`Self::tail`].
     pub fn etl(&self, strict: bool) -> Result<(EtlConfig, Vec<Warning>), Errors> {
         self.role(strict, Role::Etlcollector, build::etl)

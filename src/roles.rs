@@ -13,6 +13,7 @@ pub mod relay;
 mod serve;
 mod ship;
 mod start;
+pub mod tables;
 pub mod watch;
 pub mod web;
 pub mod whole;

@@ -128,6 +128,10 @@ impl Field {
         if name.is_empty() {
             return Ok(Self::Empty);
         }
+        // The original wrote no zone.
+        if name == "time" && format.original {
+            return Ok(Self::Timestamp);
+        }
         if let Some((_, field)) = NAMES.iter().find(|(names, _)| names.contains(&name)) {
             return Ok(field.clone());
         }

@@ -174,17 +174,20 @@ impl Value {
         }
         let mut at = 0_usize;
         loop {
-            let tail = rest.get(at..)?;
-            let found = memchr2(b'"', b'\\', tail)?;
+            let found = rest.get(at..).and_then(|tail| memchr2(b'"', b'\\', tail));
+            let Some(found) = found else {
+                // A server cut the line off within its last value, which is as good as any; it happens in real logs.
+                return (last && self.until == b"\"").then_some(rest.len());
+            };
             at = at.saturating_add(found);
             if rest.get(at) == Some(&b'\\') {
                 at = at.saturating_add(2);
                 continue;
             }
-            // A quote that nobody escaped is a part of the value if the line does not go on behind it as it should.
-            let behind = rest.get(at..)?;
-            if behind.starts_with(&self.until) && (!last || behind.len() == self.until.len()) {
-                return Some(at);
+            // A quote that nobody escaped is a part of the value if the line does not go on behind it as it should. In the
+            // last value it is not: the line may have more values than the format.
+            if last || rest.get(at..)?.starts_with(&self.until) {
+                return rest.get(at..)?.starts_with(&self.until).then_some(at);
             }
             at = at.saturating_add(1);
         }
@@ -260,17 +263,26 @@ mod tests {
 
     #[test]
     fn quotes_that_nobody_escaped_belong_to_the_value_if_the_line_goes_on_otherwise() {
-        let line = br#"1.1.1.1 - - [17/May/2015:10:05:03 +0000] "GET /"x"y HTTP/1.1" 200 1 "-" "a "b" c""#;
+        let line = br#"1.1.1.1 - - [17/May/2015:10:05:03 +0000] "GET /"x"y HTTP/1.1" 200 1 "a "b"c" "d""#;
         let values = cut("combined", line).unwrap();
-        assert_eq!((values[4].as_str(), values[8].as_str()), (r#"GET /"x"y HTTP/1.1"#, r#"a "b" c"#));
+        assert_eq!((values[4].as_str(), values[7].as_str()), (r#"GET /"x"y HTTP/1.1"#, r#"a "b"c"#));
+        // But not in the last value: this line has one more than the format.
+        let line = br#"1.1.1.1 - - [17/May/2015:10:05:03 +0000] "GET / HTTP/1.1" 200 1 "-" "a" "1.2.3.4""#;
+        assert_eq!(cut("combined", line).unwrap_err(), TOO_LONG);
     }
 
     #[test]
     fn another_format_is_told_by_what_is_missing() {
         let line = br#"1.1.1.1 - - [17/May/2015:10:05:03 +0000] "GET / HTTP/1.1" 200 1"#;
         assert_eq!(cut("combined", line).unwrap_err(), "log_format: no ` \"` behind $body_bytes_sent");
-        let line = br#"1.1.1.1 - - [17/May/2015:10:05:03 +0000] "GET / HTTP/1.1" 200 1 "-" "agent"#;
-        assert_eq!(cut("combined", line).unwrap_err(), "log_format: no `\"` behind $http_user_agent");
+        let line = br#"1.1.1.1 - - [17/May/2015:10:05:03 +0000] "GET / HTTP/1.1" 200 1 "-"#;
+        assert_eq!(cut("combined", line).unwrap_err(), "log_format: no `\" \"` behind $http_referer");
+        // Cut off within the last value.
+        for agent in ["agent", "agent\\", ""] {
+            let line =
+                format!(r#"1.1.1.1 - - [17/May/2015:10:05:03 +0000] "GET / HTTP/1.1" 200 1 "-" "{agent}"#);
+            assert_eq!(cut("combined", line.as_bytes()).unwrap()[8], agent);
+        }
         assert_eq!(cut("<$msec>", b"1").unwrap_err(), BEGINNING);
         assert_eq!(cut("<$msec>", b"<1>2").unwrap_err(), TOO_LONG);
         assert_eq!(cut("$msec", b"").unwrap(), [""]);

@@ -316,6 +316,21 @@ impl Tables {
         Ok(Outcome::Done(plan.marker))
     }
 
+    /// Notes that an hour cannot be done.
+    pub fn cannot(
+        &self,
+        name: &str,
+        origin: Origin,
+        rules: &Rules,
+        why: &str,
+        now_secs: i64,
+    ) -> disk::Result<()> {
+        let mut marker = self.describe(name, origin, rules, &[], &Counts::default(), now_secs);
+        (marker.failed, marker.sha256) = (why.to_owned(), String::new());
+        let path = self.save_dir.join("etl_fail").join(name);
+        self.disk.replace(&path, &record::to_json(&marker), self.style.mode)
+    }
+
     fn describe(
         &self,
         name: &str,

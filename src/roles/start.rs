@@ -7,14 +7,15 @@ use super::follower::{Follower, Setup, resend};
 use super::relay;
 use super::serve::{Server, Shared, fd_limit, max_connections, raise_fd_limit, spawn};
 use super::ship;
+use super::tables::{Etl, Workers};
 use super::watch::Watch;
 use super::web::{Look, Site, Web};
 use super::whole::Beside;
 use crate::auth::Keyring;
 use crate::clock::{self, Clock, Hour, Zone};
 use crate::config::{
-    Config, Errors, LogConfig, Peer, ReceiverConfig, RelayConfig, Role, SenderConfig, Start, StoreConfig,
-    TailConfig, Warning,
+    Config, Errors, EtlConfig, LogConfig, Peer, ReceiverConfig, RelayConfig, Role, SenderConfig, Start,
+    StoreConfig, TailConfig, Warning,
 };
 use crate::disk::Disk;
 use crate::footprint;
@@ -74,8 +75,10 @@ pub fn run(role: Role, config: &Path, options: RunOptions) -> u8 {
                 checked(c.relay(false)).and_then(|(conf, w)| run_relay(config, &conf, &w, options))
             }
             Role::Fcollector => {
-                checked(c.store(false)).and_then(|(conf, w)| run_store(config, &conf, &w, options))
+                checked(c.store(false)).and_then(|(conf, w)| run_store(config, &conf, None, &w, options))
             }
+            Role::Etlcollector => checked(c.etl(false))
+                .and_then(|(conf, w)| run_store(config, &conf.store, Some(&conf), &w, options)),
             other => Err(format!("logd: {}: this version does not have that role yet", other.command())),
         },
     };
@@ -500,15 +503,17 @@ fn run_relay(
 fn run_store(
     config: &Path,
     conf: &StoreConfig,
+    tables: Option<&EtlConfig>,
     warnings: &[Warning],
     options: RunOptions,
 ) -> Result<u8, String> {
-    let say = |e: String| format!("logd: fcollector: {e}");
+    let role = if tables.is_some() { Role::Etlcollector } else { Role::Fcollector };
+    let say = |e: String| format!("logd: {}: {e}", role.command());
     raise_fd_limit();
     let zone = Zone::local().map_err(say)?;
-    let dir = crate::state::resolve(&Role::Fcollector, conf.state_dir.as_deref());
+    let dir = crate::state::resolve(&role, conf.state_dir.as_deref());
     may_serve(&conf.receiver, &dir).map_err(say)?;
-    let w = match world(Role::Fcollector, config, conf.state_dir.as_deref(), &conf.log, zone, options)? {
+    let w = match world(role, config, conf.state_dir.as_deref(), &conf.log, zone, options)? {
         Ok(w) => w,
         Err(code) => return Ok(code),
     };
@@ -533,6 +538,8 @@ fn run_store(
         w.log.info(&format!("{} of the spool to be applied", count(waiting, "pack")));
     }
     compare_footprint(&w, &mut gate, now);
+    let report = &mut |t: String| w.log.warn(&t);
+    let etl = tables.map(|t| Etl::open(&w.disk, t, &w.instance.dir, report)).transpose().map_err(say)?;
     let listener = bind(&conf.receiver.listen).map_err(say)?;
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
     w.log.info(&format!("listening on {addr}, storing in {}", conf.save_dir.display()));
@@ -541,11 +548,15 @@ fn run_store(
     let (dir, hosts) = (conf.save_dir.clone(), conf.hosts_file.clone());
     let mut fleet = Fleet::new(&shared, dir, hosts, conf.http.hours, host_name());
     let look = Some(Box::new(move || fleet.look()) as Look);
-    let site = Site { word: "fcollector", roles: metrics::STORE, health: shared.health.clone(), look };
+    let site = Site { word: role.command(), roles: metrics::STORE, health: shared.health.clone(), look };
     let web = Web::start(&conf.http, site, (&shared.clock, &shared.log, &shared.stop));
-    store_loop(&mut collector, conf, &shared, &instance.dir);
+    let workers = etl.map(|etl| Workers::start(etl, &shared));
+    store_loop(&mut collector, conf, workers.as_ref(), &shared, &instance.dir);
     server.join(clock::deadline(Duration::from_millis(conf.quit_timeout_ms)));
     finish_store(&mut collector, &shared, &instance.dir);
+    if let Some(workers) = workers {
+        workers.join();
+    }
     shared.close_senders();
     web.join();
     Ok(0)
@@ -569,7 +580,13 @@ fn compare_footprint(w: &World, gate: &mut Gate, now_ms: u64) {
     }
 }
 
-fn store_loop(c: &mut Collector, conf: &StoreConfig, s: &Arc<Shared>, state_dir: &Path) {
+fn store_loop(
+    c: &mut Collector,
+    conf: &StoreConfig,
+    workers: Option<&Workers>,
+    s: &Arc<Shared>,
+    state_dir: &Path,
+) {
     let (tx, results) = mpsc::channel();
     let mut jobs = std::collections::VecDeque::new();
     let (mut running, mut last_minute) = (0usize, s.clock.mono_ms());
@@ -594,6 +611,10 @@ fn store_loop(c: &mut Collector, conf: &StoreConfig, s: &Arc<Shared>, state_dir:
             if let Err(e) = c.certify(result, &s.gate, now, s.clock.now_secs()) {
                 super::disk_trouble(&s.disk, &s.log, &s.stop, &e);
             }
+        }
+        let keys = std::mem::take(&mut c.certified);
+        if let Some(workers) = workers {
+            workers.certified(keys);
         }
         tell(c, s);
         if watch.turn(&s.clock) {
