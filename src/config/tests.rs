@@ -317,7 +317,9 @@ fn the_effective_config_loads_again_to_itself() {
 
 #[test]
 fn every_example_is_clean() {
-    for name in ["tail.ini", "collector.ini", "fcollector.ini", "full.ini", "original.ini"] {
+    for name in
+        ["tail.ini", "collector.ini", "fcollector.ini", "etlcollector.ini", "full.ini", "original.ini"]
+    {
         let config = Config::load(&etc(name)).unwrap();
         let warnings = config.check_all().unwrap_or_else(|e| panic!("{e}"));
         // Files of the original do not know `allow`.
@@ -327,7 +329,7 @@ fn every_example_is_clean() {
     let files = std::fs::read_dir(etc("")).unwrap().map(|f| f.unwrap().path());
     assert_eq!(
         files.filter(|f| f.extension().is_some_and(|e| e == "ini")).count(),
-        5,
+        6,
         "an example is not tested"
     );
 }
@@ -357,8 +359,9 @@ fn full_ini() -> String {
         ("save_dir", "/srv/logd"),
         ("send_to", "collector.example.com:1302"),
         ("allow", "127.0.0.1, 10.0.0.0/8"),
+        ("columns_file", "/etc/logd/columns.json"),
     ];
-    for section in ["tail", "tail:error", "collector", "fcollector", "logAgent", "http"] {
+    for section in ["tail", "tail:error", "collector", "fcollector", "etlcollector", "logAgent", "http"] {
         writeln!(text, "\n[{section}]").unwrap();
         if section.starts_with(keys::STREAM) {
             text += "; A further stream of the follower, here called error. What is empty is as in [tail].\n";
@@ -368,7 +371,14 @@ fn full_ini() -> String {
             }
             continue;
         }
-        for key in keys::of(section) {
+        let mut all: Vec<&keys::Key> = keys::of(section).collect();
+        if section == "etlcollector" {
+            text += "; Every key of [fcollector], too; here are those that must be set.\n";
+            all.retain(|k| {
+                k.required || k.name == "allow" || !keys::of("fcollector").any(|f| f.name == k.name)
+            });
+        }
+        for key in all {
             let ranged = matches!(
                 key.kind,
                 Kind::Size(..) | Kind::Duration(..) | Kind::Number(..) | Kind::Choice(_) | Kind::Mode(_)
