@@ -85,7 +85,7 @@ pub enum Field {
     /// Which entry of the list.
     Spider,
     /// A value of `log_format` by its number.
-    Value(usize),
+    Value(u16),
     /// The whole line.
     Line,
 }
@@ -342,18 +342,18 @@ impl Record {
         }
     }
 
-    fn span(&self, slot: Option<usize>) -> Span {
-        slot.and_then(|n| self.spans.get(n)).copied().unwrap_or_default()
+    fn span(&self, slot: Option<u16>) -> Span {
+        slot.and_then(|n| self.spans.get(usize::from(n))).copied().unwrap_or_default()
     }
 
     /// A value as it stands there; `-` is none.
-    fn value(&self, line: &[u8], slot: Option<usize>) -> Place {
+    fn value(&self, line: &[u8], slot: Option<u16>) -> Place {
         let span = self.span(slot);
         if span.start == span.end || span.of(line) == b"-" { Place::Nowhere } else { Place::Line(span) }
     }
 
     /// A value without what the server escaped in it.
-    fn unescaped(&mut self, line: &[u8], slot: Option<usize>) -> Place {
+    fn unescaped(&mut self, line: &[u8], slot: Option<u16>) -> Place {
         let place = self.value(line, slot);
         let bytes = match place {
             Place::Line(span) => span.of(line),

@@ -47,24 +47,24 @@ struct Value {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is the value of that name")]
 pub struct Slots {
-    pub host: Option<usize>,
-    pub ip: Option<usize>,
-    pub user: Option<usize>,
-    pub time_local: Option<usize>,
-    pub time_iso: Option<usize>,
-    pub time_unix: Option<usize>,
-    pub request: Option<usize>,
-    pub method: Option<usize>,
-    pub url: Option<usize>,
-    pub path: Option<usize>,
-    pub query: Option<usize>,
-    pub protocol: Option<usize>,
-    pub status: Option<usize>,
-    pub bytes: Option<usize>,
-    pub referer: Option<usize>,
-    pub agent: Option<usize>,
-    pub forwarded: Option<usize>,
-    pub cookies: Option<usize>,
+    pub host: Option<u16>,
+    pub ip: Option<u16>,
+    pub user: Option<u16>,
+    pub time_local: Option<u16>,
+    pub time_iso: Option<u16>,
+    pub time_unix: Option<u16>,
+    pub request: Option<u16>,
+    pub method: Option<u16>,
+    pub url: Option<u16>,
+    pub path: Option<u16>,
+    pub query: Option<u16>,
+    pub protocol: Option<u16>,
+    pub status: Option<u16>,
+    pub bytes: Option<u16>,
+    pub referer: Option<u16>,
+    pub agent: Option<u16>,
+    pub forwarded: Option<u16>,
+    pub cookies: Option<u16>,
 }
 
 /// A compiled `log_format`.
@@ -101,14 +101,11 @@ impl Format {
         let mut values: Vec<Value> = Vec::new();
         let mut before = first.clone();
         for part in parts {
-            let (name, until) = match part.strip_prefix('{') {
-                Some(rest) => rest
-                    .split_once('}')
-                    .ok_or_else(|| format!("`${part}`: the name has no `}}` behind it"))?,
-                None => {
-                    let end = part.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-                    part.split_at(end.unwrap_or(part.len()))
-                }
+            let (name, until) = if let Some(rest) = part.strip_prefix('{') {
+                rest.split_once('}').ok_or_else(|| format!("`${part}`: the name has no `}}` behind it"))?
+            } else {
+                let end = part.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+                part.split_at(end.unwrap_or(part.len()))
             };
             if name.is_empty() {
                 return Err(format!("`${part}`: a `$` begins a name, such as $status"));
@@ -141,8 +138,8 @@ impl Format {
     }
 
     /// The number of the value with this name.
-    pub fn value(&self, name: &str) -> Option<usize> {
-        self.values.iter().position(|v| v.name == name)
+    pub fn value(&self, name: &str) -> Option<u16> {
+        (0..).zip(&self.values).find(|(_, v)| v.name == name).map(|(n, _)| n)
     }
 
     /// Where each value of a line is; the reason if the line has another format.
@@ -196,7 +193,7 @@ impl Value {
 
 fn slots(values: &[Value]) -> Slots {
     let mut s = Slots::default();
-    for (n, value) in values.iter().enumerate() {
+    for (n, value) in (0..).zip(values) {
         let slot = match value.name.as_str() {
             "host" | "http_host" | "server_name" => &mut s.host,
             "remote_addr" | "realip_remote_addr" | "remote_host" => &mut s.ip,

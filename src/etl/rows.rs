@@ -100,7 +100,7 @@ pub struct Rows<'a> {
     path: Vec<u8>,
     scratch: Vec<u8>,
     skipping: bool,
-    rows: Vec<u64>,
+    of_kind: Vec<u64>,
     /// What became of the lines; rows by kind are there at the end.
     pub counts: Counts,
 }
@@ -138,7 +138,7 @@ impl<'a> Rows<'a> {
             path: Vec::new(),
             scratch: Vec::new(),
             skipping: false,
-            rows: vec![0; rules.kinds.len()],
+            of_kind: vec![0; rules.kinds.len()],
             counts: Counts::default(),
         }
     }
@@ -239,7 +239,7 @@ impl<'a> Rows<'a> {
         }
         part.waiting.push(b'\n');
         part.rows = part.rows.saturating_add(1);
-        if let Some(rows) = self.rows.get_mut(n) {
+        if let Some(rows) = self.of_kind.get_mut(n) {
             *rows = rows.saturating_add(1);
         }
         let full = part.waiting.len() >= FLUSH;
@@ -327,7 +327,7 @@ impl<'a> Rows<'a> {
             self.rejects.finish(disk, &dir.join("reject"), false, self.mode)?;
         }
         let kinds = self.rules.kinds.iter().map(|k| k.name.clone());
-        self.counts.rows = kinds.zip(self.rows.iter().copied()).collect();
+        self.counts.rows = kinds.zip(self.of_kind.iter().copied()).collect();
         Ok((made, rejects, self.counts))
     }
 }

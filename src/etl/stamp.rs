@@ -1,6 +1,8 @@
 //! Times as servers write them. Day and hour are those of the line, in the zone that it names: they must not move with the
 //! zone of the machine that reads it.
 
+#![allow(clippy::many_single_char_names)] // a letter for each letter of a pattern
+
 /// A moment as it was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stamp {
@@ -74,7 +76,8 @@ impl Stamp {
         let year = century.saturating_mul(100).saturating_add(year);
         let leap = year.rem_euclid(4) == 0 && (year.rem_euclid(100) != 0 || year.rem_euclid(400) == 0);
         let days = match month {
-            2 => 28 + i64::from(leap),
+            2 if leap => 29,
+            2 => 28,
             4 | 6 | 9 | 11 => 30,
             1..=12 => 31,
             _ => return None,

@@ -227,7 +227,7 @@ impl Tables {
     /// is asked after each block, and told how many bytes were read.
     pub fn run(
         &self,
-        input: Input,
+        input: &mut Input,
         rules: &Rules,
         now_secs: i64,
         stop: &mut dyn FnMut(u64) -> bool,
@@ -248,7 +248,7 @@ impl Tables {
 
     fn make(
         &self,
-        input: Input,
+        input: &mut Input,
         rules: &Rules,
         now_secs: i64,
         dir: &Path,
@@ -258,7 +258,7 @@ impl Tables {
         let (mut sha, mut bytes, mut buf, mut filled) = (Sha256::new(), 0_u64, vec![0; BLOCK], 0_usize);
         let known = !input.origin.sha256.is_empty();
         let limit = if known { input.origin.bytes } else { u64::MAX };
-        let mut lines = input.lines.take(limit);
+        let mut lines = (&mut *input.lines).take(limit);
         loop {
             if filled == buf.len() {
                 // One line; `take` makes an end of it before it is much longer than LINE_MAX.
@@ -290,7 +290,7 @@ impl Tables {
         }
         let (made, rejects, counts) = rows.finish()?;
         self.disk.sync_dir(dir)?;
-        let origin = Origin { bytes, sha256, ..input.origin };
+        let origin = Origin { bytes, sha256, ..input.origin.clone() };
         let mut marker = self.describe(input.name, origin, rules, &made, &counts, now_secs);
         let rejected = counts.rejects();
         if rejected.saturating_mul(100) > self.max_reject.saturating_mul(counts.lines) {

@@ -25,7 +25,7 @@ struct Given {
     source: Source,
 }
 
-/// Does it; `name` is what the rows of a single file are called, as HOST_HOUR.
+/// Does it; `name` is what the rows of a single file are called, as `HOST_HOUR`.
 pub fn run(config: &Path, files: &[String], name: Option<&str>, out: &mut Out) -> u8 {
     match all(config, files, name, out) {
         Ok(code) => code,
@@ -37,14 +37,16 @@ pub fn run(config: &Path, files: &[String], name: Option<&str>, out: &mut Out) -
 }
 
 fn all(config: &Path, files: &[String], name: Option<&str>, out: &mut Out) -> Result<u8, String> {
-    let conf = Config::load(config).and_then(|c| c.etl(false)).map_err(|e| format!("{config:?}:\n{e}"))?.0;
+    let conf = Config::load(config).and_then(|c| c.etl(false)).map_err(|e| format!("\n{e}"))?.0;
     let given = given(files, name)?;
     let (disk, clock) = (Disk::real(), Clock::real());
     let role = crate::config::Role::Etlcollector;
     let state_dir = state::resolve(&role, conf.store.state_dir.as_deref());
     let mut found = Vec::new();
     let etl = Etl::open(&disk, &conf, &state_dir, &mut |text| found.push(text))?;
-    found.iter().for_each(|text| out.complain(format_args!("logd: etl: {text}")));
+    for text in found {
+        out.complain(format_args!("logd: etl: {text}"));
+    }
     let mut code = YES;
     let mut note = |good: bool| code = if good { code } else { NO };
     if files.is_empty() {
@@ -74,7 +76,7 @@ fn all(config: &Path, files: &[String], name: Option<&str>, out: &mut Out) -> Re
     let rules = etl.rules();
     for (n, one) in given.iter().enumerate() {
         let (mut lines, size) = open(&one.path)?;
-        let input = Input {
+        let mut input = Input {
             name: &one.name,
             source: one.source.clone(),
             lines: &mut *lines,
@@ -85,7 +87,7 @@ fn all(config: &Path, files: &[String], name: Option<&str>, out: &mut Out) -> Re
             out.progress(&|| bar(n, given.len(), &one.name, bytes, size));
             false
         };
-        let outcome = etl.tables().run(input, &rules, clock.now_secs(), &mut stop).map_err(say)?;
+        let outcome = etl.tables().run(&mut input, &rules, clock.now_secs(), &mut stop).map_err(say)?;
         note(matches!(outcome, Outcome::Done(_)));
         out.line(format_args!("{}: {}", one.name, describe(&outcome)));
     }

@@ -100,14 +100,14 @@ impl Etl {
             Err(e) => return Err(e),
         };
         let name = key.to_string();
-        let input = Input {
+        let mut input = Input {
             name: &name,
             source: Source { name: key.name.clone(), hour: key.hour.to_string() },
             lines: &mut *lines,
             path: &place.data,
             origin: origin(&cert),
         };
-        let outcome = self.tables.run(input, &rules, now_secs, stop)?;
+        let outcome = self.tables.run(&mut input, &rules, now_secs, stop)?;
         let said = describe(&outcome);
         Ok(match outcome {
             Outcome::Done(_) => Some((told.is_empty(), format!("{told}{key}: etl: {said}"))),

@@ -55,12 +55,16 @@ fn marker(temp: &Temp, dir: &str, name: &str) -> Option<Value> {
 
 /// `n` lines with running numbers from `from` on, in `parts` partitions.
 fn lines(from: u64, n: u64, parts: u64) -> String {
-    (from..from + n)
-        .map(|i| {
-            let (status, part) = (200 + i % 3, i % parts);
-            format!("10.0.0.{} - - [22/Nov/2026:05:10:03 +0000] \"GET /a?n={i}&p={part} HTTP/1.1\" {status} 5 \"-\" \"agent {i}\"\n", i % 250)
-        })
-        .collect()
+    let mut text = String::new();
+    for i in from..from + n {
+        let (status, part, ip) = (200 + i % 3, i % parts, i % 250);
+        let request = format!("GET /a?n={i}&p={part} HTTP/1.1");
+        let line = format!(
+            "10.0.0.{ip} - - [22/Nov/2026:05:10:03 +0000] \"{request}\" {status} 5 \"-\" \"agent {i}\"\n"
+        );
+        text += &line;
+    }
+    text
 }
 
 /// Exactly one row for each number, in the folder that its values say.
@@ -182,11 +186,10 @@ fn killed_at_any_moment_there_is_one_copy_of_each_row() {
         let _ = fs::remove_dir_all(temp.path("web1.state"));
         store.restart();
         send(&temp, "web1", &store.addr().to_string());
-        for n in 0..2 {
-            let whole = || marker(&temp, "etl_done", &name(n)).filter(|m| is_of(m, round));
+        for (n, hour) in hours.iter().enumerate() {
             until(SOON, "the tags", || {
-                certified(&temp.path("save"), "web1", hours[n]);
-                whole()
+                certified(&temp.path("save"), "web1", hour);
+                marker(&temp, "etl_done", &name(n)).filter(|m| is_of(m, round))
             });
         }
         one_of_each(&temp, round * 100_000..round * 100_000 + 8_000, 3 + round % 4);
@@ -226,7 +229,7 @@ fn is_of(marker: &Value, round: u64) -> bool {
     let parts = 3 + round % 4;
     marker["files"]
         .as_array()
-        .is_some_and(|f| f.len() as u64 == if parts % 3 == 0 { parts } else { 3 * parts })
+        .is_some_and(|f| f.len() as u64 == if parts.is_multiple_of(3) { parts } else { 3 * parts })
 }
 
 /// Lets a marker be of a revision that never was, so that the hour is done again.
