@@ -8,7 +8,7 @@ use crate::clock::Hour;
 use crate::config::value::{Kind, Value};
 use crate::config::{Role, nearest};
 use crate::ops::out::Out;
-use crate::ops::{self, check, demo, ready, resend, spool, status, verify};
+use crate::ops::{self, check, demo, etl, ready, resend, spool, status, verify};
 use crate::roles::{self, RunOptions};
 use getopts::{Fail, Matches, Options};
 use std::ffi::OsString;
@@ -100,6 +100,22 @@ pub static COMMANDS: &[Command] = &[
         help: "know which roles live, what they complain of and which hours are whole",
         options: &[DETACH, flag("init-db", "make the tables in the database of the configuration, and end")],
         run: |call, _| Ok(role(Role::Monitor, call, false, None)),
+    },
+    Command {
+        name: "etlcollector",
+        alias: "",
+        args: "CONFIG",
+        help: "do what fcollector does, and make tables of the hours that are whole",
+        options: &[DETACH],
+        run: |call, _| Ok(role(Role::Etlcollector, call, false, None)),
+    },
+    Command {
+        name: "etl",
+        alias: "",
+        args: "CONFIG [FILE...]",
+        help: "make tables of given files (- is standard input), or of the store's hours that have none",
+        options: &[option("name", "HOST_HOUR", "what the rows of one file are called")],
+        run: |call, out| Ok(etl_of(call, out)),
     },
     Command {
         name: "check",
@@ -312,7 +328,7 @@ fn parse(command: &Command, args: &[String]) -> Result<Call, String> {
     })?;
     let call = Call { matches };
     let wanted: Vec<&str> = command.args.split_whitespace().collect();
-    let many = wanted.last().is_some_and(|w| w.ends_with("..."));
+    let many = wanted.last().is_some_and(|w| w.trim_end_matches(']').ends_with("..."));
     let given = call.matches.free.len();
     if !call.has(HELP.long) {
         if let Some(missing) = wanted.get(given).filter(|w| !w.starts_with('[')) {
@@ -456,6 +472,11 @@ fn key_new(call: &Call, out: &mut Out) -> Result<u8, String> {
         out.line(key.line());
     }
     Ok(ops::YES)
+}
+
+fn etl_of(call: &Call, out: &mut Out) -> u8 {
+    let files = call.matches.free.get(1..).unwrap_or_default();
+    etl::run(call.path(0), files, call.value("name").as_deref(), out)
 }
 
 fn ready_for(call: &Call, out: &mut Out) -> Result<u8, String> {

@@ -44,7 +44,7 @@ pub enum Role {
     Collector,
     /// Receives and stores hour files.
     Fcollector,
-    /// As [`Role::Fcollector`], then ETL (later version).
+    /// As [`Role::Fcollector`], then makes tables of the hours.
     Etlcollector,
     /// Receives and writes to `MongoDB` (later version).
     Mgocollector,
@@ -481,6 +481,35 @@ impl fmt::Debug for DbConfig {
     }
 }
 
+/// What `etlcollector` and `logd etl` need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtlConfig {
+    /// Everything of `fcollector`.
+    pub store: StoreConfig,
+    /// Hours that are made into rows at once.
+    pub workers: usize,
+    /// How lines look: a name, or nginx's notation.
+    pub log_format: String,
+    /// Kinds of lines and their columns.
+    pub columns_file: PathBuf,
+    /// What names in it may begin with, without a meaning.
+    pub column_prefixes: Vec<String>,
+    /// Parts of spiders' user agents.
+    pub spider_list: Option<PathBuf>,
+    /// Regular expressions of hosts.
+    pub hosts_white_list: Option<PathBuf>,
+    /// Addresses whose lines are dropped.
+    pub ip_black_list: Option<PathBuf>,
+    /// Folders are `name=value`.
+    pub hive: bool,
+    /// Files are compressed.
+    pub gzip: bool,
+    /// Files of one hour, at most.
+    pub max_partitions: usize,
+    /// Hundredths of an hour's lines that may be rejected.
+    pub max_reject: u64,
+}
+
 /// What the page and the metrics need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpConfig {
@@ -578,6 +607,20 @@ impl Config {
         self.role(strict, Role::Monitor, build::monitor)
     }
 
+    /// The store of this file, whichever of the two roles has it.
+    pub fn any_store(&self, strict: bool) -> Result<(Role, StoreConfig), Errors> {
+        let roles = self.roles();
+        if roles.contains(&Role::Etlcollector) && !roles.contains(&Role::Fcollector) {
+            return self.etl(strict).map(|(etl, _)| (Role::Etlcollector, etl.store));
+        }
+        self.store(strict).map(|(store, _)| (Role::Fcollector, store))
+    }
+
+    /// The values of the store with tables; `strict` as in [`Self::tail`].
+    pub fn etl(&self, strict: bool) -> Result<(EtlConfig, Vec<Warning>), Errors> {
+        self.role(strict, Role::Etlcollector, build::etl)
+    }
+
     fn role<T>(
         &self,
         strict: bool,
@@ -605,7 +648,8 @@ impl Config {
                 Role::Collector => drop(build::relay(&mut r)),
                 Role::Fcollector => drop(build::store(&mut r)),
                 Role::Monitor => drop(build::monitor(&mut r)),
-                Role::Etlcollector | Role::Mgocollector => {}
+                Role::Etlcollector => drop(build::etl(&mut r)),
+                Role::Mgocollector => {}
             }
         }
         // For a file without a role that reads it.

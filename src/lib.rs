@@ -23,6 +23,9 @@
 //! by pack, against the digests that the sender computed, and only then is the hour's tag written ([`integrity`]).
 //! [`footprint`] is what the gate remembers of each hour.
 //!
+//! **For queries** (`logd etlcollector`, [`roles::tables`]) [`etl`] takes the lines of each certified hour apart and puts rows into
+//! the folders of tables, all or nothing.
+//!
 //! **Everything** touches files only through [`disk`] and time only through [`clock`]; both have a simulated form, so
 //! that `tests/proof/crash.rs` can stop any machine at any disk call of a whole follower → relay → collector.
 //! Stages are plain structs that take bytes, packs and a clock and return decisions; only [`roles`] joins them, and only
@@ -43,6 +46,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod disk;
+pub mod etl;
 pub mod footprint;
 pub mod health;
 pub mod heartbeat;

@@ -1,17 +1,19 @@
 //! The operator's commands. Each is a function from its arguments to an exit code, and prints through [`out::Out`].
-//! None of them but the demo, `resend`, `spool retry` and `spool salvage` writes a file: they can run at any time, beside a running
+//! None of them but the demo, `etl`, `resend`, `spool retry` and `spool salvage` writes a file: they can run at any time, beside a running
 //! role or on a copy of a store.
 //!
 //! * [`check`]: is the config right             * [`ready`]: has every expected host's hour arrived
 //! * [`status`]: what is there, what is wrong   * [`verify`]: are the stored bytes what the sources sent
 //! * [`spool`]: what waits in a spool, is it whole, what can be saved of it
 //! * [`resend`]: have the follower of this host send something again
+//! * [`etl`]: rows of the hours of a store, or of given lines
 //! * [`demo`]: a whole pipeline on this machine, a process for each role, its files in a directory of its own
 //!
 //! They share [`inventory`], the names below a `save_dir`, and [`hour`], the judgement on one hour.
 
 pub mod check;
 pub mod demo;
+pub mod etl;
 pub mod out;
 pub mod ready;
 pub mod resend;

@@ -18,6 +18,7 @@ mod report;
 mod serve;
 mod ship;
 mod start;
+pub mod tables;
 pub mod watch;
 pub mod web;
 pub mod whole;

@@ -24,7 +24,7 @@ const LAYERS: &[(u8, &[&str])] = &[
     // What a monitor knows of all others.
     (6, &["monitor"]),
     // Stages: they never use each other.
-    (5, &["tail", "sender", "receiver", "output", "heartbeat", "http", "inventory"]),
+    (5, &["tail", "sender", "receiver", "output", "heartbeat", "http", "inventory", "etl"]),
     // What is durable. The packer is no state, but the part of `tail` that cuts; it needs nothing but `pack`.
     (4, &["spool", "journal", "footprint", "integrity", "packer"]),
     // What a running role has around it.

@@ -22,6 +22,8 @@ mod damage;
 mod descriptors;
 #[path = "properties/e2e.rs"]
 mod e2e;
+#[path = "properties/etl.rs"]
+mod etl;
 #[path = "properties/failover.rs"]
 mod failover;
 #[path = "properties/follow.rs"]

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use super::allow::Allow;
 use super::read::Reader;
 use super::{
-    DbConfig, Failover, HttpConfig, Level, LogConfig, MonitorConfig, Peer, ReceiverConfig, RelayConfig, Role,
-    SenderConfig, SpoolConfig, Start, StoreConfig, StreamConfig, TailConfig, TlsListen, TlsSend, WatchConfig,
-    keys, value,
+    DbConfig, EtlConfig, Failover, HttpConfig, Level, LogConfig, MonitorConfig, Peer, ReceiverConfig,
+    RelayConfig, Role, SenderConfig, SpoolConfig, Start, StoreConfig, StreamConfig, TailConfig, TlsListen,
+    TlsSend, WatchConfig, keys, value,
 };
 
 pub(super) fn tail(r: &mut Reader) -> TailConfig {
@@ -146,7 +146,30 @@ pub(super) fn relay(r: &mut Reader) -> RelayConfig {
 }
 
 pub(super) fn store(r: &mut Reader) -> StoreConfig {
-    let s = Role::Fcollector.section();
+    store_of(r, Role::Fcollector.section())
+}
+
+pub(super) fn etl(r: &mut Reader) -> EtlConfig {
+    let s = Role::Etlcollector.section();
+    let log_format = r.text(s, "log_format").unwrap_or_default();
+    let prefixes = r.text(s, "column_prefixes").unwrap_or_default();
+    EtlConfig {
+        store: store_of(r, s),
+        workers: r.count(s, "etl_workers"),
+        log_format,
+        columns_file: path(r, s, "columns_file").unwrap_or_default(),
+        column_prefixes: prefixes.split(',').map(|p| p.trim().to_owned()).filter(|p| !p.is_empty()).collect(),
+        spider_list: path(r, s, "spider_list"),
+        hosts_white_list: path(r, s, "hosts_white_list"),
+        ip_black_list: path(r, s, "ip_black_list"),
+        hive: r.text(s, "partition_style").as_deref() != Some("bare"),
+        gzip: r.text(s, "etl_gzip").as_deref() == Some("yes"),
+        max_partitions: r.count(s, "max_partitions"),
+        max_reject: r.number(s, "max_reject"),
+    }
+}
+
+fn store_of(r: &mut Reader, s: &str) -> StoreConfig {
     let group_commit_ms = r.number(s, "group_commit");
     StoreConfig {
         watch: watch(r, s),

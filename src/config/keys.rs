@@ -123,14 +123,13 @@ const fn later(sections: &'static [&'static str], name: &'static str, help: &'st
 
 const T: &[&str] = &["tail"];
 const TS: &[&str] = &["tail", STREAM];
-const F: &[&str] = &["fcollector"];
+const F: &[&str] = &["fcollector", "etlcollector"];
 const TC: &[&str] = &["tail", "collector"];
-const CF: &[&str] = &["collector", "fcollector"];
-const TCF: &[&str] = &["tail", "collector", "fcollector"];
+const CF: &[&str] = &["collector", "fcollector", "etlcollector"];
+const TCF: &[&str] = &["tail", "collector", "fcollector", "etlcollector"];
 const L: &[&str] = &["logAgent"];
 const E: &[&str] = &["etlcollector"];
 const M: &[&str] = &["mgocollector"];
-const EM: &[&str] = &["etlcollector", "mgocollector"];
 const R: &[&str] = &["receiver"];
 const CFR: &[&str] = &["collector", "fcollector", "receiver"];
 const MON: &[&str] = &["monitor"];
@@ -243,6 +242,18 @@ pub static KEYS: &[Key] = &[
     // Alarms.
     key(CFR, "alarm_command", Kind::Command, "", "Program that is run when something changes for the worse or for the better, with the text in the place of %s; no shell reads it. Empty: none."),
     key(F, "alarm_after", Kind::Duration(MIN, 30 * DAY), "60m", "An hour that is not whole this long after its end is an alarm."),
+    // The tables.
+    key(E, "columns_file", Kind::Text, "", "JSON file with kinds of lines, their columns and partitions; it and the lists are read again when they change.").original().required(),
+    key(E, "log_format", Kind::Text, "combined", "How lines look: combined, common, original, or what nginx's log_format takes."),
+    key(E, "column_prefixes", Kind::Text, "", "What names in columns_file may begin with, without a meaning, separated by commas. Empty: nothing."),
+    key(E, "spider_list", Kind::Text, "", "File with parts of spiders' user agents, one a line. Empty: none.").original(),
+    key(E, "hosts_white_list", Kind::Text, "", "File with regular expressions of hosts whose lines are wanted, one a line. Empty: all.").original(),
+    key(E, "ip_black_list", Kind::Text, "", "File with addresses and networks whose lines are dropped, one a line. Empty: none.").original(),
+    key(E, "partition_style", Kind::Choice(&["hive", "bare"]), "hive", "Names of the folders: name=value, or the value alone as the original."),
+    key(E, "etl_gzip", Kind::Choice(&["no", "yes"]), "no", "Whether the files of rows are compressed."),
+    key(E, "etl_workers", Kind::Number(1, 64), "1", "Hours that are made into rows at the same time."),
+    key(E, "max_partitions", Kind::Number(1, 100_000), "4096", "Files of rows that one hour may make; lines that ask for more are rejected."),
+    key(E, "max_reject", Kind::Number(0, 100), "5", "Percent of an hour's lines that may be rejected; beyond it the hour fails and gets no rows."),
 
     key(TCF, "quit_timeout", Kind::Duration(100, 10 * MIN), "10s", "How long a clean stop may take; what is left continues at the next start."),
 
@@ -278,12 +289,7 @@ pub static KEYS: &[Key] = &[
     key(H, "hours", Kind::Number(1, 744), "72", "Hours that the page shows, back from now."),
 
     // Features of later versions.
-    later(EM, "listen", "Address to listen on."),
-    later(E, "save_dir", "Directory of the hour files and of the ETL output."),
-    later(E, "spider_list", "File with spiders' user agents, one a line."),
-    later(E, "columns_file", "JSON file with columns and partitions per kind of line."),
-    later(E, "hosts_white_list", "File with regular expressions of accepted hosts."),
-    later(E, "ip_black_list", "File with dropped client addresses."),
+    later(M, "listen", "Address to listen on."),
     Key { kind: Kind::Uri, ..later(M, "mongos", "MongoDB server or URI.") },
     later(M, "db", "Database; the day is appended."),
     later(M, "collection", "Collection."),

@@ -4,7 +4,7 @@ use super::Said;
 use crate::clock::Hour;
 use crate::disk::{self, Disk};
 use crate::name;
-use crate::overview::{HOURS_MAX, HostHour, NO_DATA, Overview};
+use crate::overview::{HOURS_MAX, HostHour, NO_DATA, Overview, STATES};
 use crate::record;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -12,8 +12,10 @@ use std::path::{Path, PathBuf};
 
 /// Bytes of the file, at most.
 const FILE_MAX: u64 = 256 << 20;
+/// Bytes of each text that stands beside an hour.
+const TEXT_BYTES: usize = 200;
 /// Hours whose names are so far ahead are a mistake of a clock, ms.
-const AHEAD_MS: i64 = 48 * 3_600_000;
+const AHEAD_MS: i64 = 3 * 3_600_000;
 
 #[derive(Serialize, Deserialize)]
 struct Saved {
@@ -60,7 +62,16 @@ impl Hours {
             dirty: false,
             saved_ms: 0,
         };
-        let bytes = disk.read_opt(path, FILE_MAX)?;
+        // Collectors tell them again: a file that cannot be believed must not keep the monitor from starting.
+        let bytes = match disk.stat(path)? {
+            Some(stat) if stat.len > FILE_MAX => {
+                let text =
+                    format!("{}: {} bytes long; collectors tell its hours again", path.display(), stat.len);
+                said.push((1, text));
+                None
+            }
+            _ => disk.read_opt(path, FILE_MAX)?,
+        };
         match bytes.map(|b| record::from_json::<Saved>(&b)) {
             None => {}
             Some(Ok(saved)) => hours.put(saved.hours),
@@ -83,12 +94,18 @@ impl Hours {
         let good = all.hours.into_iter().filter(|h| {
             let hour = Hour::parse(&h.hour);
             name::problem(&h.name).is_none()
+                && STATES.contains(&h.state.as_str())
                 && hour.is_some_and(|hour| ahead.as_ref().is_ok_and(|a| hour.day_of() <= a.day_of()))
         });
         let told = good.map(|mut hour| {
             // The page tells people to run this: whoever reaches the port must not choose what.
             if !is_resend(&hour) {
                 hour.repull.clear();
+            }
+            // There are many hours, and each is in memory, in a file and on the page.
+            for text in [&mut hour.note, &mut hour.loss, &mut hour.word] {
+                let end = text.floor_char_boundary(TEXT_BYTES);
+                text.truncate(end);
             }
             Told { from: from.to_owned(), hour }
         });

@@ -5,6 +5,7 @@ use super::{ERROR, YES};
 use crate::clock::{Clock, Zone};
 use crate::config::{Config, Role};
 use crate::disk::Disk;
+use crate::etl::rules::Rules;
 use crate::integrity;
 use crate::roles::admission;
 use crate::state;
@@ -37,7 +38,7 @@ pub fn run(path: &Path, out: &mut Out) -> u8 {
         return ERROR;
     }
     // A typing error in this file would otherwise show as an hour that never gets its fleet tag.
-    let store = config.store(true).ok().and_then(|(store, _)| store.hosts_file);
+    let store = config.any_store(true).ok().and_then(|(_, store)| store.hosts_file);
     let monitor = config.monitor(true).ok().and_then(|(monitor, _)| monitor.hosts_file);
     for hosts in store.iter().chain(&monitor) {
         match integrity::read_hosts(hosts) {
@@ -53,6 +54,14 @@ pub fn run(path: &Path, out: &mut Out) -> u8 {
             }
             Ok(_) => {}
         }
+    }
+    if let Ok((etl, _)) = config.etl(true)
+        && let Err(wrong) = Rules::load(&Disk::real(), &etl)
+    {
+        for why in wrong {
+            out.complain(format_args!("{file}: {why}"));
+        }
+        return ERROR;
     }
     let refused = admission(&config);
     for why in &refused {
@@ -89,7 +98,7 @@ pub fn run(path: &Path, out: &mut Out) -> u8 {
         out.complain(format_args!("{warning} (warning)"));
     }
     for role in config.roles() {
-        if matches!(role, Role::Etlcollector | Role::Mgocollector) {
+        if matches!(role, Role::Mgocollector) {
             out.complain(format_args!(
                 "{file}: [{}]: this version does not have the role {} yet; the section is not checked (warning)",
                 role.section(),
@@ -108,9 +117,9 @@ pub fn run(path: &Path, out: &mut Out) -> u8 {
 /// Certificates and keys that a role would refuse at its start, and how long they hold.
 fn tls(config: &Config) -> Result<Vec<Expiry>, String> {
     let mut expiries = Vec::new();
-    let (tail, relay, store) = (config.tail(true).ok(), config.relay(true).ok(), config.store(true).ok());
+    let (tail, relay, store) = (config.tail(true).ok(), config.relay(true).ok(), config.any_store(true).ok());
     let relay = relay.map(|(c, _)| c);
-    let receivers = [relay.as_ref().map(|c| c.receiver.clone()), store.map(|(c, _)| c.receiver)];
+    let receivers = [relay.as_ref().map(|c| c.receiver.clone()), store.map(|(_, c)| c.receiver)];
     for listen in receivers.into_iter().flatten().filter_map(|r| r.tls) {
         expiries.extend(Server::open(&listen)?.expiries());
     }
@@ -130,7 +139,7 @@ fn admission(config: &Config) -> Vec<String> {
         list.extend(admission::check_key(&Disk::real(), &tail, &dir).err());
     }
     let relay = config.relay(true).ok().map(|(c, _)| (Role::Collector, c.receiver, c.state_dir));
-    let store = config.store(true).ok().map(|(c, _)| (Role::Fcollector, c.receiver, c.state_dir));
+    let store = config.any_store(true).ok().map(|(role, c)| (role, c.receiver, c.state_dir));
     for (role, receiver, dir) in [relay, store].into_iter().flatten() {
         let dir = state::resolve(&role, dir.as_deref());
         let refused = [admission::may_receive(&receiver, &dir).err(), admission::keyring(&receiver).err()];

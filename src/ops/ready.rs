@@ -74,7 +74,7 @@ fn answer(
 
 fn expected(path: &Path) -> Result<(StoreConfig, Vec<String>), String> {
     let config = Config::load(path).map_err(|e| e.to_string())?;
-    let (store, _) = config.store(false).map_err(|e| e.to_string())?;
+    let (_, store) = config.any_store(false).map_err(|e| e.to_string())?;
     let Some(file) = &store.hosts_file else {
         return Err(format!(
             "logd: ready: {}: [fcollector] hosts_file is not set; without it nobody knows which hosts to expect; \

@@ -13,7 +13,7 @@ use super::inventory::{Filter, PARTS};
 use super::out::{self, Out};
 use super::{ERROR, YES};
 use crate::clock::{Clock, Zone};
-use crate::config::{Config, Errors, MonitorConfig, Role, SpoolConfig, TailConfig};
+use crate::config::{Config, Errors, MonitorConfig, Role, SpoolConfig, StoreConfig, TailConfig};
 use crate::disk::Disk;
 use crate::{integrity, state};
 use follower::Follower;
@@ -92,6 +92,13 @@ fn files(conf: &TailConfig) -> String {
     }
 }
 
+fn store_of(config: &Config, role: Role) -> Result<StoreConfig, Errors> {
+    match role {
+        Role::Etlcollector => config.etl(false).map(|(c, _)| c.store),
+        _ => config.store(false).map(|(c, _)| c),
+    }
+}
+
 impl Status<'_, '_> {
     fn fail(&mut self, why: impl std::fmt::Display) {
         self.out.complain(format_args!("logd: status: {why}"));
@@ -146,8 +153,8 @@ impl Status<'_, '_> {
                     }
                     Err(errors) => self.refuse(&errors),
                 },
-                Role::Fcollector => match config.store(false) {
-                    Ok((c, _)) => {
+                Role::Fcollector | Role::Etlcollector => match store_of(&config, *role) {
+                    Ok(c) => {
                         let hosts = match c.hosts_file.as_deref().map(integrity::read_hosts) {
                             None => Vec::new(),
                             Some(Ok(names)) => names,
@@ -164,7 +171,8 @@ impl Status<'_, '_> {
                                 self.store(&title, &Place { save_dir: &c.save_dir, state, hosts, keys });
                             }
                             Err(e) => {
-                                self.fail(format_args!("fcollector: {e}; run it as the user of the role"));
+                                let role = role.command();
+                                self.fail(format_args!("{role}: {e}; run it as the user of the role"));
                             }
                         }
                     }
@@ -174,7 +182,7 @@ impl Status<'_, '_> {
                     Ok((c, _)) => self.monitor(&c),
                     Err(errors) => self.refuse(&errors),
                 },
-                Role::Etlcollector | Role::Mgocollector => {
+                Role::Mgocollector => {
                     self.out.complain(format_args!(
                         "logd: status: {file}: [{}]: this version does not have that role yet; left out",
                         role.section()

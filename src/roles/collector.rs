@@ -93,6 +93,8 @@ pub struct Collector {
     settle_ms: Option<u64>,
     /// Sentences for the log, with `true` for those that tell of success.
     pub messages: Vec<(bool, String)>,
+    /// Hours that got a tag, for whoever works on whole hours.
+    pub certified: Vec<HourKey>,
 }
 
 impl Collector {
@@ -109,6 +111,7 @@ impl Collector {
             last_checkpoint_ms: 0,
             settle_ms: None,
             messages: Vec::new(),
+            certified: Vec::new(),
         }
     }
 
@@ -271,6 +274,7 @@ impl Collector {
                     (false, format!("{key}: complete, but not certified: {}; see doubtful/", c.state))
                 });
                 if c.is_tag() {
+                    self.certified.push(key.clone());
                     // Under the lock: a revocation of another hour must not fall in between.
                     let _g = lock(gate);
                     let day = self.store.day_tag(&key);

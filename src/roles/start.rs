@@ -9,14 +9,15 @@ use super::relay;
 use super::report;
 use super::serve::{Server, Shared, fd_limit, max_connections, raise_fd_limit, spawn};
 use super::ship;
+use super::tables::{Etl, Workers};
 use super::watch::Watch;
 use super::web::{Look, Site, Web};
 use super::whole::Beside;
 use crate::auth::{Keyring, Memory};
 use crate::clock::{self, Clock, Hour, Zone};
 use crate::config::{
-    Config, Errors, LogConfig, Peer, ReceiverConfig, RelayConfig, Role, SenderConfig, Start, StoreConfig,
-    TailConfig, Warning, WatchConfig,
+    Config, Errors, EtlConfig, LogConfig, Peer, ReceiverConfig, RelayConfig, Role, SenderConfig, Start,
+    StoreConfig, TailConfig, Warning, WatchConfig,
 };
 use crate::disk::Disk;
 use crate::footprint;
@@ -88,11 +89,15 @@ pub fn run(role: Role, config: &Path, options: RunOptions) -> u8 {
                 checked(c.relay(false)).and_then(|(conf, w)| run_relay(config, &conf, &w, options))
             }
             Role::Fcollector => {
-                checked(c.store(false)).and_then(|(conf, w)| run_store(config, &conf, &w, options))
+                checked(c.store(false)).and_then(|(conf, w)| run_store(config, &conf, None, &w, options))
             }
             Role::Monitor => checked(c.monitor(false))
                 .and_then(|(conf, w)| super::monitor::run(config, &conf, &w, options)),
-            other => Err(format!("logd: {}: this version does not have that role yet", other.command())),
+            Role::Etlcollector => checked(c.etl(false))
+                .and_then(|(conf, w)| run_store(config, &conf.store, Some(&conf), &w, options)),
+            Role::Mgocollector => {
+                Err(format!("logd: {}: this version does not have that role yet", role.command()))
+            }
         },
     };
     match result {
@@ -577,16 +582,18 @@ fn run_relay(
 fn run_store(
     config: &Path,
     conf: &StoreConfig,
+    tables: Option<&EtlConfig>,
     warnings: &[Warning],
     options: RunOptions,
 ) -> Result<u8, String> {
-    let say = |e: String| format!("logd: fcollector: {e}");
+    let role = if tables.is_some() { Role::Etlcollector } else { Role::Fcollector };
+    let say = |e: String| format!("logd: {}: {e}", role.command());
     raise_fd_limit();
     let zone = Zone::local().map_err(say)?;
-    let dir = crate::state::resolve(&Role::Fcollector, conf.state_dir.as_deref());
+    let dir = crate::state::resolve(&role, conf.state_dir.as_deref());
     may_receive(&conf.receiver, &dir).map_err(say)?;
     let w = match world(
-        Role::Fcollector,
+        role,
         config,
         conf.state_dir.as_deref(),
         (&conf.log, Some(&conf.watch)),
@@ -617,6 +624,8 @@ fn run_store(
         w.log.info(&format!("{} of the spool to be applied", count(waiting, "pack")));
     }
     compare_footprint(&w, &mut gate, now);
+    let report = &mut |t: String| w.log.warn(&t);
+    let etl = tables.map(|t| Etl::open(&w.disk, t, &w.instance.dir, report)).transpose().map_err(say)?;
     let listener = bind(&conf.receiver.listen).map_err(say)?;
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
     w.log.info(&format!("listening on {addr}, storing in {}", conf.save_dir.display()));
@@ -639,11 +648,15 @@ fn run_store(
     );
     let server = Server::start(listener, conf.receiver.clone(), &shared, true, conf.spool.group_commit_ms);
     let look = Some(Box::new(move || lock(&fleet).look(shown)) as Look);
-    let site = Site { word: "fcollector", roles: metrics::STORE, health: shared.health.clone(), look };
+    let site = Site { word: role.command(), roles: metrics::STORE, health: shared.health.clone(), look };
     let web = Web::start(&conf.http, site, (&shared.clock, &shared.log, &shared.stop));
-    store_loop(&mut collector, conf, &shared, &instance.dir);
+    let workers = etl.map(|etl| Workers::start(etl, &shared));
+    store_loop(&mut collector, conf, workers.as_ref(), &shared, &instance.dir);
     server.join(clock::deadline(Duration::from_millis(conf.quit_timeout_ms)));
     finish_store(&mut collector, &shared, &instance.dir);
+    if let Some(workers) = workers {
+        workers.join();
+    }
     shared.close_senders();
     web.join();
     Ok(0)
@@ -667,7 +680,13 @@ fn compare_footprint(w: &World, gate: &mut Gate, now_ms: u64) {
     }
 }
 
-fn store_loop(c: &mut Collector, conf: &StoreConfig, s: &Arc<Shared>, state_dir: &Path) {
+fn store_loop(
+    c: &mut Collector,
+    conf: &StoreConfig,
+    workers: Option<&Workers>,
+    s: &Arc<Shared>,
+    state_dir: &Path,
+) {
     let (tx, results) = mpsc::channel();
     let mut jobs = std::collections::VecDeque::new();
     let (mut running, mut last_minute) = (0usize, s.clock.mono_ms());
@@ -692,6 +711,10 @@ fn store_loop(c: &mut Collector, conf: &StoreConfig, s: &Arc<Shared>, state_dir:
             if let Err(e) = c.certify(result, &s.gate, now, s.clock.now_secs()) {
                 super::disk_trouble(&s.disk, &s.log, &s.stop, &e);
             }
+        }
+        let keys = std::mem::take(&mut c.certified);
+        if let Some(workers) = workers {
+            workers.certified(keys);
         }
         tell(c, s);
         if watch.turn(&s.clock) {

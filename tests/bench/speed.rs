@@ -21,6 +21,7 @@
 mod support;
 
 mod e2e;
+mod etl;
 mod fanin;
 mod growth;
 mod guest;
@@ -42,6 +43,7 @@ type Suite = (&'static str, fn(&mut Report));
 const SUITES: &[Suite] = &[
     ("e2e", e2e::levels),
     ("relay", e2e::relay),
+    ("etl", etl::etl),
     ("fanin", fanin::fanin),
     ("growth", growth::growth),
     ("latency", guest::latency),

@@ -206,7 +206,7 @@ impl Node {
         } else {
             all.push(("min_free", "1M"));
         }
-        if role == "collector" || role == "fcollector" {
+        if ["collector", "fcollector", "etlcollector"].contains(&role) {
             all.extend([("listen", "127.0.0.1:0"), ("allow", "127.0.0.0/8")]);
         }
         for (key, value) in keys {

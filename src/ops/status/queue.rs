@@ -174,7 +174,7 @@ impl Queue {
             };
             format!(
                 "denied: {} takes no packs of {} since {}: {waits}, nothing is lost; last {}, {} ago: {}; `logd status` and the \
-                 log there say why; if {} has no key or a wrong one, give it the line that keys_file there has for it; then \
+                 log there say why; if {} has no key_file, or a wrong one, give it the line that keys_file there has for it; then \
                  they go by themselves",
                 d.to,
                 d.name,

@@ -1,0 +1,18 @@
+//! From lines to tables (`logd etl`, `logd etlcollector`): the lines of a complete hour are taken apart, filtered, and become
+//! rows in the folders that Hive and its kin read.
+//!
+//! * [`mod@format`]: `log_format`; where each value of a line is    * [`fields`]: the values by name, decoded
+//! * [`stamp`]: times                                         * [`lists`]: spiders, hosts, addresses
+//! * [`columns`]: kinds of lines, their columns and folders   * [`rules`]: all that together, read again when it changes
+//! * [`rows`]: the files of one hour, aside                   * [`tables`]: put in place, all or nothing; which files mean what
+//!
+//! A line is never dropped in silence: it becomes a row, or is counted as filtered, or goes to `etl_reject` with a reason.
+
+pub mod columns;
+pub mod fields;
+pub mod format;
+pub mod lists;
+pub mod rows;
+pub mod rules;
+pub mod stamp;
+pub mod tables;

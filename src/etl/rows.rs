@@ -1,0 +1,480 @@
+//! From lines to the files of one hour, in a directory aside. Memory is bounded whatever the hour's size and whatever its
+//! lines ask for: rows wait in a few megabytes, and few files are open at once.
+//!
+//! A row is the columns with tabs between and a newline behind. In a value a tab is written `\t`, a newline `\n`, a carriage
+//! return `\r` and a backslash `\\`, so that every tab and newline of the file is one that separates.
+
+use super::fields::{Record, Source};
+use super::rules::Rules;
+use crate::disk::{self, Disk, File};
+use crate::pack::hex;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+/// Longest line, in bytes.
+pub const LINE_MAX: usize = 1 << 20;
+/// Rows of one file are written when so many bytes of them wait, and all when so many wait in all.
+const FLUSH: usize = 256 << 10;
+const WAITING: usize = 8 << 20;
+/// Files that are open at once.
+const OPEN: usize = 32;
+/// Longest part of a path that a value may become, in bytes.
+const PART_MAX: usize = 180;
+/// What stands for an empty value in a path.
+const NONE: &[u8] = b"NONE";
+const HIVE_NONE: &[u8] = b"__HIVE_DEFAULT_PARTITION__";
+
+/// Reason of a rejected line.
+const NO_PARTITION: &str = "it would need a partition more than max_partitions";
+/// Reason of a rejected line.
+const TOO_LONG: &str = "longer than 1 MiB";
+/// Reason of a rejected line.
+const EMPTY: &str = "empty line";
+
+/// One file that was made, under a number in the directory aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// Where it belongs, below the tables' directory, without the file's name.
+    pub folder: String,
+    /// Its number.
+    pub number: usize,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// SHA-256 of the file, hex.
+    pub sha256: String,
+}
+
+/// What became of the lines.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Lines read.
+    pub lines: u64,
+    /// Rows by kind.
+    pub rows: BTreeMap<String, u64>,
+    /// Lines that were not wanted: `host`, `address`, `kind`.
+    pub filtered: BTreeMap<String, u64>,
+    /// Lines that could not be read, by reason.
+    pub rejected: BTreeMap<String, u64>,
+}
+
+impl Counts {
+    /// All rejected lines.
+    pub fn rejects(&self) -> u64 {
+        self.rejected.values().fold(0, |sum, n| sum.saturating_add(*n))
+    }
+}
+
+#[derive(Default)]
+struct Part {
+    number: usize,
+    waiting: Vec<u8>,
+    file: Option<File>,
+    bytes: u64,
+    rows: u64,
+    sha: Sha256,
+    /// It was closed before it was synced: a write error may be forgotten by the kernel.
+    closed: bool,
+}
+
+/// See the module's header.
+pub struct Rows<'a> {
+    disk: &'a Disk,
+    dir: &'a Path,
+    rules: &'a Rules,
+    source: &'a Source,
+    hive: bool,
+    gzip: bool,
+    max_parts: usize,
+    mode: u32,
+    parts: HashMap<Vec<u8>, Part>,
+    rejects: Part,
+    waiting: usize,
+    open: usize,
+    record: Record,
+    path: Vec<u8>,
+    scratch: Vec<u8>,
+    skipping: bool,
+    of_kind: Vec<u64>,
+    /// What became of the lines; rows by kind are there at the end.
+    pub counts: Counts,
+}
+
+/// How files are written.
+#[derive(Clone, Copy, Debug)]
+pub struct Style {
+    /// Folders are `name=value`.
+    pub hive: bool,
+    /// Files are compressed.
+    pub gzip: bool,
+    /// Files of one hour, at most.
+    pub max_parts: usize,
+    /// Permission bits of files.
+    pub mode: u32,
+}
+
+impl<'a> Rows<'a> {
+    /// Begins an hour in the empty directory `dir`.
+    pub fn new(disk: &'a Disk, dir: &'a Path, rules: &'a Rules, source: &'a Source, style: Style) -> Self {
+        Self {
+            disk,
+            dir,
+            rules,
+            source,
+            hive: style.hive,
+            gzip: style.gzip,
+            max_parts: style.max_parts,
+            mode: style.mode,
+            parts: HashMap::new(),
+            rejects: Part::default(),
+            waiting: 0,
+            open: 0,
+            record: Record::default(),
+            path: Vec::new(),
+            scratch: Vec::new(),
+            skipping: false,
+            of_kind: vec![0; rules.kinds.len()],
+            counts: Counts::default(),
+        }
+    }
+
+    /// Takes the whole lines at the beginning of `text`; how many bytes that were. The last text of a file ends its last line.
+    pub fn take(&mut self, text: &[u8], last: bool) -> disk::Result<usize> {
+        let mut begin = 0_usize;
+        for end in memchr::memchr_iter(b'\n', text) {
+            let line = text.get(begin..end).unwrap_or_default();
+            begin = end.saturating_add(1);
+            if std::mem::take(&mut self.skipping) {
+                continue;
+            }
+            self.line(line)?;
+        }
+        let rest = text.get(begin..).unwrap_or_default();
+        if rest.len() > LINE_MAX || last && !rest.is_empty() {
+            if !self.skipping {
+                self.line(rest)?;
+            }
+            // What follows belongs to the line that was rejected.
+            self.skipping = true;
+            begin = text.len();
+        }
+        Ok(begin)
+    }
+
+    fn line(&mut self, line: &[u8]) -> disk::Result<()> {
+        self.counts.lines = self.counts.lines.saturating_add(1);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let rules = self.rules;
+        if line.is_empty() {
+            return self.reject(line, EMPTY);
+        }
+        if line.len() > LINE_MAX {
+            return self.reject(line, TOO_LONG);
+        }
+        if let Err(reason) = self.record.read(line, &rules.format, rules.need, &rules.spiders) {
+            return self.reject(line, reason);
+        }
+        let (source, record, scratch) = (self.source, &self.record, &mut self.scratch);
+        if let Some(hosts) = &rules.hosts {
+            let host = record.get(&super::fields::Field::Host, line, source, &rules.spiders, scratch);
+            if !hosts.has(host) {
+                self.filter("host");
+                return Ok(());
+            }
+        }
+        if !rules.addresses.is_empty()
+            && record.addresses().into_iter().flatten().any(|a| rules.addresses.has(a))
+        {
+            self.filter("address");
+            return Ok(());
+        }
+        let fits = |kind: &super::columns::Kind, scratch: &mut Vec<u8>| {
+            kind.rules.iter().all(|r| {
+                r.regex.is_match(record.get(&r.field, line, source, &rules.spiders, scratch)) != r.not
+            })
+        };
+        let Some((n, kind)) = rules.kinds.iter().enumerate().find(|(_, kind)| fits(kind, scratch)) else {
+            self.filter("kind");
+            return Ok(());
+        };
+        self.path.clear();
+        self.path.extend_from_slice(kind.name.as_bytes());
+        for (name, field) in &kind.partitions {
+            self.path.push(b'/');
+            if self.hive {
+                put_part(name.as_bytes(), &mut self.path);
+                self.path.push(b'=');
+            }
+            let value = record.get(field, line, source, &rules.spiders, scratch);
+            let begin = self.path.len();
+            match (value.is_empty(), self.hive) {
+                (true, true) => self.path.extend_from_slice(HIVE_NONE),
+                (true, false) => self.path.extend_from_slice(NONE),
+                (false, _) => put_part(value, &mut self.path),
+            }
+            // A name of one or two dots is a place, and a hidden folder is read by nobody.
+            if !self.hive && self.path.get(begin) == Some(&b'.') {
+                self.path.splice(begin..begin.saturating_add(1), *b"%2E");
+            }
+        }
+        if !self.parts.contains_key(&self.path) {
+            let number = self.parts.len();
+            if number >= self.max_parts {
+                return self.reject(line, NO_PARTITION);
+            }
+            self.parts.insert(self.path.clone(), Part { number, ..Part::default() });
+        }
+        let Some(part) = self.parts.get_mut(&self.path) else { return Ok(()) };
+        let before = part.waiting.len();
+        for (i, field) in kind.columns.iter().enumerate() {
+            if i > 0 {
+                part.waiting.push(b'\t');
+            }
+            escape(record.get(field, line, source, &rules.spiders, scratch), &mut part.waiting);
+        }
+        part.waiting.push(b'\n');
+        part.rows = part.rows.saturating_add(1);
+        if let Some(rows) = self.of_kind.get_mut(n) {
+            *rows = rows.saturating_add(1);
+        }
+        let full = part.waiting.len() >= FLUSH;
+        self.waiting = self.waiting.saturating_add(part.waiting.len().saturating_sub(before));
+        if full {
+            self.flush_one()?;
+        } else if self.waiting >= WAITING {
+            self.flush_all()?;
+        }
+        Ok(())
+    }
+
+    fn filter(&mut self, why: &str) {
+        add(&mut self.counts.filtered, why);
+    }
+
+    /// The number of the line, the reason, the line itself as it came.
+    fn reject(&mut self, line: &[u8], reason: &str) -> disk::Result<()> {
+        add(&mut self.counts.rejected, reason);
+        let waiting = &mut self.rejects.waiting;
+        // Writing to a vector cannot fail.
+        let _ = write!(waiting, "{}\t{reason}\t", self.counts.lines);
+        waiting.extend_from_slice(line);
+        waiting.push(b'\n');
+        self.rejects.rows = self.rejects.rows.saturating_add(1);
+        if waiting.len() >= FLUSH { self.flush_rejects() } else { Ok(()) }
+    }
+
+    fn flush_rejects(&mut self) -> disk::Result<()> {
+        self.rejects.flush(self.disk, &self.dir.join("reject"), false, self.mode).map(|_| ())
+    }
+
+    /// The part at `self.path`.
+    fn flush_one(&mut self) -> disk::Result<()> {
+        if self.open >= OPEN {
+            self.close();
+        }
+        let Some(part) = self.parts.get_mut(&self.path) else { return Ok(()) };
+        self.waiting = self.waiting.saturating_sub(part.waiting.len());
+        let path = self.dir.join(part.number.to_string());
+        let opened = part.flush(self.disk, &path, self.gzip, self.mode)?;
+        self.open = self.open.saturating_add(usize::from(opened));
+        Ok(())
+    }
+
+    fn flush_all(&mut self) -> disk::Result<()> {
+        let many = self.parts.len() > OPEN;
+        for part in self.parts.values_mut().filter(|p| !p.waiting.is_empty()) {
+            let path = self.dir.join(part.number.to_string());
+            let opened = part.flush(self.disk, &path, self.gzip, self.mode)?;
+            self.open = self.open.saturating_add(usize::from(opened));
+            if many {
+                part.close();
+                self.open = self.open.saturating_sub(1);
+            }
+        }
+        self.waiting = 0;
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        self.parts.values_mut().for_each(Part::close);
+        self.open = 0;
+    }
+
+    /// Writes out what waits and makes it durable, but not the names: the files, and whether there are rejected lines.
+    pub fn finish(mut self) -> disk::Result<(Vec<Made>, bool, Counts)> {
+        let (disk, dir) = (self.disk, self.dir);
+        let mut made = Vec::new();
+        for (folder, mut part) in std::mem::take(&mut self.parts) {
+            let path = dir.join(part.number.to_string());
+            part.finish(disk, &path, self.gzip, self.mode)?;
+            made.push(Made {
+                // It is ASCII: `put_part` and the columns file see to it.
+                folder: String::from_utf8_lossy(&folder).into_owned(),
+                number: part.number,
+                rows: part.rows,
+                bytes: part.bytes,
+                sha256: hex(&part.sha.finalize()),
+            });
+        }
+        made.sort_by(|a, b| a.folder.cmp(&b.folder));
+        let rejects = self.rejects.rows > 0;
+        if rejects {
+            self.rejects.finish(disk, &dir.join("reject"), false, self.mode)?;
+        }
+        let kinds = self.rules.kinds.iter().map(|k| k.name.clone());
+        self.counts.rows = kinds.zip(self.of_kind.iter().copied()).collect();
+        Ok((made, rejects, self.counts))
+    }
+}
+
+impl Part {
+    /// Writes what waits; whether the file was opened for it.
+    fn flush(&mut self, disk: &Disk, path: &Path, gzip: bool, mode: u32) -> disk::Result<bool> {
+        let opened = self.file.is_none();
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => disk.create(path, mode)?,
+        };
+        let packed;
+        let bytes = if gzip {
+            // Members one behind the other are a gzip file too, and no compressor must be kept for each file.
+            let mut gz = GzEncoder::new(Vec::new(), Compression::default());
+            packed = gz
+                .write_all(&self.waiting)
+                .and_then(|()| gz.finish())
+                .map_err(|e| disk::Error::new("compress", path, e))?;
+            &packed
+        } else {
+            &self.waiting
+        };
+        file.write_at(bytes, self.bytes)?;
+        self.sha.update(bytes);
+        self.bytes = self.bytes.saturating_add(bytes.len() as u64);
+        self.file = Some(file);
+        self.waiting.clear();
+        self.waiting.shrink_to(FLUSH.saturating_mul(2));
+        Ok(opened)
+    }
+
+    fn close(&mut self) {
+        if self.file.take().is_some() {
+            self.closed = true;
+            self.waiting = Vec::new();
+        }
+    }
+
+    fn finish(&mut self, disk: &Disk, path: &Path, gzip: bool, mode: u32) -> disk::Result<()> {
+        if !self.waiting.is_empty() || self.bytes == 0 {
+            self.flush(disk, path, gzip, mode)?;
+        }
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => disk.open_rw(path)?,
+        };
+        file.sync()?;
+        if self.closed && sum(&file)? != self.sha.clone().finalize().as_slice() {
+            let why = std::io::Error::other("it does not hold what was written to it");
+            return Err(disk::Error::new("read back", path, why));
+        }
+        Ok(())
+    }
+}
+
+fn sum(file: &File) -> disk::Result<Vec<u8>> {
+    let (mut sha, mut at, mut buf) = (Sha256::new(), 0_u64, vec![0; 64 << 10]);
+    loop {
+        let n = file.read_at(&mut buf, at)?;
+        if n == 0 {
+            return Ok(sha.finalize().to_vec());
+        }
+        sha.update(buf.get(..n).unwrap_or_default());
+        at = at.saturating_add(n as u64);
+    }
+}
+
+fn add(counts: &mut BTreeMap<String, u64>, what: &str) {
+    match counts.get_mut(what) {
+        Some(n) => *n = n.saturating_add(1),
+        None => drop(counts.insert(what.to_owned(), 1)),
+    }
+}
+
+/// A value of a row.
+fn escape(value: &[u8], out: &mut Vec<u8>) {
+    // Hardly any value has one of these; three are searched at a time.
+    let special = |b: &u8| matches!(b, b'\t' | b'\n' | b'\r' | b'\\');
+    let (odd, cr) = (memchr::memchr3(b'\t', b'\n', b'\\', value), memchr::memchr(b'\r', value));
+    if odd.is_none() && cr.is_none() {
+        out.extend_from_slice(value);
+        return;
+    }
+    for b in value {
+        if special(b) {
+            let letter = match b {
+                b'\t' => b't',
+                b'\n' => b'n',
+                b'\r' => b'r',
+                other => *other,
+            };
+            out.extend_from_slice(&[b'\\', letter]);
+        } else {
+            out.push(*b);
+        }
+    }
+}
+
+/// A value as a part of a path, as Hive writes it: what could be anything but a name becomes `%HH`. A longer value than fits is
+/// cut, and ends with a part of its SHA-256.
+fn put_part(value: &[u8], out: &mut Vec<u8>) {
+    let begin = out.len();
+    for b in value {
+        if b.is_ascii_alphanumeric() || b"-_.,+@~!$&();<> |".contains(b) {
+            out.push(*b);
+        } else {
+            let _ = write!(out, "%{b:02X}");
+        }
+        if out.len().saturating_sub(begin) > PART_MAX {
+            out.truncate(begin.saturating_add(PART_MAX));
+            let sha = hex(&Sha256::digest(value));
+            out.push(b'~');
+            out.extend_from_slice(sha.get(..16).unwrap_or_default().as_bytes());
+            return;
+        }
+    }
+}
+
+/// Where a file of an hour belongs.
+pub fn file_of(tables: &Path, folder: &str, key: &str, gzip: bool) -> PathBuf {
+    tables.join(folder).join(format!("{key}.tsv{}", if gzip { ".gz" } else { "" }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(value: &[u8]) -> String {
+        let mut out = Vec::new();
+        put_part(value, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_value_of_a_path_is_one_name() {
+        assert_eq!(part(b"www.hao123.com"), "www.hao123.com");
+        assert_eq!(part(b"../a/b\0=%\xff\n"), "..%2Fa%2Fb%00%3D%25%FF%0A");
+        let (a, b) = (part(&[b'/'; 300]), part(&[b'/'; 301]));
+        assert!(a.len() <= 200 && a != b && a[..180] == b[..180], "{a}");
+    }
+
+    #[test]
+    fn tabs_and_newlines_of_a_row_only_separate() {
+        let mut out = Vec::new();
+        escape(b"a\tb\nc\\d\re\xff\0", &mut out);
+        assert_eq!(out, b"a\\tb\\nc\\\\d\\re\xff\0");
+    }
+}

@@ -1,0 +1,205 @@
+//! `logd etl CONFIG [FILE…|-]`: makes rows of the hours of a store that have none, or of given lines. It does what the role
+//! `etlcollector` does, once, and never beside it.
+
+use super::out::{self, Out};
+use super::{ERROR, NO, YES};
+use crate::clock::{Clock, Hour};
+use crate::config::Config;
+use crate::disk::{Disk, Error};
+use crate::etl::fields::Source;
+use crate::etl::tables::{Input, Origin, Outcome};
+use crate::pack::HourKey;
+use crate::roles::tables::{Etl, describe};
+use crate::state;
+use flate2::read::MultiGzDecoder;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// One thing to read.
+struct Given {
+    /// As it was named; `-` is standard input.
+    path: PathBuf,
+    /// What its rows are called.
+    name: String,
+    source: Source,
+}
+
+/// Does it; `name` is what the rows of a single file are called, as `HOST_HOUR`.
+pub fn run(config: &Path, files: &[String], name: Option<&str>, out: &mut Out) -> u8 {
+    match all(config, files, name, out) {
+        Ok(code) => code,
+        Err(why) => {
+            out.complain(format_args!("logd: etl: {why}"));
+            ERROR
+        }
+    }
+}
+
+fn all(config: &Path, files: &[String], name: Option<&str>, out: &mut Out) -> Result<u8, String> {
+    let conf = Config::load(config).and_then(|c| c.etl(false)).map_err(|e| format!("\n{e}"))?.0;
+    let given = given(files, name)?;
+    let (disk, clock) = (Disk::real(), Clock::real());
+    let role = crate::config::Role::Etlcollector;
+    let state_dir = state::resolve(&role, conf.store.state_dir.as_deref());
+    let mut found = Vec::new();
+    let etl = Etl::open(&disk, &conf, &state_dir, &mut |text| found.push(text))?;
+    for text in found {
+        out.complain(format_args!("logd: etl: {text}"));
+    }
+    let mut code = YES;
+    let mut note = |good: bool| code = if good { code } else { NO };
+    if files.is_empty() {
+        let list = if disk.stat(&state_dir.join("closed")).map_err(say)?.is_some() {
+            etl.pending().map_err(say)?
+        } else {
+            Vec::new()
+        };
+        if list.is_empty() {
+            out.complain("logd: etl: every certified hour of the store has its rows");
+        }
+        let total = list.len();
+        for (n, key) in list.iter().enumerate() {
+            let mut stop = |bytes: u64| {
+                out.progress(&|| {
+                    format!("etl: hour {} of {total}, {key}: {}", n.saturating_add(1), out::bytes(bytes))
+                });
+                false
+            };
+            if let Some((good, text)) = etl.hour(key, clock.now_secs(), &mut stop).map_err(say)? {
+                note(good);
+                out.line(text);
+            }
+        }
+        return Ok(code);
+    }
+    let rules = etl.rules();
+    for (n, one) in given.iter().enumerate() {
+        let (mut lines, size) = open(&one.path)?;
+        let mut input = Input {
+            name: &one.name,
+            source: one.source.clone(),
+            lines: &mut *lines,
+            path: &one.path,
+            origin: Origin::default(),
+        };
+        let mut stop = |bytes: u64| {
+            out.progress(&|| bar(n, given.len(), &one.name, bytes, size));
+            false
+        };
+        let outcome = etl.tables().run(&mut input, &rules, clock.now_secs(), &mut stop).map_err(say)?;
+        note(matches!(outcome, Outcome::Done(_)));
+        out.line(format_args!("{}: {}", one.name, describe(&outcome)));
+    }
+    Ok(code)
+}
+
+#[allow(clippy::needless_pass_by_value)] // for map_err
+fn say(e: Error) -> String {
+    e.to_string()
+}
+
+/// `[=====     ] 52 %`, where the size is known.
+fn bar(n: usize, of: usize, name: &str, bytes: u64, size: Option<u64>) -> String {
+    const WIDTH: usize = 30;
+    let read = out::bytes(bytes);
+    let place = format!("etl: {} of {of}, {name}", n.saturating_add(1));
+    let Some(percent) = size.and_then(|s| bytes.saturating_mul(100).checked_div(s)) else {
+        return format!("{place}: {read}");
+    };
+    let full = (percent as usize).min(100).saturating_mul(WIDTH) / 100;
+    let (done, rest) = ("=".repeat(full), " ".repeat(WIDTH.saturating_sub(full)));
+    format!("{place}: [{done}{rest}] {} %, {read}", percent.min(100))
+}
+
+/// The lines, and how many bytes they are, if that is known.
+fn open(path: &Path) -> Result<(Box<dyn Read>, Option<u64>), String> {
+    if path == Path::new("-") {
+        return Ok((Box::new(io::stdin().lock()), None));
+    }
+    let file = File::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let meta = file.metadata().map_err(|e| format!("{}: {e}", path.display()))?;
+    if meta.is_dir() {
+        return Err(format!("{}: a directory; name its files", path.display()));
+    }
+    if path.extension().is_some_and(|e| e == "gz") {
+        return Ok((Box::new(MultiGzDecoder::new(file)), None));
+    }
+    Ok((Box::new(file), meta.is_file().then_some(meta.len())))
+}
+
+/// What the rows of each file are called. A file of a store has a good name; of any other its own is made one.
+fn given(files: &[String], name: Option<&str>) -> Result<Vec<Given>, String> {
+    if name.is_some() && files.len() != 1 {
+        return Err("--name goes with one file, or with -".into());
+    }
+    let mut all: Vec<Given> = Vec::new();
+    for file in files {
+        let path = PathBuf::from(file);
+        let base = path.file_name().map(|n| n.to_string_lossy().into_owned());
+        let base = base.filter(|n| n != "-").unwrap_or_else(|| "stdin".into());
+        let base = name.map_or(base.strip_suffix(".gz").unwrap_or(&base), |n| n);
+        let (name, source) = if let Some(key) = HourKey::parse(base) {
+            (base.to_owned(), Source { name: key.name, hour: key.hour.to_string() })
+        } else if name.is_some() {
+            return Err(format!("--name {base:?}: it is HOST_HOUR, such as web1_2026112205"));
+        } else {
+            let plain = |c: char| if c.is_ascii_alphanumeric() || ".-+:".contains(c) { c } else { '-' };
+            let clean: String = base.chars().map(plain).take(100).collect();
+            let hour = clean.rsplit('.').next().and_then(Hour::parse);
+            let clean = clean.trim_start_matches(['.', '-']).to_owned();
+            (clean, Source { name: String::new(), hour: hour.map(|h| h.to_string()).unwrap_or_default() })
+        };
+        if name.is_empty() {
+            return Err(format!("{file:?}: no letter or digit in its name; use --name HOST_HOUR"));
+        }
+        if all.iter().any(|g| g.name == name) {
+            return Err(format!(
+                "{file:?}: the rows of another file are called {name} too, and would be replaced"
+            ));
+        }
+        all.push(Given { path, name, source });
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_get_names() {
+        let names = |files: &[&str], name| {
+            let files: Vec<String> = files.iter().map(|&f| f.to_owned()).collect();
+            given(&files, name).map(|all| {
+                all.into_iter()
+                    .map(|g| format!("{} {} {}", g.name, g.source.name, g.source.hour))
+                    .collect::<Vec<_>>()
+            })
+        };
+        assert_eq!(
+            names(&["/s/log_data/web1_2026112205"], None).unwrap(),
+            ["web1_2026112205 web1 2026112205"]
+        );
+        assert_eq!(
+            names(&["a/access.log.2026112205.gz", "-"], None).unwrap(),
+            ["access.log.2026112205  2026112205", "stdin  "]
+        );
+        assert_eq!(names(&["-"], Some("w_20261122")).unwrap(), ["w_20261122 w 20261122"]);
+        assert_eq!(names(&[".a_b c"], None).unwrap(), ["a-b-c  "]);
+        assert!(names(&["-"], Some("w")).unwrap_err().contains("HOST_HOUR"));
+        assert!(names(&["a/x", "b/x"], None).unwrap_err().contains("another file"));
+        assert!(names(&["..."], None).unwrap_err().contains("no letter"));
+        assert!(names(&["a", "b"], Some("w_20261122")).unwrap_err().contains("one file"));
+    }
+
+    #[test]
+    fn a_bar_has_an_end() {
+        assert_eq!(
+            bar(0, 2, "x", 50, Some(100)),
+            format!("etl: 1 of 2, x: [{}{}] 50 %, 50 B", "=".repeat(15), " ".repeat(15))
+        );
+        assert!(bar(0, 1, "x", 500, Some(100)).contains("] 100 %"));
+        assert!(bar(0, 1, "x", 5, Some(0)).ends_with("x: 5 B"));
+    }
+}

@@ -1,0 +1,386 @@
+//! Goal: of each line of a certified hour there is exactly one row, whoever is killed when, and an hour that comes again
+//! replaces its rows. The rows are counted here from the files, and the lines from the log, not from what the program says.
+
+use super::support::*;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const COLUMNS: &str =
+    r#"{"access": {"columns": ["n", "path", "status", "ip", "user_agent"], "partitions": ["status", "p"]}}"#;
+
+/// A store with tables, in `save` and `etl.state`.
+fn etl(temp: &Temp, keys: &[(&str, &str)]) -> Node {
+    let save = temp.path("save").display().to_string();
+    let columns = temp.path("columns.json");
+    if !columns.exists() {
+        temp.file("columns.json", COLUMNS);
+    }
+    let columns = columns.display().to_string();
+    let mut all = vec![
+        ("save_dir", save.as_str()),
+        ("checkpoint", "200ms"),
+        ("columns_file", &columns),
+        ("etl_workers", "2"),
+    ];
+    all.extend(keys);
+    Node::prepare(temp, "etl", "etlcollector", &all, &[])
+}
+
+fn files(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files(&path, found) } else { found.push(path) }
+    }
+}
+
+/// The rows of all files below `etl/`, each with its folder.
+fn rows(temp: &Temp) -> Vec<(String, String)> {
+    let (root, mut found) = (temp.path("save/etl"), Vec::new());
+    files(&root, &mut found);
+    let mut all = Vec::new();
+    for path in found {
+        let folder = path.parent().unwrap().strip_prefix(&root).unwrap().display().to_string();
+        let text = String::from_utf8(fs::read(&path).unwrap()).unwrap();
+        all.extend(text.lines().map(|row| (folder.clone(), row.to_owned())));
+    }
+    all
+}
+
+fn marker(temp: &Temp, dir: &str, name: &str) -> Option<Value> {
+    Some(serde_json::from_slice(&fs::read(temp.path(&format!("save/{dir}/{name}"))).ok()?).unwrap())
+}
+
+/// `n` lines with running numbers from `from` on, in `parts` partitions.
+fn lines(from: u64, n: u64, parts: u64) -> String {
+    let mut text = String::new();
+    for i in from..from + n {
+        let (status, part, ip) = (200 + i % 3, i % parts, i % 250);
+        let request = format!("GET /a?n={i}&p={part} HTTP/1.1");
+        let line = format!(
+            "10.0.0.{ip} - - [22/Nov/2026:05:10:03 +0000] \"{request}\" {status} 5 \"-\" \"agent {i}\"\n"
+        );
+        text += &line;
+    }
+    text
+}
+
+/// Exactly one row for each number, in the folder that its values say.
+#[track_caller]
+fn one_of_each(temp: &Temp, numbers: std::ops::Range<u64>, parts: u64) {
+    let mut seen: BTreeMap<u64, u64> = BTreeMap::new();
+    for (folder, row) in rows(temp) {
+        let n: u64 = row.split('\t').next().unwrap().parse().unwrap();
+        assert_eq!(folder, format!("access/status={}/p={}", 200 + n % 3, n % parts), "{row}");
+        *seen.entry(n).or_default() += 1;
+    }
+    let twice: Vec<_> = seen.iter().filter(|(_, n)| **n != 1).take(5).collect();
+    assert!(twice.is_empty(), "rows that are there more than once: {twice:?}");
+    let missing: Vec<u64> = numbers.clone().filter(|n| !seen.contains_key(n)).take(5).collect();
+    assert!(
+        missing.is_empty() && seen.len() as u64 == numbers.end - numbers.start,
+        "missing {missing:?} of {}",
+        seen.len()
+    );
+}
+
+fn send(temp: &Temp, host: &str, to: &str) {
+    let pattern = temp.path(&format!("logs/{host}/access.log.<%Y%m%d%H>"));
+    let mut tail = tail(temp, host, &pattern, to, &[], &["--once", "--timeout", "60s"]);
+    assert_eq!(tail.wait(Duration::from_secs(70)), 0, "{}", tail.log());
+}
+
+#[test]
+fn every_line_of_a_certified_hour_is_a_row_and_an_hour_sent_again_replaces_its_rows() {
+    let temp = Temp::new("etl");
+    let hour = past_hours(1)[0].to_string();
+    let name = format!("web1_{hour}");
+    let source = temp.file(&format!("logs/web1/access.log.{hour}"), lines(0, 3_000, 4));
+    let mut store = etl(&temp, &[]);
+    store.restart();
+    let to = store.addr().to_string();
+    send(&temp, "web1", &to);
+    let done = until(SOON, "rows", || marker(&temp, "etl_done", &name));
+    assert_eq!((&done["lines"], &done["rows"]["access"]), (&3_000.into(), &3_000.into()), "{done}");
+    assert_eq!(done["files"].as_array().unwrap().len(), 12, "{done}");
+    one_of_each(&temp, 0..3_000, 4);
+    // What `sha256sum` says of each file.
+    for file in done["files"].as_array().unwrap() {
+        let path = temp.path("save").join(file["path"].as_str().unwrap());
+        let sum = run(std::process::Command::new("sha256sum").arg(&path), SOON);
+        assert!(sum.out.starts_with(file["sha256"].as_str().unwrap()), "{sum:?}");
+    }
+
+    // The hour comes again with other lines, in other partitions.
+    fs::write(&source, lines(5_000, 4_000, 2)).unwrap();
+    fs::remove_dir_all(temp.path("web1.state")).unwrap();
+    send(&temp, "web1", &to);
+    until(SOON, "new rows", || marker(&temp, "etl_done", &name).filter(|m| m["lines"] == 4_000));
+    one_of_each(&temp, 5_000..9_000, 2);
+    let mut left = Vec::new();
+    files(&temp.path("save/etl_aside"), &mut left);
+    assert_eq!(left, [temp.path("save/etl_aside/.lock")]);
+    // Folders of the old rows that became empty are gone.
+    assert!(!temp.path("save/etl/access/status=200/p=3").exists());
+
+    // The command is not for a store whose role runs, and finds nothing to do when it does not.
+    let ran = logd(&["etl".as_ref(), store.config().as_os_str()]);
+    assert!(ran.code == 2 && ran.err.contains("another logd writes tables there"), "{ran:?}");
+    assert_eq!(store.terminate(), 0);
+    let ran = logd(&["etl".as_ref(), store.config().as_os_str()]);
+    assert!(ran.code == 0 && ran.err.contains("has its rows"), "{ran:?}");
+    let status = logd(&["status".as_ref(), store.config().as_os_str()]);
+    assert_eq!(status.code, 0, "{status:?}");
+}
+
+#[test]
+fn a_real_log_gives_a_row_for_each_line() {
+    let Some(shared) = shared("a_real_log_gives_a_row_for_each_line") else { return };
+    let temp = Temp::new("etl-real");
+    let hour = past_hours(1)[0].to_string();
+    let log = fs::read(shared.join("data/apache_combined.log")).unwrap();
+    temp.file(&format!("logs/web1/access.log.{hour}"), &log);
+    temp.file("columns.json", r#"{"access": {"columns": ["status", "path"], "partitions": ["day"]}}"#);
+    let mut store = etl(&temp, &[]);
+    store.restart();
+    send(&temp, "web1", &store.addr().to_string());
+    let done = until(SOON, "rows", || marker(&temp, "etl_done", &format!("web1_{hour}")));
+    assert!(done["rejected"].as_object().unwrap().is_empty(), "{done}");
+    // Days as they stand in the lines.
+    let mut want: BTreeMap<String, usize> = BTreeMap::new();
+    for line in log.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
+        let line = String::from_utf8_lossy(line);
+        let day = line.split_once('[').unwrap().1.get(..2).unwrap().to_owned();
+        *want.entry(format!("access/day=201505{day}")).or_default() += 1;
+    }
+    let mut have: BTreeMap<String, usize> = BTreeMap::new();
+    for (folder, _) in rows(&temp) {
+        *have.entry(folder).or_default() += 1;
+    }
+    assert_eq!(have, want);
+    assert_eq!(want.values().sum::<usize>(), 10_000);
+    assert_eq!(store.terminate(), 0);
+}
+
+/// Two hours certified, the role killed at a random moment of its work on them, again and again; at the end one of each.
+#[test]
+fn killed_at_any_moment_there_is_one_copy_of_each_row() {
+    let temp = Temp::new("etl-kill");
+    let mut rng = Rng::new(seed());
+    let hours = past_hours(2);
+    let name = |n: usize| format!("web1_{}", hours[n]);
+    let write = |round: u64| {
+        for (n, hour) in hours.iter().enumerate() {
+            // Another layout each time, so that rows left behind would be seen.
+            let text = lines(round * 100_000 + n as u64 * 4_000, 4_000, 3 + round % 4);
+            temp.file(&format!("logs/web1/access.log.{hour}"), text);
+        }
+    };
+    let mut store = etl(&temp, &[]);
+    let (rounds, kills) = if soak() { (10, 15) } else { (3, 17) };
+    let (mut killed, mut begun, mut placing) = (0, 0, 0);
+    for round in 0..rounds {
+        write(round);
+        let _ = fs::remove_dir_all(temp.path("web1.state"));
+        store.restart();
+        send(&temp, "web1", &store.addr().to_string());
+        for (n, hour) in hours.iter().enumerate() {
+            until(SOON, "the tags", || {
+                certified(&temp.path("save"), "web1", hour);
+                marker(&temp, "etl_done", &name(n)).filter(|m| is_of(m, round))
+            });
+        }
+        one_of_each(&temp, round * 100_000..round * 100_000 + 8_000, 3 + round % 4);
+        store.kill();
+        for _ in 0..kills {
+            // As if nothing had been done: markers of other bytes, and the rows they tell of.
+            for n in 0..2 {
+                forget(&temp, &name(n));
+            }
+            store.restart();
+            // Below the time that the work takes here, and somewhat beyond.
+            std::thread::sleep(Duration::from_micros(rng.below(150_000)));
+            store.kill();
+            killed += 1;
+            let aside = |n: usize| temp.path(&format!("save/etl_aside/{}", name(n)));
+            begun += usize::from((0..2).any(|n| aside(n).exists()));
+            placing += usize::from((0..2).any(|n| aside(n).join("plan").exists()));
+        }
+        store.restart();
+        for n in 0..2 {
+            until(SOON, "rows", || {
+                marker(&temp, "etl_done", &name(n))
+                    .filter(|m| is_of(m, round) && m["source"]["revision"] != 0)
+            });
+        }
+        until(SOON, "an empty etl_aside", || {
+            (!(0..2).any(|n| temp.path(&format!("save/etl_aside/{}", name(n))).exists())).then_some(())
+        });
+        one_of_each(&temp, round * 100_000..round * 100_000 + 8_000, 3 + round % 4);
+        store.kill();
+    }
+    println!("{killed} kills, {begun} within an hour's work, {placing} while rows were put in place");
+}
+
+/// Are these the rows of this round's lines?
+fn is_of(marker: &Value, round: u64) -> bool {
+    let parts = 3 + round % 4;
+    marker["files"]
+        .as_array()
+        .is_some_and(|f| f.len() as u64 == if parts.is_multiple_of(3) { parts } else { 3 * parts })
+}
+
+/// Lets a marker be of a revision that never was, so that the hour is done again.
+fn forget(temp: &Temp, name: &str) {
+    let path = temp.path(&format!("save/etl_done/{name}"));
+    let Ok(bytes) = fs::read(&path) else { return };
+    let mut marker: logd::etl::tables::Marker = logd::record::from_json(&bytes).unwrap();
+    marker.source.revision = 0;
+    fs::write(&path, logd::record::to_json(&marker)).unwrap();
+}
+
+// ---- the command ----
+
+/// A config for `logd etl`; the columns are written beside it.
+fn config(temp: &Temp, columns: &str, keys: &[(&str, &str)]) -> PathBuf {
+    temp.file("columns.json", columns);
+    etl(temp, keys).config().to_owned()
+}
+
+fn command(config: &Path, args: &[&str]) -> Ran {
+    let mut all = vec!["etl", config.to_str().unwrap()];
+    all.extend(args);
+    logd(&all)
+}
+
+#[test]
+fn filters_kinds_and_rejected_lines_are_counted_and_kept() {
+    let temp = Temp::new("etl-filter");
+    let columns = r#"{"errors": {"match": [{"field": "status", "regex": "^5"}], "columns": ["status", "", "path"]},
+        "pages": {"match": [{"field": "path", "regex": "\\.gif$", "not": true}], "columns": ["path", "b", "q"], "partitions": ["b"]}}"#;
+    let black = temp.file("black", "10.0.0.0/24 # them\n").display().to_string();
+    let white = temp.file("white", "^www\\.\n").display().to_string();
+    let format = r#"$host $remote_addr [$time_local] "$request" $status"#;
+    let config = config(
+        &temp,
+        columns,
+        &[
+            ("ip_black_list", &black),
+            ("hosts_white_list", &white),
+            ("log_format", format),
+            ("max_reject", "30"),
+        ],
+    );
+    let line = |host: &str, ip: &str, request: &str, status: u16| {
+        format!("{host} {ip} [22/Nov/2026:05:10:03 +0000] \"{request}\" {status}\n")
+    };
+    let text = [
+        line("www.a", "1.1.1.1", "GET /x?b=..%2F&q=a%09b%5C HTTP/1.1", 200),
+        line("www.a", "1.1.1.1", "GET /y HTTP/1.1", 200),
+        line("www.a", "1.1.1.1", "GET /y.gif HTTP/1.1", 500),
+        line("www.a", "1.1.1.1", "GET /y.gif HTTP/1.1", 200),
+        line("img.a", "1.1.1.1", "GET /z HTTP/1.1", 200),
+        line("www.a", "10.0.0.200", "GET /z HTTP/1.1", 200),
+        "no line\n".into(),
+        "\n".into(),
+    ];
+    let log = temp.file("web1_2026112205", text.concat());
+    let ran = command(&config, &[log.to_str().unwrap()]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let mut all = rows(&temp);
+    all.sort();
+    let want = [
+        ("errors", "500\t\t/y.gif"),
+        ("pages/b=..%2F", "/x\t../\ta\\tb\\\\"),
+        ("pages/b=__HIVE_DEFAULT_PARTITION__", "/y\t\t"),
+    ];
+    assert_eq!(all, want.map(|(f, r)| (f.to_owned(), r.to_owned())));
+    let done = marker(&temp, "etl_done", "web1_2026112205").unwrap();
+    assert_eq!(done["filtered"], serde_json::json!({"host": 1, "address": 1, "kind": 1}), "{done}");
+    let rejected = fs::read_to_string(temp.path("save/etl_reject/web1_2026112205")).unwrap();
+    let rejected: Vec<&str> = rejected.lines().collect();
+    assert!(
+        rejected.len() == 2
+            && rejected[0].starts_with("7\tlog_format: ")
+            && rejected[0].ends_with("\tno line"),
+        "{rejected:?}"
+    );
+    assert_eq!(rejected[1], "8\tempty line\t");
+
+    // One more bad line is too much; the rows stand as they were.
+    fs::write(&log, text.concat() + "bad\n").unwrap();
+    let ran = command(&config, &[log.to_str().unwrap()]);
+    assert!(
+        ran.code == 1 && ran.out.contains("3 of 9 lines were rejected, more than max_reject = 30 percent"),
+        "{ran:?}"
+    );
+    assert!(marker(&temp, "etl_fail", "web1_2026112205").is_some() && rows(&temp).len() == 3);
+    // Better lines take the failure away.
+    fs::write(&log, text[..2].concat()).unwrap();
+    assert_eq!(command(&config, &[log.to_str().unwrap()]).code, 0);
+    assert!(marker(&temp, "etl_fail", "web1_2026112205").is_none());
+    assert!(!temp.path("save/etl_reject/web1_2026112205").exists() && rows(&temp).len() == 2);
+
+    // Wrong lists are told with their lines, by `check` too.
+    temp.file("white", "ok\n(\n");
+    temp.file("black", "1.2.3.4.5\n");
+    for ran in [command(&config, &[log.to_str().unwrap()]), logd(&["check".as_ref(), config.as_os_str()])] {
+        assert_eq!(ran.code, 2);
+        assert!(ran.err.contains("white:2: ") && ran.err.contains("black:1: "), "{ran:?}");
+    }
+}
+
+#[test]
+fn the_originals_layout_kinds_and_folders() {
+    let temp = Temp::new("etl-original");
+    let columns = r#"{"access": {"columns": ["", "event_time", "event_ip", "event_ipinlong"], "partitions": ["event_day", "globalhao123_host", "globalhao123_type"]},
+        "click": {"columns": ["l1", "l2", "event_urlparams"], "partitions": ["event_day"]},
+        "open": {"columns": ["event_spiderdetail"], "partitions": ["tn"]},
+        "others": {"columns": ["event_urlpath", "cookie.B"], "partitions": []}}"#;
+    let spiders = temp.file("spiders", "Googlebot\nmsnbot\n").display().to_string();
+    let config = config(
+        &temp,
+        columns,
+        &[
+            ("log_format", "original"),
+            ("partition_style", "bare"),
+            ("column_prefixes", "event_, globalhao123_"),
+            ("spider_list", &spiders),
+            ("etl_gzip", "yes"),
+        ],
+    );
+    let line = |request: &str, client: &str| {
+        format!(
+            "www.h.com 10.0.0.1 - - [17/May/2015:10:05:03 +0800] \"GET {request} HTTP/1.1\" 200 1 2 \"-\" A=1; B=2; \"x msnbot y\" \"{client}\" o\n"
+        )
+    };
+    let text = [
+        line("/img/gut.gif?type=access", "1.2.3.4"),
+        line("/img/gut.gif?type=other&l[]=a&l[]=b", "-"),
+        line("/img/open-gut.gif?type=access", "-"),
+        line("/page.html", "-"),
+        line("/page.html?type=bad_type", "-"),
+        line("/img/gut.gif?type=b%20d", "-"),
+        line("/x.css", "-"),
+    ];
+    let log = temp.file("web1_2015051710.gz", gzipped(text.concat().as_bytes()));
+    let ran = command(&config, &[log.to_str().unwrap()]);
+    assert!(
+        ran.code == 0 && ran.out.contains("7 lines: 4 rows in 4 files, 3 filtered, 0 rejected"),
+        "{ran:?}"
+    );
+    let read = |path: &str| {
+        let file = fs::File::open(temp.path("save/etl").join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+        std::io::read_to_string(flate2::read::MultiGzDecoder::new(file)).unwrap()
+    };
+    let file = "web1_2015051710.tsv.gz";
+    assert_eq!(
+        read(&format!("access/20150517/www.h.com/access/{file}")),
+        "\t2015-05-17 10:05:03\t1.2.3.4\t16909060\n"
+    );
+    assert_eq!(read(&format!("click/20150517/{file}")), "a\tb\ttype\x03other\x02l1\x03a\x02l2\x03b\n");
+    assert_eq!(read(&format!("open/NONE/{file}")), "msnbot\n");
+    assert_eq!(read(&format!("others/{file}")), "/page.html\t2\n");
+}
