@@ -14,8 +14,7 @@
 //! collector that has begun to acknowledge it.
 //!
 //! **On a receiver** [`receiver`] cuts a connection's bytes into packs and verifies each, its signature before its body
-//! ([`auth`]);
-//! [`receiver::gate`] decides under one lock whether it is new, known, early, of an old copy or in conflict, and makes
+//! ([`auth`]); [`receiver::gate`] decides under one lock whether it is new, known, early, of an old copy or in conflict, and makes
 //! it durable in the [`spool`] before `ok` is sent. A relay (`logd collector`, [`roles::relay`]) sends it on from there.
 //!
 //! **On the collector** (`logd fcollector`, [`roles::collector`]) [`output::hours`] applies packs in id order to the
@@ -23,17 +22,22 @@
 //! by pack, against the digests that the sender computed, and only then is the hour's tag written ([`integrity`]).
 //! [`footprint`] is what the gate remembers of each hour.
 //!
-//! **For queries** (`logd etlcollector`, [`roles::tables`]) [`etl`] takes the lines of each certified hour apart and puts rows into
-//! the folders of tables, all or nothing.
+//! **For queries** (`logd etlcollector`, [`roles::tables`]) [`etl`] takes the lines of each certified hour apart and puts rows
+//! into the folders of tables, all or nothing.
+//!
+//! **Beside the way of the lines**, so that none of it can hold them up: every role tells the [`monitor`] that it lives
+//! ([`heartbeat`]) and what it complains of, counts what it does ([`metrics`]), knows whether it is well ([`health`]), and
+//! answers questions ([`http`]). [`overview`] is what a page shows of a fleet, [`inventory`] what it and the operator's commands
+//! see in a store.
 //!
 //! **Everything** touches files only through [`disk`] and time only through [`clock`]; both have a simulated form, so
 //! that `tests/proof/crash.rs` can stop any machine at any disk call of a whole follower → relay → collector.
-//! Stages are plain structs that take bytes, packs and a clock and return decisions; only [`roles`] joins them, and only
-//! its `serve` and `ship` own threads. [`record`] is how spool and journal frame what they append. [`config`] reads the
-//! INI file, [`cli`] and [`ops`] are the command line and the operator's commands, [`inventory`] what they and the page see in a store, [`instance`] and [`state`] the state
-//! directory, [`mod@log`] our own log, [`overview`] what a page or a program is told of a fleet, [`http`] how,
-//! [`metrics`] and [`health`] what a role tells of itself, [`name`] the rule for senders' names, [`shutdown`] the way to stop.
-//! [`planted`] holds bugs that the proof switches on to see whether it would notice; in a release build they are gone.
+//! Stages are plain structs that take bytes, packs and a clock and return decisions; only [`roles`] joins them and owns
+//! threads: its `serve` and `ship` those of the lines. Connections are [`tls`]'s, with TLS or without. [`record`] is how spool and
+//! journal frame what they append. [`config`] reads the INI file, [`cli`] and [`ops`] are the command line and the operator's
+//! commands, [`instance`] and [`state`] the state directory, [`mod@log`] our own log, [`name`] the rule for senders' names,
+//! [`shutdown`] the way to stop. [`planted`] holds bugs that the proof switches on to see whether it would notice; in a release
+//! build they are gone.
 //!
 //! A module uses only modules of lower layers; `tests/layers.rs` holds the table.
 

@@ -100,6 +100,30 @@ pub fn ranges(list: &[(u64, u64)]) -> String {
     text
 }
 
+/// How many messages of a kind are written in a minute. Others can cause them, and our log is on a disk.
+#[derive(Default)]
+pub struct Cap {
+    since_ms: u64,
+    count: u32,
+}
+
+/// That many.
+const CAP: u32 = 120;
+
+impl Cap {
+    /// May one more be written at this time (monotonic milliseconds)? With a sentence about those that were not.
+    pub fn allows(&mut self, now_ms: u64) -> (bool, Option<String>) {
+        let mut unsaid = None;
+        if now_ms.saturating_sub(self.since_ms) >= 60_000 {
+            unsaid =
+                self.count.checked_sub(CAP).filter(|n| *n > 0).map(|n| format!("and {n} more like these"));
+            (self.since_ms, self.count) = (now_ms, 0);
+        }
+        self.count = self.count.saturating_add(1);
+        (self.count <= CAP, unsaid)
+    }
+}
+
 /// Warnings and errors that are kept for whoever asks, and characters of each.
 const RECENT: usize = 100;
 const RECENT_CHARS: usize = 1_000;
@@ -294,6 +318,15 @@ pub fn complain(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_cause_is_written_so_often_and_then_counted() {
+        let mut cap = Cap::default();
+        let written = (0..300).filter(|_| cap.allows(100_000).0).count();
+        assert_eq!((written, cap.allows(159_999)), (CAP as usize, (false, None)));
+        assert_eq!(cap.allows(160_000), (true, Some("and 181 more like these".into())));
+        assert_eq!(cap.allows(220_000), (true, None));
+    }
 
     #[test]
     fn a_tap_gets_what_is_important_and_never_holds_anybody_up() {

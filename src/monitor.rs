@@ -51,6 +51,10 @@ const HOST_MAX: usize = 128;
 const NAMED_MAX: usize = 10;
 /// Nodes that one address may register.
 const NODES_PER_ADDRESS: usize = 64;
+/// Nodes that one peer may register, for others whom `allow` names; one must not take the places of all.
+const NODES_PER_PEER: usize = overview::NODES_MAX / 4;
+/// Nodes of one round that are an alarm each; more of them are one alarm.
+const ALARMS_MAX: usize = 3;
 
 /// Something for the monitor's own log: 0 is an error, 1 a warning, 2 what goes on.
 pub type Said = (u8, String);
@@ -157,6 +161,13 @@ impl Monitor {
         if known.is_none() && self.nodes.len() >= overview::NODES_MAX {
             return Err(format!("{} nodes are registered already, the limit", overview::NODES_MAX));
         }
+        // Whoever is at an address speaks for it before anybody who only says so.
+        if let Some(by) = known.and_then(|n| n.by).filter(|by| *by != peer && ip != peer) {
+            return Err(format!("{ip}:{port} was registered by {by}, not by {peer}"));
+        }
+        if known.is_none() && self.nodes.registered_by(peer) >= NODES_PER_PEER {
+            return Err(format!("{peer} has registered {NODES_PER_PEER} nodes already, the limit"));
+        }
         let same = known.is_some_and(|n| n.role == role && n.hostname == hostname && n.by == Some(peer));
         let mut node = known.cloned().unwrap_or_else(|| Node::new(ip, port));
         node.by = Some(peer);
@@ -188,9 +199,9 @@ impl Monitor {
         let (ip, port) = self.claimed(m, peer);
         let text = |name: &str| m.get(name).map_or("", String::as_str);
         let mut node = self.nodes.get(ip, port).cloned().unwrap_or_else(|| Node::new(ip, port));
-        // A message is a sign of life, and no registration.
-        node.beat_ms = now_ms;
-        if self.nodes.get(ip, port).is_some() {
+        // A message is a sign of life, and no registration; of another's life it is none.
+        if self.nodes.get(ip, port).is_some_and(|n| ip == peer || n.by == Some(peer)) {
+            node.beat_ms = now_ms;
             self.nodes.put(node.clone(), false);
         }
         let (kind, said) = (short(text("type"), WORD_MAX), short(text("msg"), MESSAGE_MAX));
@@ -257,6 +268,7 @@ impl Monitor {
 
     /// What came of a round.
     pub fn checked(&mut self, results: Vec<(SocketAddr, Result<(), String>)>, now_ms: i64) {
+        let (mut down, mut up) = (Vec::new(), Vec::new());
         for (at, result) in results {
             let count = if result.is_ok() { &metrics::BEATS_ANSWERED } else { &metrics::BEATS_MISSED };
             count.inc();
@@ -278,7 +290,7 @@ impl Monitor {
                         self.event(What::Error, &node, "heart-beat again", &text, now_ms);
                         self.said.push((2, format!("node {}: answers again: {text}", node.label())));
                         let text = format!("node {} answers again, {text}", node.label());
-                        self.alarms.push((subject, text));
+                        up.push((subject, text, node.label()));
                     }
                 }
                 Err(why) if changed => {
@@ -286,12 +298,29 @@ impl Monitor {
                     let text = format!("{at}: {why}; down since {}", self.seconds(now_ms));
                     self.event(What::Error, &node, "no heart-beat", &text, now_ms);
                     self.said.push((1, format!("node {}: no heart-beat: {why}", node.label())));
-                    self.alarms.push((subject, format!("node {} does not answer: {why}", node.label())));
+                    down.push((
+                        subject,
+                        format!("node {} does not answer: {why}", node.label()),
+                        node.label(),
+                    ));
                 }
                 Err(_) => {}
             }
             self.nodes.put(node, changed);
         }
+        self.alarm(down, "nodes do not answer");
+        self.alarm(up, "nodes answer again");
+    }
+
+    /// An alarm for each, or one for all: behind a switch that is dead there are hundreds, and a program that is run for each of
+    /// them would keep the others waiting.
+    fn alarm(&mut self, of: Vec<(String, String, String)>, what: &str) {
+        if of.len() <= ALARMS_MAX {
+            self.alarms.extend(of.into_iter().map(|(subject, text, _)| (subject, text)));
+            return;
+        }
+        let named: Vec<&str> = of.iter().take(NAMED_MAX).map(|(.., label)| label.as_str()).collect();
+        self.alarms.push((what.to_owned(), format!("{} {what}, such as {}", of.len(), named.join(", "))));
     }
 
     /// A time without its milliseconds.

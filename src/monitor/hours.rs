@@ -7,7 +7,7 @@ use crate::name;
 use crate::overview::{HOURS_MAX, HostHour, NO_DATA, Overview, STATES};
 use crate::record;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 /// Bytes of the file, at most.
@@ -31,6 +31,11 @@ struct Told {
     from: String,
     #[serde(flatten)]
     hour: HostHour,
+}
+
+/// The address at the beginning of who told.
+fn peer_of(from: &str) -> &str {
+    from.split_once(' ').map_or(from, |(peer, _)| peer)
 }
 
 /// Is the command one that sends this hour again, and nothing else?
@@ -74,7 +79,7 @@ impl Hours {
         };
         match bytes.map(|b| record::from_json::<Saved>(&b)) {
             None => {}
-            Some(Ok(saved)) => hours.put(saved.hours),
+            Some(Ok(saved)) => drop(hours.put(saved.hours)),
             Some(Err(why)) => {
                 said.push((1, format!("{}: {why}; collectors tell its hours again", path.display())));
             }
@@ -109,11 +114,17 @@ impl Hours {
             }
             Told { from: from.to_owned(), hour }
         });
-        self.put(told.collect());
-        Ok(())
+        match self.put(told.collect()) {
+            0 => Ok(()),
+            n => Err(format!(
+                "{n} hours are left out: {HOURS_MAX} are known, the limit, and most of them from here"
+            )),
+        }
     }
 
-    fn put(&mut self, hours: Vec<Told>) {
+    /// How many were left out: when the list is full, whoever has told most of it gives way.
+    fn put(&mut self, hours: Vec<Told>) -> usize {
+        let mut left_out = 0_usize;
         for told in hours {
             let key = (told.hour.hour.clone(), told.hour.name.clone());
             // That one collector has nothing of a host says nothing where another one has: a host sends to one of them.
@@ -121,12 +132,26 @@ impl Hours {
             if known.is_some() && told.hour.state == NO_DATA {
                 continue;
             }
+            if self.list.len() >= HOURS_MAX && !self.list.contains_key(&key) {
+                let mut by_peer: HashMap<&str, usize> = HashMap::new();
+                for known in self.list.values() {
+                    let count = by_peer.entry(peer_of(&known.from)).or_default();
+                    *count = count.saturating_add(1);
+                }
+                let most = by_peer.into_iter().max_by_key(|(_, n)| *n).map(|(peer, _)| peer.to_owned());
+                let oldest = self.list.iter().find(|(_, t)| Some(peer_of(&t.from)) == most.as_deref());
+                match oldest.map(|(key, _)| key.clone()) {
+                    Some(oldest) if most.as_deref() != Some(peer_of(&told.from)) => self.list.remove(&oldest),
+                    _ => {
+                        left_out = left_out.saturating_add(1);
+                        continue;
+                    }
+                };
+            }
             self.dirty = true;
             self.list.insert(key, told);
-            if self.list.len() > HOURS_MAX {
-                self.list.pop_first();
-            }
         }
+        left_out
     }
 
     /// Those before this hour go.

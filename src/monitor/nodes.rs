@@ -217,6 +217,11 @@ impl Nodes {
         self.list.range((ip, 0)..=(ip, u16::MAX)).count()
     }
 
+    /// How many this peer has registered.
+    pub fn registered_by(&self, peer: IpAddr) -> usize {
+        self.list.values().filter(|n| n.by == Some(peer)).count()
+    }
+
     /// Writes the file if something changed.
     pub fn save(&mut self) -> disk::Result<()> {
         if !self.dirty {

@@ -97,6 +97,54 @@ fn registrations_are_kept_and_taken_back() {
     }
 }
 
+/// The story: whoever was in `allow` registered a node of another, and could then take it back.
+#[test]
+fn a_node_that_registered_itself_is_nobody_elses() {
+    let mut d = Desk::new("10.0.0.0/8");
+    assert_eq!(d.register("10.0.0.8", "4000", "10.0.0.8"), "0");
+    assert_eq!(d.register("10.0.0.8", "4000", "10.0.0.66"), "1");
+    let leave = [("req", "unregister"), ("ip", "10.0.0.8"), ("port", "4000")];
+    assert_eq!(d.say(&leave, "10.0.0.66"), "1");
+    assert_eq!(d.nodes(), ["10.0.0.8:4000"]);
+    // The other way round the host itself takes over.
+    assert_eq!(d.register("10.0.0.9", "4000", "10.0.0.66"), "0");
+    assert_eq!(d.register("10.0.0.9", "4000", "10.0.0.9"), "0");
+    assert_eq!(d.register("10.0.0.9", "4000", "10.0.0.66"), "1");
+}
+
+#[test]
+fn one_peer_does_not_take_all_places() {
+    let mut d = Desk::new("10.0.0.0/8");
+    let ip = |n: usize| format!("10.1.{}.{}", n / 200, n % 200 + 1);
+    for n in 0..NODES_PER_PEER + 3 {
+        let err = d.register(&ip(n), "1", "10.0.0.66");
+        assert_eq!(err, if n < NODES_PER_PEER { "0" } else { "1" }, "{n}");
+    }
+    assert_eq!(d.register("10.0.0.8", "4000", "10.0.0.8"), "0");
+}
+
+#[test]
+fn many_outages_of_one_round_are_one_alarm() {
+    let mut d = Desk::new("10.0.0.0/8");
+    let all: Vec<SocketAddr> = (1..=9).map(|n| format!("10.0.0.{n}:4000").parse().unwrap()).collect();
+    for at in &all {
+        d.register("", "4000", &at.ip().to_string());
+    }
+    let results =
+        |alive: bool| all.iter().map(|at| (*at, if alive { Ok(()) } else { Err("no".into()) })).collect();
+    for (alive, said) in
+        [(true, ""), (false, "9 nodes do not answer, such as 10.0.0.1:4000"), (true, "9 nodes answer")]
+    {
+        d.m.alarms.clear();
+        d.m.checked(results(alive), T);
+        let told: Vec<&str> = d.m.alarms.iter().map(|(_, text)| text.as_str()).collect();
+        assert!(
+            if said.is_empty() { told.is_empty() } else { told.len() == 1 && told[0].starts_with(said) },
+            "{told:?}"
+        );
+    }
+}
+
 #[test]
 fn nobody_is_asked_whom_nobody_vouches_for() {
     for (allow, wanted) in

@@ -17,7 +17,7 @@ use crate::disk::Disk;
 use crate::health::Health;
 use crate::heartbeat::{self, Frames, Message};
 use crate::integrity::read_hosts;
-use crate::log::{Log, count};
+use crate::log::{Cap, Log, count};
 use crate::metrics;
 use crate::monitor::{Monitor, check};
 use crate::overview::{Node, Overview};
@@ -66,6 +66,8 @@ pub(super) struct Shared {
     /// The name of this host.
     host: String,
     alarms: Alarms,
+    /// Messages of the core that were logged lately.
+    told: Mutex<Cap>,
 }
 
 /// Runs the role; the exit code.
@@ -102,7 +104,8 @@ pub(super) fn run(
     let (alarms, alarm_thread) = Alarms::start(&conf.alarm, &prefix, &w.log);
     let World { disk, clock, zone, log, stop, instance, .. } = w;
     let (monitor, health) = (Mutex::new(monitor), Health::default());
-    let s = Arc::new(Shared { monitor, disk, clock, log, stop, health, zone, host, alarms });
+    let told = Mutex::default();
+    let s = Arc::new(Shared { monitor, disk, clock, log, stop, health, zone, host, alarms, told });
     s.tell();
     s.log.info(&format!("listening on {addr}, {known} known"));
     let mut threads: Vec<_> = alarm_thread.into_iter().collect();
@@ -150,6 +153,13 @@ impl Shared {
             (std::mem::take(&mut m.said), std::mem::take(&mut m.alarms))
         };
         for (level, text) in said {
+            let (allowed, unsaid) = lock(&self.told).allows(self.clock.mono_ms());
+            if let Some(unsaid) = unsaid {
+                self.log.warn(&unsaid);
+            }
+            if !allowed {
+                continue;
+            }
             match level {
                 0 => self.log.error(&text),
                 1 => self.log.warn(&text),

@@ -1,7 +1,7 @@
 //! A receiver's look at itself, every few seconds: what it tells the monitor of its hours, and what is an alarm.
 //!
 //! One thread, beside the role and never waited for. The states of hours go to the monitor as requests `hours`, on
-//! connections of their own: what changed, and all of it once an hour, in case the monitor has lost it. A monitor that does
+//! connections of their own: what changed, and all of it every five minutes, in case the monitor has lost it. A monitor that does
 //! not know that request (the original) says so, and is left alone for an hour.
 //!
 //! Alarms: an hour that is not whole some time after its end, a spool that fills, a disk that pauses the role, files that
@@ -26,8 +26,10 @@ use std::time::Duration;
 const EVERY: Duration = Duration::from_secs(10);
 /// How long a question to the monitor may take.
 const ASK: Duration = Duration::from_secs(5);
-/// All hours are told again, and a monitor that does not understand is tried again, after this time, ms.
+/// A monitor that does not understand is tried again after this time, ms.
 const AGAIN_MS: u64 = 3_600_000;
+/// All hours are told again after this time, ms: the monitor may have lost them, or be told false ones by others.
+const ALL_MS: u64 = 5 * 60_000;
 /// Hours back from now that are looked at.
 pub const SPAN: u64 = 72;
 /// Bytes of the list in one request, as they are quoted in it; with the rest below [`heartbeat::FRAME_MAX`].
@@ -178,7 +180,7 @@ impl Report {
         }
         if now >= told.all_again_ms {
             told.hours.clear();
-            told.all_again_ms = now.saturating_add(AGAIN_MS);
+            told.all_again_ms = now.saturating_add(ALL_MS);
         }
         let key = |h: &HostHour| (h.hour.clone(), h.name.clone());
         let changed: Vec<&HostHour> = hours.iter().filter(|h| told.hours.get(&key(h)) != Some(h)).collect();

@@ -6,7 +6,7 @@ use crate::clock::{self, Clock, Zone};
 use crate::config::ReceiverConfig;
 use crate::disk::Disk;
 use crate::health::Health;
-use crate::log::{Log, count};
+use crate::log::{Cap, Log, count};
 use crate::metrics;
 use crate::pack::Refusal;
 use crate::receiver::gate::{Answer, Gate};
@@ -59,8 +59,8 @@ pub struct Shared {
     pub tls: Option<tls::Server>,
     /// Who has sent and who was denied.
     pub memory: Arc<Memory>,
-    /// Refusals that were logged since the time in ms at which counting began.
-    pub refusals: Mutex<(u64, u32)>,
+    /// Refusals that were logged lately.
+    pub refusals: Mutex<Cap>,
     /// Is the role well?
     pub health: Health,
     /// Who has sent lately, by name.
@@ -69,26 +69,16 @@ pub struct Shared {
     pub ages: Mutex<Ages>,
 }
 
-/// Refusals that are logged in a minute, of whatever kind. Anybody who can connect can cause them, and our log is on a disk.
-const REFUSALS_MAX: u32 = 120;
-
 impl Shared {
     /// Logs that something was refused, unless there was too much of that lately.
     fn refused(&self, error: bool, text: &str) {
-        let now = self.clock.mono_ms();
-        let mut refusals = lock(&self.refusals);
-        if now.saturating_sub(refusals.0) >= 60_000 {
-            let unsaid = refusals.1.saturating_sub(REFUSALS_MAX);
-            *refusals = (now, 0);
-            if unsaid > 0 {
-                self.log.warn(&format!("and {unsaid} more refusals; `logd status` names some of whom"));
-            }
+        let (allowed, unsaid) = lock(&self.refusals).allows(self.clock.mono_ms());
+        if let Some(unsaid) = unsaid {
+            self.log.warn(&format!("{unsaid}; `logd status` names some of whom"));
         }
-        refusals.1 = refusals.1.saturating_add(1);
-        if refusals.1 > REFUSALS_MAX {
+        if !allowed {
             return;
         }
-        drop(refusals);
         if error { self.log.error(text) } else { self.log.warn(text) }
     }
 

@@ -1,6 +1,10 @@
 //! From a configuration file to a running role, and back to an exit code.
 
-use super::admission::{fits, key_of, keyring, may_receive, summary};
+mod receiving;
+
+use receiving::{reports, start_report};
+
+use super::admission::{fits, key_of};
 use super::collector::{self, Collector};
 use super::fleet::Fleet;
 use super::follower::{Follower, Setup, resend};
@@ -16,8 +20,8 @@ use super::whole::Beside;
 use crate::auth::{Keyring, Memory};
 use crate::clock::{self, Clock, Hour, Zone};
 use crate::config::{
-    Config, Errors, EtlConfig, LogConfig, Peer, ReceiverConfig, RelayConfig, Role, SenderConfig, Start,
-    StoreConfig, TailConfig, Warning, WatchConfig,
+    Config, Errors, EtlConfig, LogConfig, Peer, RelayConfig, Role, SenderConfig, Start, StoreConfig,
+    TailConfig, Warning, WatchConfig,
 };
 use crate::disk::Disk;
 use crate::footprint;
@@ -437,62 +441,6 @@ pub(super) fn bind(listen: &str) -> Result<TcpListener, String> {
     Ok(listener)
 }
 
-/// The keys of those who may send, and says what they are; and the memory of who did.
-fn keys_of(conf: &ReceiverConfig, w: &World) -> Result<(Option<Arc<Keyring>>, Arc<Memory>), String> {
-    let keys = keyring(conf)?;
-    let (memory, alarm) = Memory::open(&w.disk, &w.clock, &w.zone, &w.instance.dir, keys.as_ref())
-        .map_err(|e| e.to_string())?;
-    let memory = Arc::new(memory);
-    if let Some(alarm) = alarm {
-        w.log.error(&alarm);
-    }
-    if let Some(tls) = &conf.tls {
-        let mode = if tls.required { "require" } else { "accept (connections without it are taken, too)" };
-        let asked = if tls.client_ca.is_some() { ", clients show certificates" } else { "" };
-        w.log.info(&format!("tls: {mode}{asked}"));
-    }
-    match &keys {
-        Some(keys) => w.log.info(&format!("keys: {}", summary(keys))),
-        None if conf.knows_senders() => {
-            w.log.info("keys: none: a certificate says whose hours a client may send");
-        }
-        None => {
-            w.log.info("keys: none: whoever may connect may send any host's hours");
-        }
-    }
-    Ok((keys.map(|keys| Arc::new(keys.remembering(&memory))), memory))
-}
-
-/// Does anybody want to know how a receiver is?
-fn reports(watch: &WatchConfig, has_hours: bool) -> bool {
-    !watch.alarm.is_empty() || (watch.monitor.is_some() && has_hours)
-}
-
-/// Starts what tells the monitor and the operator how a receiver is, if anybody wants to know.
-fn start_report(
-    pulse: &mut Pulse,
-    watch: &WatchConfig,
-    shared: &Arc<Shared>,
-    state_dir: &Path,
-    (spool_size, alarm_after_ms): (u64, u64),
-    hours: Option<report::Source>,
-) {
-    if !reports(watch, hours.is_some()) {
-        return;
-    }
-    let report = report::Report {
-        shared: Arc::clone(shared),
-        world: Arc::clone(&pulse.world),
-        alarms: pulse.alarms.clone(),
-        state_dir: state_dir.to_owned(),
-        spool_size,
-        monitor: watch.monitor.clone(),
-        hours,
-        alarm_after_ms,
-    };
-    pulse.add(report.start());
-}
-
 /// The sender's TLS. What is configured and cannot be used ends the start, before anything is sent in the clear.
 fn tls_of(conf: &SenderConfig, w: &World) -> Result<Option<Arc<tls::Client>>, String> {
     let Some(conf) = &conf.tls else { return Ok(None) };
@@ -536,24 +484,17 @@ fn run_relay(
     options: RunOptions,
 ) -> Result<u8, String> {
     let say = |e: String| format!("logd: collector: {e}");
-    raise_fd_limit();
-    let zone = Zone::local().map_err(say)?;
-    let dir = crate::state::resolve(&Role::Collector, conf.state_dir.as_deref());
-    may_receive(&conf.receiver, &dir).map_err(say)?;
-    let w = match world(
+    let begun = receiving::begin(
         Role::Collector,
         config,
-        conf.state_dir.as_deref(),
-        (&conf.log, Some(&conf.watch)),
-        zone,
+        (&conf.receiver, conf.state_dir.as_deref(), &conf.log, &conf.watch),
+        warnings,
         options,
-    )? {
-        Ok(w) => w,
+    )?;
+    let (w, keys, tls) = match begun {
+        Ok(b) => (b.w, (b.keys, b.memory), b.tls),
         Err(code) => return Ok(code),
     };
-    warn_all(&w.log, warnings);
-    let (keys, memory) = keys_of(&conf.receiver, &w).map_err(say)?;
-    let tls = conf.receiver.tls.as_ref().map(tls::Server::open).transpose().map_err(say)?;
     let out = tls_of(&conf.sender, &w).map_err(say)?;
     let report = &mut |t: String| w.log.error(&t);
     let (gate, mut relay, waiting) =
@@ -566,7 +507,7 @@ fn run_relay(
     let to = conf.sender.send_to.join(", ");
     let mut pulse = w.pulse(&conf.watch, Role::Collector, &host_name(), false);
     w.log.info(&format!("listening on {addr}, passing on to {to}"));
-    let (shared, instance) = share(w, gate, (keys, memory), tls);
+    let (shared, instance) = share(w, gate, keys, tls);
     start_report(&mut pulse, &conf.watch, &shared, &instance.dir, (conf.spool.size, 0), None);
     let server = Server::start(listener, conf.receiver.clone(), &shared, false, conf.spool.group_commit_ms);
     let site = Site { word: "collector", roles: metrics::RELAY, health: shared.health.clone(), look: None };
@@ -588,24 +529,17 @@ fn run_store(
 ) -> Result<u8, String> {
     let role = if tables.is_some() { Role::Etlcollector } else { Role::Fcollector };
     let say = |e: String| format!("logd: {}: {e}", role.command());
-    raise_fd_limit();
-    let zone = Zone::local().map_err(say)?;
-    let dir = crate::state::resolve(&role, conf.state_dir.as_deref());
-    may_receive(&conf.receiver, &dir).map_err(say)?;
-    let w = match world(
+    let begun = receiving::begin(
         role,
         config,
-        conf.state_dir.as_deref(),
-        (&conf.log, Some(&conf.watch)),
-        zone,
+        (&conf.receiver, conf.state_dir.as_deref(), &conf.log, &conf.watch),
+        warnings,
         options,
-    )? {
-        Ok(w) => w,
+    )?;
+    let (w, keys, tls) = match begun {
+        Ok(b) => (b.w, (b.keys, b.memory), b.tls),
         Err(code) => return Ok(code),
     };
-    warn_all(&w.log, warnings);
-    let (keys, memory) = keys_of(&conf.receiver, &w).map_err(say)?;
-    let tls = conf.receiver.tls.as_ref().map(tls::Server::open).transpose().map_err(say)?;
     let now = w.clock.mono_ms();
     w.disk.create_dir_all(&conf.save_dir, conf.dir_mode).map_err(|e| say(format!("save_dir: {e}")))?;
     crate::state::refuse_links(&conf.save_dir).map_err(|e| say(format!("save_dir: {e}")))?;
@@ -629,8 +563,8 @@ fn run_store(
     let listener = bind(&conf.receiver.listen).map_err(say)?;
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
     w.log.info(&format!("listening on {addr}, storing in {}", conf.save_dir.display()));
-    let mut pulse = w.pulse(&conf.watch, Role::Fcollector, &host_name(), false);
-    let (shared, instance) = share(w, gate, (keys, memory), tls);
+    let mut pulse = w.pulse(&conf.watch, role, &host_name(), false);
+    let (shared, instance) = share(w, gate, keys, tls);
     let shown = conf.http.hours;
     let span = if reports(&conf.watch, true) { shown.max(report::SPAN) } else { shown };
     let (dir, hosts) = (conf.save_dir.clone(), conf.hosts_file.clone());
