@@ -452,7 +452,9 @@ fn hours_are_told_with_what_is_missing_and_then_as_whole() {
     std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let alarm = format!("{} %s", script.display());
     let mut m = monitor(&temp, &[("recv_port", &support::fixed_addr().to_string())]);
-    let hosts = temp.file("hosts", "web1\nweb2\n").display().to_string();
+    // In the second half of an hour the hour before counts, too: with more hosts there would be so many alarms that they
+    // were told as one.
+    let hosts = temp.file("hosts", "web2\n").display().to_string();
     let (to, save) = (m.addr().to_string(), temp.path("save").display().to_string());
     let keys = [
         ("save_dir", save.as_str()),
@@ -499,7 +501,8 @@ fn hours_are_told_with_what_is_missing_and_then_as_whole() {
     m.kill();
     m.restart();
     m.ready();
-    assert_eq!(hours(&temp).len(), 2);
+    let kept = hours(&temp);
+    assert_eq!(kept.iter().filter(|h| h["hour"] == hour.as_str()).count(), 2, "{kept:?}");
     assert_eq!((store.terminate(), m.terminate()), (0, 0));
 }
 
