@@ -9,7 +9,7 @@
 //! - `etl_aside/NAME/`: files that are being written; with `plan` in it they are whole and are being put in place.
 //!
 //! An hour's files are written and synced aside; then `plan` says which of them go where and which older ones go away, and
-//! from its rename on the hour is carried through, after a crash by [`Tables::recover`]. Every step may be done twice. Without
+//! from its rename on the hour is carried through, after a crash by `Tables::recover`. Every step may be done twice. Without
 //! a plan what lies aside is half an hour and is thrown away. So there is always one copy of each row or, until the source is
 //! read again, none.
 

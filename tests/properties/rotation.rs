@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -19,18 +19,20 @@ const ROTATIONS: usize = 5;
 /// Writes numbered lines until it is stopped.
 struct Writer {
     stop: Arc<AtomicBool>,
+    written: Arc<AtomicU64>,
     thread: JoinHandle<u64>,
 }
 
 impl Writer {
     fn start(dir: PathBuf) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
+        let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stopped, count) = (stop.clone(), written.clone());
         let thread = thread::spawn(move || {
             let open = || fs::File::options().append(true).create(true).open(dir.join("access.log")).unwrap();
             let (mut file, mut lines) = (open(), Lines::new("w", 1));
             while !stopped.load(Ordering::Relaxed) {
                 file.write_all(lines.block(5).as_bytes()).unwrap();
+                count.store(lines.count(), Ordering::Relaxed);
                 thread::sleep(Duration::from_millis(1));
                 if fs::remove_file(dir.join("reopen")).is_ok() {
                     file = open();
@@ -38,7 +40,7 @@ impl Writer {
             }
             lines.count()
         });
-        Self { stop, thread }
+        Self { stop, written, thread }
     }
 
     fn finish(self) -> u64 {
@@ -66,6 +68,11 @@ fn in_files(dir: &Path) -> Vec<String> {
     }
     all.sort();
     all
+}
+
+/// The highest number of a line that arrived.
+fn newest(save: &Path) -> Option<u64> {
+    stored(save).iter().filter_map(|l| number(format!("{l}\n").as_bytes(), "w")).max()
 }
 
 fn stored(save: &Path) -> Vec<String> {
@@ -113,23 +120,28 @@ fn rotate(what: &str, options: &str, loses: bool) {
         ),
     );
     let writer = Writer::start(dir.clone());
+    let save = temp.path("save");
     for n in 0..ROTATIONS {
-        thread::sleep(Duration::from_millis(1_500));
+        thread::sleep(Duration::from_millis(500));
+        // Of several rotations that a follower meets at once it cannot know whether they were all: not before it has gone on
+        // with the new file is there another one.
+        let now = writer.written.load(Ordering::Relaxed);
+        until(SOON, "a line of the new file", || {
+            thread::sleep(Duration::from_millis(100));
+            newest(&save).filter(|n| *n > now)
+        });
         let mut run = Command::new("logrotate");
         run.arg("-f").arg("-s").arg(temp.path("logrotate.state")).arg(&conf);
         let ran = run_for(&mut run);
         assert!(ran.contains("status 0"), "{what}: {ran}");
         if n == 2 {
-            // Until it has gone on with the new file: of several rotations that it meets at once it could not know whether
-            // they were all.
-            thread::sleep(Duration::from_secs(8));
+            thread::sleep(Duration::from_secs(2));
             tail.kill();
             tail.restart();
         }
     }
     let written = writer.finish();
     let expected = in_files(&dir);
-    let save = temp.path("save");
     let deadline = Instant::now() + Duration::from_mins(1);
     let mut arrived = stored(&save);
     while arrived.len() < expected.len() && Instant::now() < deadline {

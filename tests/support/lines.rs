@@ -82,7 +82,8 @@ pub fn check_lines(bytes: &[u8], stream: &str, lines: u64) -> Faults {
     f
 }
 
-fn number(line: &[u8], stream: &str) -> Option<u64> {
+/// The number of a good line, newline included, of that stream.
+pub fn number(line: &[u8], stream: &str) -> Option<u64> {
     let text = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
     let (body, crc) = text.split_at_checked(text.len().checked_sub(8)?)?;
     if u32::from_str_radix(crc, 16).ok()? != crc32fast::hash(body.as_bytes()) {
