@@ -43,7 +43,8 @@ fn the_table_holds_together() {
 fn help_and_version() {
     assert_eq!(call(&["help"]), (0, usage(), String::new()));
     assert_eq!(call(&["--help"]), call(&["help"]));
-    assert_eq!(call(&["--version"]).1, format!("logd {}\n", env!("CARGO_PKG_VERSION")));
+    // Behind it may stand what it was built with.
+    assert!(call(&["--version"]).1.starts_with(concat!("logd ", env!("CARGO_PKG_VERSION"))));
     assert_eq!(call(&["help", "store"]).1, usage_of(find("fcollector").unwrap()));
     assert_eq!(call(&["ready", "-h"]), call(&["help", "ready"]));
     let (code, out, err) = call(&[]);
