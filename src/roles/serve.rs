@@ -6,6 +6,7 @@ use crate::clock::{self, Clock, Zone};
 use crate::config::ReceiverConfig;
 use crate::disk::Disk;
 use crate::health::Health;
+use crate::http::network;
 use crate::log::{Cap, Log, count};
 use crate::metrics;
 use crate::pack::Refusal;
@@ -113,7 +114,8 @@ const SENDERS_MAX: usize = 4_096;
 
 struct Peer {
     stream: Arc<TcpStream>,
-    ip: IpAddr,
+    /// Its address, or of IPv6 the network of it: whom it is counted for.
+    from: IpAddr,
     /// Milliseconds of the monotonic clock; `u64::MAX` while a frame is under way.
     idle_since: Arc<AtomicU64>,
     /// It has shown a good signature.
@@ -310,17 +312,14 @@ fn accept_loop(
             s.memory.denied("", &ip.to_string(), why);
             continue;
         }
-        let (mine, unproven) = {
-            let peers = lock(peers);
-            let mine = || peers.values().filter(|p| p.ip == ip);
-            (mine().count(), mine().filter(|p| !p.proven.load(Ordering::Relaxed)).count())
-        };
+        let from = network(ip);
+        let (mine, unproven) = held(peers, from);
         if mine >= conf.max_connections_per_address {
             metrics::REJECTED_LIMIT.inc();
             s.refused(false, &format!("connection from {ip}: it has {mine} already, the limit; closed"));
             continue;
         }
-        if must_prove && unproven >= conf.max_unproven_per_address && !close_unproven(peers, ip) {
+        if must_prove && unproven >= conf.max_unproven_per_address && !close_unproven(peers, from) {
             metrics::REJECTED_LIMIT.inc();
             s.refused(false, &format!(
                 "connection from {ip}: it has {unproven} under way that have shown no good signature or certificate, the \
@@ -328,7 +327,9 @@ fn accept_loop(
             ));
             continue;
         }
-        if lock(peers).len() >= max && !close_idle(peers, must_prove) && !close_of_many(peers, ip, must_prove)
+        if lock(peers).len() >= max
+            && !close_idle(peers, must_prove)
+            && !close_of_many(peers, from, must_prove)
         {
             metrics::REJECTED_LIMIT.inc();
             s.refused(false, &format!("connection from {ip}: all {max} connections are busy; closed"));
@@ -343,7 +344,7 @@ fn accept_loop(
         let proven = Arc::new(AtomicBool::new(false));
         let peer = Peer {
             stream: Arc::clone(&stream),
-            ip,
+            from,
             idle_since: Arc::clone(&idle_since),
             proven: Arc::clone(&proven),
             closing: AtomicBool::new(false),
@@ -377,6 +378,13 @@ fn accept_loop(
     }
 }
 
+/// Connections of an address, and how many of them have shown no good signature.
+fn held(peers: &Peers, from: IpAddr) -> (usize, usize) {
+    let peers = lock(peers);
+    let mine = || peers.values().filter(|p| p.from == from);
+    (mine().count(), mine().filter(|p| !p.proven.load(Ordering::Relaxed)).count())
+}
+
 /// Makes room: the connection that has been idle longest goes.
 fn close_idle(peers: &Peers, must_prove: bool) -> bool {
     let peers = lock(peers);
@@ -395,10 +403,12 @@ fn close_idle(peers: &Peers, must_prove: bool) -> bool {
 /// Makes room among the connections of one address that have shown no good signature: the one that has been idle longest goes.
 /// Behind one address there may be many hosts, and one of them must not lock out the others by connections on which it says
 /// nothing. A host that signs sends as soon as it is connected, so it is hardly ever the one that has waited longest.
-fn close_unproven(peers: &Peers, ip: IpAddr) -> bool {
+fn close_unproven(peers: &Peers, from: IpAddr) -> bool {
     let peers = lock(peers);
     let idle = peers.values().filter(|p| {
-        p.ip == ip && !p.proven.load(Ordering::Relaxed) && p.idle_since.load(Ordering::Relaxed) != u64::MAX
+        p.from == from
+            && !p.proven.load(Ordering::Relaxed)
+            && p.idle_since.load(Ordering::Relaxed) != u64::MAX
     });
     idle.min_by_key(|p| p.idle_since.load(Ordering::Relaxed)).is_some_and(|p| {
         p.idle_since.store(u64::MAX, Ordering::Relaxed);
@@ -410,19 +420,20 @@ fn close_unproven(peers: &Peers, ip: IpAddr) -> bool {
 /// A host that keeps thousands of frames under way must not keep the others out.
 fn close_of_many(peers: &Peers, newcomer: IpAddr, must_prove: bool) -> bool {
     let peers = lock(peers);
-    let mut by_ip: HashMap<IpAddr, usize> = HashMap::new();
+    let mut by_address: HashMap<IpAddr, usize> = HashMap::new();
     for p in peers.values().filter(|p| !p.closing.load(Ordering::Relaxed)) {
-        let n = by_ip.entry(p.ip).or_default();
+        let n = by_address.entry(p.from).or_default();
         *n = n.saturating_add(1);
     }
-    let own = by_ip.get(&newcomer).copied().unwrap_or(0);
-    let Some((ip, _)) = by_ip.into_iter().filter(|(_, n)| *n > own.saturating_add(1)).max_by_key(|(_, n)| *n)
+    let own = by_address.get(&newcomer).copied().unwrap_or(0);
+    let Some((most, _)) =
+        by_address.into_iter().filter(|(_, n)| *n > own.saturating_add(1)).max_by_key(|(_, n)| *n)
     else {
         return false;
     };
     let of_it = peers
         .iter()
-        .filter(|(_, p)| p.ip == ip && p.may_go(must_prove) && !p.closing.load(Ordering::Relaxed));
+        .filter(|(_, p)| p.from == most && p.may_go(must_prove) && !p.closing.load(Ordering::Relaxed));
     match of_it.min_by_key(|(id, p)| (p.proven.load(Ordering::Relaxed), **id)) {
         Some((_, p)) => {
             p.closing.store(true, Ordering::Relaxed);
@@ -672,5 +683,45 @@ impl Connection {
             oldest.and_then(|name| senders.remove(&name));
         }
         senders.insert(name, Seen { ip: self.ip, at_ms });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who has an IPv6 address has a network of them.
+    #[test]
+    fn connections_over_ipv6_are_counted_by_network() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peers: Peers = Arc::default();
+        let connect = |id: u64, ip: &str| {
+            let stream = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+            let peer = Peer {
+                stream,
+                from: network(ip.parse().unwrap()),
+                idle_since: Arc::new(AtomicU64::new(id)),
+                proven: Arc::default(),
+                closing: AtomicBool::new(false),
+            };
+            lock(&peers).insert(id, peer);
+        };
+        for n in 0..5 {
+            connect(n, &format!("2001:db8:0:1:{n:x}::7"));
+        }
+        for (id, ip) in [(5, "2001:db8:0:2::7"), (6, "192.0.2.1"), (7, "192.0.2.2"), (8, "::ffff:192.0.2.2")]
+        {
+            connect(id, ip);
+        }
+        let of = |ip: &str| held(&peers, network(ip.parse().unwrap())).0;
+        assert_eq!(["2001:db8:0:1::", "2001:db8:0:2::1", "192.0.2.1", "192.0.2.2"].map(of), [5, 1, 1, 2]);
+        // It is such a network that makes room for others.
+        assert!(close_of_many(&peers, network("192.0.2.9".parse().unwrap()), false));
+        let closing: Vec<u64> = lock(&peers)
+            .iter()
+            .filter(|(_, p)| p.closing.load(Ordering::Relaxed))
+            .map(|(id, _)| *id)
+            .collect();
+        assert_eq!(closing, [0]);
     }
 }

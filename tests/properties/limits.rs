@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -320,6 +320,52 @@ fn packs_beyond_a_gap_fill_only_their_senders_share() {
     assert_eq!(store.data("web2", HOUR), b"");
     // And again in the next hour.
     store.peer().send_all(&heavy("web1", "2026112206", 4).packs()[1..3]);
+}
+
+/// The story: limits were by the name of a stream, and a host may have any number of those.
+#[test]
+fn the_streams_of_a_host_have_one_share_and_little_memory() {
+    let store = Store::new("streams", &[("early_per_name", "64k"), ("checkpoint", "100ms")]);
+    let mut peer = store.peer();
+    let mut waiting = 0;
+    while peer.send(&heavy(&format!("web1+s{waiting}"), HOUR, 2).packs()[1]) == Answer::Ok {
+        waiting += 1;
+        assert!(waiting < 9, "each stream has a share of its own");
+    }
+    assert!((2..=4).contains(&waiting), "{waiting} packs of 20 kB");
+    // Another host has its own.
+    store.peer().send_all(&heavy("web2+s1", HOUR, 2).packs()[1..]);
+
+    // Packs behind a gap, so that every hour is waited for: beyond its hours the host must wait, and nobody else.
+    let store = Store::new("streams2", &[("early_per_name", "256M"), ("checkpoint", "100ms")]);
+    let (next, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|s| {
+        for _ in 0..8 {
+            s.spawn(|| {
+                let mut peer = store.peer();
+                while refused.load(Ordering::SeqCst) == 0 {
+                    let n = next.fetch_add(1, Ordering::SeqCst);
+                    assert!(n < 12_000, "any number of streams is taken");
+                    match peer.send(&Pack::ours(&format!("bad+s{n}"), HOUR, 0, 2, b"a line\n")) {
+                        Answer::Ok => {}
+                        Answer::Busy => _ = refused.fetch_add(1, Ordering::SeqCst),
+                        other => panic!("{other:?}"),
+                    }
+                }
+            });
+        }
+    });
+    assert!(next.load(Ordering::SeqCst) > 8_000, "{next:?}");
+    store.settle();
+    assert!(store.log().contains("hours of bad wait"), "{}", store.log());
+    let most = store.process().status_kb("VmHWM");
+    println!("{next:?} streams, at most {most} kB");
+    assert!(most < 80 << 10, "{most} kB");
+    // The packs that are missing are always welcome, and make room.
+    for n in 0..3 {
+        store.peer().deliver(&Pack::ours(&format!("bad+s{n}"), HOUR, 0, 1, b"a line\n"));
+    }
+    store.peer().deliver(&Pack::ours("bad+new", HOUR, 0, 1, b"a line\n"));
 }
 
 #[test]
