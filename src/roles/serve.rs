@@ -9,7 +9,7 @@ use crate::health::Health;
 use crate::http::network;
 use crate::log::{Cap, Log, count};
 use crate::metrics;
-use crate::pack::Refusal;
+use crate::pack::{Meta, Refusal};
 use crate::receiver::gate::{Answer, Gate};
 use crate::receiver::{Budget, Session, lock};
 use crate::shutdown::Shutdown;
@@ -34,6 +34,8 @@ const EXPIRY_MS: u64 = 24 * 3_600_000;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// File descriptors that are kept for files.
 const RESERVED_FDS: usize = 512;
+/// A clock may be wrong by so much before packs are refused for it; hours are named in their hosts' own zones besides.
+const AHEAD_MS: i64 = 24 * 3_600_000;
 /// After a refusal, so much is read and thrown away before the connection is closed.
 const DRAIN_BYTES: usize = 1 << 20;
 
@@ -618,12 +620,39 @@ impl Connection {
         }
     }
 
+    /// What of a pack is of a time that is not yet: hours would wait for ever, and a copy of tomorrow would be newer than all
+    /// that are sent to mend it.
+    fn ahead(&self, meta: &Meta) -> Option<String> {
+        let now = self.s.clock.now_ms();
+        let latest = now.saturating_add(AHEAD_MS);
+        let name = &meta.key.name;
+        let what = if i64::try_from(meta.generation).map_or(true, |begun| begun > latest) {
+            format!(
+                "its copy is numbered {}, which is a time (Unix milliseconds) that is not yet",
+                meta.generation
+            )
+        } else if meta.key.hour.day_of() > self.s.zone.day_at(latest.saturating_add(AHEAD_MS)) {
+            "its hour is not yet".to_owned()
+        } else {
+            return None;
+        };
+        Some(format!(
+            "{}: {what}; here it is {}: correct the clock of {name}, or of this host, or the date in the name of its log \
+             file; a copy is then numbered anew by `logd resend` on {name}",
+            meta.label(),
+            self.s.zone.format_ms(now)
+        ))
+    }
+
     /// Decides about a pack and answers when it is durable.
     fn settle(&mut self, pack: crate::receiver::Arrived) -> Result<(), End> {
         if let Some(why) = lock(&self.s.paused).clone() {
             return Err(End::Refused(Refusal::Busy(why)));
         }
         self.proven.fetch_or(self.session.is_proven(), Ordering::Relaxed);
+        if let Some(why) = self.ahead(&pack.meta) {
+            return Err(End::Refused(Refusal::Busy(why)));
+        }
         let label = pack.meta.label();
         let now = self.s.clock.mono_ms();
         let wall_ms = self.s.clock.now_ms();

@@ -3,6 +3,7 @@
 use super::original::other_address;
 use super::peer::{Answer, Hour, Pack, Peer, Random, lines, newlines, until};
 use super::store::{Store, tree};
+use logd::clock::{Clock, Zone};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -199,6 +200,40 @@ fn when_the_bytes_in_flight_are_used_up_others_wait_and_are_served() {
     }
     store.settle_patiently();
     assert!(store.process().status_kb("VmHWM") < 40_000);
+}
+
+/// The story: the copy of a host whose clock was wrong was newer than all that were sent to mend it.
+#[test]
+fn what_is_of_a_time_to_come_is_not_taken() {
+    let zone = Zone::local().unwrap();
+    let now = Clock::real().now_ms();
+    let at = |hours: i64| zone.hour_at(now + hours * 3_600_000).to_string();
+    let copy = |hours: i64| u64::try_from(now + hours * 3_600_000).unwrap();
+    let store = Store::new("ahead", &[]);
+    let relay = Store::relay("ahead-relay", store.addr(), &[]);
+    for receiver in [&relay, &store] {
+        for (hour, generation) in [
+            (at(0), copy(26)),
+            (at(0), u64::MAX / 4),
+            (at(4 * 24), 0),
+            (at(4 * 24)[..8].to_owned(), 0),
+            ("9999123123".to_owned(), 0),
+        ] {
+            let pack = Pack::ours("web1", &hour, generation, 1, b"a line\n");
+            assert_eq!(receiver.peer().send(&pack), Answer::Busy, "{hour} {generation}");
+            receiver.wait_log(&format!("web1_{hour}"));
+        }
+        receiver.wait_log("correct the clock of web1");
+        receiver.wait_log("from 127.0.0.1: refused");
+    }
+    assert!(store.names("log_data").is_empty() && store.names("aside").iter().all(|n| !n.contains("web1")));
+    // A clock that is a little ahead, and an hour of another zone, are no harm.
+    for (n, hour, generation) in [(1, at(0), copy(20)), (2, at(26), 0), (3, at(26)[..8].to_owned(), 0)] {
+        let raws = vec![lines("early", n, 5)];
+        let hour = Hour { name: format!("ok{n}"), hour, generation, raws };
+        relay.peer().send_all(&hour.packs());
+        store.proven(&hour, 1);
+    }
 }
 
 // ---- disk ----
