@@ -277,6 +277,11 @@ impl Session {
         self.certificate = Some(certificate);
     }
 
+    /// The certificate that it belongs to.
+    pub fn certificate(&self) -> Option<&Certificate> {
+        self.certificate.as_ref()
+    }
+
     /// Has the peer shown a pack with a good signature?
     pub fn is_proven(&self) -> bool {
         self.proven

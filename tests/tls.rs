@@ -421,6 +421,55 @@ fn while_hosts_are_changed_over_both_are_taken() {
     assert_eq!(Client::to(store.addr(), None).send(&first("web1")), "");
 }
 
+/// The story: whose CA was taken away could go on sending for as long as its connection stood.
+#[test]
+fn a_ca_that_is_taken_away_ends_connections_that_stand() {
+    let temp = Temp::new("tls-ca");
+    let trusted = temp.path("ca.pem");
+    let trust = |name: &str| {
+        let fresh = temp.path("ca.new");
+        fs::copy(pki().join(name), &fresh).unwrap();
+        fs::rename(&fresh, &trusted).unwrap();
+    };
+    trust("ca.pem");
+    let mut keys = listener("server");
+    keys.retain(|(key, _)| *key != "tls_client_ca");
+    keys.push(("tls_client_ca", trusted.display().to_string()));
+    let store = Store::new("tls-ca", &text(&keys));
+    let (web1, db1) = (hour("web1"), hour("db1"));
+    let mut idle = Client::to(store.addr(), Some("web1"));
+    assert_eq!(idle.send(&web1.packs()[0]), "ok");
+    // Another one is in the middle of a pack.
+    let mut busy = Client::to(store.addr(), Some("db1"));
+    assert_eq!(busy.send(&db1.packs()[0]), "ok");
+    let frame = db1.packs()[1].frame();
+    let stdin = busy.child.stdin.as_mut().unwrap();
+    stdin.write_all(&frame[..20]).and_then(|()| stdin.flush()).unwrap();
+    until("half of it is there", || {
+        std::thread::sleep(Duration::from_millis(300));
+        Some(())
+    });
+    trust("stranger.pem");
+    store.wait_log("certificate and key read again");
+    assert_eq!(idle.send(&web1.packs()[1]), "");
+    let stdin = busy.child.stdin.as_mut().unwrap();
+    let _ = stdin.write_all(&frame[20..]).and_then(|()| stdin.flush());
+    let mut said = String::new();
+    let _ = busy.out.read_to_string(&mut said);
+    assert_eq!(said, "");
+    store.wait_log("the certificate of db1: the peer's certificate is not signed by the CA");
+    assert_eq!(Client::to(store.addr(), Some("web1")).send(&web1.packs()[1]), "");
+    assert_eq!(Client::to(store.addr(), Some("web1-stranger")).send(&web1.packs()[1]), "ok");
+    trust("ca.pem");
+    for h in [&web1, &db1] {
+        until("it is taken again", || {
+            let mut client = Client::to(store.addr(), Some(&h.name));
+            h.packs().iter().all(|p| client.send(p) == "ok").then_some(())
+        });
+        store.proven(h, 1);
+    }
+}
+
 // ---- attacks --------------------------------------------------------------------------------------------------
 
 /// Whoever has shown nothing gets no more than a deadline and few connections, and an honest sender does not notice.

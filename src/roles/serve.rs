@@ -30,6 +30,8 @@ const STACK: usize = 256 << 10;
 const KEYS_MS: u64 = 1_000;
 /// How often it is looked whether a certificate is about to expire, in ms.
 const EXPIRY_MS: u64 = 24 * 3_600_000;
+/// A connection lives as long as it is used; so often it is asked whether its certificate is still good, in ms.
+const TRUST_MS: u64 = 60_000;
 /// How soon an idle listener sees that the role stops.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// File descriptors that are kept for files.
@@ -248,7 +250,7 @@ fn accept_loop(
     let max = max_connections(conf);
     let mut next_id = 0u64;
     let look_again = Timespec::try_from(LOOK_AGAIN).ok();
-    let (mut keys_ms, mut tls_ms, mut expiry_ms) = (0, 0, 0);
+    let (mut keys_ms, mut tls_ms, mut expiry_ms, mut cas) = (0, 0, 0, 0);
     let must_prove = s.keys.is_some() || s.tls.as_ref().is_some_and(tls::Server::asks_for_certificates);
     while !s.stop.requested() {
         let now = s.clock.mono_ms();
@@ -278,6 +280,10 @@ fn accept_loop(
                 Some(Ok(())) => {
                     s.log.info("tls: certificate and key read again");
                     expiry_ms = now;
+                    if cas != tls.cas() {
+                        cas = tls.cas();
+                        close_all_idle(peers);
+                    }
                 }
                 Some(Err(why)) => s.log.error(&format!("{why}; the certificate of before is used on")),
             }
@@ -364,6 +370,7 @@ fn accept_loop(
             idle_since,
             proven,
             ip,
+            trusted: (0, 0),
         };
         let p = Arc::clone(peers);
         let spawned =
@@ -399,6 +406,14 @@ fn close_idle(peers: &Peers, must_prove: bool) -> bool {
             p.stream.shutdown(Half::Both).is_ok()
         }
         None => false,
+    }
+}
+
+/// Other certificates are good now: who says nothing has to come again and show his; who sends is asked at his next pack.
+fn close_all_idle(peers: &Peers) {
+    for p in lock(peers).values().filter(|p| p.idle_since.load(Ordering::Relaxed) != u64::MAX) {
+        p.idle_since.store(u64::MAX, Ordering::Relaxed);
+        let _ = p.stream.shutdown(Half::Both);
     }
 }
 
@@ -474,6 +489,8 @@ struct Connection {
     idle_since: Arc<AtomicU64>,
     proven: Arc<AtomicBool>,
     ip: IpAddr,
+    /// Under which `tls_client_ca` its certificate was found good, and when.
+    trusted: (u64, u64),
 }
 
 enum End {
@@ -528,7 +545,7 @@ impl Connection {
     fn open(&mut self) -> Result<(), End> {
         let Some(tls) = &self.s.tls else { return Ok(()) };
         let deadline = clock::deadline(Duration::from_millis(self.conf.header_timeout_ms));
-        let tcp = self.stream.socket();
+        let (tcp, cas) = (self.stream.socket(), tls.cas());
         let Some((stream, certificate)) = tls.accept(tcp, deadline).map_err(End::NoTls)? else {
             return Err(End::Closed);
         };
@@ -536,6 +553,7 @@ impl Connection {
             self.s.log.warn(&format!("connection from {}: without TLS, which `tls = accept` takes", self.ip));
         }
         self.stream = stream;
+        self.trusted = (cas, self.s.clock.mono_ms());
         if let Some(certificate) = certificate {
             // With keys, too, it is the signature that proves.
             self.proven.store(self.s.keys.is_none(), Ordering::Relaxed);
@@ -620,6 +638,17 @@ impl Connection {
         }
     }
 
+    /// A connection may have begun under a CA that was taken away, or with a certificate that is over by now.
+    fn check_trust(&mut self) -> Result<(), End> {
+        let (Some(tls), Some(certificate)) = (&self.s.tls, self.session.certificate()) else { return Ok(()) };
+        let (cas, now) = (tls.cas(), self.s.clock.mono_ms());
+        if self.trusted.0 != cas || now.saturating_sub(self.trusted.1) >= TRUST_MS {
+            tls.trusts(certificate).map_err(|why| End::NoTls(format!("{}: {why}", certificate.label())))?;
+            self.trusted = (cas, now);
+        }
+        Ok(())
+    }
+
     /// What of a pack is of a time that is not yet: hours would wait for ever, and a copy of tomorrow would be newer than all
     /// that are sent to mend it.
     fn ahead(&self, meta: &Meta) -> Option<String> {
@@ -649,6 +678,7 @@ impl Connection {
         if let Some(why) = lock(&self.s.paused).clone() {
             return Err(End::Refused(Refusal::Busy(why)));
         }
+        self.check_trust()?;
         self.proven.fetch_or(self.session.is_proven(), Ordering::Relaxed);
         if let Some(why) = self.ahead(&pack.meta) {
             return Err(End::Refused(Refusal::Busy(why)));
