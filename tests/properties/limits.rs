@@ -372,7 +372,7 @@ fn the_streams_of_a_host_have_one_share_and_little_memory() {
     store.peer().send_all(&heavy("web2+s1", HOUR, 2).packs()[1..]);
 
     // Packs behind a gap, so that every hour is waited for: beyond its hours the host must wait, and nobody else.
-    let store = Store::new("streams2", &[("early_per_name", "256M"), ("checkpoint", "100ms")]);
+    let store = Store::new("streams2", &[("checkpoint", "1s")]);
     let (next, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|s| {
         for _ in 0..8 {
