@@ -4,9 +4,10 @@ use super::watch::Ages;
 use crate::auth::{Keyring, Memory};
 use crate::clock::{self, Clock, Zone};
 use crate::config::ReceiverConfig;
+use crate::config::allow::network;
 use crate::disk::Disk;
+use crate::disk::sim::Rng;
 use crate::health::Health;
-use crate::http::network;
 use crate::log::{Cap, Log, count};
 use crate::metrics;
 use crate::pack::{Meta, Refusal};
@@ -249,6 +250,7 @@ fn accept_loop(
     let budget = Budget::new(conf.inflight_bytes);
     let max = max_connections(conf);
     let mut next_id = 0u64;
+    let mut rng = Rng::new(s.clock.now_ms().unsigned_abs());
     let look_again = Timespec::try_from(LOOK_AGAIN).ok();
     let (mut keys_ms, mut tls_ms, mut expiry_ms, mut cas) = (0, 0, 0, 0);
     let must_prove = s.keys.is_some() || s.tls.as_ref().is_some_and(tls::Server::asks_for_certificates);
@@ -327,7 +329,10 @@ fn accept_loop(
             s.refused(false, &format!("connection from {ip}: it has {mine} already, the limit; closed"));
             continue;
         }
-        if must_prove && unproven >= conf.max_unproven_per_address && !close_unproven(peers, from) {
+        if must_prove
+            && unproven >= conf.max_unproven_per_address
+            && !close_unproven(peers, from, s.tls.is_some().then_some(&mut rng))
+        {
             metrics::REJECTED_LIMIT.inc();
             s.refused(false, &format!(
                 "connection from {ip}: it has {unproven} under way that have shown no good signature or certificate, the \
@@ -419,15 +424,24 @@ fn close_all_idle(peers: &Peers) {
 
 /// Makes room among the connections of one address that have shown no good signature: the one that has been idle longest goes.
 /// Behind one address there may be many hosts, and one of them must not lock out the others by connections on which it says
-/// nothing. A host that signs sends as soon as it is connected, so it is hardly ever the one that has waited longest.
-fn close_unproven(peers: &Peers, from: IpAddr) -> bool {
+/// nothing. A host that signs sends as soon as it is connected, so it is hardly ever the one that has waited longest. With TLS a
+/// host that is far away says nothing for some round trips and would always be that one in a flood: any of them goes.
+fn close_unproven(peers: &Peers, from: IpAddr, any: Option<&mut Rng>) -> bool {
     let peers = lock(peers);
     let idle = peers.values().filter(|p| {
         p.from == from
             && !p.proven.load(Ordering::Relaxed)
             && p.idle_since.load(Ordering::Relaxed) != u64::MAX
     });
-    idle.min_by_key(|p| p.idle_since.load(Ordering::Relaxed)).is_some_and(|p| {
+    let chosen = match any {
+        Some(rng) => {
+            let idle: Vec<&Peer> = idle.collect();
+            let at = rng.below((idle.len() as u64).max(1));
+            usize::try_from(at).ok().and_then(|at| idle.get(at).copied())
+        }
+        None => idle.min_by_key(|p| p.idle_since.load(Ordering::Relaxed)),
+    };
+    chosen.is_some_and(|p| {
         p.idle_since.store(u64::MAX, Ordering::Relaxed);
         p.stream.shutdown(Half::Both).is_ok()
     })

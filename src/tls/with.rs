@@ -1,6 +1,7 @@
 //! TLS by rustls.
 
 use super::{Expiry, HANDSHAKE, Stream, Timed};
+use crate::config::allow::network;
 use crate::config::{TlsListen, TlsSend};
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, ring};
@@ -14,10 +15,10 @@ use rustls::{
 };
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -184,8 +185,14 @@ pub struct Server {
     loaded: Mutex<(Loaded, Stamps)>,
     /// How many times the file of those who sign was another one.
     cas: AtomicU64,
-    /// Handshakes under way.
-    handshakes: AtomicUsize,
+    /// Handshakes under way, the oldest first.
+    handshakes: Mutex<Vec<Handshake>>,
+}
+
+/// One handshake, and whom it is counted for.
+struct Handshake {
+    from: IpAddr,
+    tcp: Arc<TcpStream>,
 }
 
 /// What a receiver's files are made into.
@@ -200,12 +207,32 @@ const HANDSHAKES_MAX: usize = 256;
 /// Bytes of a handshake, the client's certificates among them.
 const HANDSHAKE_BYTES: usize = 24 << 10;
 
-/// One handshake; it counts until it is dropped.
-struct Place<'a>(&'a AtomicUsize);
+/// One handshake's place; it is taken until this is dropped.
+struct Place<'a>(&'a Server, Arc<TcpStream>);
+
+impl<'a> Place<'a> {
+    /// When all are taken, the oldest of the address that has most makes room for one of an address that has fewer: some that
+    /// never end must not keep the others out.
+    fn take(server: &'a Server, tcp: &Arc<TcpStream>) -> Option<Self> {
+        let from = network(tcp.peer_addr().ok()?.ip());
+        let mut all = server.handshakes.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= HANDSHAKES_MAX {
+            let of = |from: IpAddr| all.iter().filter(|h| h.from == from).count();
+            let at = (0..all.len()).rev().max_by_key(|at| all.get(*at).map_or(0, |h| of(h.from)))?;
+            if all.get(at).is_none_or(|h| of(h.from) <= of(from)) {
+                return None;
+            }
+            let _ = all.remove(at).tcp.shutdown(Shutdown::Both);
+        }
+        all.push(Handshake { from, tcp: Arc::clone(tcp) });
+        Some(Self(server, Arc::clone(tcp)))
+    }
+}
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let mut all = self.0.handshakes.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|h| !Arc::ptr_eq(&h.tcp, &self.1));
     }
 }
 
@@ -214,7 +241,7 @@ impl Server {
     pub fn open(conf: &TlsListen) -> Result<Self, String> {
         let stamps = stamps(&Self::paths(conf));
         let loaded = Mutex::new((Self::load(conf)?, stamps));
-        let (cas, handshakes) = (AtomicU64::new(0), AtomicUsize::new(0));
+        let (cas, handshakes) = (AtomicU64::new(0), Mutex::default());
         Ok(Self { conf: conf.clone(), loaded, cas, handshakes })
     }
 
@@ -312,10 +339,9 @@ impl Server {
             }
             return Ok(Some((Stream::plain(tcp), None)));
         }
-        let place = Place(&self.handshakes);
-        if self.handshakes.fetch_add(1, Ordering::Relaxed) >= HANDSHAKES_MAX {
+        let Some(place) = Place::take(self, &tcp) else {
             return Err(format!("{HANDSHAKES_MAX} handshakes are under way, the limit; it may try again"));
-        }
+        };
         let config = self.loaded.lock().unwrap_or_else(PoisonError::into_inner).0.config.clone();
         let connection = ServerConnection::new(config).map_err(|e| e.to_string())?;
         let session = shake_hands(connection.into(), &tcp, deadline).map_err(|e| super::explain(&e))?;
