@@ -318,7 +318,7 @@ impl Keyring {
         }))
     }
 
-    /// As [`Keyring::judge`], of a pack that comes from an address, and remembers what came of it.
+    /// As [`Keyring::judge`], of a pack that comes from an address, and remembers it if it is denied.
     pub fn admit(&self, entry: &Entry, key: &HourKey, from: &str) -> Result<bool, String> {
         let Some(memory) = &self.memory else { return self.judge(entry, &key.name) };
         let host = host_of(&key.name);
@@ -333,11 +333,19 @@ impl Keyring {
                 )),
             }
         });
-        match &found {
-            Ok(signer) => memory.taken(&key.name, from, signer.as_ref()),
-            Err(why) => memory.denied(&key.name, from, why),
+        if let Err(why) = &found {
+            memory.denied(&key.name, from, why);
         }
         found.map(|signer| signer.is_some())
+    }
+
+    /// A pack that was admitted is here, whole: only that is remembered of a sender. A header that somebody has recorded shows
+    /// nothing.
+    pub fn arrived(&self, entry: &Entry, key: &HourKey, from: &str, signed: bool) {
+        if let Some(memory) = &self.memory {
+            let known = self.known();
+            memory.taken(&key.name, from, known.get(key_id(entry)).filter(|_| signed));
+        }
     }
 
     /// May a pack with this entry, of this sender, be taken? True = it is signed. The error is for our own log: a stranger

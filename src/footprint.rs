@@ -5,6 +5,7 @@
 //! is derived from the proofs and the spool. `footprint.json` below the state directory shows it to people and
 //! tools; it is loaded at start only to be compared, never believed.
 
+use crate::auth::host_of;
 use crate::disk::{self, Disk};
 use crate::pack::{Checked, HourKey};
 use crate::planted::{self, Bug};
@@ -16,6 +17,14 @@ use std::path::Path;
 
 /// An hour that nobody sent for is forgotten after this time; it is derived again when needed.
 const FORGET_MS: u64 = 10 * 60 * 1000;
+/// Hours of one host that are in memory: two for each of some thousand streams. An hour of which every pack is stored makes
+/// room for another one at any time, for it is on disk; one with packs that wait does not.
+pub const HOURS_PER_HOST: usize = 8_192;
+/// Hours of all hosts.
+pub const HOURS_MAX: usize = 32_768;
+/// Copies of one hour, and how many times the hours of a host or of all there may be of copies.
+const COPIES_PER_HOUR: usize = 256;
+const COPIES: usize = 2;
 
 /// A pack that is accepted and not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +92,27 @@ pub struct HourPrint {
     used_ms: u64,
 }
 
+impl HourPrint {
+    /// Could all of it be derived again?
+    fn at_rest(&self) -> bool {
+        !self.certifying && self.copies.values().all(|c| c.pending.is_empty())
+    }
+}
+
+/// Hours and copies of somebody that are in memory.
+#[derive(Clone, Copy, Default)]
+struct Held {
+    hours: usize,
+    copies: usize,
+}
+
+impl Held {
+    /// Is there room for another hour, or another copy of one?
+    fn has_room(self, hours: usize) -> bool {
+        self.hours < hours && self.copies < hours.saturating_mul(COPIES)
+    }
+}
+
 /// What is known of an arriving pack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -106,7 +136,12 @@ pub enum Verdict {
 #[derive(Default)]
 pub struct Footprint {
     hours: HashMap<HourKey, HourPrint>,
-    early_by_name: HashMap<String, u64>,
+    by_host: HashMap<String, Held>,
+    all: Held,
+    /// Hosts for which there is no room, and an empty name if there is none for anybody: until packs are stored nobody looks
+    /// through all hours again for one that is at rest.
+    full: HashSet<String>,
+    early_by_host: HashMap<String, u64>,
     early_total: u64,
 }
 
@@ -128,7 +163,93 @@ impl Footprint {
             early = early.saturating_add(c.early_weight);
         }
         self.add_early(&key.name, early);
-        self.hours.insert(key.clone(), hour);
+        let copies = hour.copies.len();
+        let before = self.hours.insert(key.clone(), hour).map(|h| h.copies.len());
+        self.count(key, before, Some(copies));
+    }
+
+    /// Keeps count of an hour that has other copies now; `None` = it is not in memory.
+    fn count(&mut self, key: &HourKey, before: Option<usize>, after: Option<usize>) {
+        if before == after {
+            return;
+        }
+        let host = host_of(&key.name);
+        let adjust = |n: usize, less: usize, more: usize| n.saturating_sub(less).saturating_add(more);
+        let held = |h: Held| Held {
+            hours: adjust(h.hours, before.is_some().into(), after.is_some().into()),
+            copies: adjust(h.copies, before.unwrap_or(0), after.unwrap_or(0)),
+        };
+        self.all = held(self.all);
+        let mine = held(self.by_host.get(host).copied().unwrap_or_default());
+        if mine.hours == 0 {
+            self.by_host.remove(host);
+        } else {
+            self.by_host.insert(host.to_owned(), mine);
+        }
+    }
+
+    /// Makes sure that a copy of an hour can be held in memory. The error says whose limit it is: packs of this copy must wait
+    /// until others are stored.
+    pub fn make_room(&mut self, key: &HourKey, generation: u64) -> Result<(), String> {
+        let host = host_of(&key.name);
+        if let Some(hour) = self.hours.get(key) {
+            if hour.copies.contains_key(&generation) {
+                return Ok(());
+            }
+            if hour.copies.len() >= COPIES_PER_HOUR {
+                return Err(format!(
+                    "{key}: {COPIES_PER_HOUR} copies of this hour are begun and none is whole, the limit; see aside/{key}.*"
+                ));
+            }
+        }
+        for (whose, max) in [(host, HOURS_PER_HOST), ("", HOURS_MAX)] {
+            let held = if whose.is_empty() {
+                self.all
+            } else {
+                self.by_host.get(whose).copied().unwrap_or_default()
+            };
+            if held.has_room(max) {
+                continue;
+            }
+            if self.full.contains(whose) || !self.forget_some(whose, key) {
+                self.full.insert(whose.to_owned());
+                let whose = if whose.is_empty() { "all hosts" } else { whose };
+                return Err(format!(
+                    "{key}: packs of {max} hours of {whose} wait for others or for the disk, the limit; `logd status` names \
+                     hours with gaps: send those again, then this goes on"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Does somebody wait for room?
+    pub fn is_full(&self) -> bool {
+        !self.full.is_empty()
+    }
+
+    /// Forgets a quarter of the hours that are at rest, those first that nobody sent for in the longest time; false = there
+    /// are none.
+    fn forget_some(&mut self, host: &str, but: &HourKey) -> bool {
+        let of_it = |key: &HourKey| host.is_empty() || host_of(&key.name) == host;
+        let mut rest: Vec<(u64, HourKey)> = self
+            .hours
+            .iter()
+            .filter(|(key, h)| *key != but && of_it(key) && h.at_rest())
+            .map(|(key, h)| (h.used_ms, key.clone()))
+            .collect();
+        rest.sort();
+        rest.truncate(rest.len().div_ceil(4));
+        for (_, key) in &rest {
+            self.forget(key);
+        }
+        !rest.is_empty()
+    }
+
+    fn forget(&mut self, key: &HourKey) {
+        if let Some(hour) = self.hours.remove(key) {
+            self.count(key, Some(hour.copies.len()), None);
+        }
     }
 
     /// What to do with pack `id` of a copy. The hour must be loaded.
@@ -162,14 +283,15 @@ impl Footprint {
         }
     }
 
-    /// Would an early pack of this weight exceed its sender's share or the total?
+    /// Would an early pack of this weight exceed its host's share or the total?
     pub fn early_fits(&self, name: &str, weight: u64, per_name: u64, total: u64) -> bool {
-        let mine = self.early_by_name.get(name).copied().unwrap_or(0);
+        let mine = self.early_by_host.get(host_of(name)).copied().unwrap_or(0);
         mine.saturating_add(weight) <= per_name && self.early_total.saturating_add(weight) <= total
     }
 
     /// Notes a pack that was taken into the spool.
     pub fn accept(&mut self, key: &HourKey, generation: u64, id: u64, p: Pending, now_ms: u64) {
+        let before = self.hours.get(key).map(|h| h.copies.len());
         let hour = self.hours.entry(key.clone()).or_default();
         hour.used_ms = now_ms;
         if let (Some(ids), 0) = (&mut hour.foreign, generation) {
@@ -188,20 +310,22 @@ impl Footprint {
             self.add_early(&key.name, p.weight);
             self.drop_early(&key.name, again.saturating_add(applied));
         }
+        let after = self.hours.get(key).map(|h| h.copies.len());
+        self.count(key, before, after);
     }
 
     fn add_early(&mut self, name: &str, weight: u64) {
         self.early_total = self.early_total.saturating_add(weight);
-        let sum = self.early_by_name.entry(name.to_owned()).or_insert(0);
+        let sum = self.early_by_host.entry(host_of(name).to_owned()).or_insert(0);
         *sum = sum.saturating_add(weight);
     }
 
     fn drop_early(&mut self, name: &str, weight: u64) {
         self.early_total = self.early_total.saturating_sub(weight);
-        if let Some(mine) = self.early_by_name.get_mut(name) {
+        if let Some(mine) = self.early_by_host.get_mut(host_of(name)) {
             *mine = mine.saturating_sub(weight);
             if *mine == 0 {
-                self.early_by_name.remove(name);
+                self.early_by_host.remove(host_of(name));
             }
         }
     }
@@ -265,22 +389,27 @@ impl Footprint {
     pub fn drop_below(&mut self, key: &HourKey, generation: u64) {
         let Some(hour) = self.hours.get_mut(key) else { return };
         hour.floor = hour.floor.max(generation);
+        let before = hour.copies.len();
         let keep = hour.copies.split_off(&generation);
         let gone: u64 = hour.copies.values().map(|c| c.early_weight).sum();
         hour.copies = keep;
+        let after = hour.copies.len();
         if generation > 0 {
             hour.foreign = None;
         }
         self.drop_early(&key.name, gone);
+        self.count(key, Some(before), Some(after));
     }
 
     /// Forgets hours that are at rest.
     pub fn forget_idle(&mut self, now_ms: u64) {
-        self.hours.retain(|_, h| {
-            h.certifying
-                || now_ms.saturating_sub(h.used_ms) < FORGET_MS
-                || h.copies.values().any(|c| !c.pending.is_empty())
-        });
+        self.full.clear();
+        let idle = |h: &HourPrint| h.at_rest() && now_ms.saturating_sub(h.used_ms) >= FORGET_MS;
+        let idle: Vec<HourKey> =
+            self.hours.iter().filter(|(_, h)| idle(h)).map(|(key, _)| key.clone()).collect();
+        for key in &idle {
+            self.forget(key);
+        }
     }
 
     /// What it knows of the hours that `want` takes: as [`load_json`], and up to date.
@@ -371,5 +500,71 @@ mod tests {
         f.accept(&key, 0, 2, pending(9), 0);
         assert_eq!(f.judge(&key, 0, 5, &CHECKED), Verdict::New);
         assert!(f.early_fits("web1", 1, 1, 1), "nothing is early any more");
+    }
+
+    fn key(name: &str) -> HourKey {
+        HourKey::parse(&format!("{name}_2026112205")).unwrap()
+    }
+
+    /// A pack of a stream comes, as the gate takes it.
+    fn take(f: &mut Footprint, key: &HourKey, generation: u64, id: u64, now_ms: u64) -> bool {
+        if f.make_room(key, generation).is_err() {
+            return false;
+        }
+        if f.hour(key, now_ms).is_none() {
+            f.load(key, HourPrint::default(), now_ms);
+        }
+        f.accept(key, generation, id, pending(now_ms + 1), now_ms);
+        true
+    }
+
+    /// The story: 30,000 streams of one host took 227 MB, and everybody's share of packs behind a gap.
+    #[test]
+    fn the_streams_of_one_host_stop_only_that_host() {
+        let mut f = Footprint::default();
+        let taken = (0..10_000).filter(|n| take(&mut f, &key(&format!("bad+s{n}")), 0, 2, *n)).count();
+        assert_eq!(taken, HOURS_PER_HOST);
+        assert!(
+            f.is_full() && take(&mut f, &key("bad+s7"), 0, 1, 0) && !take(&mut f, &key("bad+s7"), 3, 1, 0)
+        );
+        let early = (HOURS_PER_HOST as u64 - 1) * WEIGHT;
+        assert!(
+            f.early_fits("bad+new", 1, early + 1, u64::MAX) && !f.early_fits("bad+new", 1, early, u64::MAX)
+        );
+        assert!(take(&mut f, &key("bad2"), 0, 1, 0) && take(&mut f, &key("good+s9999"), 0, 1, 0));
+        // What is stored makes room, at the next checkpoint.
+        f.stored(&key("bad+s7"), 0, 2, &[]);
+        assert!(!take(&mut f, &key("bad+s9999"), 0, 1, 0));
+        f.forget_idle(0);
+        assert!(take(&mut f, &key("bad+s9999"), 0, 1, 0) && f.hour(&key("bad+s7"), 0).is_none());
+    }
+
+    /// A host that catches up has thousands of hours one after the other: those that are stored wait for nothing.
+    #[test]
+    fn hours_at_rest_make_room_those_first_that_were_used_longest_ago() {
+        let mut f = Footprint::default();
+        for n in 0..3 * HOURS_PER_HOST as u64 {
+            let key = key(&format!("web1+s{n}"));
+            assert!(take(&mut f, &key, 0, 1, n), "{n}");
+            f.stored(&key, 0, 1, &[n + 1]);
+        }
+        assert!(f.hours.len() <= HOURS_PER_HOST && !f.is_full());
+        let last = 3 * HOURS_PER_HOST as u64 - 1;
+        assert!(f.hour(&key(&format!("web1+s{last}")), 0).is_some() && f.hour(&key("web1+s0"), 0).is_none());
+        assert_eq!((f.all.hours, f.by_host["web1"].hours), (f.hours.len(), f.hours.len()));
+        f.forget_idle(u64::MAX);
+        assert!(f.hours.is_empty() && f.by_host.is_empty() && f.all.hours == 0 && f.all.copies == 0);
+    }
+
+    #[test]
+    fn copies_of_one_hour_and_hours_of_all_hosts_are_limited_too() {
+        let mut f = Footprint::default();
+        let taken = (0..1_000).filter(|g| take(&mut f, &key("bad"), 100 + g, 2, 0)).count();
+        assert_eq!(taken, COPIES_PER_HOUR);
+        // A higher copy that is whole ends that.
+        f.drop_below(&key("bad"), 200);
+        assert!(take(&mut f, &key("bad"), 5_000, 1, 0));
+        let taken = (0..40_000).filter(|n| take(&mut f, &key(&format!("h{n}")), 0, 2, 0)).count();
+        assert_eq!(taken, HOURS_MAX - 1);
     }
 }

@@ -7,13 +7,14 @@
 //! the page may load and run nothing but what is in it ([`Page`]: a content security policy with hashes).
 
 use crate::config::HttpConfig;
+use crate::config::allow::network;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Longest header of a request, in bytes.
@@ -195,14 +196,6 @@ impl Rates {
         let allowed = left >= 1_000;
         *entry = (left.saturating_sub(if allowed { 1_000 } else { 0 }), now_ms);
         allowed
-    }
-}
-
-/// Who has a v6 address has 2^64 of them.
-fn network(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

@@ -277,6 +277,11 @@ impl Session {
         self.certificate = Some(certificate);
     }
 
+    /// The certificate that it belongs to.
+    pub fn certificate(&self) -> Option<&Certificate> {
+        self.certificate.as_ref()
+    }
+
     /// Has the peer shown a pack with a good signature?
     pub fn is_proven(&self) -> bool {
         self.proven
@@ -328,6 +333,11 @@ impl Session {
                         check.feed(&body, &mut raw)?;
                         check.finish(&meta)
                     })?;
+                    match (&self.keys, header.route.first(), &self.memory) {
+                        (Some(keys), Some(entry), _) => keys.arrived(entry, &meta.key, &self.peer, authentic),
+                        (_, _, Some(memory)) => memory.taken_unasked(&meta.key.name, &self.peer),
+                        _ => {}
+                    }
                     return Ok((
                         used,
                         Some(Arrived { header, meta, checked, body, raw, authentic, charge: Some(charge) }),
@@ -362,9 +372,6 @@ impl Session {
         let authentic = if let (Some(keys), Some(entry)) = (&self.keys, header.route.first()) {
             keys.admit(entry, &meta.key, &self.peer).map_err(Refusal::Denied)?
         } else {
-            if let Some(memory) = &self.memory {
-                memory.taken_unasked(&meta.key.name, &self.peer);
-            }
             false
         };
         self.proven |= authentic;

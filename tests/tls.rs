@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use support::peer::{Answer, Hour, Pack, hex, lines, until};
 use support::store::{Running, Store};
@@ -216,7 +217,6 @@ fn of_the_clients_only_the_right_ones_are_heard() {
     let Answer::Closed(said) = store.peer().send(&first("web1")) else { panic!("it was answered") };
     assert!(said.starts_with('\u{15}'), "{said:?}");
     assert!(store.names("log_data").is_empty(), "{:?}", store.names("log_data"));
-    let log = store.log();
     for said in [
         "the peer shows no certificate",
         "the peer's certificate has expired",
@@ -225,7 +225,7 @@ fn of_the_clients_only_the_right_ones_are_heard() {
         "the certificate of db1 does not name this sender",
         "tls_relays",
     ] {
-        assert!(log.contains(said), "{said}: {log}");
+        store.wait_log(said);
     }
 
     for (own, name) in [("web1", "web1"), ("web1", "web1+access"), ("db1", "db1"), ("address", "10.0.0.7")] {
@@ -421,6 +421,55 @@ fn while_hosts_are_changed_over_both_are_taken() {
     assert_eq!(Client::to(store.addr(), None).send(&first("web1")), "");
 }
 
+/// The story: whose CA was taken away could go on sending for as long as its connection stood.
+#[test]
+fn a_ca_that_is_taken_away_ends_connections_that_stand() {
+    let temp = Temp::new("tls-ca");
+    let trusted = temp.path("ca.pem");
+    let trust = |name: &str| {
+        let fresh = temp.path("ca.new");
+        fs::copy(pki().join(name), &fresh).unwrap();
+        fs::rename(&fresh, &trusted).unwrap();
+    };
+    trust("ca.pem");
+    let mut keys = listener("server");
+    keys.retain(|(key, _)| *key != "tls_client_ca");
+    keys.push(("tls_client_ca", trusted.display().to_string()));
+    let store = Store::new("tls-ca", &text(&keys));
+    let (web1, db1) = (hour("web1"), hour("db1"));
+    let mut idle = Client::to(store.addr(), Some("web1"));
+    assert_eq!(idle.send(&web1.packs()[0]), "ok");
+    // Another one is in the middle of a pack.
+    let mut busy = Client::to(store.addr(), Some("db1"));
+    assert_eq!(busy.send(&db1.packs()[0]), "ok");
+    let frame = db1.packs()[1].frame();
+    let stdin = busy.child.stdin.as_mut().unwrap();
+    stdin.write_all(&frame[..20]).and_then(|()| stdin.flush()).unwrap();
+    until("half of it is there", || {
+        std::thread::sleep(Duration::from_millis(300));
+        Some(())
+    });
+    trust("stranger.pem");
+    store.wait_log("certificate and key read again");
+    assert_eq!(idle.send(&web1.packs()[1]), "");
+    let stdin = busy.child.stdin.as_mut().unwrap();
+    let _ = stdin.write_all(&frame[20..]).and_then(|()| stdin.flush());
+    let mut said = String::new();
+    let _ = busy.out.read_to_string(&mut said);
+    assert_eq!(said, "");
+    store.wait_log("the certificate of db1: the peer's certificate is not signed by the CA");
+    assert_eq!(Client::to(store.addr(), Some("web1")).send(&web1.packs()[1]), "");
+    assert_eq!(Client::to(store.addr(), Some("web1-stranger")).send(&web1.packs()[1]), "ok");
+    trust("ca.pem");
+    for h in [&web1, &db1] {
+        until("it is taken again", || {
+            let mut client = Client::to(store.addr(), Some(&h.name));
+            h.packs().iter().all(|p| client.send(p) == "ok").then_some(())
+        });
+        store.proven(h, 1);
+    }
+}
+
 // ---- attacks --------------------------------------------------------------------------------------------------
 
 /// Whoever has shown nothing gets no more than a deadline and few connections, and an honest sender does not notice.
@@ -469,6 +518,91 @@ fn handshakes_that_never_end_keep_nobody_out() {
         assert_eq!(client.send(&pack), "ok");
     }
     store.proven(&h, 1);
+}
+
+/// A way that takes 200 ms for whatever is said.
+fn far_away(to: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let carry = |mut from: TcpStream, mut to: TcpStream| {
+        std::thread::spawn(move || {
+            let mut buf = [0; 16 << 10];
+            while let Some(n) = from.read(&mut buf).ok().filter(|n| *n > 0) {
+                std::thread::sleep(Duration::from_millis(100));
+                if to.write_all(&buf[..n]).is_err() {
+                    break;
+                }
+            }
+            let _ = to.shutdown(std::net::Shutdown::Both);
+        });
+    };
+    std::thread::spawn(move || {
+        for here in listener.incoming().flatten() {
+            let Ok(there) = TcpStream::connect(to) else { continue };
+            carry(here.try_clone().unwrap(), there.try_clone().unwrap());
+            carry(there, here);
+        }
+    });
+    addr
+}
+
+/// The story: of an address's connections the one that had waited longest made room for the next, and in a flood that was
+/// always the honest one whose handshake took some round trips.
+#[test]
+fn a_flood_does_not_keep_out_who_is_far_away() {
+    let mut keys = listener("server");
+    keys.push(("max_unproven_per_address", "32".to_owned()));
+    let store = Store::new("tls-far", &text(&keys));
+    let (addr, stop) = (store.addr(), Arc::new(AtomicBool::new(false)));
+    let hello = recorded_hello();
+    let flood = {
+        let stop = Arc::clone(&stop);
+        std::thread::spawn(move || {
+            let mut crowd = std::collections::VecDeque::new();
+            let mut count = 0;
+            while !stop.load(Ordering::Relaxed) {
+                if let Ok(mut stream) = TcpStream::connect(addr) {
+                    let _ = stream.write_all(&hello[..40]);
+                    crowd.push_back(stream);
+                    count += 1;
+                }
+                if crowd.len() > 500 {
+                    crowd.pop_front();
+                }
+                // No faster: by luck alone it would be heard in time.
+                std::thread::sleep(Duration::from_millis(6));
+            }
+            count
+        })
+    };
+    let far = far_away(addr);
+    std::thread::sleep(Duration::from_secs(1));
+    until("an honest sender is heard", || {
+        (Client::to(far, Some("web1")).send(&first("web1")) == "ok").then_some(())
+    });
+    stop.store(true, Ordering::Relaxed);
+    println!("{} connections", flood.join().unwrap());
+}
+
+/// The story: four addresses, with 64 handshakes each that never ended, kept everybody out.
+#[test]
+fn a_few_addresses_do_not_take_all_handshakes() {
+    let mut keys = listener("server");
+    keys.push(("header_timeout", "1m".to_owned()));
+    let store = Store::new("tls-places", &text(&keys));
+    let hello = recorded_hello();
+    let mut crowd = Vec::new();
+    for n in 0..5 {
+        for _ in 0..64 {
+            let ip = std::net::Ipv4Addr::new(127, 66, 1, n + 1);
+            let mut stream = support::siege::connect_from(ip, store.addr()).unwrap();
+            stream.write_all(&hello[..40]).unwrap();
+            crowd.push(stream);
+        }
+    }
+    store.wait_log("256 handshakes are under way");
+    let mut client = Client::to(store.addr(), Some("web1"));
+    assert_eq!(client.send(&first("web1")), "ok", "{}", store.log());
 }
 
 /// The first flight of a real client.

@@ -70,6 +70,14 @@ pub struct Senders {
     pub signing: BTreeMap<String, Signing>,
     /// The latest refusals.
     pub denied: Vec<Denied>,
+    /// How many others they have pushed out since there was room.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub denied_more: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde asks
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Senders {
@@ -100,6 +108,7 @@ impl Senders {
     fn make_room(&mut self, now_ms: i64) {
         self.denied.retain(|d| now_ms.saturating_sub(d.last_ms) < FORGET_MS);
         if self.denied.len() < DENIED_MAX {
+            self.denied_more = 0;
             return;
         }
         let of = |from: &str| self.denied.iter().filter(|d| d.from == from).count();
@@ -110,9 +119,20 @@ impl Senders {
             .max_by_key(|(_, d)| (d.mended, of(&d.from), std::cmp::Reverse(d.last_ms)))
             .map(|(at, _)| at);
         if let Some(at) = victim {
-            self.denied.swap_remove(at);
+            let gone = self.denied.swap_remove(at);
+            self.denied_more = self.denied_more.saturating_add(u64::from(!gone.mended));
         }
     }
+}
+
+/// Moves what stands in the place of a file to a name of its own beside it.
+fn set_aside(disk: &Disk, path: &Path) -> disk::Result<PathBuf> {
+    let mut to = path.to_owned();
+    while disk.stat(&to)?.is_some() {
+        to.as_mut_os_string().push(".bad");
+    }
+    disk.rename(path, &to)?;
+    Ok(to)
 }
 
 struct Inner {
@@ -149,12 +169,16 @@ impl Memory {
         state_dir: &Path,
         keys: &HashMap<String, Key>,
     ) -> disk::Result<(Self, Option<String>)> {
-        let (mut senders, alarm) = match Senders::load(disk, state_dir)? {
-            None => (Senders::default(), None),
-            Some(Ok(senders)) => (senders, None),
-            Some(Err(why)) => {
-                let alarm = format!("{why}; begun anew: since when hosts sign is found out again");
-                (Senders::default(), Some(alarm))
+        const ANEW: &str = "begun anew: since when hosts sign is found out again";
+        let (mut senders, alarm) = match Senders::load(disk, state_dir) {
+            Ok(None) => (Senders::default(), None),
+            Ok(Some(Ok(senders))) => (senders, None),
+            Ok(Some(Err(why))) => (Senders::default(), Some(format!("{why}; {ANEW}"))),
+            Err(e) if e.fatal() => return Err(e),
+            // A directory or a pipe stands there, or it cannot be read: no start fails for that.
+            Err(e) => {
+                let to = set_aside(disk, &state_dir.join(FILE))?;
+                (Senders::default(), Some(format!("{e}; moved to {}; {ANEW}", to.display())))
             }
         };
         senders.format = 1;
@@ -361,6 +385,24 @@ mod tests {
         }
     }
 
+    /// The story: it ended the start.
+    #[test]
+    fn what_is_no_file_is_set_aside_and_told() {
+        let w = world();
+        let (all, path) = (keys(&[("web1", "w1")]), Path::new(DIR).join(FILE));
+        for to in ["senders.json.bad", "senders.json.bad.bad"] {
+            w.0.remove(&path).unwrap();
+            w.0.create_dir_all(&path, 0o750).unwrap();
+            let (memory, alarm) = Memory::with_keys(&w.0, &w.1, &w.3, Path::new(DIR), &all).unwrap();
+            let alarm = alarm.unwrap();
+            assert!(alarm.contains(&format!("moved to {DIR}/{to};")), "{alarm}");
+            memory.taken("web1", "1.2.3.4", Some(&all["w1"]));
+            memory.save(true).unwrap();
+            assert_eq!(read(&w).signing.len(), 1);
+            assert!(w.0.stat(&Path::new(DIR).join(to)).unwrap().is_some_and(|s| !s.is_file));
+        }
+    }
+
     #[test]
     fn uses_and_refusals_are_noted_and_mended() {
         let w = world();
@@ -401,15 +443,15 @@ mod tests {
             memory.denied(&format!("x{n}"), "6.6.6.6", "no key");
         }
         memory.save(true).unwrap();
-        let denied = read(&w).denied;
-        assert_eq!(denied.len(), DENIED_MAX);
+        let Senders { denied, denied_more, .. } = read(&w);
+        assert_eq!((denied.len(), denied_more), (DENIED_MAX, 1_001 - DENIED_MAX as u64));
         assert!(denied.iter().any(|d| d.from == "1.2.3.4") && denied.iter().any(|d| d.name == "x999"));
         w.2.advance(u64::try_from(FORGET_MS).unwrap() + 1);
         memory.denied("web2", "1.2.3.4", "why");
         w.2.advance(SAVE_MS);
         memory.save(false).unwrap();
         // What is old goes when there is something new to be told.
-        assert_eq!(read(&w).denied.len(), 1);
+        assert_eq!((read(&w).denied.len(), read(&w).denied_more), (1, 0));
     }
 
     #[test]

@@ -17,6 +17,14 @@ struct Network {
     prefix: u32,
 }
 
+/// Whom an address is counted for: who has a v6 address has 2^64 of them.
+pub fn network(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
 impl Allow {
     /// Everyone may connect.
     pub fn any() -> Self {

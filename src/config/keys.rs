@@ -205,7 +205,7 @@ pub static KEYS: &[Key] = &[
     key(TC, "connect_timeout", Kind::Duration(100, 10 * MIN), "10s", "How long to wait for a connection."),
     key(TC, "backoff_max", Kind::Duration(200, HOUR), "60s", "Longest wait between two attempts with one pack."),
     key(TC, "held_after", Kind::Duration(SEC, 7 * DAY), "10m", "A pack that is refused for this long is held aside, so that it delays no other."),
-    key(TC, "held_per_name", DISK, "256M", "Bytes held aside per sender name."),
+    key(TC, "held_per_name", DISK, "256M", "Bytes held aside per host, all of its streams together."),
     key(TC, "held_total", DISK, "1G", "Bytes held aside in all."),
 
     // The receiver.
@@ -235,7 +235,7 @@ pub static KEYS: &[Key] = &[
     key(F, "dir_mode", Kind::Mode(0o700), "0755", "Permission bits of the stored directories, octal."),
     key(F, "checkpoint", Kind::Duration(100, HOUR), "30s", "Hour files are synced to disk at least this often."),
     key(F, "gap_wait", Kind::Duration(SEC, 30 * DAY), "24h", "How long packs behind a missing one wait before they are put aside."),
-    key(F, "early_per_name", DISK, "256M", "Bytes of packs behind a missing one, per sender name; beyond it that sender is told to wait."),
+    key(F, "early_per_name", DISK, "256M", "Bytes of packs behind a missing one, per host with all of its streams; beyond it that host is told to wait."),
     key(F, "early_total", DISK, "4G", "Bytes of packs behind a missing one, in all."),
     key(F, "max_verifying", Kind::Number(1, 1024), "16", "Hours that are read back for verification at once."),
 

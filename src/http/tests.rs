@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::Config;
 use std::io::Read;
+use std::net::Ipv6Addr;
 
 const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 

@@ -31,6 +31,8 @@ use stuck::Stuck;
 
 /// Hours at rest leave memory after this time.
 const FORGET_MS: u64 = 10 * 60 * 1000;
+/// Hours in memory; beyond that those at rest leave it at once. Those that are not have their limit in the footprint.
+pub const STATES_MAX: usize = 8_192;
 /// A data file with so many new bytes is synced before the checkpoint.
 const SYNC_BYTES: u64 = 32 << 20;
 /// Lines in memory of packs that wait for the ones before them.
@@ -88,8 +90,8 @@ struct Copy {
 }
 
 impl Copy {
-    fn new(place: Place, role: Role, found: Scan) -> Self {
-        Self {
+    fn new(place: Place, role: Role, found: Scan) -> Box<Self> {
+        Box::new(Self {
             role,
             data_end: if matches!(found.health, Health::Foreign { .. })
                 || planted::is(Bug::BytesBeyondProofKept)
@@ -113,7 +115,7 @@ impl Copy {
             verified_to: 0,
             verifying: false,
             place,
-        }
+        })
     }
 
     /// Spool numbers of what nobody needs once the copy is dropped.
@@ -150,7 +152,8 @@ impl Copy {
 
 #[derive(Default)]
 struct HourState {
-    copies: BTreeMap<u64, Copy>,
+    /// In boxes: a map has room for eleven, and an hour has one.
+    copies: BTreeMap<u64, Box<Copy>>,
     in_place: Option<u64>,
     closed: Option<Certificate>,
     /// A copy is being installed in another's place; a full disk stopped it between two steps.
@@ -551,7 +554,7 @@ impl Hours {
     }
 
     fn copy(&mut self, key: &HourKey, generation: u64) -> Option<&mut Copy> {
-        self.states.get_mut(key)?.copies.get_mut(&generation)
+        self.states.get_mut(key)?.copies.get_mut(&generation).map(|copy| &mut **copy)
     }
 
     fn shelve(&mut self, key: &HourKey, generation: u64, id: u64, frame: &[u8]) -> disk::Result<bool> {
@@ -574,7 +577,7 @@ impl Hours {
 
     fn forget_idle(&mut self, now_ms: u64) {
         let (dirty, stuck) = (&self.dirty, &self.stuck);
-        self.states.retain(|key, s| {
+        let at_rest = |key: &HourKey, s: &HourState| {
             let busy = s.copies.iter().any(|(g, c)| {
                 (c.verifying && !planted::is(Bug::VerificationForgotten))
                     || !c.lines.is_empty()
@@ -582,8 +585,23 @@ impl Hours {
                     || !c.early.is_empty()
                     || dirty.contains(&(key.clone(), *g))
             });
-            busy || stuck.contains_key(key) || now_ms.saturating_sub(s.used_ms) < FORGET_MS
-        });
+            !busy && !stuck.contains_key(key)
+        };
+        self.states.retain(|key, s| now_ms.saturating_sub(s.used_ms) < FORGET_MS || !at_rest(key, s));
+        let over = self.states.len().saturating_sub(STATES_MAX);
+        if over > 0 {
+            // They are on disk, whole; a quarter at a time, those first that were used longest ago.
+            let mut rest: Vec<(u64, HourKey)> = self
+                .states
+                .iter()
+                .filter(|(key, s)| at_rest(key, s))
+                .map(|(key, s)| (s.used_ms, key.clone()))
+                .collect();
+            rest.sort();
+            for (_, key) in rest.iter().take(over.saturating_add(STATES_MAX / 4)) {
+                self.states.remove(key);
+            }
+        }
         self.open_copies =
             self.states.values().flat_map(|s| s.copies.values()).filter(|c| c.files.is_some()).count();
     }

@@ -46,7 +46,7 @@ pub struct Memory {
     pub early: Shelf,
     /// Packs that contradict stored ones, `aside/conflict`.
     pub conflict: Shelf,
-    /// Raw bytes of packs that are beyond a gap, per sender.
+    /// Raw bytes of packs that are beyond a gap, per host.
     pub early_per_name: u64,
     /// In all.
     pub early_total: u64,
@@ -212,6 +212,9 @@ impl Gate {
         let Some(m) = &mut self.memory else { return Ok(None) };
         let meta = &a.meta;
         let key = &meta.key;
+        if let Err(why) = m.footprint.make_room(key, meta.generation) {
+            return Ok(Some(Answer::Refuse(Refusal::Busy(why))));
+        }
         if m.footprint.hour(key, now_ms).is_none() {
             load(m, key, now_ms)?;
         }
@@ -263,10 +266,8 @@ impl Gate {
                 if verdict == Verdict::Early
                     && !m.footprint.early_fits(&key.name, weight, m.early_per_name, m.early_total)
                 {
-                    let why = format!(
-                        "{}: packs before it are missing and its sender's share is full",
-                        meta.label()
-                    );
+                    let why =
+                        format!("{}: packs before it are missing and its host's share is full", meta.label());
                     return Ok(Some(Answer::Refuse(Refusal::Busy(why))));
                 }
                 if let Some(h) = m.footprint.hour(key, now_ms)

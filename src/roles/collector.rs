@@ -18,6 +18,8 @@ use std::sync::Mutex;
 
 /// After an error, tags of days and of the fleet are looked for again so much later.
 const SETTLE_MS: u64 = 60_000;
+/// Where hours wait for room in memory checkpoints come as often, in ms.
+const CROWDED_MS: u64 = 1_000;
 
 /// Opens a collector's state directory and store: its gate, its storing half, and how many packs the spool held.
 pub fn open(
@@ -172,8 +174,14 @@ impl Collector {
         if !self.hours.is_dirty() {
             return None;
         }
-        let late = now_ms.saturating_sub(self.last_checkpoint_ms) >= self.checkpoint_ms;
-        if late || self.hours.wants_all() || lock(gate).spool.half_full() {
+        let since = now_ms.saturating_sub(self.last_checkpoint_ms);
+        let late = since >= self.checkpoint_ms;
+        let pressed = || {
+            let gate = lock(gate);
+            let crowded = gate.memory.as_ref().is_some_and(|m| m.footprint.is_full());
+            gate.spool.half_full() || crowded && since >= CROWDED_MS
+        };
+        if late || self.hours.wants_all() || pressed() {
             return Some(Due::All);
         }
         self.hours.has_complete().then_some(Due::Complete)

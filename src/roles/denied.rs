@@ -64,6 +64,9 @@ pub struct File {
     format: u32,
     /// Senders whose packs are denied.
     pub denied: Vec<Denied>,
+    /// How many others they have pushed out since there was room.
+    #[serde(default)]
+    pub denied_more: u64,
     /// Addresses that take nothing.
     #[serde(default)]
     pub failing: Vec<Failing>,
@@ -94,6 +97,7 @@ pub struct Denials {
     path: PathBuf,
     entries: Vec<Entry>,
     failing: Vec<Failing>,
+    more: u64,
     /// Something began or ended since the file was written.
     news: bool,
     /// A number changed since then.
@@ -113,6 +117,7 @@ impl Denials {
             entries: before.denied.into_iter().take(NAMES_MAX).map(entry).collect(),
             // What was between two runs is no attempt.
             failing: Vec::new(),
+            more: before.denied_more,
             news: false,
             updated: false,
             saved_ms: i64::MIN,
@@ -205,6 +210,9 @@ impl Denials {
         let oldest = self.entries.iter().enumerate().min_by_key(|(_, e)| e.told.last_ms).map(|(at, _)| at);
         if let Some(oldest) = oldest.filter(|_| self.entries.len() >= NAMES_MAX) {
             self.entries.swap_remove(oldest);
+            self.more = self.more.saturating_add(1);
+        } else {
+            self.more = 0;
         }
         self.news = true;
         self.entries.push(Entry {
@@ -287,6 +295,7 @@ impl Denials {
             let file = File {
                 format: 1,
                 denied: self.entries.iter().map(|e| e.told.clone()).collect(),
+                denied_more: self.more,
                 failing: self.failing.clone(),
             };
             disk.replace(&self.path, &record::to_json(&file), 0o640)
@@ -401,7 +410,7 @@ mod tests {
         for (n, now) in (0..300).zip(0..) {
             watch.note(n, &frame_of(&format!("web{n}_2026112205"), 1), "c:1", &denied, now);
         }
-        assert_eq!(watch.entries.len(), NAMES_MAX);
+        assert_eq!((watch.entries.len(), watch.more), (NAMES_MAX, 300 - NAMES_MAX as u64));
         let frame = frame_of("web299_2026112205", 1);
         for n in 0..2 * PACKS_MAX as u64 {
             watch.note(n, &frame, "c:1", &denied, 300);

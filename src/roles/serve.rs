@@ -4,11 +4,13 @@ use super::watch::Ages;
 use crate::auth::{Keyring, Memory};
 use crate::clock::{self, Clock, Zone};
 use crate::config::ReceiverConfig;
+use crate::config::allow::network;
 use crate::disk::Disk;
+use crate::disk::sim::Rng;
 use crate::health::Health;
 use crate::log::{Cap, Log, count};
 use crate::metrics;
-use crate::pack::Refusal;
+use crate::pack::{Meta, Refusal};
 use crate::receiver::gate::{Answer, Gate};
 use crate::receiver::{Budget, Session, lock};
 use crate::shutdown::Shutdown;
@@ -29,10 +31,14 @@ const STACK: usize = 256 << 10;
 const KEYS_MS: u64 = 1_000;
 /// How often it is looked whether a certificate is about to expire, in ms.
 const EXPIRY_MS: u64 = 24 * 3_600_000;
+/// A connection lives as long as it is used; so often it is asked whether its certificate is still good, in ms.
+const TRUST_MS: u64 = 60_000;
 /// How soon an idle listener sees that the role stops.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// File descriptors that are kept for files.
 const RESERVED_FDS: usize = 512;
+/// A clock may be wrong by so much before packs are refused for it; hours are named in their hosts' own zones besides.
+const AHEAD_MS: i64 = 24 * 3_600_000;
 /// After a refusal, so much is read and thrown away before the connection is closed.
 const DRAIN_BYTES: usize = 1 << 20;
 
@@ -113,7 +119,8 @@ const SENDERS_MAX: usize = 4_096;
 
 struct Peer {
     stream: Arc<TcpStream>,
-    ip: IpAddr,
+    /// Its address, or of IPv6 the network of it: whom it is counted for.
+    from: IpAddr,
     /// Milliseconds of the monotonic clock; `u64::MAX` while a frame is under way.
     idle_since: Arc<AtomicU64>,
     /// It has shown a good signature.
@@ -243,8 +250,9 @@ fn accept_loop(
     let budget = Budget::new(conf.inflight_bytes);
     let max = max_connections(conf);
     let mut next_id = 0u64;
+    let mut rng = Rng::new(s.clock.now_ms().unsigned_abs());
     let look_again = Timespec::try_from(LOOK_AGAIN).ok();
-    let (mut keys_ms, mut tls_ms, mut expiry_ms) = (0, 0, 0);
+    let (mut keys_ms, mut tls_ms, mut expiry_ms, mut cas) = (0, 0, 0, 0);
     let must_prove = s.keys.is_some() || s.tls.as_ref().is_some_and(tls::Server::asks_for_certificates);
     while !s.stop.requested() {
         let now = s.clock.mono_ms();
@@ -274,6 +282,10 @@ fn accept_loop(
                 Some(Ok(())) => {
                     s.log.info("tls: certificate and key read again");
                     expiry_ms = now;
+                    if cas != tls.cas() {
+                        cas = tls.cas();
+                        close_all_idle(peers);
+                    }
                 }
                 Some(Err(why)) => s.log.error(&format!("{why}; the certificate of before is used on")),
             }
@@ -310,17 +322,17 @@ fn accept_loop(
             s.memory.denied("", &ip.to_string(), why);
             continue;
         }
-        let (mine, unproven) = {
-            let peers = lock(peers);
-            let mine = || peers.values().filter(|p| p.ip == ip);
-            (mine().count(), mine().filter(|p| !p.proven.load(Ordering::Relaxed)).count())
-        };
+        let from = network(ip);
+        let (mine, unproven) = held(peers, from);
         if mine >= conf.max_connections_per_address {
             metrics::REJECTED_LIMIT.inc();
             s.refused(false, &format!("connection from {ip}: it has {mine} already, the limit; closed"));
             continue;
         }
-        if must_prove && unproven >= conf.max_unproven_per_address && !close_unproven(peers, ip) {
+        if must_prove
+            && unproven >= conf.max_unproven_per_address
+            && !close_unproven(peers, from, s.tls.is_some().then_some(&mut rng))
+        {
             metrics::REJECTED_LIMIT.inc();
             s.refused(false, &format!(
                 "connection from {ip}: it has {unproven} under way that have shown no good signature or certificate, the \
@@ -328,7 +340,9 @@ fn accept_loop(
             ));
             continue;
         }
-        if lock(peers).len() >= max && !close_idle(peers, must_prove) && !close_of_many(peers, ip, must_prove)
+        if lock(peers).len() >= max
+            && !close_idle(peers, must_prove)
+            && !close_of_many(peers, from, must_prove)
         {
             metrics::REJECTED_LIMIT.inc();
             s.refused(false, &format!("connection from {ip}: all {max} connections are busy; closed"));
@@ -343,7 +357,7 @@ fn accept_loop(
         let proven = Arc::new(AtomicBool::new(false));
         let peer = Peer {
             stream: Arc::clone(&stream),
-            ip,
+            from,
             idle_since: Arc::clone(&idle_since),
             proven: Arc::clone(&proven),
             closing: AtomicBool::new(false),
@@ -361,6 +375,7 @@ fn accept_loop(
             idle_since,
             proven,
             ip,
+            trusted: (0, 0),
         };
         let p = Arc::clone(peers);
         let spawned =
@@ -375,6 +390,13 @@ fn accept_loop(
             lock(peers).remove(&id);
         }
     }
+}
+
+/// Connections of an address, and how many of them have shown no good signature.
+fn held(peers: &Peers, from: IpAddr) -> (usize, usize) {
+    let peers = lock(peers);
+    let mine = || peers.values().filter(|p| p.from == from);
+    (mine().count(), mine().filter(|p| !p.proven.load(Ordering::Relaxed)).count())
 }
 
 /// Makes room: the connection that has been idle longest goes.
@@ -392,15 +414,34 @@ fn close_idle(peers: &Peers, must_prove: bool) -> bool {
     }
 }
 
+/// Other certificates are good now: who says nothing has to come again and show his; who sends is asked at his next pack.
+fn close_all_idle(peers: &Peers) {
+    for p in lock(peers).values().filter(|p| p.idle_since.load(Ordering::Relaxed) != u64::MAX) {
+        p.idle_since.store(u64::MAX, Ordering::Relaxed);
+        let _ = p.stream.shutdown(Half::Both);
+    }
+}
+
 /// Makes room among the connections of one address that have shown no good signature: the one that has been idle longest goes.
 /// Behind one address there may be many hosts, and one of them must not lock out the others by connections on which it says
-/// nothing. A host that signs sends as soon as it is connected, so it is hardly ever the one that has waited longest.
-fn close_unproven(peers: &Peers, ip: IpAddr) -> bool {
+/// nothing. A host that signs sends as soon as it is connected, so it is hardly ever the one that has waited longest. With TLS a
+/// host that is far away says nothing for some round trips and would always be that one in a flood: any of them goes.
+fn close_unproven(peers: &Peers, from: IpAddr, any: Option<&mut Rng>) -> bool {
     let peers = lock(peers);
     let idle = peers.values().filter(|p| {
-        p.ip == ip && !p.proven.load(Ordering::Relaxed) && p.idle_since.load(Ordering::Relaxed) != u64::MAX
+        p.from == from
+            && !p.proven.load(Ordering::Relaxed)
+            && p.idle_since.load(Ordering::Relaxed) != u64::MAX
     });
-    idle.min_by_key(|p| p.idle_since.load(Ordering::Relaxed)).is_some_and(|p| {
+    let chosen = match any {
+        Some(rng) => {
+            let idle: Vec<&Peer> = idle.collect();
+            let at = rng.below((idle.len() as u64).max(1));
+            usize::try_from(at).ok().and_then(|at| idle.get(at).copied())
+        }
+        None => idle.min_by_key(|p| p.idle_since.load(Ordering::Relaxed)),
+    };
+    chosen.is_some_and(|p| {
         p.idle_since.store(u64::MAX, Ordering::Relaxed);
         p.stream.shutdown(Half::Both).is_ok()
     })
@@ -410,19 +451,20 @@ fn close_unproven(peers: &Peers, ip: IpAddr) -> bool {
 /// A host that keeps thousands of frames under way must not keep the others out.
 fn close_of_many(peers: &Peers, newcomer: IpAddr, must_prove: bool) -> bool {
     let peers = lock(peers);
-    let mut by_ip: HashMap<IpAddr, usize> = HashMap::new();
+    let mut by_address: HashMap<IpAddr, usize> = HashMap::new();
     for p in peers.values().filter(|p| !p.closing.load(Ordering::Relaxed)) {
-        let n = by_ip.entry(p.ip).or_default();
+        let n = by_address.entry(p.from).or_default();
         *n = n.saturating_add(1);
     }
-    let own = by_ip.get(&newcomer).copied().unwrap_or(0);
-    let Some((ip, _)) = by_ip.into_iter().filter(|(_, n)| *n > own.saturating_add(1)).max_by_key(|(_, n)| *n)
+    let own = by_address.get(&newcomer).copied().unwrap_or(0);
+    let Some((most, _)) =
+        by_address.into_iter().filter(|(_, n)| *n > own.saturating_add(1)).max_by_key(|(_, n)| *n)
     else {
         return false;
     };
     let of_it = peers
         .iter()
-        .filter(|(_, p)| p.ip == ip && p.may_go(must_prove) && !p.closing.load(Ordering::Relaxed));
+        .filter(|(_, p)| p.from == most && p.may_go(must_prove) && !p.closing.load(Ordering::Relaxed));
     match of_it.min_by_key(|(id, p)| (p.proven.load(Ordering::Relaxed), **id)) {
         Some((_, p)) => {
             p.closing.store(true, Ordering::Relaxed);
@@ -461,6 +503,8 @@ struct Connection {
     idle_since: Arc<AtomicU64>,
     proven: Arc<AtomicBool>,
     ip: IpAddr,
+    /// Under which `tls_client_ca` its certificate was found good, and when.
+    trusted: (u64, u64),
 }
 
 enum End {
@@ -515,7 +559,7 @@ impl Connection {
     fn open(&mut self) -> Result<(), End> {
         let Some(tls) = &self.s.tls else { return Ok(()) };
         let deadline = clock::deadline(Duration::from_millis(self.conf.header_timeout_ms));
-        let tcp = self.stream.socket();
+        let (tcp, cas) = (self.stream.socket(), tls.cas());
         let Some((stream, certificate)) = tls.accept(tcp, deadline).map_err(End::NoTls)? else {
             return Err(End::Closed);
         };
@@ -523,6 +567,7 @@ impl Connection {
             self.s.log.warn(&format!("connection from {}: without TLS, which `tls = accept` takes", self.ip));
         }
         self.stream = stream;
+        self.trusted = (cas, self.s.clock.mono_ms());
         if let Some(certificate) = certificate {
             // With keys, too, it is the signature that proves.
             self.proven.store(self.s.keys.is_none(), Ordering::Relaxed);
@@ -607,12 +652,51 @@ impl Connection {
         }
     }
 
+    /// A connection may have begun under a CA that was taken away, or with a certificate that is over by now.
+    fn check_trust(&mut self) -> Result<(), End> {
+        let (Some(tls), Some(certificate)) = (&self.s.tls, self.session.certificate()) else { return Ok(()) };
+        let (cas, now) = (tls.cas(), self.s.clock.mono_ms());
+        if self.trusted.0 != cas || now.saturating_sub(self.trusted.1) >= TRUST_MS {
+            tls.trusts(certificate).map_err(|why| End::NoTls(format!("{}: {why}", certificate.label())))?;
+            self.trusted = (cas, now);
+        }
+        Ok(())
+    }
+
+    /// What of a pack is of a time that is not yet: hours would wait for ever, and a copy of tomorrow would be newer than all
+    /// that are sent to mend it.
+    fn ahead(&self, meta: &Meta) -> Option<String> {
+        let now = self.s.clock.now_ms();
+        let latest = now.saturating_add(AHEAD_MS);
+        let name = &meta.key.name;
+        let what = if i64::try_from(meta.generation).map_or(true, |begun| begun > latest) {
+            format!(
+                "its copy is numbered {}, which is a time (Unix milliseconds) that is not yet",
+                meta.generation
+            )
+        } else if meta.key.hour.day_of() > self.s.zone.day_at(latest.saturating_add(AHEAD_MS)) {
+            "its hour is not yet".to_owned()
+        } else {
+            return None;
+        };
+        Some(format!(
+            "{}: {what}; here it is {}: correct the clock of {name}, or of this host, or the date in the name of its log \
+             file; a copy is then numbered anew by `logd resend` on {name}",
+            meta.label(),
+            self.s.zone.format_ms(now)
+        ))
+    }
+
     /// Decides about a pack and answers when it is durable.
     fn settle(&mut self, pack: crate::receiver::Arrived) -> Result<(), End> {
         if let Some(why) = lock(&self.s.paused).clone() {
             return Err(End::Refused(Refusal::Busy(why)));
         }
+        self.check_trust()?;
         self.proven.fetch_or(self.session.is_proven(), Ordering::Relaxed);
+        if let Some(why) = self.ahead(&pack.meta) {
+            return Err(End::Refused(Refusal::Busy(why)));
+        }
         let label = pack.meta.label();
         let now = self.s.clock.mono_ms();
         let wall_ms = self.s.clock.now_ms();
@@ -672,5 +756,45 @@ impl Connection {
             oldest.and_then(|name| senders.remove(&name));
         }
         senders.insert(name, Seen { ip: self.ip, at_ms });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who has an IPv6 address has a network of them.
+    #[test]
+    fn connections_over_ipv6_are_counted_by_network() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peers: Peers = Arc::default();
+        let connect = |id: u64, ip: &str| {
+            let stream = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+            let peer = Peer {
+                stream,
+                from: network(ip.parse().unwrap()),
+                idle_since: Arc::new(AtomicU64::new(id)),
+                proven: Arc::default(),
+                closing: AtomicBool::new(false),
+            };
+            lock(&peers).insert(id, peer);
+        };
+        for n in 0..5 {
+            connect(n, &format!("2001:db8:0:1:{n:x}::7"));
+        }
+        for (id, ip) in [(5, "2001:db8:0:2::7"), (6, "192.0.2.1"), (7, "192.0.2.2"), (8, "::ffff:192.0.2.2")]
+        {
+            connect(id, ip);
+        }
+        let of = |ip: &str| held(&peers, network(ip.parse().unwrap())).0;
+        assert_eq!(["2001:db8:0:1::", "2001:db8:0:2::1", "192.0.2.1", "192.0.2.2"].map(of), [5, 1, 1, 2]);
+        // It is such a network that makes room for others.
+        assert!(close_of_many(&peers, network("192.0.2.9".parse().unwrap()), false));
+        let closing: Vec<u64> = lock(&peers)
+            .iter()
+            .filter(|(_, p)| p.closing.load(Ordering::Relaxed))
+            .map(|(id, _)| *id)
+            .collect();
+        assert_eq!(closing, [0]);
     }
 }

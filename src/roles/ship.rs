@@ -282,8 +282,8 @@ impl<'a> Teller<'a> {
     }
 
     /// Writes for `logd status` what is denied. Whatever becomes of that, packs go on.
-    fn save(&mut self, disk: &Disk, queue: &Queue) {
-        if let Err(e) = self.denied.save(disk, self.clock.now_ms(), |n| queue.has(n)) {
+    fn save(&mut self, disk: &Disk, waits: impl Fn(u64) -> bool) {
+        if let Err(e) = self.denied.save(disk, self.clock.now_ms(), waits) {
             super::disk_error(disk, self.log, &e);
         }
         self.denied.said.drain(..).for_each(|text| self.log.info(&text));
@@ -363,7 +363,7 @@ pub fn follow(
         }
         senders.probe(&mut f.queue, clock.mono_ms());
         teller.warn(&mut f.queue);
-        teller.save(disk, &f.queue);
+        teller.save(disk, |n| f.queue.has(n));
         for a in f.alarms.drain(..) {
             log.error(&a);
         }
@@ -453,10 +453,7 @@ pub fn pass_on(
     let mut marks_saved = s.clock.mono_ms();
     let mut watch = Watch::new(&s.health);
     let report = |relay: &mut Relay, number: u64, frame: &[u8], outcome: &Outcome| {
-        let mut gate = lock(&s.gate);
-        let done = relay.report(number, frame, outcome, s.clock.mono_ms(), &mut gate);
-        drop(gate);
-        if let Err(e) = done {
+        if let Err(e) = relay.report(number, frame, outcome, s.clock.mono_ms(), &s.gate) {
             super::disk_trouble(&s.disk, &s.log, &s.stop, &e);
         }
     };
@@ -468,12 +465,8 @@ pub fn pass_on(
         }
         while senders.free() {
             let mut frame = senders.frames.pop().unwrap_or_default();
-            let next = {
-                let mut gate = lock(&s.gate);
-                relay.fill(&gate);
-                relay.next_job(now, &mut gate, &mut frame)
-            };
-            match next {
+            relay.fill(&s.gate);
+            match relay.next_job(now, &s.gate, &mut frame) {
                 Ok(Some(number)) => {
                     let to = relay.queue.sent_to(number);
                     senders.give(Job { number, load: super::follower::Load::Frame(frame) }, to);
@@ -490,10 +483,13 @@ pub fn pass_on(
             senders.probe(&mut relay.queue, now);
             teller.warn(&mut relay.queue);
         }
+        if let Err(e) = relay.tidy(now, &s.gate) {
+            super::disk_trouble(&s.disk, &s.log, &s.stop, &e);
+        }
         for a in relay.alarms.drain(..) {
             s.log.error(&a);
         }
-        teller.save(&s.disk, &relay.queue);
+        teller.save(&s.disk, |n| relay.has(n));
         s.save_senders();
         let saved = if now.saturating_sub(marks_saved) >= super::MARKS_MS {
             marks_saved = now;

@@ -100,6 +100,11 @@ impl Queue {
         self.items.contains_key(&number) || self.lanes.iter().any(|l| l.parked.contains(&number))
     }
 
+    /// Was this pack sent before, and is still in the queue?
+    pub fn is_tried(&self, number: u64) -> bool {
+        self.items.get(&number).is_some_and(|item| item.attempts > 0)
+    }
+
     /// Where packs go.
     pub fn route(&self) -> &Route {
         &self.route

@@ -1,6 +1,7 @@
 //! Shelves: what is set aside, one file each.
 
 use super::{KIND_PACK, MODE, RECORD_MAX};
+use crate::auth::host_of;
 use crate::disk::{self, Disk};
 use crate::pack::HourKey;
 use crate::record::{self, Found};
@@ -8,13 +9,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A directory of packs that are set aside, one file each, below one directory per sender: `held`, early packs,
-/// conflicts, quarantine. Bounded per sender and in total (P4), so that one bad host stops only itself.
+/// conflicts, quarantine. Bounded per host, all of its streams together, and in total (P4), so that one bad host stops only
+/// itself.
 pub struct Shelf {
     disk: Disk,
     dir: PathBuf,
     per_name: u64,
     total: u64,
     used: BTreeMap<String, u64>,
+    by_host: BTreeMap<String, u64>,
+    all: u64,
     dir_mode: u32,
     file_mode: u32,
 }
@@ -22,7 +26,7 @@ pub struct Shelf {
 impl Shelf {
     /// Opens the directory (made when first needed) and counts what is in it. Limits in bytes.
     pub fn open(disk: &Disk, dir: &Path, per_name: u64, total: u64) -> disk::Result<Self> {
-        let mut used = BTreeMap::new();
+        let (mut used, mut by_host, mut all) = (BTreeMap::new(), BTreeMap::<String, u64>::new(), 0_u64);
         if disk.stat(dir)?.is_some() {
             for sub in disk.list(dir)?.into_iter().filter(|e| e.is_dir) {
                 let mut sum = 0_u64;
@@ -35,11 +39,15 @@ impl Shelf {
                     let stat = disk.stat(&dir.join(&sub.name).join(&f.name))?;
                     sum = sum.saturating_add(stat.map_or(0, |s| s.len));
                 }
+                let of_host = by_host.entry(host_of(&sub.name).to_owned()).or_default();
+                *of_host = of_host.saturating_add(sum);
+                all = all.saturating_add(sum);
                 used.insert(sub.name, sum);
             }
         }
         let disk = disk.clone();
-        Ok(Self { disk, dir: dir.to_owned(), per_name, total, used, dir_mode: 0o750, file_mode: MODE })
+        let dir = dir.to_owned();
+        Ok(Self { disk, dir, per_name, total, used, by_host, all, dir_mode: 0o750, file_mode: MODE })
     }
 
     /// The directory.
@@ -49,14 +57,13 @@ impl Shelf {
 
     /// Would `len` more bytes of this sender fit?
     pub fn fits(&self, name: &str, len: u64) -> bool {
-        let all: u64 = self.used.values().sum();
-        self.used.get(name).copied().unwrap_or(0).saturating_add(len) <= self.per_name
-            && all.saturating_add(len) <= self.total
+        self.by_host.get(host_of(name)).copied().unwrap_or(0).saturating_add(len) <= self.per_name
+            && self.all.saturating_add(len) <= self.total
     }
 
     /// Bytes set aside in all.
     pub fn bytes(&self) -> u64 {
-        self.used.values().sum()
+        self.all
     }
 
     /// Keeps a frame, durably; false when a limit is reached. The same name again is the same pack.
@@ -84,8 +91,12 @@ impl Shelf {
         }
         self.disk.create_dir_all(&dir, self.dir_mode)?;
         self.disk.replace(&path, bytes, self.file_mode)?;
+        let len = bytes.len() as u64;
         let used = self.used.entry(name.to_owned()).or_insert(0);
-        *used = used.saturating_add(bytes.len() as u64);
+        *used = used.saturating_add(len);
+        let of_host = self.by_host.entry(host_of(name).to_owned()).or_insert(0);
+        *of_host = of_host.saturating_add(len);
+        self.all = self.all.saturating_add(len);
         Ok(true)
     }
 
@@ -147,6 +158,14 @@ impl Shelf {
 
     fn forget(&mut self, name: &str, len: u64) -> disk::Result<()> {
         if let Some(u) = self.used.get_mut(name) {
+            let len = len.min(*u);
+            self.all = self.all.saturating_sub(len);
+            if let Some(of_host) = self.by_host.get_mut(host_of(name)) {
+                *of_host = of_host.saturating_sub(len);
+                if *of_host == 0 {
+                    self.by_host.remove(host_of(name));
+                }
+            }
             *u = u.saturating_sub(len);
             if *u == 0 {
                 self.used.remove(name);

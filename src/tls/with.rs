@@ -1,22 +1,24 @@
 //! TLS by rustls.
 
 use super::{Expiry, HANDSHAKE, Stream, Timed};
+use crate::config::allow::network;
 use crate::config::{TlsListen, TlsSend};
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, ClientConnection, Connection, Error, RootCertStore,
     ServerConfig, ServerConnection,
 };
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -134,6 +136,8 @@ fn expiry(key: &'static str, path: &Path) -> Option<Expiry> {
 /// A client's certificate, which was checked.
 pub struct Certificate {
     der: CertificateDer<'static>,
+    /// Those that the client showed with it.
+    rest: Vec<CertificateDer<'static>>,
     /// It may send for every host.
     relay: bool,
 }
@@ -178,9 +182,24 @@ fn names(der: &CertificateDer, host: &str) -> bool {
 /// The receiver's side: certificate, key, and who signs the clients' certificates.
 pub struct Server {
     conf: TlsListen,
-    loaded: Mutex<(Arc<ServerConfig>, Stamps)>,
-    /// Handshakes under way.
-    handshakes: AtomicUsize,
+    loaded: Mutex<(Loaded, Stamps)>,
+    /// How many times the file of those who sign was another one.
+    cas: AtomicU64,
+    /// Handshakes under way, the oldest first.
+    handshakes: Mutex<Vec<Handshake>>,
+}
+
+/// One handshake, and whom it is counted for.
+struct Handshake {
+    from: IpAddr,
+    tcp: Arc<TcpStream>,
+}
+
+/// What a receiver's files are made into.
+#[derive(Clone)]
+struct Loaded {
+    config: Arc<ServerConfig>,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
 /// Handshakes at once: each may take memory before anybody has shown anything.
@@ -188,12 +207,32 @@ const HANDSHAKES_MAX: usize = 256;
 /// Bytes of a handshake, the client's certificates among them.
 const HANDSHAKE_BYTES: usize = 24 << 10;
 
-/// One handshake; it counts until it is dropped.
-struct Place<'a>(&'a AtomicUsize);
+/// One handshake's place; it is taken until this is dropped.
+struct Place<'a>(&'a Server, Arc<TcpStream>);
+
+impl<'a> Place<'a> {
+    /// When all are taken, the oldest of the address that has most makes room for one of an address that has fewer: some that
+    /// never end must not keep the others out.
+    fn take(server: &'a Server, tcp: &Arc<TcpStream>) -> Option<Self> {
+        let from = network(tcp.peer_addr().ok()?.ip());
+        let mut all = server.handshakes.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= HANDSHAKES_MAX {
+            let of = |from: IpAddr| all.iter().filter(|h| h.from == from).count();
+            let at = (0..all.len()).rev().max_by_key(|at| all.get(*at).map_or(0, |h| of(h.from)))?;
+            if all.get(at).is_none_or(|h| of(h.from) <= of(from)) {
+                return None;
+            }
+            let _ = all.remove(at).tcp.shutdown(Shutdown::Both);
+        }
+        all.push(Handshake { from, tcp: Arc::clone(tcp) });
+        Some(Self(server, Arc::clone(tcp)))
+    }
+}
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let mut all = self.0.handshakes.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|h| !Arc::ptr_eq(&h.tcp, &self.1));
     }
 }
 
@@ -201,26 +240,31 @@ impl Server {
     /// Reads the files.
     pub fn open(conf: &TlsListen) -> Result<Self, String> {
         let stamps = stamps(&Self::paths(conf));
-        let loaded = (Arc::new(Self::load(conf)?), stamps);
-        Ok(Self { conf: conf.clone(), loaded: Mutex::new(loaded), handshakes: AtomicUsize::new(0) })
+        let loaded = Mutex::new((Self::load(conf)?, stamps));
+        let (cas, handshakes) = (AtomicU64::new(0), Mutex::default());
+        Ok(Self { conf: conf.clone(), loaded, cas, handshakes })
     }
 
     fn paths(conf: &TlsListen) -> Vec<&Path> {
         [&conf.cert, &conf.key].into_iter().chain(&conf.client_ca).map(AsRef::as_ref).collect()
     }
 
-    fn load(conf: &TlsListen) -> Result<ServerConfig, String> {
+    fn load(conf: &TlsListen) -> Result<Loaded, String> {
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|e| format!("tls: {e}"))?;
-        let builder = match &conf.client_ca {
+        let verifier = match &conf.client_ca {
             Some(path) => {
                 let roots = Arc::new(roots("tls_client_ca", path)?);
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
                     .build()
                     .map_err(|e| format!("tls_client_ca: {}: {e}", path.display()))?;
-                builder.with_client_cert_verifier(verifier)
+                Some(verifier)
             }
+            None => None,
+        };
+        let builder = match verifier.clone() {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
             None => builder.with_no_client_auth(),
         };
         let (chain, key) = (certificates("tls_cert", &conf.cert)?, private_key("tls_key", &conf.key)?);
@@ -229,7 +273,7 @@ impl Server {
             .map_err(pair(["tls_cert", "tls_key"], [&conf.cert, &conf.key]))?;
         // A connection lives for hours. Tickets would come unasked, which a sender takes for a broken connection.
         config.send_tls13_tickets = 0;
-        Ok(config)
+        Ok(Loaded { config: Arc::new(config), verifier })
     }
 
     /// Reads the files again if they are others now. After an error those of before hold on.
@@ -239,8 +283,26 @@ impl Server {
         if loaded.1 == now {
             return None;
         }
+        let ca_changed = loaded.1.get(2) != now.get(2);
         loaded.1 = now;
-        Some(Self::load(&self.conf).map(|config| loaded.0 = Arc::new(config)))
+        Some(Self::load(&self.conf).map(|new| {
+            loaded.0 = new;
+            self.cas.fetch_add(u64::from(ca_changed), Ordering::Relaxed);
+        }))
+    }
+
+    /// Another number each time that `tls_client_ca` is another file.
+    pub fn cas(&self) -> u64 {
+        self.cas.load(Ordering::Relaxed)
+    }
+
+    /// Would a certificate that was good when its connection began be taken now, too?
+    pub fn trusts(&self, certificate: &Certificate) -> Result<(), String> {
+        let verifier = self.loaded.lock().unwrap_or_else(PoisonError::into_inner).0.verifier.clone();
+        let Some(verifier) = verifier else { return Ok(()) };
+        let Certificate { der, rest, .. } = certificate;
+        let checked = verifier.verify_client_cert(der, rest, UnixTime::now());
+        checked.map(|_| ()).map_err(|e| super::explain(&io::Error::other(e)))
     }
 
     /// How long the files hold.
@@ -277,16 +339,17 @@ impl Server {
             }
             return Ok(Some((Stream::plain(tcp), None)));
         }
-        let place = Place(&self.handshakes);
-        if self.handshakes.fetch_add(1, Ordering::Relaxed) >= HANDSHAKES_MAX {
+        let Some(place) = Place::take(self, &tcp) else {
             return Err(format!("{HANDSHAKES_MAX} handshakes are under way, the limit; it may try again"));
-        }
-        let config = Arc::clone(&self.loaded.lock().unwrap_or_else(PoisonError::into_inner).0);
+        };
+        let config = self.loaded.lock().unwrap_or_else(PoisonError::into_inner).0.config.clone();
         let connection = ServerConnection::new(config).map_err(|e| e.to_string())?;
         let session = shake_hands(connection.into(), &tcp, deadline).map_err(|e| super::explain(&e))?;
         drop(place);
-        let certificate = session.0.peer_certificates().and_then(<[_]>::first).map(|der| Certificate {
+        let chain = session.0.peer_certificates().and_then(<[_]>::split_first);
+        let certificate = chain.map(|(der, rest)| Certificate {
             der: der.clone().into_owned(),
+            rest: rest.iter().map(|one| one.clone().into_owned()).collect(),
             relay: self.conf.relays.iter().any(|relay| relay == "*" || names(der, relay)),
         });
         Ok(Some((Stream { tcp, deadline: None, tls: Some(session) }, certificate)))

@@ -529,24 +529,25 @@ fn packs_without_a_digest_are_held_side_by_side() {
     sim.set_free_bytes(1 << 40);
     let text = b"[collector]\nlisten = 127.0.0.1:1\nsend_to = 127.0.0.1:2\nallow = any\n";
     let conf = Config::parse("relay", text).relay(true).unwrap().0;
-    let (mut gate, mut relay, _) =
+    let (gate, mut relay, _) =
         relay::open(&disk, Path::new("/state"), &conf, "relay".into(), 1, &mut |why| panic!("{why}"))
             .unwrap();
+    let gate = Mutex::new(gate);
     for raw in [&b"one\n"[..], b"another\n"] {
-        gate.offer(arrived(&conf.receiver, &Pack::original("web1", HOUR, 7, raw)), 1, "now").unwrap();
+        lock(&gate).offer(arrived(&conf.receiver, &Pack::original("web1", HOUR, 7, raw)), 1, "now").unwrap();
     }
-    gate.spool.sync().unwrap();
+    lock(&gate).spool.sync().unwrap();
     // They come back from there from time to time, and are refused again.
     let mut seen = std::collections::BTreeSet::new();
     for round in 1..=100 {
         relay.fill(&gate);
         let (now, mut frame) = (round * 120_000, Vec::new());
-        let next = relay.next_job(now, &mut gate, &mut frame).unwrap();
+        let next = relay.next_job(now, &gate, &mut frame).unwrap();
         if let Some(seq) = next {
-            relay.report(seq, &frame, &Sent::PermFail("wrong header".into()), now, &mut gate).unwrap();
+            relay.report(seq, &frame, &Sent::PermFail("wrong header".into()), now, &gate).unwrap();
         }
         let held = disk.list(Path::new("/state/held/web1")).unwrap_or_default();
-        assert_eq!(gate.spool.waiting() + held.len() as u64, 2, "round {round}");
+        assert_eq!(lock(&gate).spool.waiting() + held.len() as u64, 2, "round {round}");
         seen.extend(held.into_iter().map(|e| e.name));
     }
     assert_eq!(seen.len(), 2, "each under a name of its own: {seen:?}");
@@ -560,20 +561,21 @@ fn a_damaged_record_does_not_fill_a_small_spool() {
     let text = b"[collector]\nlisten = 127.0.0.1:1\nsend_to = 127.0.0.1:2\nallow = any\n";
     let mut conf = Config::parse("relay", text).relay(true).unwrap().0;
     (conf.spool.size, conf.spool.segment_size) = (2_000, 2_000);
-    let (mut gate, mut relay, _) =
+    let (gate, mut relay, _) =
         relay::open(&disk, Path::new("/state"), &conf, "relay".into(), 1, &mut |why| panic!("{why}"))
             .unwrap();
+    let gate = Mutex::new(gate);
     for (i, pack) in Hour::new("web1", HOUR, 30, 3).packs().iter().enumerate() {
-        let answer = gate.offer(arrived(&conf.receiver, pack), 1, "now").unwrap();
+        let answer = lock(&gate).offer(arrived(&conf.receiver, pack), 1, "now").unwrap();
         assert!(matches!(answer, Answer::When(_)), "pack {}: {answer:?}", i + 1);
-        gate.spool.sync().unwrap();
+        lock(&gate).spool.sync().unwrap();
         if i == 0 {
             damage_last(&sim);
         }
         relay.fill(&gate);
         let mut frame = Vec::new();
-        while let Some(seq) = relay.next_job(1, &mut gate, &mut frame).unwrap() {
-            relay.report(seq, &frame, &Sent::Sent, 1, &mut gate).unwrap();
+        while let Some(seq) = relay.next_job(1, &gate, &mut frame).unwrap() {
+            relay.report(seq, &frame, &Sent::Sent, 1, &gate).unwrap();
         }
     }
 }
@@ -589,27 +591,27 @@ fn a_pack_that_is_damaged_in_a_relays_spool_is_named_and_taken_again() {
         let dir = Path::new("/state");
         let (gate, relay, waiting) =
             relay::open(&disk, dir, &conf, "relay".into(), 1, &mut |why| told.push(why)).unwrap();
-        (gate, relay, waiting, told)
+        (Mutex::new(gate), relay, waiting, told)
     };
-    let (mut gate, mut relay, _, _) = start();
+    let (gate, mut relay, _, _) = start();
     let pack = &Hour::new("web1", HOUR, 2, 3).packs()[0];
     let mut frame = Vec::new();
-    assert_eq!(gate.offer(arrived(&conf.receiver, pack), 1, "now").unwrap(), Answer::When(1));
-    gate.spool.sync().unwrap();
+    assert_eq!(lock(&gate).offer(arrived(&conf.receiver, pack), 1, "now").unwrap(), Answer::When(1));
+    lock(&gate).spool.sync().unwrap();
     damage_last(&sim);
     relay.fill(&gate);
-    assert_eq!(relay.next_job(1, &mut gate, &mut frame).unwrap(), None);
+    assert_eq!(relay.next_job(1, &gate, &mut frame).unwrap(), None);
     let told = std::mem::take(&mut relay.alarms);
     assert!(told.len() == 1 && told[0].starts_with(&format!("web1_{HOUR} pack 1: ")), "{told:?}");
     // Its sender, if it asks again, must not be told that it is here.
-    assert_eq!(gate.offer(arrived(&conf.receiver, pack), 1, "now").unwrap(), Answer::When(2));
-    gate.spool.sync().unwrap();
+    assert_eq!(lock(&gate).offer(arrived(&conf.receiver, pack), 1, "now").unwrap(), Answer::When(2));
+    lock(&gate).spool.sync().unwrap();
     relay.fill(&gate);
-    assert_eq!(relay.next_job(1, &mut gate, &mut frame).unwrap(), Some(2));
-    relay.report(2, &frame, &Sent::Sent, 1, &mut gate).unwrap();
-    gate.spool.close().unwrap();
+    assert_eq!(relay.next_job(1, &gate, &mut frame).unwrap(), Some(2));
+    relay.report(2, &frame, &Sent::Sent, 1, &gate).unwrap();
+    lock(&gate).spool.close().unwrap();
     // What is damaged is not deleted before it is set aside.
     assert_eq!(disk.list(Path::new("/state/quarantine/spool")).unwrap().len(), 1);
     let (gate, _, waiting, told) = start();
-    assert_eq!((waiting, told.len(), gate.spool.waiting()), (0, 0, 0), "{told:?}");
+    assert_eq!((waiting, told.len(), lock(&gate).spool.waiting()), (0, 0, 0), "{told:?}");
 }

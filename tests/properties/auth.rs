@@ -102,6 +102,26 @@ fn of_the_matrix_only_what_is_right_is_taken() {
     );
 }
 
+/// The story: whoever had recorded a header could set the day from which its host must sign.
+#[test]
+fn a_header_alone_shows_nothing() {
+    let dir = Scratch::new("header-keys");
+    let keys = key_file(&dir);
+    let mut store = Store::new("header", &[("keys_file", keys.to_str().unwrap()), ("keys", "accept")]);
+    let signs = |store: &mut Store| {
+        store.stop();
+        let text = std::fs::read_to_string(store.state("senders.json")).unwrap();
+        store.start();
+        text.contains("since")
+    };
+    let mut pack = signed(&hour("web1")).remove(0);
+    pack.body[5] ^= 1;
+    assert_eq!(store.peer().send(&pack), Answer::WrongHeader);
+    assert!(!signs(&mut store));
+    store.peer().send_all(&signed(&hour("web1")));
+    assert!(signs(&mut store));
+}
+
 #[test]
 fn through_a_relay_the_same_is_refused_and_the_same_is_taken() {
     let dir = Scratch::new("relay-keys");

@@ -3,11 +3,12 @@
 use super::original::other_address;
 use super::peer::{Answer, Hour, Pack, Peer, Random, lines, newlines, until};
 use super::store::{Store, tree};
+use logd::clock::{Clock, Zone};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -201,6 +202,40 @@ fn when_the_bytes_in_flight_are_used_up_others_wait_and_are_served() {
     assert!(store.process().status_kb("VmHWM") < 40_000);
 }
 
+/// The story: the copy of a host whose clock was wrong was newer than all that were sent to mend it.
+#[test]
+fn what_is_of_a_time_to_come_is_not_taken() {
+    let zone = Zone::local().unwrap();
+    let now = Clock::real().now_ms();
+    let at = |hours: i64| zone.hour_at(now + hours * 3_600_000).to_string();
+    let copy = |hours: i64| u64::try_from(now + hours * 3_600_000).unwrap();
+    let store = Store::new("ahead", &[]);
+    let relay = Store::relay("ahead-relay", store.addr(), &[]);
+    for receiver in [&relay, &store] {
+        for (hour, generation) in [
+            (at(0), copy(26)),
+            (at(0), u64::MAX / 4),
+            (at(4 * 24), 0),
+            (at(4 * 24)[..8].to_owned(), 0),
+            ("9999123123".to_owned(), 0),
+        ] {
+            let pack = Pack::ours("web1", &hour, generation, 1, b"a line\n");
+            assert_eq!(receiver.peer().send(&pack), Answer::Busy, "{hour} {generation}");
+            receiver.wait_log(&format!("web1_{hour}"));
+        }
+        receiver.wait_log("correct the clock of web1");
+        receiver.wait_log("from 127.0.0.1: refused");
+    }
+    assert!(store.names("log_data").is_empty() && store.names("aside").iter().all(|n| !n.contains("web1")));
+    // A clock that is a little ahead, and an hour of another zone, are no harm.
+    for (n, hour, generation) in [(1, at(0), copy(20)), (2, at(26), 0), (3, at(26)[..8].to_owned(), 0)] {
+        let raws = vec![lines("early", n, 5)];
+        let hour = Hour { name: format!("ok{n}"), hour, generation, raws };
+        relay.peer().send_all(&hour.packs());
+        store.proven(&hour, 1);
+    }
+}
+
 // ---- disk ----
 
 /// A receiver downstream that reads packs and answers only when it is told to.
@@ -320,6 +355,52 @@ fn packs_beyond_a_gap_fill_only_their_senders_share() {
     assert_eq!(store.data("web2", HOUR), b"");
     // And again in the next hour.
     store.peer().send_all(&heavy("web1", "2026112206", 4).packs()[1..3]);
+}
+
+/// The story: limits were by the name of a stream, and a host may have any number of those.
+#[test]
+fn the_streams_of_a_host_have_one_share_and_little_memory() {
+    let store = Store::new("streams", &[("early_per_name", "64k"), ("checkpoint", "100ms")]);
+    let mut peer = store.peer();
+    let mut waiting = 0;
+    while peer.send(&heavy(&format!("web1+s{waiting}"), HOUR, 2).packs()[1]) == Answer::Ok {
+        waiting += 1;
+        assert!(waiting < 9, "each stream has a share of its own");
+    }
+    assert!((2..=4).contains(&waiting), "{waiting} packs of 20 kB");
+    // Another host has its own.
+    store.peer().send_all(&heavy("web2+s1", HOUR, 2).packs()[1..]);
+
+    // Packs behind a gap, so that every hour is waited for: beyond its hours the host must wait, and nobody else.
+    let store = Store::new("streams2", &[("checkpoint", "1s")]);
+    let (next, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|s| {
+        for _ in 0..8 {
+            s.spawn(|| {
+                let mut peer = store.peer();
+                while refused.load(Ordering::SeqCst) == 0 {
+                    let n = next.fetch_add(1, Ordering::SeqCst);
+                    assert!(n < 12_000, "any number of streams is taken");
+                    match peer.send(&Pack::ours(&format!("bad+s{n}"), HOUR, 0, 2, b"a line\n")) {
+                        Answer::Ok => {}
+                        Answer::Busy => _ = refused.fetch_add(1, Ordering::SeqCst),
+                        other => panic!("{other:?}"),
+                    }
+                }
+            });
+        }
+    });
+    assert!(next.load(Ordering::SeqCst) > 8_000, "{next:?}");
+    store.settle();
+    assert!(store.log().contains("hours of bad wait"), "{}", store.log());
+    let most = store.process().status_kb("VmHWM");
+    println!("{next:?} streams, at most {most} kB");
+    assert!(most < 80 << 10, "{most} kB");
+    // The packs that are missing are always welcome, and make room.
+    for n in 0..3 {
+        store.peer().deliver(&Pack::ours(&format!("bad+s{n}"), HOUR, 0, 1, b"a line\n"));
+    }
+    store.peer().deliver(&Pack::ours("bad+new", HOUR, 0, 1, b"a line\n"));
 }
 
 #[test]

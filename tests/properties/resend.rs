@@ -224,6 +224,24 @@ fn a_crash_of_the_collector_at_any_call_leaves_no_new_copy_behind() {
     }
 }
 
+/// Receivers refuse a copy of a time that is not yet, so what was begun under a wrong clock must not number later ones, too.
+#[test]
+fn a_copy_is_numbered_by_the_clock_once_that_is_right_again() {
+    let mut w = certified();
+    w.judged = false;
+    let days = 10 * 24 * 3_600_000;
+    for step in [days, -days] {
+        w.clock.step_wall(step);
+        ask(&w, HOUR, &[]);
+        (0..30).for_each(|_| w.round(1_500));
+    }
+    let copies =
+        w.messages.iter().filter_map(|m| m.split_once("as copy ")?.1.split(',').next()?.parse().ok());
+    let copies: Vec<i64> = copies.collect();
+    assert_eq!(copies.len(), 2, "{:?}", w.messages);
+    assert!(copies[0] > w.now_ms() + days / 2 && copies[1] <= w.now_ms(), "{copies:?}");
+}
+
 /// The way that the manual tells, with processes: `verify` finds the damage and names the tag, `status` names the hour
 /// once the tag is gone, and what it prints is all that `resend` needs.
 #[test]

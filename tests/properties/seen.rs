@@ -7,6 +7,7 @@ use super::auth::{HOUR, OTHER, OWN, hour, key_file, signed, write};
 use super::peer::{Answer, hex, until};
 use super::store::{Scratch, Store};
 use super::support::{Temp, fixed_addr, logd, past_hours, tail};
+use logd::clock::{Clock, Zone};
 use serde_json::Value;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -213,34 +214,37 @@ fn in_accept_a_host_that_has_signed_must_go_on_to() {
     let mut store =
         Store::new("seen-first-store", &[("keys_file", keys.to_str().unwrap()), ("keys", "accept")]);
     let later = |name: &str, day: &str| super::peer::Hour::new(name, &format!("{day}05"), 1, 3);
+    // As late as a receiver takes it.
+    let day = Zone::local().unwrap().day_at(Clock::real().now_ms() + 2 * 24 * 3_600_000).to_string();
+    let day = day.as_str();
     // Nobody has signed yet.
-    store.peer().send_all(&later("web1", "29990101").packs());
+    store.peer().send_all(&later("web1", "20261101").packs());
     store.peer().send_all(&signed(&hour("web1+b")));
     for restarted in [false, true] {
         if restarted {
             store.restart();
         }
-        for (name, day, answer) in [
-            ("web1", "29990102", Answer::Denied),
-            ("web1+c", "29990102", Answer::Denied),
+        for (name, on, answer) in [
+            ("web1", day, Answer::Denied),
+            ("web1+c", day, Answer::Denied),
             // It may have been on its way when the key came.
             ("web1+c", &HOUR[..8], Answer::Ok),
-            ("db1", "29990102", Answer::Ok),
-            ("web2", "29990102", Answer::Ok),
+            ("db1", day, Answer::Ok),
+            ("web2", day, Answer::Ok),
         ] {
-            let pack = later(name, day).packs().remove(0);
+            let pack = later(name, on).packs().remove(0);
             // It may just be certified.
             let got =
                 until("it is not busy", || Some(store.peer().send(&pack)).filter(|a| *a != Answer::Busy));
-            assert_eq!(got, answer, "{name} {day}, restarted: {restarted}");
+            assert_eq!(got, answer, "{name} {on}, restarted: {restarted}");
         }
         store.wait_log("has signed its packs since ");
-        store.peer().deliver(&later("web1", "29990102").packs().remove(0).signed("w1", &OWN));
+        store.peer().deliver(&later("web1", day).packs().remove(0).signed("w1", &OWN));
     }
     // Without keys it is as any other.
     write(&keys, &format!("db1 d1 {}\n", hex(&OTHER)), 0o600);
     store.wait_log("read again: 1 key\n");
-    store.peer().deliver(&later("web1", "29990103").packs().remove(0));
+    store.peer().deliver(&later("web1+d", day).packs().remove(0));
 }
 
 #[test]

@@ -484,8 +484,9 @@ impl World {
                 let Some((gate, mut relay)) = self.relay.take() else { return };
                 let mut frame = Vec::new();
                 let now = self.now.mono_ms();
-                relay.fill(&lock(&gate));
-                let result = relay.next_job(now, &mut lock(&gate), &mut frame);
+                relay.fill(&gate);
+                let tidied = relay.tidy(now, &gate);
+                let result = tidied.and_then(|()| relay.next_job(now, &gate, &mut frame));
                 self.messages.append(&mut relay.alarms);
                 match result {
                     Err(e) if dead(&self.machines[RELAY], &e) => return,

@@ -150,6 +150,13 @@ impl Keys {
             if let Some(more) = denied.len().checked_sub(NAMED_MAX).filter(|n| *n > 0) {
                 let _ = write!(text, "\n    and {more} more: `--json` lists them");
             }
+            if self.senders.denied_more > 0 {
+                let _ = write!(
+                    text,
+                    "\n    and before them {}, of which only the receiver's log tells: so many are not remembered",
+                    out::count(usize::try_from(self.senders.denied_more).unwrap_or(usize::MAX), "other")
+                );
+            }
             list.push(text);
         }
         list
@@ -173,6 +180,7 @@ impl Keys {
         json!({
             "mode": mode, "hosts": hosts, "refused": self.refused,
             "keys_error": self.senders.keys_error, "denied": self.senders.denied,
+            "denied_more": self.senders.denied_more,
         })
     }
 }

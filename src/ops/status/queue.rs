@@ -58,6 +58,8 @@ pub struct Queue {
     pub short: Option<String>,
     /// Packs that the next receiver denies.
     pub denied: Vec<Denied>,
+    /// How many senders were denied before those.
+    pub denied_more: u64,
     /// Addresses that take nothing.
     pub failing: Vec<Failing>,
 }
@@ -80,7 +82,7 @@ impl Queue {
         }
         queue.short = disk.shortage(state_dir, conf.min_free)?;
         let told = denied::load(disk, state_dir)?;
-        (queue.denied, queue.failing) = (told.denied, told.failing);
+        (queue.denied, queue.denied_more, queue.failing) = (told.denied, told.denied_more, told.failing);
         let spool = state_dir.join(if role == Role::Tail { "retry" } else { "spool" });
         let mut segments = Vec::new();
         for name in names(disk, &spool)?
@@ -186,7 +188,10 @@ impl Queue {
             )
         });
         let more = self.denied.len().checked_sub(DENIED_SHOWN).filter(|n| *n > 0);
-        shown.chain(more.map(|n| format!("denied: {n} more senders: `--json` lists them")))
+        let before = Some(self.denied_more).filter(|n| *n > 0);
+        shown
+            .chain(more.map(|n| format!("denied: {n} more senders: `--json` lists them")))
+            .chain(before.map(|n| format!("denied: and before them {n} others, of which only the log tells")))
     }
 
     /// What somebody must look at, each with the next step. `elsewhere` = packs that are not acknowledged, wherever they
@@ -222,7 +227,7 @@ impl Queue {
         json!({
             "state_dir": self.state_dir.display().to_string(), "exists": self.exists,
             "spool_bytes": self.spool_bytes, "spool_size": self.spool_size, "packs": self.packs, "aside": aside,
-            "paused": self.short, "running": self.running, "refused": self.refused, "denied": self.denied, "failing": self.failing,
+            "paused": self.short, "running": self.running, "refused": self.refused, "denied": self.denied, "denied_more": self.denied_more, "failing": self.failing,
         })
     }
 }

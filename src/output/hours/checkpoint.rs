@@ -12,6 +12,9 @@ use crate::spool::Loc;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+/// Packs that go to the early shelf in one checkpoint, a file each: those of all others wait for that.
+const SHELVE_STEP: usize = 64;
+
 /// What a checkpoint makes durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
@@ -189,6 +192,10 @@ impl Hours {
         }
         let mut frame = std::mem::take(&mut self.frame);
         for (id, loc) in waiting {
+            if out.shelved.len() >= SHELVE_STEP {
+                self.dirty.insert((key.clone(), generation));
+                break;
+            }
             let file = Store::shelf_name(key, generation, id);
             if !self.reader.fetch_at(&loc, &mut frame)? || !self.early.put(&key.name, &file, &frame)? {
                 continue;

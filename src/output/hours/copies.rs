@@ -205,7 +205,7 @@ impl Hours {
             }
             // The copy in place may be about to prove more than this one does: it is heard first.
             let first = state.in_place.filter(|_| !cert.verified && state.closed.is_none());
-            let first = first.filter(|g| state.copies.get(g).is_some_and(Copy::is_complete));
+            let first = first.filter(|g| state.copies.get(g).is_some_and(|c| c.is_complete()));
             if let Some(g) = first
                 && !self.store.has_conflict(key, g)?
             {
@@ -234,7 +234,7 @@ impl Hours {
                 // Lower copies are history now, those under construction too.
                 let kept = state.copies.split_off(&job.generation);
                 let gone = std::mem::replace(&mut state.copies, kept);
-                self.done_now.extend(gone.into_values().flat_map(Copy::let_go));
+                self.done_now.extend(gone.into_values().flat_map(|c| c.let_go()));
             }
         }
         if tag {
@@ -378,7 +378,7 @@ impl Hours {
         if let Some(state) = self.states.get_mut(key) {
             let old = state.in_place.replace(to).and_then(|g| state.copies.remove(&g));
             let late = state.copies.extract_if(.., |_, c| c.role == Role::Late).map(|(_, c)| c);
-            self.done_now.extend(old.into_iter().chain(late).flat_map(Copy::let_go));
+            self.done_now.extend(old.into_iter().chain(late).flat_map(|c| c.let_go()));
             (state.closed, state.installing) = (None, None);
             if let Some(copy) = state.copies.get_mut(&to) {
                 (copy.place, copy.role, copy.files, copy.verified_to) = (place, Role::InPlace, None, 0);

@@ -6,7 +6,7 @@
 //! - Anything else makes the hour `damaged`: nothing is appended and nothing cut until a new copy mends it.
 //! - An hour that cannot be looked at, or mended for lack of room, waits (`stuck`); the others start.
 
-use super::{Copy, Early, HourState, Hours, HoursConfig, Role};
+use super::{Copy, Early, HourState, Hours, HoursConfig, Role, STATES_MAX};
 use crate::disk;
 use crate::integrity::lines::{Line, Reader as ProofReader};
 use crate::integrity::{Certificate, Health, Place, Scan, Store, repair, scan};
@@ -79,6 +79,9 @@ impl Hours {
                 Err(e) if !e.fatal() => hours.stick_at_start(&key, &e, spooled, now_ms),
                 other => other?,
             }
+            if hours.states.len() > 2 * STATES_MAX {
+                hours.forget_idle(now_ms);
+            }
         }
         Ok(hours)
     }
@@ -138,8 +141,8 @@ impl Hours {
             state.copies.entry(generation).or_insert_with(|| Copy::new(place, Role::Building, found));
         }
         for (generation, id, file) in shelf {
-            let good = |c: &&Copy| matches!(c.health, Health::Good);
-            if state.copies.get(&generation).filter(good).is_some_and(|c| id <= c.summary.high) {
+            let stored = |c: &Copy| matches!(c.health, Health::Good) && id <= c.summary.high;
+            if state.copies.get(&generation).is_some_and(|c| stored(c)) {
                 self.shelved.push((key.clone(), generation, id));
                 continue;
             }

@@ -29,6 +29,8 @@ const LOOK_MS: u64 = 1_000;
 const REQUEST_MAX: u64 = 1 << 20;
 /// Whole hours that are read again at the same time, so that the current one goes on.
 const AT_ONCE: usize = 2;
+/// Receivers refuse a copy that is so far in the future, in ms.
+const AHEAD_MS: u64 = 24 * 3_600_000;
 
 /// What is to be sent again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -195,7 +197,10 @@ impl Follower {
             Some(log) => Some(log.generation),
             None => self.journal.archived(key)?.map(|log| log.generation),
         };
-        let generation = self.clock.now_ms().unsigned_abs().max(before.map_or(0, |g| g.saturating_add(1)));
+        let now = self.clock.now_ms().unsigned_abs();
+        // A copy that was begun when the clock was wrong is refused by receivers: none has it.
+        let before = before.filter(|g| *g <= now.saturating_add(AHEAD_MS));
+        let generation = now.max(before.map_or(0, |g| g.saturating_add(1)));
         self.streams.restart(&mut self.journal, key, generation)?;
         // Of the copy before nothing more is sent.
         self.unreleased.retain(|(s, _)| s.key != *key);

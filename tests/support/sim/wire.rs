@@ -400,7 +400,7 @@ impl World {
                     *highest = m.id.max(*highest);
                 }
                 let now = self.now.mono_ms();
-                let result = relay.report(seq, frame, outcome, now, &mut lock(&gate));
+                let result = relay.report(seq, frame, outcome, now, &gate);
                 self.messages.append(&mut relay.alarms);
                 match result {
                     Err(e) if dead(&self.machines[RELAY], &e) => {}
