@@ -198,8 +198,8 @@ impl Rates {
     }
 }
 
-/// Who has a v6 address has 2^64 of them.
-fn network(ip: IpAddr) -> IpAddr {
+/// The addresses that count as one: who has a v6 address has 2^64 of them.
+pub fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
         v4 @ IpAddr::V4(_) => v4,

@@ -16,6 +16,7 @@ use crate::config::{Allow, MonitorConfig, Role, Warning};
 use crate::disk::Disk;
 use crate::health::Health;
 use crate::heartbeat::{self, Frames, Message};
+use crate::http::network;
 use crate::integrity::read_hosts;
 use crate::log::{Cap, Log, count};
 use crate::metrics;
@@ -24,7 +25,7 @@ use crate::overview::{Node, Overview};
 use crate::receiver::lock;
 use crate::shutdown::Shutdown;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -153,21 +154,24 @@ impl Shared {
             (std::mem::take(&mut m.said), std::mem::take(&mut m.alarms))
         };
         for (level, text) in said {
-            let (allowed, unsaid) = lock(&self.told).allows(self.clock.mono_ms());
-            if let Some(unsaid) = unsaid {
-                self.log.warn(&unsaid);
-            }
-            if !allowed {
-                continue;
-            }
-            match level {
-                0 => self.log.error(&text),
-                1 => self.log.warn(&text),
-                _ => self.log.info(&text),
-            }
+            self.say(level, &text);
         }
         for (subject, text) in alarms {
             self.alarms.raise(&subject, &text);
+        }
+    }
+
+    /// Logs what others can cause, but not more of it than a disk can bear.
+    fn say(&self, level: u8, text: &str) {
+        let (allowed, unsaid) = lock(&self.told).allows(self.clock.mono_ms());
+        if let Some(unsaid) = unsaid {
+            self.log.warn(&unsaid);
+        }
+        match level {
+            _ if !allowed => {}
+            0 => self.log.error(text),
+            1 => self.log.warn(text),
+            _ => self.log.info(text),
         }
     }
 
@@ -336,7 +340,7 @@ impl Receiver {
                 Err(why) => {
                     let ip = peer.ip;
                     self.peers.remove(id);
-                    self.s.log.warn(&format!("connection from {ip}: {why}; closed; nothing of it is kept"));
+                    self.s.say(1, &format!("connection from {ip}: {why}; closed; nothing of it is kept"));
                 }
             }
         }
@@ -370,13 +374,13 @@ impl Receiver {
                 break;
             };
             self.peers.remove(&id);
-            self.s.log.warn(&format!("connection from {ip}: too many frames are under way; closed"));
+            self.s.say(1, &format!("connection from {ip}: too many frames are under way; closed"));
         }
-        let log = &self.s.log;
+        let s = &self.s;
         self.peers.retain(|_, p| {
             let slow = p.begun.is_some_and(|at| at.elapsed() > FRAME_TIME);
             if slow {
-                log.warn(&format!("connection from {}: a frame was not whole in time; closed", p.ip));
+                s.say(1, &format!("connection from {}: a frame was not whole in time; closed", p.ip));
             }
             !slow && p.heard.elapsed() <= IDLE
         });
@@ -389,8 +393,8 @@ impl Receiver {
                 Ok(a) => a,
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionAborted) => return,
                 Err(e) => {
-                    self.s.log.warn(&format!("accept: {e}; connections wait"));
-                    self.close_idle();
+                    self.s.say(1, &format!("accept: {e}; connections wait"));
+                    self.make_room(None);
                     self.s.stop.wait(Duration::from_millis(100));
                     return;
                 }
@@ -398,22 +402,17 @@ impl Receiver {
             let ip = addr.ip().to_canonical();
             if !self.allow.permits(ip) {
                 let text = "not in `allow`; closed; add it there if it belongs to you";
-                self.s.log.warn(&format!("connection from {ip}: {text}"));
+                self.s.say(1, &format!("connection from {ip}: {text}"));
                 continue;
             }
-            let mine = self.peers.values().filter(|p| p.ip == ip).count();
+            if stream.set_nonblocking(true).is_err() {
+                continue;
+            }
+            let mine = self.peers.values().filter(|p| network(p.ip) == network(ip)).count();
             if mine >= PER_ADDRESS {
-                self.s.log.warn(&format!("connection from {ip}: it has {mine} already, the limit; closed"));
-                continue;
-            }
-            if self.peers.len() >= self.most {
-                self.close_idle();
-            }
-            if self.peers.len() >= self.most || stream.set_nonblocking(true).is_err() {
-                self.s
-                    .log
-                    .warn(&format!("connection from {ip}: all {} connections are busy; closed", self.most));
-                continue;
+                self.make_room(Some(ip));
+            } else if self.peers.len() >= self.most {
+                self.make_room(None);
             }
             let _ = stream.set_nodelay(true);
             let (frames, heard) = (Frames::default(), Instant::now());
@@ -423,12 +422,28 @@ impl Receiver {
         }
     }
 
-    /// The connection that has been silent longest makes room.
-    fn close_idle(&mut self) {
-        let idle = self.peers.iter().filter(|(_, p)| p.begun.is_none()).min_by_key(|(_, p)| p.heard);
-        if let Some(id) = idle.map(|(id, _)| *id) {
-            self.peers.remove(&id);
+    /// Closes the connection of an address, or else of the one that has most, of which nothing whole has come for longest: no
+    /// number of addresses keeps a newcomer out, however they hold what they have.
+    fn make_room(&mut self, of: Option<IpAddr>) {
+        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+        for p in self.peers.values() {
+            let n = counts.entry(network(p.ip)).or_default();
+            *n = n.saturating_add(1);
         }
+        let most = counts.values().copied().max().unwrap_or(0);
+        let may_go = |p: &Peer| match of {
+            Some(ip) => network(p.ip) == network(ip),
+            None => counts.get(&network(p.ip)) == Some(&most),
+        };
+        let oldest =
+            self.peers.iter().filter(|(_, p)| may_go(p)).min_by_key(|(_, p)| p.begun.unwrap_or(p.heard));
+        let Some((id, ip)) = oldest.map(|(id, p)| (*id, p.ip)) else { return };
+        self.peers.remove(&id);
+        let n = counts.get(&network(ip)).copied().unwrap_or(0);
+        self.s.say(
+            1,
+            &format!("connection from {ip}: closed to make room for another; it has {n} of {}", self.most),
+        );
     }
 }
 

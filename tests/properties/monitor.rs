@@ -327,6 +327,34 @@ fn garbage_on_every_port_harms_nothing() {
     assert_eq!((m.terminate(), node.terminate()), (0, 0));
 }
 
+/// The story: sixteen addresses, each with as many connections as one may have and a frame begun on each, kept everybody
+/// else from telling anything.
+#[test]
+fn those_who_hold_all_connections_keep_nobody_out() {
+    let temp = Temp::new("held");
+    let keys = [("allow", "127.0.0.0/8"), ("[heart_beat] check_interval", "1h")];
+    let mut m = Node::prepare(&temp, "monitor", "monitor", &keys, &[]);
+    // So few descriptors that there is room for 22 connections.
+    m.limit_files(200);
+    m.restart();
+    let to = m.addr();
+    // Nothing is to be said on it for long.
+    let mut silent = TcpStream::connect(to).unwrap();
+    let mut held = Vec::new();
+    for round in 0..6 {
+        for n in 0..24 {
+            let mut stream = support::connect_from(2 + n % 3, to);
+            let _ = stream.write_all(&REGISTER[..20]);
+            held.push(stream);
+        }
+        assert_eq!(ask(to, REGISTER)["err"], "0", "round {round}");
+    }
+    silent.write_all(REGISTER).unwrap();
+    assert_eq!(answer(&mut silent)["err"], "0", "it did not have to make room");
+    assert!(m.log().contains("closed to make room"), "{}", m.log());
+    assert_eq!(m.terminate(), 0);
+}
+
 #[test]
 fn a_thousand_nodes_and_their_connections_cost_no_thread() {
     let temp = Temp::new("thousand");
