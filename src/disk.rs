@@ -86,6 +86,11 @@ impl Error {
         self.source.kind() == io::ErrorKind::NotFound
     }
 
+    /// This user may not.
+    pub fn denied(&self) -> bool {
+        self.source.kind() == io::ErrorKind::PermissionDenied
+    }
+
     /// The file system or the quota is full.
     pub fn no_space(&self) -> bool {
         self.is(&[Errno::NOSPC, Errno::DQUOT])
@@ -374,7 +379,7 @@ impl Disk {
         // parent, so it is made durable too. Without the right to open that parent it was not us who made it.
         if missing.last() != Some(&level)
             && let Err(e) = self.sync_dir(parent_of(level))
-            && (e.fatal() || e.source.kind() != io::ErrorKind::PermissionDenied)
+            && (e.fatal() || !e.denied())
         {
             return Err(e);
         }

@@ -39,7 +39,7 @@ use hours::Hours;
 use nodes::{Node, Nodes};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Characters of a message, at most.
 const MESSAGE_MAX: usize = 4_096;
@@ -53,6 +53,8 @@ const NAMED_MAX: usize = 10;
 const NODES_PER_ADDRESS: usize = 64;
 /// Nodes that one peer may register, for others whom `allow` names; one must not take the places of all.
 const NODES_PER_PEER: usize = overview::NODES_MAX / 4;
+/// Copies of one file that are set aside.
+const ASIDE_MAX: u32 = 9;
 /// Nodes of one round that are an alarm each; more of them are one alarm.
 const ALARMS_MAX: usize = 3;
 
@@ -82,7 +84,7 @@ impl Monitor {
     /// Opens a state directory. What is damaged in it is set aside and told.
     pub fn open(disk: &Disk, dir: &Path, conf: &MonitorConfig, zone: &Zone) -> disk::Result<Self> {
         let mut said = Vec::new();
-        let nodes = Nodes::open(disk, &dir.join("nodes.json"))?;
+        let nodes = Nodes::open(disk, &dir.join("nodes.json"), &mut said)?;
         let events = Events::open(disk, &dir.join("events"), &mut said)?;
         let hours = Hours::open(disk, &dir.join("hours.json"), &mut said)?;
         let (allow, keep_hours) = (conf.allow.clone(), conf.keep_hours);
@@ -407,6 +409,47 @@ impl Monitor {
             metric.set(self.nodes.iter().filter(|n| n.alive == alive).count() as u64);
         }
     }
+}
+
+/// A state file, if it is there. What cannot be read as one is set aside and told.
+pub fn read_state(
+    disk: &Disk,
+    path: &Path,
+    max: u64,
+    next: &str,
+    said: &mut Vec<Said>,
+) -> disk::Result<Option<Vec<u8>>> {
+    match disk.read_opt(path, max) {
+        Err(e) if e.is_of_one_path() => {
+            said.push((0, set_aside(disk, path, &reason(&e), next)?));
+            Ok(None)
+        }
+        other => other,
+    }
+}
+
+/// Without the path, which the sentence begins with.
+fn reason(e: &disk::Error) -> String {
+    format!("{}: {}", e.op, e.source)
+}
+
+/// Renames what is in the way of one of our files; the sentence about it, of which `next` is what comes of it.
+fn set_aside(disk: &Disk, path: &Path, why: &str, next: &str) -> disk::Result<String> {
+    let name = |n: u32| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(if n == 1 { ".damaged".to_owned() } else { format!(".damaged-{n}") });
+        PathBuf::from(name)
+    };
+    // Bounded: what was set aside first is what somebody may still want.
+    let mut aside = name(ASIDE_MAX);
+    for n in 1..ASIDE_MAX {
+        if disk.stat(&name(n))?.is_none() {
+            aside = name(n);
+            break;
+        }
+    }
+    disk.rename(path, &aside)?;
+    Ok(format!("{}: {why}; it is now {}; {next}", path.display(), aside.display()))
 }
 
 fn answer(err: &str, msg: &str) -> Message {

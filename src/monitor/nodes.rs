@@ -2,7 +2,7 @@
 //!
 //! The file is plain JSON without a check, because people may edit it; a file that cannot be read is set aside.
 
-use super::Said;
+use super::{Said, read_state, reason, set_aside};
 use crate::disk::{self, Disk};
 use crate::overview;
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,8 @@ const FORMAT: u32 = 1;
 /// Bytes of the file, at most.
 const FILE_MAX: u64 = 16 << 20;
 
+/// What comes of a list that was set aside.
+const NEXT: &str = "correct it and put it back, or wait until the nodes have registered again";
 /// A lag that was told longer ago is not known any more: three times it was not told again.
 const LAG_MS: i64 = 3 * 72 * 1_000;
 
@@ -140,9 +142,9 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    /// Reads the file.
-    pub fn open(disk: &Disk, path: &Path) -> disk::Result<Self> {
-        let written = disk.read_opt(path, FILE_MAX)?;
+    /// Reads the file. What is no list is set aside and told.
+    pub fn open(disk: &Disk, path: &Path, said: &mut Vec<Said>) -> disk::Result<Self> {
+        let written = read_state(disk, path, FILE_MAX, NEXT, said)?;
         let mut nodes = Self {
             disk: disk.clone(),
             path: path.to_owned(),
@@ -158,24 +160,22 @@ impl Nodes {
             Some(Ok(list)) => nodes.list = list,
             Some(Err(why)) => nodes.set_aside(&why)?,
         }
+        said.append(&mut nodes.said);
         Ok(nodes)
     }
 
     /// What a file holds, or why it cannot be read, for somebody who only looks.
     pub fn look(disk: &Disk, path: &Path) -> disk::Result<Result<Vec<Node>, String>> {
-        let bytes = disk.read_opt(path, FILE_MAX)?;
+        let bytes = match disk.read_opt(path, FILE_MAX) {
+            // It is not for him, and may be well.
+            Err(e) if e.is_of_one_path() && !e.denied() => return Ok(Err(e.to_string())),
+            other => other?,
+        };
         Ok(bytes.map_or(Ok(Vec::new()), |b| read(&b).map(|list| list.into_values().collect())))
     }
 
     fn set_aside(&mut self, why: &str) -> disk::Result<()> {
-        let aside = self.path.with_extension("json.damaged");
-        self.disk.rename(&self.path, &aside)?;
-        let text = format!(
-            "{}: {why}; it is now {}; correct it and put it back, or wait until the nodes have registered again",
-            self.path.display(),
-            aside.display()
-        );
-        self.said.push((0, text));
+        self.said.push((0, set_aside(&self.disk, &self.path, why, NEXT)?));
         self.written = Vec::new();
         self.dirty = true;
         Ok(())
@@ -249,8 +249,14 @@ impl Nodes {
     }
 
     /// The file's content if it is not what we wrote.
-    fn edited(&self) -> disk::Result<Option<Vec<u8>>> {
-        let now = self.disk.read_opt(&self.path, FILE_MAX)?;
+    fn edited(&mut self) -> disk::Result<Option<Vec<u8>>> {
+        let now = match self.disk.read_opt(&self.path, FILE_MAX) {
+            Err(e) if e.is_of_one_path() => {
+                self.set_aside(&reason(&e))?;
+                return self.write().map(|()| None);
+            }
+            other => other?,
+        };
         Ok(now.filter(|bytes| *bytes != self.written))
     }
 

@@ -46,6 +46,7 @@ fn events(temp: &Temp) -> Vec<Value> {
     let dir = temp.path("monitor.state/events");
     let mut files: Vec<_> =
         std::fs::read_dir(dir).map_or(Vec::new(), |d| d.map(|e| e.unwrap().path()).collect());
+    files.retain(|f| f.is_file() && f.extension().is_some_and(|e| e == "jsonl"));
     files.sort();
     let text: String = files.iter().map(|f| std::fs::read_to_string(f).unwrap()).collect();
     // The last line may be being written.
@@ -352,6 +353,72 @@ fn those_who_hold_all_connections_keep_nobody_out() {
     silent.write_all(REGISTER).unwrap();
     assert_eq!(answer(&mut silent)["err"], "0", "it did not have to make room");
     assert!(m.log().contains("closed to make room"), "{}", m.log());
+    assert_eq!(m.terminate(), 0);
+}
+
+/// P5: what is in the way of a file of the monitor's is set aside, told, and no reason not to start.
+#[test]
+fn whatever_stands_in_the_state_directory_it_starts() {
+    let temp = Temp::new("state");
+    let mut m = monitor(&temp, &[]);
+    assert_eq!(ask(m.addr(), REGISTER)["err"], "0");
+    TcpStream::connect(m.addr()).unwrap().write_all(ERROR_LOG).unwrap();
+    until(SOON, "the message", || kinds(&temp).contains(&"ERROR".to_owned()).then_some(()));
+    assert_eq!(m.terminate(), 0);
+    let dir = temp.path("monitor.state");
+    let events = dir.join("events");
+    type Harm<'a> = (&'a str, &'a dyn Fn());
+    let gone = |name: &str| {
+        let _ = std::fs::remove_file(dir.join(name));
+    };
+    let grown = |name: &str| {
+        gone(name);
+        std::fs::File::create(dir.join(name)).unwrap().set_len(300 << 20).unwrap();
+    };
+    let is_dir = |name: &str| {
+        gone(name);
+        std::fs::create_dir(dir.join(name)).unwrap();
+        std::fs::write(dir.join(name).join("x"), "").unwrap();
+    };
+    let harms: &[Harm] = &[
+        ("nodes.json", &|| grown("nodes.json")),
+        ("nodes.json", &|| is_dir("nodes.json")),
+        ("nodes.json", &|| std::fs::write(dir.join("nodes.json"), [0xff; 99]).unwrap()),
+        ("hours.json", &|| grown("hours.json")),
+        ("hours.json", &|| is_dir("hours.json")),
+        ("hours.json", &|| std::fs::write(dir.join("hours.json"), "[").unwrap()),
+        ("99999999999999999999.jsonl", &|| {
+            std::fs::create_dir(events.join("00000000000000000099.jsonl")).unwrap();
+        }),
+        ("7.jsonl", &|| std::fs::write(events.join("7.jsonl"), "x").unwrap()),
+        ("notes.txt", &|| std::fs::write(events.join("notes.txt"), "x").unwrap()),
+        ("events", &|| {
+            std::fs::remove_dir_all(&events).unwrap();
+            std::fs::write(&events, "x").unwrap();
+        }),
+    ];
+    for (n, (name, harm)) in harms.iter().enumerate() {
+        harm();
+        m.restart();
+        assert_eq!(ask(m.addr(), REGISTER)["err"], "0", "{n}");
+        let file = name.split('.').next().unwrap().trim_start_matches('9');
+        assert!(m.log().contains(file), "{n}: {name}: {}", m.log());
+        TcpStream::connect(m.addr()).unwrap().write_all(ERROR_LOG).unwrap();
+        until(SOON, "the message", || kinds(&temp).contains(&"ERROR".to_owned()).then_some(()));
+        assert_eq!(m.terminate(), 0, "{n}: {name}");
+        assert_eq!(nodes(&temp).len(), 1, "{n}: {name}");
+    }
+    // Nothing of it was thrown away.
+    let names: Vec<String> =
+        std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(names.iter().filter(|n| n.starts_with("nodes.json.damaged")).count() == 3, "{names:?}");
+    // While it runs, too.
+    let m = &mut m;
+    m.restart();
+    let to = m.addr();
+    is_dir("nodes.json");
+    assert_eq!(ask(to, UNREGISTER)["err"], "0");
+    m.says("nodes.json.damaged");
     assert_eq!(m.terminate(), 0);
 }
 
