@@ -17,7 +17,6 @@ use crate::disk::Disk;
 use crate::health::Health;
 use crate::heartbeat::{self, Frames, Message};
 use crate::http::network;
-use crate::integrity::read_hosts;
 use crate::log::{Cap, Log, count};
 use crate::metrics;
 use crate::monitor::{Monitor, check};
@@ -186,12 +185,8 @@ impl Shared {
         let mut o = lock(&self.monitor).overview(now_ms, &self.host);
         o.advice = fleet::advice();
         let mut trouble = Vec::new();
-        match hosts_file.map(read_hosts) {
-            None => {}
-            Some(Ok(names)) => o.expected = names,
-            Some(Err(why)) => trouble.push(format!("{why}; silent hosts cannot be told")),
-        }
-        fleet::add_silent(&mut o, false, &self.zone, now_ms);
+        o.expected = fleet::expected(hosts_file, &mut trouble);
+        trouble.extend(fleet::complete(&mut o, false, shown, &self.zone, now_ms));
         // Its own warnings are mostly of nodes, and so among the events.
         let own = self.log.recent().into_iter().filter(|r| r.error);
         o.errors.extend(own.map(|r| fleet::entry(&self.host, r)));
@@ -206,8 +201,6 @@ impl Shared {
             ..Node::default()
         };
         o.nodes.insert(0, me);
-        o.keep_columns(usize::try_from(shown).unwrap_or(usize::MAX));
-        trouble.extend(o.fit());
         o.trouble = trouble.join("; ");
         o
     }

@@ -12,7 +12,7 @@ use crate::health::Health;
 use crate::http::{self, Body, HEADER_MAX, Names, Page, Path, Rates, Refusal, Request, Type};
 use crate::log::Log;
 use crate::metrics::{self, Roles};
-use crate::overview::Overview;
+use crate::overview::{BYTES_MAX, Overview};
 use crate::receiver::lock;
 use crate::shutdown::Shutdown;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -168,7 +168,7 @@ impl Board {
             let mut overview = look();
             overview.limit();
             metrics::set_hours(overview.hours.iter().map(|h| h.state.as_str()));
-            let json = Body::large(overview.to_json());
+            let json = Body::large(overview.to_json_within(BYTES_MAX));
             let now = clock.mono_ms();
             let rest = OVERVIEW_MS.max(now.saturating_sub(began).saturating_mul(SHARE));
             let mut made = lock(&self.made);
