@@ -246,12 +246,12 @@ impl Monitor {
         false
     }
 
-    /// Whom to ask for a heart-beat. Nodes that must not be asked are told.
-    pub fn targets(&mut self) -> Vec<SocketAddr> {
+    /// Whom to ask for a heart-beat, and whether it did not answer last. Nodes that must not be asked are told.
+    pub fn targets(&mut self) -> Vec<(SocketAddr, bool)> {
         let (mut targets, mut others) = (Vec::new(), Vec::new());
         for node in self.nodes.iter() {
             if node.by == Some(node.ip) || self.allow.names(node.ip) {
-                targets.push(SocketAddr::new(node.ip, node.port));
+                targets.push((SocketAddr::new(node.ip, node.port), node.alive == Some(false)));
             } else {
                 others.push(node.label());
             }

@@ -51,7 +51,7 @@ impl Desk {
     }
 
     fn asked(&mut self) -> Vec<String> {
-        self.m.targets().iter().map(ToString::to_string).collect()
+        self.m.targets().iter().map(|(at, _)| at.to_string()).collect()
     }
 
     fn kinds(&self) -> Vec<String> {

@@ -19,7 +19,8 @@ use crate::heartbeat::{self, Frames, Message};
 use crate::http::network;
 use crate::log::{Cap, Log, count};
 use crate::metrics;
-use crate::monitor::{Monitor, check};
+use crate::monitor::Monitor;
+use crate::monitor::check::{self, Checks};
 use crate::overview::{Node, Overview};
 use crate::receiver::lock;
 use crate::shutdown::Shutdown;
@@ -49,6 +50,8 @@ const HELD_MAX: usize = 16 << 20;
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Heart-beats asked for at the same time.
 const ASKED_MAX: usize = 256;
+/// What comes of questions within this time is looked at together: where a switch is dead that is one alarm.
+const GATHER: Duration = Duration::from_secs(1);
 /// For how long an event that could not be recorded is told by `/healthz`, ms.
 const UNRECORDED_MS: i64 = 600_000;
 /// Every so many rounds the list of nodes is read again.
@@ -232,38 +235,50 @@ impl Shared {
         }
     }
 
-    /// Asks every node for its heart-beat, round by round.
+    /// Asks every node for its heart-beat, round by round. A round does not wait for the end of the one before.
     fn check(&self, every: Duration) {
-        let most = ASKED_MAX.min(fd_limit().checked_div(4).unwrap_or(0).max(4));
+        let mut checks = Checks::new(ASKED_MAX.min(fd_limit().checked_div(4).unwrap_or(0).max(4)));
         let (mut round, mut next) = (0_u64, Instant::now());
-        loop {
-            let wait = next.saturating_duration_since(Instant::now());
-            if self.stop.wait(wait) {
-                return;
+        let (mut beats, mut since) = (Vec::new(), next);
+        while !self.stop.requested() {
+            let now = Instant::now();
+            if now >= next {
+                next = now.checked_add(every).unwrap_or(now);
+                round = round.wrapping_add(1);
+                let mut m = lock(&self.monitor);
+                let again =
+                    if round.is_multiple_of(READ_AGAIN) { m.read_again(self.clock.now_ms()) } else { Ok(()) };
+                checks.begin(&m.targets());
+                drop(m);
+                if let Err(e) = again {
+                    self.trouble(&e);
+                }
+                self.tell();
             }
-            next = Instant::now().checked_add(every).unwrap_or_else(Instant::now);
-            round = round.wrapping_add(1);
-            let mut m = lock(&self.monitor);
-            let again =
-                if round.is_multiple_of(READ_AGAIN) { m.read_again(self.clock.now_ms()) } else { Ok(()) };
-            let targets = m.targets();
-            drop(m);
-            if let Err(e) = again {
-                self.trouble(&e);
+            if beats.is_empty() {
+                since = now;
             }
-            self.tell();
-            let Some(beats) = check::round(&targets, most, &|| self.stop.requested()) else { continue };
-            let now_ms = self.clock.now_ms();
-            let mut m = lock(&self.monitor);
-            m.checked(beats, now_ms);
-            // An outage that is known survives a restart, and is not told twice.
-            let saved = m.commit(now_ms);
-            drop(m);
-            if let Err(e) = saved {
-                self.trouble(&e);
+            let wait = next.saturating_duration_since(now).min(LOOK_AGAIN);
+            beats.extend(checks.step(wait));
+            if !beats.is_empty() && (!checks.busy() || since.elapsed() >= GATHER) {
+                self.checked(std::mem::take(&mut beats));
+            } else if !checks.busy() {
+                self.stop.wait(wait);
             }
-            self.tell();
         }
+    }
+
+    fn checked(&self, beats: Vec<check::Beat>) {
+        let now_ms = self.clock.now_ms();
+        let mut m = lock(&self.monitor);
+        m.checked(beats, now_ms);
+        // An outage that is known survives a restart, and is not told twice.
+        let saved = m.commit(now_ms);
+        drop(m);
+        if let Err(e) = saved {
+            self.trouble(&e);
+        }
+        self.tell();
     }
 }
 

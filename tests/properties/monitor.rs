@@ -356,6 +356,35 @@ fn those_who_hold_all_connections_keep_nobody_out() {
     assert_eq!(m.terminate(), 0);
 }
 
+/// The story: one node that took the connection and said nothing held up the checks of all others for ten seconds.
+#[test]
+fn a_node_that_hangs_holds_up_no_check_but_its_own() {
+    let temp = Temp::new("hung");
+    let m = &mut monitor(&temp, &[]);
+    let beats = Beats::start();
+    let hung = TcpListener::bind("127.0.0.1:0").unwrap();
+    let me = |port: u16| heartbeat::Me {
+        role: "tail".into(),
+        hostname: "x".into(),
+        version: String::new(),
+        port,
+        ip: None,
+    };
+    for port in [beats.port, hung.local_addr().unwrap().port()] {
+        ask(m.addr(), &heartbeat::frame(&me(port).request("register", None)));
+    }
+    let (mut stream, _) = hung.accept().unwrap();
+    let before = beats.count.load(Ordering::SeqCst);
+    // Until it is given up.
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    let checked = beats.count.load(Ordering::SeqCst) - before;
+    assert!(checked >= 3, "{checked} checks while one node hung");
+    let state = |port: u16| nodes(&temp).into_iter().find(|n| n["port"] == port).unwrap()["alive"].clone();
+    until(SOON, "it to be down", || (state(hung.local_addr().unwrap().port()) == false).then_some(()));
+    assert_eq!(state(beats.port), true);
+}
+
 /// P5: what is in the way of a file of the monitor's is set aside, told, and no reason not to start.
 #[test]
 fn whatever_stands_in_the_state_directory_it_starts() {
