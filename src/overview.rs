@@ -93,8 +93,11 @@ pub struct Node {
     pub last_beat_ms: i64,
     /// Does it answer? `null` = nobody asks it.
     pub alive: Option<bool>,
-    /// Since when it is as `alive` says (unix milliseconds); 0 = unknown.
+    /// Since when it is as `alive` or `stopped` says (unix milliseconds); 0 = unknown.
     pub since_ms: i64,
+    /// It took its leave, as a role does that is stopped.
+    #[serde(skip_serializing_if = "is_false")]
+    pub stopped: bool,
     /// Age of the oldest line or pack that it has not delivered, in seconds; `null` = unknown.
     pub lag_s: Option<u64>,
 }
@@ -103,8 +106,11 @@ pub struct Node {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ErrorEntry {
-    /// When (unix milliseconds).
+    /// When it happened (unix milliseconds), by the clock of its node where that is plausible.
     pub time_ms: i64,
+    /// When it was told here (unix milliseconds); 0 = at once.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub arrived_ms: i64,
     /// Where.
     pub node: String,
     /// `error`, `warning`, `no heart-beat` and the like.
@@ -176,6 +182,11 @@ impl Default for Overview {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this form")]
 fn is_false(b: &bool) -> bool {
     !*b
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this form")]
+fn is_zero(n: &i64) -> bool {
+    *n == 0
 }
 
 fn shorten(text: &mut String, most: usize) {

@@ -41,7 +41,10 @@ pub struct Event {
     pub what: What,
     /// When it was received (Unix milliseconds).
     pub ms: i64,
-    /// When it happened, by the clock of who tells it: `2026-11-22 08:23:58`.
+    /// When it happened, by the clock of who tells it (Unix milliseconds); 0 = unknown, or not plausible.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub at_ms: i64,
+    /// The same in its own zone, as it was told: `2026-11-22 08:23:58`.
     pub time: String,
     /// The node's address.
     pub ip: String,
@@ -62,6 +65,11 @@ impl Event {
     pub fn address(&self) -> String {
         if self.port == 0 { self.ip.clone() } else { format!("{}:{}", self.ip, self.port) }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this form")]
+fn is_zero(n: &i64) -> bool {
+    *n == 0
 }
 
 /// The name of a segment.

@@ -16,6 +16,10 @@ const FILE_MAX: u64 = 16 << 20;
 
 /// What comes of a list that was set aside.
 const NEXT: &str = "correct it and put it back, or wait until the nodes have registered again";
+/// A node that was stopped is shown for so many days.
+pub const STOPPED_DAYS: i64 = 7;
+/// A node that registered itself and has not been heard for so many days is forgotten.
+pub const SILENT_DAYS: i64 = 30;
 /// A lag that was told longer ago is not known any more: three times it was not told again.
 const LAG_MS: i64 = 3 * 72 * 1_000;
 
@@ -47,9 +51,12 @@ pub struct Node {
     /// Does it answer? `None` = it was not asked yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alive: Option<bool>,
-    /// Since when (Unix milliseconds).
+    /// Since when (Unix milliseconds): of one that does not answer, when it was heard last; of one that was stopped, when.
     #[serde(default)]
     pub since_ms: i64,
+    /// It took its leave: it is not asked, and shown for some days.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub stopped: bool,
     /// When it told its lag (Unix milliseconds), and that (seconds).
     #[serde(skip)]
     pub lag: Option<(i64, u64)>,
@@ -69,6 +76,7 @@ impl Node {
             beat_ms: 0,
             alive: None,
             since_ms: 0,
+            stopped: false,
             lag: None,
         }
     }
@@ -79,6 +87,14 @@ impl Node {
         let known: Vec<&str> = known.map(String::as_str).collect();
         let at = std::net::SocketAddr::new(self.ip, self.port);
         if known.is_empty() { at.to_string() } else { format!("{at} ({})", known.join(", ")) }
+    }
+
+    /// Has it been stopped, or not been heard, for so long that nobody misses it? One that was added by hand stays.
+    pub fn is_past(&self, now_ms: i64) -> bool {
+        let heard = if self.stopped { self.since_ms } else { self.beat_ms.max(self.registered_ms) };
+        let days = if self.stopped { STOPPED_DAYS } else { SILENT_DAYS };
+        let may_go = self.stopped || (self.by.is_some() && self.alive != Some(true));
+        may_go && now_ms.saturating_sub(heard) > days.saturating_mul(86_400_000)
     }
 
     /// As the page has it.
@@ -93,9 +109,15 @@ impl Node {
             last_beat_ms: self.beat_ms,
             alive: self.alive,
             since_ms: self.since_ms,
+            stopped: self.stopped,
             lag_s: lag.filter(|_| self.alive != Some(false)).map(|(_, lag)| lag),
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this form")]
+fn is_false(b: &bool) -> bool {
+    !*b
 }
 
 #[derive(Serialize)]
@@ -197,6 +219,26 @@ impl Nodes {
         self.dirty |= self.list.remove(&(ip, port)).is_some();
     }
 
+    /// Forgets nodes that were stopped: all that are meant.
+    pub fn forget_stopped(&mut self, meant: impl Fn(&Node) -> bool) {
+        let before = self.list.len();
+        self.list.retain(|_, n| !(n.stopped && meant(n)));
+        self.dirty |= self.list.len() != before;
+    }
+
+    /// Whoever was stopped first of those that are meant makes room, if any was.
+    pub fn make_room(&mut self, meant: impl Fn(&Node) -> bool) {
+        let first = self.list.values().filter(|n| n.stopped && meant(n)).min_by_key(|n| n.since_ms);
+        if let Some((ip, port)) = first.map(|n| (n.ip, n.port)) {
+            self.remove(ip, port);
+        }
+    }
+
+    /// The next save writes the file, whether a node changed or only its heart-beat.
+    pub fn touch(&mut self) {
+        self.dirty = true;
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Node> {
         self.list.values()
@@ -234,7 +276,7 @@ impl Nodes {
 
     /// Writes the file with the newest heart-beats, at the end.
     pub fn close(&mut self) -> disk::Result<()> {
-        self.dirty = true;
+        self.touch();
         self.save()
     }
 

@@ -230,7 +230,7 @@ mod with {
             if self.mark.resync {
                 let (ours, time): (Vec<Node>, String) = {
                     let m = lock(&self.s.monitor);
-                    (m.nodes.iter().cloned().collect(), m.seconds(now_ms))
+                    (m.nodes.iter().filter(|n| !n.stopped).cloned().collect(), m.seconds(now_ms))
                 };
                 db.put(&ours, &time)?;
                 self.mark.resync = false;

@@ -196,7 +196,13 @@ pub fn advice() -> BTreeMap<String, String> {
 /// A message of this process, as the page has it.
 pub fn entry(host: &str, r: Recent) -> ErrorEntry {
     let kind = if r.error { "error" } else { "warning" };
-    ErrorEntry { time_ms: r.time_ms, node: host.to_owned(), kind: kind.into(), message: r.text }
+    ErrorEntry {
+        time_ms: r.time_ms,
+        arrived_ms: 0,
+        node: host.to_owned(),
+        kind: kind.into(),
+        message: r.text,
+    }
 }
 
 /// The names in `hosts_file`, as far as there is room for them.

@@ -217,11 +217,14 @@ impl Shared {
             let now = self.clock.mono_ms();
             let mut m = lock(&self.monitor);
             m.count_nodes();
+            let mut nodes = Ok(());
             if now.saturating_sub(minute) >= 60_000 {
                 minute = now;
-                m.forget(self.clock.now_ms());
+                let now_ms = self.clock.now_ms();
+                m.forget(now_ms);
+                nodes = m.commit(now_ms);
             }
-            let kept = m.events.sync().and(m.hours.save_soon(now));
+            let kept = nodes.and(m.events.sync()).and(m.hours.save_soon(now));
             let unrecorded = m.unrecorded.clone();
             drop(m);
             watch.turn(&self.clock);

@@ -142,7 +142,7 @@ fn the_captures_of_the_original_are_answered_as_it_answers() {
     let told = &until(SOON, "both messages", || Some(messages()).filter(|m| m.len() == 2))[1];
     assert_eq!((&told["time"], &told["role"]), (&"2026-11-22 08:23:58".into(), &"tail".into()));
     assert_eq!(ask(to, UNREGISTER), success);
-    assert!(nodes(&temp).is_empty());
+    assert_eq!(nodes(&temp)[0]["stopped"], true);
     let dance = heartbeat::frame(&[("req".to_owned(), "dance".to_owned())].into());
     assert_eq!(ask(to, &dance)["err"], "-1");
     assert_eq!(m.terminate(), 0);
@@ -410,32 +410,31 @@ fn whatever_stands_in_the_state_directory_it_starts() {
         std::fs::write(dir.join(name).join("x"), "").unwrap();
     };
     let harms: &[Harm] = &[
-        ("nodes.json", &|| grown("nodes.json")),
-        ("nodes.json", &|| is_dir("nodes.json")),
-        ("nodes.json", &|| std::fs::write(dir.join("nodes.json"), [0xff; 99]).unwrap()),
-        ("hours.json", &|| grown("hours.json")),
-        ("hours.json", &|| is_dir("hours.json")),
-        ("hours.json", &|| std::fs::write(dir.join("hours.json"), "[").unwrap()),
-        ("99999999999999999999.jsonl", &|| {
+        ("nodes.json.damaged", &|| grown("nodes.json")),
+        ("nodes.json.damaged", &|| is_dir("nodes.json")),
+        ("nodes.json.damaged", &|| std::fs::write(dir.join("nodes.json"), [0xff; 99]).unwrap()),
+        ("hours.json.damaged", &|| grown("hours.json")),
+        ("hours.json.damaged", &|| is_dir("hours.json")),
+        ("hours.json.damaged", &|| std::fs::write(dir.join("hours.json"), "[").unwrap()),
+        ("00000000000000000099.jsonl.damaged", &|| {
             std::fs::create_dir(events.join("00000000000000000099.jsonl")).unwrap();
         }),
-        ("7.jsonl", &|| std::fs::write(events.join("7.jsonl"), "x").unwrap()),
-        ("notes.txt", &|| std::fs::write(events.join("notes.txt"), "x").unwrap()),
-        ("events", &|| {
+        ("2 names are not ours", &|| std::fs::write(events.join("7.jsonl"), "x").unwrap()),
+        ("3 names are not ours", &|| std::fs::write(events.join("notes.txt"), "x").unwrap()),
+        ("events.damaged", &|| {
             std::fs::remove_dir_all(&events).unwrap();
             std::fs::write(&events, "x").unwrap();
         }),
     ];
-    for (n, (name, harm)) in harms.iter().enumerate() {
+    for (n, (told, harm)) in harms.iter().enumerate() {
         harm();
         m.restart();
         assert_eq!(ask(m.addr(), REGISTER)["err"], "0", "{n}");
-        let file = name.split('.').next().unwrap().trim_start_matches('9');
-        assert!(m.log().contains(file), "{n}: {name}: {}", m.log());
+        assert!(m.log().contains(told), "{n}: {}", m.log());
         TcpStream::connect(m.addr()).unwrap().write_all(ERROR_LOG).unwrap();
         until(SOON, "the message", || kinds(&temp).contains(&"ERROR".to_owned()).then_some(()));
-        assert_eq!(m.terminate(), 0, "{n}: {name}");
-        assert_eq!(nodes(&temp).len(), 1, "{n}: {name}");
+        assert_eq!(m.terminate(), 0, "{n}: {told}");
+        assert_eq!(nodes(&temp).len(), 1, "{n}: {told}");
     }
     // Nothing of it was thrown away.
     let names: Vec<String> =

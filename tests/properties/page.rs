@@ -422,7 +422,7 @@ fn a_monitor_shows_the_hours_of_its_stores_as_they_do_and_who_does_not_answer() 
         let seen = until(LATER, role, || node(role).filter(|n| n.alive == Some(true)));
         assert!(seen.lag_s.is_some() && !seen.version.is_empty() && seen.port > 0, "{seen:?}");
     }
-    // A relay that is killed is down, with its time and an error; one that stops is gone.
+    // A relay that is killed is down, with its time and an error; one that stops is shown as that.
     let before = number(page, "logd_outages_total");
     relay.kill();
     let down = until(LATER, "the relay to be down", || node("collector").filter(|n| n.alive == Some(false)));
@@ -438,7 +438,9 @@ fn a_monitor_shows_the_hours_of_its_stores_as_they_do_and_who_does_not_answer() 
     assert!(all["logd_hour_states{state=\"verified\"}"] >= 1.0, "{all:?}");
     assert!(!all.contains_key("logd_spool_bytes") && all["logd_database_queue_events"] == 0.0, "{all:?}");
     assert_eq!(store.terminate(), 0);
-    until(SOON, "the store to be gone", || node("fcollector").is_none().then_some(()));
+    until(SOON, "the store to be stopped", || node("fcollector").filter(|n| n.stopped && n.alive.is_none()));
+    until(SOON, "its number", || (number(page, "logd_nodes{state=\"stopped\"}") == 1).then_some(()));
+    assert_eq!(number(page, "logd_outages_total"), before + 1, "a stop is no outage");
     // What it knew is there after a restart.
     let known = hours(page, "web1")[&hour].clone();
     assert_eq!(m.terminate(), 0);
