@@ -345,6 +345,54 @@ fn garbage_slow_clients_and_thousands_of_connections_harm_nothing() {
     assert!(metrics(page)["logd_http_requests_total{code=\"4xx\"}"] > 0.0);
 }
 
+/// The story: two addresses asked for the largest answer, took none of it, and for half a minute nobody else was heard.
+#[test]
+fn answers_that_nobody_takes_keep_nobody_out() {
+    let temp = Temp::new("page-held");
+    let (mut m, page) = with_page(&temp, "monitor", "monitor", &[], "allow = 127.0.0.0/8\n");
+    // More than a connection holds by itself: some megabytes.
+    let note = "x".repeat(200);
+    let to = m.addr();
+    let hours = past_hours(70);
+    for host in 0..300 {
+        let cell = |at: &_| serde_json::json!({"name": format!("host{host}"), "hour": format!("{at}"), "state": "gaps", "note": note});
+        let list = serde_json::Value::from(hours.iter().map(cell).collect::<Vec<_>>()).to_string();
+        let told = [("req", "hours"), ("hostname", "x"), ("hours", &list)];
+        let told = told.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        logd::heartbeat::done(&logd::heartbeat::ask(to, SOON, |_| told).unwrap()).unwrap();
+    }
+    until(LATER, "all hours on the page", || {
+        let (code, body) = get(page, "/status.json");
+        (code == 200 && body.len() > 4 << 20).then_some(())
+    });
+    let fds = format!("/proc/{}/fd", m.pid().unwrap().as_raw_nonzero());
+    let open = || fs::read_dir(&fds).unwrap().count();
+    let before = open();
+    let mut held = Vec::new();
+    for n in 0..80 {
+        let mut stream = support::connect_from(2 + n % 2, page);
+        let _ = stream.write_all(b"GET /status.json HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        held.push(stream);
+    }
+    for stream in &held {
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        let began = stream.peek(&mut [0]);
+        assert!(
+            !matches!(&began, Err(e) if e.kind() == ErrorKind::WouldBlock),
+            "neither answered nor closed"
+        );
+    }
+    for _ in 0..5 {
+        let answer = raw(page, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert!(answer.ends_with("\r\n\r\nok\n"), "{answer:?}");
+    }
+    // Whoever stands still is closed long before the time of an answer is over.
+    until(Duration::from_secs(20), "those that stand still to be closed", || {
+        (open() <= before + 4).then_some(())
+    });
+    assert_eq!(m.terminate(), 0);
+}
+
 #[test]
 fn a_port_that_is_taken_keeps_no_role_from_its_work() {
     let temp = Temp::new("page-taken");
