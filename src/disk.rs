@@ -21,6 +21,11 @@
 mod image;
 mod real;
 pub mod sim;
+/// May this user execute this real file?
+pub fn may_execute(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
+}
+
 /// Does a process hold the lock of [`Disk::lock`] on this real file? `None` = nobody can tell. Makes no file.
 pub fn is_locked(path: &Path) -> Option<bool> {
     let file = std::fs::File::open(path).ok()?;

@@ -76,9 +76,9 @@ impl Checks {
                 // No descriptors for the moment: that says nothing about the node.
                 Err(e) if e == Errno::MFILE || e == Errno::NFILE => {
                     if doubtful {
-                        self.later.push_front(at)
+                        self.later.push_front(at);
                     } else {
-                        self.first.push_front(at)
+                        self.first.push_front(at);
                     }
                     break;
                 }

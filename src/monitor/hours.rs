@@ -72,7 +72,7 @@ impl Hours {
         match read_state(disk, path, FILE_MAX, next, said)?.map(|b| record::from_json::<Saved>(&b)) {
             None => {}
             Some(Ok(saved)) => drop(hours.put(saved.hours)),
-            Some(Err(why)) => said.push((1, set_aside(disk, path, &why.to_string(), next)?)),
+            Some(Err(why)) => said.push((1, set_aside(disk, path, &why, next)?)),
         }
         hours.dirty = false;
         Ok(hours)

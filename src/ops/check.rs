@@ -4,14 +4,13 @@ use super::out::Out;
 use super::{ERROR, YES};
 use crate::clock::{Clock, Zone};
 use crate::config::{Config, Role};
-use crate::disk::Disk;
+use crate::disk::{self, Disk};
 use crate::etl::rules::Rules;
 use crate::integrity;
 use crate::roles::admission;
 use crate::state;
 use crate::tail::streams;
 use crate::tls::{Client, Expiry, Server, Urgency};
-use rustix::fs::{Access, access};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -152,7 +151,7 @@ fn alarms(config: &Config) -> Vec<String> {
             Err(e) => Some(e.to_string()),
             Ok(meta) if !meta.is_file() => Some("no file".into()),
             Ok(meta) if meta.permissions().mode() & 0o111 == 0 => Some("nobody may execute it".into()),
-            Ok(_) => access(&program, Access::EXEC_OK).err().map(|e| format!("not for this user: {e}")),
+            Ok(_) => (!disk::may_execute(Path::new(&program))).then(|| "this user may not execute it".into()),
         };
         list.extend(why.map(|why| {
             format!("{program}: {why}; no alarm could be told: name a program that the user of the role may execute")

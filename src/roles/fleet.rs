@@ -392,7 +392,8 @@ mod tests {
         assert!(silent > 5 * (NODES_MAX - 1) && o.hours.len() == silent + 1, "{silent}");
         let (mut trouble, dir) = (Vec::new(), std::env::temp_dir());
         let path = dir.join(format!("logd-hosts-{}", std::process::id()));
-        std::fs::write(&path, (0..NODES_MAX + 2).map(|n| format!("web{n}\n")).collect::<String>()).unwrap();
+        std::fs::write(&path, (0..NODES_MAX + 2).map(|n| format!("web{n}")).collect::<Vec<_>>().join("\n"))
+            .unwrap();
         assert_eq!(expected(Some(&path), &mut trouble).len(), NODES_MAX);
         std::fs::write(&path, "#\n".repeat(9 << 20)).unwrap();
         assert!(expected(Some(&path), &mut trouble).is_empty());

@@ -396,7 +396,6 @@ fn whatever_stands_in_the_state_directory_it_starts() {
     assert_eq!(m.terminate(), 0);
     let dir = temp.path("monitor.state");
     let events = dir.join("events");
-    type Harm<'a> = (&'a str, &'a dyn Fn());
     let gone = |name: &str| {
         let _ = std::fs::remove_file(dir.join(name));
     };
@@ -409,7 +408,7 @@ fn whatever_stands_in_the_state_directory_it_starts() {
         std::fs::create_dir(dir.join(name)).unwrap();
         std::fs::write(dir.join(name).join("x"), "").unwrap();
     };
-    let harms: &[Harm] = &[
+    let harms: &[(&str, &dyn Fn())] = &[
         ("nodes.json.damaged", &|| grown("nodes.json")),
         ("nodes.json.damaged", &|| is_dir("nodes.json")),
         ("nodes.json.damaged", &|| std::fs::write(dir.join("nodes.json"), [0xff; 99]).unwrap()),

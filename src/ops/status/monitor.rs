@@ -8,6 +8,7 @@ use crate::instance;
 use crate::monitor::nodes::{Node, Nodes};
 use crate::roles::admission;
 use serde_json::{Value, json};
+use std::fmt::Write as _;
 use std::path::Path;
 
 /// Nodes that are named one by one.
@@ -56,10 +57,10 @@ impl Report {
             format!("  {nodes}: {up} alive, {down} without a heart-beat, {unknown} not asked yet\n");
         let stopped: Vec<&Node> = self.nodes.iter().filter(|n| n.stopped).collect();
         for n in stopped.iter().take(NAMED_MAX) {
-            text += &format!("  stopped{}: {}\n", self.since(n), n.label());
+            let _ = writeln!(text, "  stopped{}: {}", self.since(n), n.label());
         }
         if stopped.len() > NAMED_MAX {
-            text += &format!("  and {} more were stopped\n", stopped.len().saturating_sub(NAMED_MAX));
+            let _ = writeln!(text, "  and {} more were stopped", stopped.len().saturating_sub(NAMED_MAX));
         }
         text
     }
