@@ -21,6 +21,11 @@
 mod image;
 mod real;
 pub mod sim;
+/// May this user execute this real file?
+pub fn may_execute(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
+}
+
 /// Does a process hold the lock of [`Disk::lock`] on this real file? `None` = nobody can tell. Makes no file.
 pub fn is_locked(path: &Path) -> Option<bool> {
     let file = std::fs::File::open(path).ok()?;
@@ -84,6 +89,11 @@ impl Error {
     /// The file or directory does not exist.
     pub fn not_found(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
+    }
+
+    /// This user may not.
+    pub fn denied(&self) -> bool {
+        self.source.kind() == io::ErrorKind::PermissionDenied
     }
 
     /// The file system or the quota is full.
@@ -374,7 +384,7 @@ impl Disk {
         // parent, so it is made durable too. Without the right to open that parent it was not us who made it.
         if missing.last() != Some(&level)
             && let Err(e) = self.sync_dir(parent_of(level))
-            && (e.fatal() || e.source.kind() != io::ErrorKind::PermissionDenied)
+            && (e.fatal() || !e.denied())
         {
             return Err(e);
         }

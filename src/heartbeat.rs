@@ -6,9 +6,10 @@
 //! monitor -> node   {"err":"0","msg":"success"}; any other `err` is a failure, and `msg` says which
 //!                   ours adds "again":"60" for whoever tells a "lag": to register again after so many seconds
 //! node  -> monitor  {"ip":…,"msg":…,"port":…,"time":…,"type":…}, a message; it is not answered
+//!                   ours adds "ms", its time in Unix milliseconds, which needs no zone
 //! node  -> monitor  {"hours":…,"hostname":…,"ip":…,"port":…,"req":"hours","role":…}, states of hours (ours)
 //! ```
-//! All of it but `hours` is the original's, which ignores members that it does not know (`version`, and `lag`: the age of
+//! All of it but `hours` is the original's, which ignores members that it does not know (`version`, `ms`, and `lag`: the age of
 //! the oldest line that is not delivered, in seconds) and answers a request that it does not know with an `err`. An original monitor reads a frame by its length and nothing else, so that a
 //! request waits for its answer before the next one is sent.
 //!

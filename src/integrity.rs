@@ -26,6 +26,7 @@ use lines::{Line, Reader, Stored, Summary};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -33,6 +34,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 const TAGGED_MIN: usize = 10_000;
 /// Longest state file of this module, in bytes.
 const SMALL: u64 = 4 << 20;
+/// Bytes of a `hosts_file`, at most.
+const HOSTS_MAX: u64 = 16 << 20;
 
 /// Where one copy of an hour lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -434,7 +437,16 @@ fn hash(hour: &str) -> u64 {
 
 /// Reads a `hosts_file`: one name per line, `#` and `;` comments.
 pub fn read_hosts(path: &Path) -> Result<Vec<String>, String> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("hosts_file {}: {e}", path.display()))?;
+    let wrong = |e: std::io::Error| format!("hosts_file {}: {e}", path.display());
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(wrong)?;
+    file.take(HOSTS_MAX.saturating_add(1)).read_to_string(&mut text).map_err(wrong)?;
+    if text.len() as u64 > HOSTS_MAX {
+        return Err(format!(
+            "hosts_file {}: longer than {HOSTS_MAX} bytes: is it a list of names?",
+            path.display()
+        ));
+    }
     let mut out = Vec::new();
     for (i, line) in text.lines().enumerate() {
         let name = line.trim();

@@ -257,6 +257,8 @@ metrics! {
     NODES_UP = nodes("up");
     /// Nodes that do not.
     NODES_DOWN = nodes("down");
+    /// Nodes that were stopped.
+    NODES_STOPPED = nodes("stopped");
     /// Nodes that were not asked, or must not be.
     NODES_NOT_ASKED = nodes("not asked");
     /// A heart-beat came.

@@ -27,7 +27,7 @@ pub mod nodes;
 #[cfg(test)]
 mod tests;
 
-use crate::clock::Zone;
+use crate::clock::{Hour, Zone};
 use crate::config::{Allow, MonitorConfig};
 use crate::disk::{self, Disk};
 use crate::heartbeat::{self, Message};
@@ -39,7 +39,7 @@ use hours::Hours;
 use nodes::{Node, Nodes};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Characters of a message, at most.
 const MESSAGE_MAX: usize = 4_096;
@@ -53,6 +53,13 @@ const NAMED_MAX: usize = 10;
 const NODES_PER_ADDRESS: usize = 64;
 /// Nodes that one peer may register, for others whom `allow` names; one must not take the places of all.
 const NODES_PER_PEER: usize = overview::NODES_MAX / 4;
+/// Heart-beats are made durable so often, ms.
+const BEATS_MS: i64 = 600_000;
+/// A message may be of so long ago, and of a clock that is so far ahead, ms; else the clock of its sender is wrong.
+const LATE_MS: i64 = 31 * 86_400_000;
+const AHEAD_MS: i64 = 300_000;
+/// Copies of one file that are set aside.
+const ASIDE_MAX: u32 = 9;
 /// Nodes of one round that are an alarm each; more of them are one alarm.
 const ALARMS_MAX: usize = 3;
 
@@ -74,6 +81,8 @@ pub struct Monitor {
     pub said: Vec<Said>,
     /// Subject and text of alarms.
     pub alarms: Vec<(String, String)>,
+    /// When heart-beats were made durable last (Unix milliseconds).
+    beats_ms: i64,
     /// When an event could not be recorded last (Unix milliseconds), and why.
     pub unrecorded: Option<(i64, String)>,
 }
@@ -82,12 +91,12 @@ impl Monitor {
     /// Opens a state directory. What is damaged in it is set aside and told.
     pub fn open(disk: &Disk, dir: &Path, conf: &MonitorConfig, zone: &Zone) -> disk::Result<Self> {
         let mut said = Vec::new();
-        let nodes = Nodes::open(disk, &dir.join("nodes.json"))?;
+        let nodes = Nodes::open(disk, &dir.join("nodes.json"), &mut said)?;
         let events = Events::open(disk, &dir.join("events"), &mut said)?;
         let hours = Hours::open(disk, &dir.join("hours.json"), &mut said)?;
         let (allow, keep_hours) = (conf.allow.clone(), conf.keep_hours);
         let (zone, alarms, unrecorded) = (zone.clone(), Vec::new(), None);
-        Ok(Self { allow, zone, keep_hours, nodes, events, hours, said, alarms, unrecorded })
+        Ok(Self { allow, zone, keep_hours, nodes, events, hours, said, alarms, beats_ms: 0, unrecorded })
     }
 
     /// Takes what a peer sent; the answer, if there is to be one. It may go out after [`Self::commit`].
@@ -154,6 +163,19 @@ impl Monitor {
         }
         let word = |name: &str, most: usize| short(m.get(name).map_or("", String::as_str), most);
         let (role, hostname) = (word("role", WORD_MAX), word("hostname", HOST_MAX));
+        if self.nodes.get(ip, port).is_none() {
+            // It has another port now; what it was is no news any more.
+            self.nodes.forget_stopped(|n| n.ip == ip && n.role == role && n.hostname == hostname);
+            if self.nodes.of_address(ip) >= NODES_PER_ADDRESS {
+                self.nodes.make_room(|n| n.ip == ip);
+            }
+            if self.nodes.registered_by(peer) >= NODES_PER_PEER {
+                self.nodes.make_room(|n| n.by == Some(peer));
+            }
+            if self.nodes.len() >= overview::NODES_MAX {
+                self.nodes.make_room(|_| true);
+            }
+        }
         let known = self.nodes.get(ip, port);
         if known.is_none() && self.nodes.of_address(ip) >= NODES_PER_ADDRESS {
             return Err(format!("{NODES_PER_ADDRESS} nodes of {ip} are registered already, the limit"));
@@ -168,9 +190,10 @@ impl Monitor {
         if known.is_none() && self.nodes.registered_by(peer) >= NODES_PER_PEER {
             return Err(format!("{peer} has registered {NODES_PER_PEER} nodes already, the limit"));
         }
-        let same = known.is_some_and(|n| n.role == role && n.hostname == hostname && n.by == Some(peer));
+        let same = known
+            .is_some_and(|n| !n.stopped && n.role == role && n.hostname == hostname && n.by == Some(peer));
         let mut node = known.cloned().unwrap_or_else(|| Node::new(ip, port));
-        node.by = Some(peer);
+        (node.by, node.stopped) = (Some(peer), false);
         (node.role, node.hostname, node.version) = (role, hostname, word("version", WORD_MAX));
         (node.registered_ms, node.beat_ms) = (now_ms, now_ms);
         node.lag = m.get("lag").and_then(|lag| lag.parse().ok()).map(|lag| (now_ms, lag));
@@ -185,13 +208,14 @@ impl Monitor {
     fn unregister(&mut self, m: &Message, peer: IpAddr, now_ms: i64) -> Result<(), String> {
         let (ip, port) = self.claimed(m, peer);
         // That it is not there is what was wanted.
-        let Some(node) = self.nodes.get(ip, port).cloned() else { return Ok(()) };
+        let Some(mut node) = self.nodes.get(ip, port).filter(|n| !n.stopped).cloned() else { return Ok(()) };
         if ip != peer && node.by != Some(peer) {
             return Err(format!("{ip}:{port} was not registered by {peer}"));
         }
-        self.nodes.remove(ip, port);
         self.event(What::Unregister, &node, "", "", now_ms);
         self.said.push((2, format!("node {}: unregistered", node.label())));
+        (node.stopped, node.alive, node.since_ms, node.lag) = (true, None, now_ms, None);
+        self.nodes.put(node, true);
         Ok(())
     }
 
@@ -206,19 +230,25 @@ impl Monitor {
         }
         let (kind, said) = (short(text("type"), WORD_MAX), short(text("msg"), MESSAGE_MAX));
         let time = own_time(text("time"));
-        let kept = self.event_at(time, What::Error, &node, &kind, &said, now_ms);
+        // Ours tell it in a way that needs no zone.
+        let at_ms = text("ms").parse().ok().or_else(|| time.as_deref().and_then(|t| own_ms(&self.zone, t)));
+        let likely =
+            |at: &i64| *at <= now_ms.saturating_add(AHEAD_MS) && *at >= now_ms.saturating_sub(LATE_MS);
+        let at = (time, at_ms.filter(likely));
+        let kept = self.event_at(at, What::Error, &node, &kind, &said, now_ms);
         let count = if kept { &metrics::NODE_MESSAGES_KEPT } else { &metrics::NODE_MESSAGES_DROPPED };
         count.inc();
     }
 
     fn event(&mut self, what: What, node: &Node, kind: &str, text: &str, now_ms: i64) {
-        self.event_at(None, what, node, kind, text, now_ms);
+        self.event_at((None, None), what, node, kind, text, now_ms);
     }
 
-    /// False = it could not be recorded.
+    /// With the time of who tells it, as a text and in Unix milliseconds, where that is known. False = it could not be
+    /// recorded.
     fn event_at(
         &mut self,
-        time: Option<String>,
+        (time, at_ms): (Option<String>, Option<i64>),
         what: What,
         node: &Node,
         kind: &str,
@@ -230,6 +260,7 @@ impl Monitor {
             seq: 0,
             what,
             ms: now_ms,
+            at_ms: at_ms.unwrap_or(0),
             time,
             ip: node.ip.to_string(),
             port: node.port,
@@ -244,12 +275,12 @@ impl Monitor {
         false
     }
 
-    /// Whom to ask for a heart-beat. Nodes that must not be asked are told.
-    pub fn targets(&mut self) -> Vec<SocketAddr> {
+    /// Whom to ask for a heart-beat, and whether it did not answer last. Nodes that must not be asked are told.
+    pub fn targets(&mut self) -> Vec<(SocketAddr, bool)> {
         let (mut targets, mut others) = (Vec::new(), Vec::new());
-        for node in self.nodes.iter() {
+        for node in self.nodes.iter().filter(|n| !n.stopped) {
             if node.by == Some(node.ip) || self.allow.names(node.ip) {
-                targets.push(SocketAddr::new(node.ip, node.port));
+                targets.push((SocketAddr::new(node.ip, node.port), node.alive == Some(false)));
             } else {
                 others.push(node.label());
             }
@@ -273,12 +304,17 @@ impl Monitor {
             let count = if result.is_ok() { &metrics::BEATS_ANSWERED } else { &metrics::BEATS_MISSED };
             count.inc();
             // It may have unregistered meanwhile.
-            let Some(mut node) = self.nodes.get(at.ip(), at.port()).cloned() else { continue };
+            let known = self.nodes.get(at.ip(), at.port()).filter(|n| !n.stopped);
+            let Some(mut node) = known.cloned() else { continue };
             let subject = format!("node {at}");
             let changed = node.alive != Some(result.is_ok());
             let (was, since) = (node.alive, node.since_ms);
             if changed {
                 (node.alive, node.since_ms) = (Some(result.is_ok()), now_ms);
+                // It may have been silent for most of a round, or for as long as the monitor was.
+                if result.is_err() && node.beat_ms > 0 {
+                    node.since_ms = node.beat_ms.min(now_ms);
+                }
             }
             match result {
                 Ok(()) => {
@@ -295,7 +331,7 @@ impl Monitor {
                 }
                 Err(why) if changed => {
                     metrics::OUTAGES.inc();
-                    let text = format!("{at}: {why}; down since {}", self.seconds(now_ms));
+                    let text = format!("{at}: {why}; down since {}", self.seconds(node.since_ms));
                     self.event(What::Error, &node, "no heart-beat", &text, now_ms);
                     self.said.push((1, format!("node {}: no heart-beat: {why}", node.label())));
                     down.push((
@@ -340,12 +376,14 @@ impl Monitor {
     pub fn adopt(&mut self, rows: Vec<Node>, now_ms: i64) -> disk::Result<()> {
         let theirs: BTreeMap<_, _> = rows.into_iter().map(|n| ((n.ip, n.port), n)).collect();
         let ours: Vec<Node> = self.nodes.iter().cloned().collect();
-        for node in ours.iter().filter(|n| !theirs.contains_key(&(n.ip, n.port))) {
+        for node in ours.iter().filter(|n| !n.stopped && !theirs.contains_key(&(n.ip, n.port))) {
             self.nodes.remove(node.ip, node.port);
             self.said.push((2, format!("node {}: removed in the database", node.label())));
         }
         for node in theirs.into_values() {
-            if self.nodes.get(node.ip, node.port).is_none() && self.nodes.len() < overview::NODES_MAX {
+            let known = self.nodes.get(node.ip, node.port);
+            // One that was stopped has no row, but for one that somebody has added since.
+            if known.is_some_and(|n| n.stopped) || known.is_none() && self.nodes.len() < overview::NODES_MAX {
                 self.said.push((2, format!("node {}: added in the database", node.label())));
                 self.nodes.put(Node { registered_ms: now_ms, ..node }, true);
             }
@@ -365,8 +403,23 @@ impl Monitor {
         }
     }
 
-    /// Once a minute: hours that are too old go.
+    /// Once a minute: hours that are too old go, and nodes that nobody misses any more. What changes is durable with the next
+    /// [`Self::commit`].
     pub fn forget(&mut self, now_ms: i64) {
+        let past: Vec<Node> = self.nodes.iter().filter(|n| n.is_past(now_ms)).cloned().collect();
+        for node in past {
+            self.nodes.remove(node.ip, node.port);
+            if !node.stopped {
+                self.event(What::Unregister, &node, "", "", now_ms);
+                let days = nodes::SILENT_DAYS;
+                self.said.push((1, format!("node {}: not heard for {days} days; forgotten", node.label())));
+            }
+        }
+        // After a crash it must still be known since when a node is down.
+        if now_ms.saturating_sub(self.beats_ms) > BEATS_MS {
+            self.beats_ms = now_ms;
+            self.nodes.touch();
+        }
         let back = i64::try_from(self.keep_hours).unwrap_or(i64::MAX).saturating_mul(3_600_000);
         self.hours.forget_before(self.zone.hour_at(now_ms.saturating_sub(back)));
     }
@@ -374,7 +427,8 @@ impl Monitor {
     /// All that is known, for the page.
     pub fn overview(&self, now_ms: i64, host: &str) -> Overview {
         let errors = self.events.recent().map(|e| ErrorEntry {
-            time_ms: e.ms,
+            time_ms: if e.at_ms > 0 { e.at_ms } else { e.ms },
+            arrived_ms: e.ms,
             node: if e.host.is_empty() { e.address() } else { format!("{} {}", e.host, e.address()) },
             kind: e.kind.clone(),
             message: e.msg.clone(),
@@ -404,9 +458,51 @@ impl Monitor {
             (None, &metrics::NODES_NOT_ASKED),
         ];
         for (alive, metric) in states {
-            metric.set(self.nodes.iter().filter(|n| n.alive == alive).count() as u64);
+            metric.set(self.nodes.iter().filter(|n| n.alive == alive && !n.stopped).count() as u64);
+        }
+        metrics::NODES_STOPPED.set(self.nodes.iter().filter(|n| n.stopped).count() as u64);
+    }
+}
+
+/// A state file, if it is there. What cannot be read as one is set aside and told.
+pub fn read_state(
+    disk: &Disk,
+    path: &Path,
+    max: u64,
+    next: &str,
+    said: &mut Vec<Said>,
+) -> disk::Result<Option<Vec<u8>>> {
+    match disk.read_opt(path, max) {
+        Err(e) if e.is_of_one_path() => {
+            said.push((0, set_aside(disk, path, &reason(&e), next)?));
+            Ok(None)
+        }
+        other => other,
+    }
+}
+
+/// Without the path, which the sentence begins with.
+fn reason(e: &disk::Error) -> String {
+    format!("{}: {}", e.op, e.source)
+}
+
+/// Renames what is in the way of one of our files; the sentence about it, of which `next` is what comes of it.
+fn set_aside(disk: &Disk, path: &Path, why: &str, next: &str) -> disk::Result<String> {
+    let name = |n: u32| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(if n == 1 { ".damaged".to_owned() } else { format!(".damaged-{n}") });
+        PathBuf::from(name)
+    };
+    // Bounded: what was set aside first is what somebody may still want.
+    let mut aside = name(ASIDE_MAX);
+    for n in 1..ASIDE_MAX {
+        if disk.stat(&name(n))?.is_none() {
+            aside = name(n);
+            break;
         }
     }
+    disk.rename(path, &aside)?;
+    Ok(format!("{}: {why}; it is now {}; {next}", path.display(), aside.display()))
 }
 
 fn answer(err: &str, msg: &str) -> Message {
@@ -434,6 +530,14 @@ fn own_time(text: &str) -> Option<String> {
     let good =
         ranges.iter().all(|(a, b, low, high)| number(*a, *b).is_some_and(|n| (*low..=*high).contains(&n)));
     good.then(|| text.replace('/', "-"))
+}
+
+/// What [`own_time`] returned, in Unix milliseconds, if it was told in our zone.
+fn own_ms(zone: &Zone, time: &str) -> Option<i64> {
+    let number = |from: usize, to: usize| time.get(from..to).and_then(|t| t.parse::<i64>().ok());
+    let hour: String = time.get(..13)?.chars().filter(char::is_ascii_digit).collect();
+    let seconds = number(14, 16)?.saturating_mul(60).saturating_add(number(17, 19)?);
+    Some(zone.starts_ms(Hour::parse(&hour)?)?.saturating_add(seconds.saturating_mul(1_000)))
 }
 
 /// `2d 3h 4m 5s`.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The version of the JSON.
 pub const VERSION: u32 = 1;
-/// Bytes of an overview that is read from a peer, at most.
+/// Bytes of an overview, at most: of one that is told, and of one that is read from a peer.
 pub const BYTES_MAX: usize = 16 << 20;
 /// Hours in one overview, at most: 500 hosts of three days.
 pub const HOURS_MAX: usize = 36_000;
@@ -25,6 +25,8 @@ pub const RANGES_MAX: usize = 20;
 const ADVICE_MAX: usize = 64;
 /// Characters of one text (a note, a message), at most.
 pub const TEXT_MAX: usize = 1_000;
+/// Characters of a note where there are too many of them.
+const SHORT_MAX: usize = 100;
 /// Characters of a name, an address, a state, at most.
 const NAME_MAX: usize = 128;
 
@@ -91,8 +93,11 @@ pub struct Node {
     pub last_beat_ms: i64,
     /// Does it answer? `null` = nobody asks it.
     pub alive: Option<bool>,
-    /// Since when it is as `alive` says (unix milliseconds); 0 = unknown.
+    /// Since when it is as `alive` or `stopped` says (unix milliseconds); 0 = unknown.
     pub since_ms: i64,
+    /// It took its leave, as a role does that is stopped.
+    #[serde(skip_serializing_if = "is_false")]
+    pub stopped: bool,
     /// Age of the oldest line or pack that it has not delivered, in seconds; `null` = unknown.
     pub lag_s: Option<u64>,
 }
@@ -101,8 +106,11 @@ pub struct Node {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ErrorEntry {
-    /// When (unix milliseconds).
+    /// When it happened (unix milliseconds), by the clock of its node where that is plausible.
     pub time_ms: i64,
+    /// When it was told here (unix milliseconds); 0 = at once.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub arrived_ms: i64,
     /// Where.
     pub node: String,
     /// `error`, `warning`, `no heart-beat` and the like.
@@ -176,6 +184,11 @@ fn is_false(b: &bool) -> bool {
     !*b
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this form")]
+fn is_zero(n: &i64) -> bool {
+    *n == 0
+}
+
 fn shorten(text: &mut String, most: usize) {
     if let Some((at, _)) = text.char_indices().nth(most) {
         text.truncate(at);
@@ -196,6 +209,38 @@ impl Overview {
         Ok(read)
     }
 
+    /// As JSON of so many bytes at most. What is too much is left out and told: first the ends of texts, then the oldest hours,
+    /// then whatever is last in its list.
+    pub fn to_json_within(&mut self, most: usize) -> Vec<u8> {
+        // Each step halves something: after so many nothing is left.
+        for step in 0..32 {
+            let mut out = Bounded { bytes: Vec::new(), most };
+            if serde_json::to_writer(&mut out, &*self).is_ok() {
+                return out.bytes;
+            }
+            match step {
+                0 => {
+                    self.cut = true;
+                    let gap = if self.trouble.is_empty() { "" } else { "; " };
+                    self.trouble =
+                        format!("{}{gap}cut, for it would be longer than {most} bytes", self.trouble);
+                    for h in &mut self.hours {
+                        shorten(&mut h.note, SHORT_MAX);
+                        shorten(&mut h.loss, SHORT_MAX);
+                    }
+                }
+                _ if self.columns.len() > 1 => self.keep_columns(self.columns.len() / 2),
+                _ => {
+                    self.hours.truncate(self.hours.len() / 2);
+                    self.expected.truncate(self.expected.len() / 2);
+                    self.nodes.truncate(self.nodes.len() / 2);
+                    self.errors.truncate(self.errors.len() / 2);
+                }
+            }
+        }
+        Vec::new()
+    }
+
     /// As JSON.
     pub fn to_json(&self) -> Vec<u8> {
         // Plain values cannot fail to be written.
@@ -213,10 +258,12 @@ impl Overview {
         self.span_hours = self.columns.len() as u64;
     }
 
-    /// Keeps as many columns as the grid has room for: rather fewer hours than not all hosts. A sentence if that is fewer.
+    /// Keeps as many columns as the grid has room for with the hosts that have hours or are expected: rather fewer hours than
+    /// not all hosts. A sentence if that is fewer.
     pub fn fit(&mut self) -> Option<String> {
-        let hosts = self.hours.iter().map(|h| h.name.as_str()).collect::<BTreeSet<_>>().len();
-        let most = HOURS_MAX.checked_div(hosts.max(1)).unwrap_or(HOURS_MAX).max(1);
+        let names = self.hours.iter().map(|h| h.name.as_str());
+        let hosts = names.chain(self.expected.iter().map(String::as_str)).collect::<BTreeSet<_>>().len();
+        let most = columns_of(hosts);
         if self.columns.len() <= most {
             return None;
         }
@@ -260,6 +307,31 @@ impl Overview {
             shorten(&mut e.kind, NAME_MAX);
             shorten(&mut e.message, TEXT_MAX);
         }
+    }
+}
+
+/// The columns for which there is room with so many hosts.
+pub fn columns_of(hosts: usize) -> usize {
+    HOURS_MAX.checked_div(hosts.max(1)).unwrap_or(HOURS_MAX).max(1)
+}
+
+/// Takes so many bytes and no more: what is too long must not be made first.
+struct Bounded {
+    bytes: Vec<u8>,
+    most: usize,
+}
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        if self.bytes.len().saturating_add(buf.len()) > self.most {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(buf);
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -317,5 +389,36 @@ mod tests {
         assert_eq!((read.hours[0].note.chars().count(), read.cut), (TEXT_MAX, false));
         o.limit();
         assert_eq!((o.hours.len(), o.cut), (HOURS_MAX, true));
+    }
+
+    #[test]
+    fn what_would_be_too_long_is_cut_and_said_to_be() {
+        let columns: Vec<String> = (0..72).rev().map(|n| format!("20261122{n:02}")).collect();
+        let all = |name: &str| {
+            let name = name.to_owned();
+            columns.iter().map(move |at| HostHour {
+                name: name.clone(),
+                hour: at.clone(),
+                note: "x".repeat(TEXT_MAX),
+                ..hour()
+            })
+        };
+        let hours: Vec<HostHour> = (0..50).flat_map(|n| all(&format!("web{n}"))).collect();
+        let whole = Overview { columns: columns.clone(), hours, ..Overview::default() };
+        let most = whole.to_json().len();
+        assert_eq!(whole.clone().to_json_within(most), whole.to_json());
+        for (most, shown) in [(most - 1, 72), (most / 8, 36), (most / 200, 1), (2_000, 1)] {
+            let json = whole.clone().to_json_within(most);
+            assert!(json.len() <= most, "{most}: {}", json.len());
+            let read = Overview::read(&json).unwrap();
+            assert!(read.cut && read.trouble.contains("cut, for it"), "{most}: {}", read.trouble);
+            assert_eq!((read.columns.len(), &read.columns[0]), (shown, &columns[0]), "{most}");
+            assert!(!read.hours.is_empty());
+        }
+        // Long texts go before hours do.
+        assert_eq!(
+            Overview::read(&whole.clone().to_json_within(most - 1)).unwrap().hours.len(),
+            whole.hours.len()
+        );
     }
 }

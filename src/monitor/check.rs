@@ -4,15 +4,13 @@ use crate::heartbeat::BEAT;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 /// How long a node may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How soon a stop is seen.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// What came of asking one node.
 pub type Beat = (SocketAddr, Result<(), String>);
@@ -21,43 +19,92 @@ struct Asked {
     at: SocketAddr,
     socket: OwnedFd,
     connected: bool,
+    /// It did not answer last.
+    doubtful: bool,
     until: Option<Instant>,
 }
 
-/// Asks all of them, at most `most` at the same time. `None` = it was stopped.
-pub fn round(nodes: &[SocketAddr], most: usize, stopped: &dyn Fn() -> bool) -> Option<Vec<Beat>> {
-    let mut left: VecDeque<SocketAddr> = nodes.iter().copied().collect();
-    let (mut asked, mut beats): (Vec<Asked>, Vec<Beat>) = (Vec::new(), Vec::new());
-    while !(left.is_empty() && asked.is_empty()) {
-        if stopped() {
-            return None;
+/// The questions that are under way, and the nodes that wait for theirs. A node that hangs has one place, and its own
+/// question only waits for it; those that did not answer last get half of the places, after all others.
+pub struct Checks {
+    most: usize,
+    asked: Vec<Asked>,
+    first: VecDeque<SocketAddr>,
+    later: VecDeque<SocketAddr>,
+}
+
+impl Checks {
+    /// At most `most` questions at the same time.
+    pub fn new(most: usize) -> Self {
+        Self { most: most.max(2), asked: Vec::new(), first: VecDeque::new(), later: VecDeque::new() }
+    }
+
+    /// Begins a round: these are to be asked, and no others; true = it did not answer last. Who waits or is being asked keeps
+    /// his turn.
+    pub fn begin(&mut self, nodes: &[(SocketAddr, bool)]) {
+        let wanted: HashSet<SocketAddr> = nodes.iter().map(|(at, _)| *at).collect();
+        self.first.retain(|at| wanted.contains(at));
+        self.later.retain(|at| wanted.contains(at));
+        let waiting = self.first.iter().chain(&self.later).copied();
+        let known: HashSet<SocketAddr> = waiting.chain(self.asked.iter().map(|a| a.at)).collect();
+        for (at, doubtful) in nodes.iter().filter(|(at, _)| !known.contains(at)) {
+            if *doubtful { self.later.push_back(*at) } else { self.first.push_back(*at) }
         }
-        while asked.len() < most.max(1) {
-            let Some(at) = left.pop_front() else { break };
-            match begin(at) {
-                Ok(one) => asked.push(one),
-                // No descriptors for the moment: others will be answered.
-                Err(e) if (e == Errno::MFILE || e == Errno::NFILE) && !asked.is_empty() => {
-                    left.push_front(at);
+    }
+
+    /// Is any question under way?
+    pub fn busy(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
+    /// Asks whom there is room for, waits so long at most for something to happen, and tells what came of it.
+    pub fn step(&mut self, wait: Duration) -> Vec<Beat> {
+        let mut beats = Vec::new();
+        while self.asked.len() < self.most {
+            let doubtful = self.asked.iter().filter(|a| a.doubtful).count();
+            let room = doubtful < self.most.checked_div(2).unwrap_or(1);
+            let (at, doubtful) = match self.first.pop_front() {
+                Some(at) => (at, false),
+                None if room => match self.later.pop_front() {
+                    Some(at) => (at, true),
+                    None => break,
+                },
+                None => break,
+            };
+            match begin(at, doubtful) {
+                Ok(one) => self.asked.push(one),
+                // No descriptors for the moment: that says nothing about the node.
+                Err(e) if e == Errno::MFILE || e == Errno::NFILE => {
+                    if doubtful {
+                        self.later.push_front(at);
+                    } else {
+                        self.first.push_front(at);
+                    }
                     break;
                 }
                 Err(e) => beats.push((at, Err(said(e)))),
             }
         }
-        let mut waits: Vec<PollFd> = asked
+        if self.asked.is_empty() {
+            return beats;
+        }
+        let mut waits: Vec<PollFd> = self
+            .asked
             .iter()
             .map(|a| PollFd::new(&a.socket, if a.connected { PollFlags::IN } else { PollFlags::OUT }))
             .collect();
-        let polled = poll(&mut waits, Timespec::try_from(LOOK_AGAIN).ok().as_ref());
+        let wait = if beats.is_empty() { wait } else { Duration::ZERO };
+        let polled = poll(&mut waits, Timespec::try_from(wait).ok().as_ref());
         let ready: Vec<bool> = waits.iter().map(|w| !w.revents().is_empty()).collect();
         drop(waits);
         if polled.is_err_and(|e| e != Errno::INTR) {
             // Out of memory: what is under way is given up, and asked in the next round.
-            return None;
+            self.asked.clear();
+            return beats;
         }
         let now = Instant::now();
         let mut ready = ready.into_iter();
-        asked.retain_mut(|a| {
+        self.asked.retain_mut(|a| {
             let result = if ready.next().unwrap_or(false) { a.go_on() } else { None };
             let late = || a.until.is_none_or(|until| now >= until);
             match result.or_else(|| late().then(|| Err("no answer within 10 s".to_owned()))) {
@@ -68,22 +115,22 @@ pub fn round(nodes: &[SocketAddr], most: usize, stopped: &dyn Fn() -> bool) -> O
                 None => true,
             }
         });
+        beats
     }
-    Some(beats)
 }
 
 fn said(e: Errno) -> String {
     std::io::Error::from(e).to_string()
 }
 
-fn begin(at: SocketAddr) -> Result<Asked, Errno> {
+fn begin(at: SocketAddr, doubtful: bool) -> Result<Asked, Errno> {
     let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?;
     match connect(&socket, &at) {
         Ok(()) | Err(Errno::INPROGRESS) => {}
         Err(e) => return Err(e),
     }
-    Ok(Asked { at, socket, connected: false, until: Instant::now().checked_add(ANSWER) })
+    Ok(Asked { at, socket, connected: false, doubtful, until: Instant::now().checked_add(ANSWER) })
 }
 
 impl Asked {
@@ -105,5 +152,44 @@ impl Asked {
             Err(Errno::AGAIN | Errno::INTR) => None,
             Err(e) => Some(Err(said(e))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    #[test]
+    fn those_who_hang_leave_room_for_others_and_are_asked_in_turn() {
+        let (hung, good) =
+            (TcpListener::bind("0.0.0.0:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let port = hung.local_addr().unwrap().port();
+        let at = |n: u8| SocketAddr::from(([127, 0, 0, n], port));
+        let mut all: Vec<_> = (1..=6).map(|n| (at(n), true)).collect();
+        let mut checks = Checks::new(4);
+        checks.begin(&all);
+        assert!(checks.step(Duration::ZERO).is_empty() && checks.busy());
+        all.push((good.local_addr().unwrap(), false));
+        for _ in 0..3 {
+            checks.begin(&all);
+            let beats = loop {
+                let beats = checks.step(Duration::from_millis(50));
+                good.set_nonblocking(true).unwrap();
+                if let Ok((mut stream, _)) = good.accept() {
+                    stream.write_all(BEAT).unwrap();
+                }
+                if !beats.is_empty() {
+                    break beats;
+                }
+            };
+            assert_eq!(beats, [(good.local_addr().unwrap(), Ok(()))]);
+        }
+        // Whose turn has not come is still there, once; who is not wanted any more is not.
+        let waiting: Vec<SocketAddr> = checks.later.iter().copied().collect();
+        assert_eq!(waiting, [at(3), at(4), at(5), at(6)]);
+        checks.begin(&all[..3]);
+        assert_eq!(checks.later, [at(3)]);
     }
 }

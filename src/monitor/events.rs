@@ -4,7 +4,7 @@
 //! segment goes when there are more than [`SEGMENTS`]. A torn last line is left where it is, and a new segment begun;
 //! whoever reads leaves out lines that are no events.
 
-use super::Said;
+use super::{Said, reason, set_aside};
 use crate::disk::{self, Disk, File};
 use crate::overview::ERRORS_MAX;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 pub const SEGMENT: u64 = 8 << 20;
 /// Segments that are kept.
 pub const SEGMENTS: usize = 8;
+/// The first number of a segment, at most; more is no number that was ever counted to.
+const BASE_MAX: u64 = u64::MAX / 2;
 /// Read at a time; longer than any line.
 const WINDOW: usize = 256 << 10;
 
@@ -39,7 +41,10 @@ pub struct Event {
     pub what: What,
     /// When it was received (Unix milliseconds).
     pub ms: i64,
-    /// When it happened, by the clock of who tells it: `2026-11-22 08:23:58`.
+    /// When it happened, by the clock of who tells it (Unix milliseconds); 0 = unknown, or not plausible.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub at_ms: i64,
+    /// The same in its own zone, as it was told: `2026-11-22 08:23:58`.
     pub time: String,
     /// The node's address.
     pub ip: String,
@@ -60,6 +65,16 @@ impl Event {
     pub fn address(&self) -> String {
         if self.port == 0 { self.ip.clone() } else { format!("{}:{}", self.ip, self.port) }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this form")]
+fn is_zero(n: &i64) -> bool {
+    *n == 0
+}
+
+/// The name of a segment.
+fn segment(base: u64) -> String {
+    format!("{base:020}.jsonl")
 }
 
 struct Open {
@@ -84,10 +99,30 @@ pub struct Events {
 impl Events {
     /// Opens the directory.
     pub fn open(disk: &Disk, dir: &Path, said: &mut Vec<Said>) -> disk::Result<Self> {
+        if disk.stat(dir)?.is_some_and(|s| !s.is_dir) {
+            said.push((0, set_aside(disk, dir, "not a directory", "events begin again")?));
+        }
         disk.create_dir_all(dir, 0o750)?;
-        let names = disk.list(dir)?;
-        let mut bases: Vec<u64> =
-            names.iter().filter_map(|e| e.name.strip_suffix(".jsonl")?.parse().ok()).collect();
+        let (mut bases, mut foreign) = (Vec::new(), Vec::new());
+        for entry in disk.list(dir)? {
+            let base = entry.name.strip_suffix(".jsonl").and_then(|n| n.parse().ok());
+            match base.filter(|b| *b <= BASE_MAX && segment(*b) == entry.name) {
+                None => foreign.push(entry.name),
+                // Where it stands a segment would have to be.
+                Some(base) if !disk.stat(&dir.join(&entry.name))?.is_some_and(|s| s.is_file) => {
+                    let at = dir.join(segment(base));
+                    said.push((0, set_aside(disk, &at, "not a file", "what it was is not known")?));
+                }
+                Some(base) => bases.push(base),
+            }
+        }
+        if let Some(first) = foreign.first() {
+            let n = foreign.len();
+            said.push((
+                1,
+                format!("{}: {n} names are not ours and left alone, such as {first}", dir.display()),
+            ));
+        }
         bases.sort_unstable();
         let next = bases.last().copied().unwrap_or(1);
         let mut events = Self {
@@ -104,7 +139,17 @@ impl Events {
         for base in last_two {
             let mut bad = 0_u64;
             let (mut at, mut last) = (0, 0);
-            while let Some((lines, end, torn)) = events.window(base, at)? {
+            loop {
+                let window = match events.window(base, at) {
+                    Err(e) if e.is_of_one_path() => {
+                        let path = events.path(base);
+                        said.push((0, set_aside(disk, &path, &reason(&e), "its events are not known")?));
+                        events.bases.retain(|b| *b != base);
+                        break;
+                    }
+                    other => other?,
+                };
+                let Some((lines, end, torn)) = window else { break };
                 for line in lines.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
                     match serde_json::from_slice::<Event>(line) {
                         Ok(e) => {
@@ -128,7 +173,7 @@ impl Events {
     }
 
     fn path(&self, base: u64) -> PathBuf {
-        self.dir.join(format!("{base:020}.jsonl"))
+        self.dir.join(segment(base))
     }
 
     /// Whole lines of a segment from a place on, the place behind them, and whether it was the torn rest of the segment;

@@ -1,6 +1,6 @@
 //! States of hours as collectors tell them, the last days of them, in memory and as `hours.json`.
 
-use super::Said;
+use super::{Said, read_state, set_aside};
 use crate::clock::Hour;
 use crate::disk::{self, Disk};
 use crate::name;
@@ -67,22 +67,12 @@ impl Hours {
             dirty: false,
             saved_ms: 0,
         };
-        // Collectors tell them again: a file that cannot be believed must not keep the monitor from starting.
-        let bytes = match disk.stat(path)? {
-            Some(stat) if stat.len > FILE_MAX => {
-                let text =
-                    format!("{}: {} bytes long; collectors tell its hours again", path.display(), stat.len);
-                said.push((1, text));
-                None
-            }
-            _ => disk.read_opt(path, FILE_MAX)?,
-        };
-        match bytes.map(|b| record::from_json::<Saved>(&b)) {
+        // A file that cannot be believed must not keep the monitor from starting.
+        let next = "collectors tell its hours again";
+        match read_state(disk, path, FILE_MAX, next, said)?.map(|b| record::from_json::<Saved>(&b)) {
             None => {}
             Some(Ok(saved)) => drop(hours.put(saved.hours)),
-            Some(Err(why)) => {
-                said.push((1, format!("{}: {why}; collectors tell its hours again", path.display())));
-            }
+            Some(Err(why)) => said.push((1, set_aside(disk, path, &why, next)?)),
         }
         hours.dirty = false;
         Ok(hours)

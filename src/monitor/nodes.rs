@@ -2,7 +2,7 @@
 //!
 //! The file is plain JSON without a check, because people may edit it; a file that cannot be read is set aside.
 
-use super::Said;
+use super::{Said, read_state, reason, set_aside};
 use crate::disk::{self, Disk};
 use crate::overview;
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,12 @@ const FORMAT: u32 = 1;
 /// Bytes of the file, at most.
 const FILE_MAX: u64 = 16 << 20;
 
+/// What comes of a list that was set aside.
+const NEXT: &str = "correct it and put it back, or wait until the nodes have registered again";
+/// A node that was stopped is shown for so many days.
+pub const STOPPED_DAYS: i64 = 7;
+/// A node that registered itself and has not been heard for so many days is forgotten.
+pub const SILENT_DAYS: i64 = 30;
 /// A lag that was told longer ago is not known any more: three times it was not told again.
 const LAG_MS: i64 = 3 * 72 * 1_000;
 
@@ -45,9 +51,12 @@ pub struct Node {
     /// Does it answer? `None` = it was not asked yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alive: Option<bool>,
-    /// Since when (Unix milliseconds).
+    /// Since when (Unix milliseconds): of one that does not answer, when it was heard last; of one that was stopped, when.
     #[serde(default)]
     pub since_ms: i64,
+    /// It took its leave: it is not asked, and shown for some days.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub stopped: bool,
     /// When it told its lag (Unix milliseconds), and that (seconds).
     #[serde(skip)]
     pub lag: Option<(i64, u64)>,
@@ -67,6 +76,7 @@ impl Node {
             beat_ms: 0,
             alive: None,
             since_ms: 0,
+            stopped: false,
             lag: None,
         }
     }
@@ -77,6 +87,14 @@ impl Node {
         let known: Vec<&str> = known.map(String::as_str).collect();
         let at = std::net::SocketAddr::new(self.ip, self.port);
         if known.is_empty() { at.to_string() } else { format!("{at} ({})", known.join(", ")) }
+    }
+
+    /// Has it been stopped, or not been heard, for so long that nobody misses it? One that was added by hand stays.
+    pub fn is_past(&self, now_ms: i64) -> bool {
+        let heard = if self.stopped { self.since_ms } else { self.beat_ms.max(self.registered_ms) };
+        let days = if self.stopped { STOPPED_DAYS } else { SILENT_DAYS };
+        let may_go = self.stopped || (self.by.is_some() && self.alive != Some(true));
+        may_go && now_ms.saturating_sub(heard) > days.saturating_mul(86_400_000)
     }
 
     /// As the page has it.
@@ -91,9 +109,15 @@ impl Node {
             last_beat_ms: self.beat_ms,
             alive: self.alive,
             since_ms: self.since_ms,
+            stopped: self.stopped,
             lag_s: lag.filter(|_| self.alive != Some(false)).map(|(_, lag)| lag),
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this form")]
+fn is_false(b: &bool) -> bool {
+    !*b
 }
 
 #[derive(Serialize)]
@@ -140,9 +164,9 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    /// Reads the file.
-    pub fn open(disk: &Disk, path: &Path) -> disk::Result<Self> {
-        let written = disk.read_opt(path, FILE_MAX)?;
+    /// Reads the file. What is no list is set aside and told.
+    pub fn open(disk: &Disk, path: &Path, said: &mut Vec<Said>) -> disk::Result<Self> {
+        let written = read_state(disk, path, FILE_MAX, NEXT, said)?;
         let mut nodes = Self {
             disk: disk.clone(),
             path: path.to_owned(),
@@ -158,24 +182,22 @@ impl Nodes {
             Some(Ok(list)) => nodes.list = list,
             Some(Err(why)) => nodes.set_aside(&why)?,
         }
+        said.append(&mut nodes.said);
         Ok(nodes)
     }
 
     /// What a file holds, or why it cannot be read, for somebody who only looks.
     pub fn look(disk: &Disk, path: &Path) -> disk::Result<Result<Vec<Node>, String>> {
-        let bytes = disk.read_opt(path, FILE_MAX)?;
+        let bytes = match disk.read_opt(path, FILE_MAX) {
+            // It is not for him, and may be well.
+            Err(e) if e.is_of_one_path() && !e.denied() => return Ok(Err(e.to_string())),
+            other => other?,
+        };
         Ok(bytes.map_or(Ok(Vec::new()), |b| read(&b).map(|list| list.into_values().collect())))
     }
 
     fn set_aside(&mut self, why: &str) -> disk::Result<()> {
-        let aside = self.path.with_extension("json.damaged");
-        self.disk.rename(&self.path, &aside)?;
-        let text = format!(
-            "{}: {why}; it is now {}; correct it and put it back, or wait until the nodes have registered again",
-            self.path.display(),
-            aside.display()
-        );
-        self.said.push((0, text));
+        self.said.push((0, set_aside(&self.disk, &self.path, why, NEXT)?));
         self.written = Vec::new();
         self.dirty = true;
         Ok(())
@@ -195,6 +217,26 @@ impl Nodes {
     /// Removes one.
     pub fn remove(&mut self, ip: IpAddr, port: u16) {
         self.dirty |= self.list.remove(&(ip, port)).is_some();
+    }
+
+    /// Forgets nodes that were stopped: all that are meant.
+    pub fn forget_stopped(&mut self, meant: impl Fn(&Node) -> bool) {
+        let before = self.list.len();
+        self.list.retain(|_, n| !(n.stopped && meant(n)));
+        self.dirty |= self.list.len() != before;
+    }
+
+    /// Whoever was stopped first of those that are meant makes room, if any was.
+    pub fn make_room(&mut self, meant: impl Fn(&Node) -> bool) {
+        let first = self.list.values().filter(|n| n.stopped && meant(n)).min_by_key(|n| n.since_ms);
+        if let Some((ip, port)) = first.map(|n| (n.ip, n.port)) {
+            self.remove(ip, port);
+        }
+    }
+
+    /// The next save writes the file, whether a node changed or only its heart-beat.
+    pub fn touch(&mut self) {
+        self.dirty = true;
     }
 
     /// All of them.
@@ -234,7 +276,7 @@ impl Nodes {
 
     /// Writes the file with the newest heart-beats, at the end.
     pub fn close(&mut self) -> disk::Result<()> {
-        self.dirty = true;
+        self.touch();
         self.save()
     }
 
@@ -249,8 +291,14 @@ impl Nodes {
     }
 
     /// The file's content if it is not what we wrote.
-    fn edited(&self) -> disk::Result<Option<Vec<u8>>> {
-        let now = self.disk.read_opt(&self.path, FILE_MAX)?;
+    fn edited(&mut self) -> disk::Result<Option<Vec<u8>>> {
+        let now = match self.disk.read_opt(&self.path, FILE_MAX) {
+            Err(e) if e.is_of_one_path() => {
+                self.set_aside(&reason(&e))?;
+                return self.write().map(|()| None);
+            }
+            other => other?,
+        };
         Ok(now.filter(|bytes| *bytes != self.written))
     }
 

@@ -51,7 +51,7 @@ impl Desk {
     }
 
     fn asked(&mut self) -> Vec<String> {
-        self.m.targets().iter().map(ToString::to_string).collect()
+        self.m.targets().iter().map(|(at, _)| at.to_string()).collect()
     }
 
     fn kinds(&self) -> Vec<String> {
@@ -90,7 +90,7 @@ fn registrations_are_kept_and_taken_back() {
     assert_eq!(d.say(&leave(""), "10.0.0.7"), "0");
     assert_eq!(d.say(&leave(""), "10.0.0.7"), "0", "it is gone, as was wanted");
     d.again();
-    assert_eq!(d.nodes(), ["10.0.0.8:4000"]);
+    assert_eq!(d.asked(), ["10.0.0.8:4000"]);
     for port in 1..=(NODES_PER_ADDRESS + 5) {
         let err = d.register("", &port.to_string(), "10.0.0.9");
         assert_eq!(err, if port <= NODES_PER_ADDRESS { "0" } else { "1" }, "{port}");
@@ -191,16 +191,96 @@ fn an_outage_is_told_once_and_its_end_once() {
     d.round(at, true, minute * 8);
     assert_eq!(d.kinds(), ["no heart-beat", "heart-beat again"]);
     let end = d.m.events.recent().next().unwrap().msg.clone();
-    assert_eq!(end, "down from 2026-11-22 08:25:58 to 2026-11-22 08:30:58, 5m 0s");
+    assert_eq!(end, "down from 2026-11-22 08:24:58 to 2026-11-22 08:30:58, 6m 0s");
     assert_eq!(d.m.alarms.len(), 1, "of this start: {:?}", d.m.alarms);
     d.round(at, false, minute * 9);
     assert_eq!(d.kinds().len(), 3, "the next outage is another one");
     let node = &d.m.overview(T, "mon").nodes[0];
-    assert_eq!((node.alive, node.since_ms, node.host.as_str()), (Some(false), T + 9 * 60_000, "web1"));
+    assert_eq!((node.alive, node.since_ms, node.host.as_str()), (Some(false), T + 8 * 60_000, "web1"));
     // One that took its leave is not asked, and not missed.
     d.say(&[("req", "unregister"), ("port", "4000")], "10.0.0.7");
     d.round(at, false, minute * 10);
     assert_eq!(d.kinds().len(), 3);
+}
+
+/// The stories: a role that was stopped vanished from the page, one that died stayed on the list for ever.
+#[test]
+fn who_was_stopped_is_shown_as_that_for_days_and_who_died_for_a_month() {
+    let mut d = Desk::new("any");
+    let leave = |port: &'static str| [("req", "unregister"), ("port", port)];
+    for port in ["4000", "4001", "4002"] {
+        assert_eq!(d.register("", port, &format!("10.0.0.{}", &port[3..].replace('0', "9"))), "0");
+    }
+    assert_eq!(d.say(&leave("4000"), "10.0.0.9"), "0");
+    d.again();
+    let shown = |d: &Desk, at: i64| {
+        d.m.overview(at, "mon").nodes.iter().map(|n| (n.port, n.stopped, n.alive)).collect::<Vec<_>>()
+    };
+    let node = d.m.overview(T, "mon").nodes.into_iter().find(|n| n.port == 4000).unwrap();
+    assert_eq!((node.stopped, node.alive, node.since_ms), (true, None, T));
+    assert_eq!(d.asked(), ["10.0.0.1:4001", "10.0.0.2:4002"]);
+    // An answer that was under way is none of one that lives, and its silence no alarm.
+    for alive in [true, false] {
+        d.round("10.0.0.9:4000", alive, Duration::from_secs(1));
+    }
+    assert!(d.kinds().is_empty() && d.m.alarms.is_empty() && shown(&d, T).contains(&(4000, true, None)));
+    // A last message changes nothing either.
+    d.say(&[("port", "4000"), ("type", "ERROR"), ("msg", "x")], "10.0.0.9");
+    assert!(shown(&d, T).contains(&(4000, true, None)));
+    d.round("10.0.0.1:4001", false, Duration::from_secs(1));
+    d.round("10.0.0.2:4002", true, Duration::from_secs(1));
+    let day = 86_400_000;
+    let ports = |d: &mut Desk, days: i64| {
+        let at = T + days * day + 60_000;
+        d.m.forget(at);
+        d.m.commit(at).unwrap();
+        d.again();
+        shown(d, at).iter().map(|n| n.0).collect::<Vec<_>>()
+    };
+    assert_eq!(ports(&mut d, nodes::STOPPED_DAYS - 1), [4001, 4002, 4000]);
+    assert_eq!(ports(&mut d, nodes::STOPPED_DAYS), [4001, 4002]);
+    assert_eq!(ports(&mut d, nodes::SILENT_DAYS - 1), [4001, 4002]);
+    assert_eq!(ports(&mut d, nodes::SILENT_DAYS), [4002], "it answered last");
+    // One that comes back is what it was; at another port it takes the place of what it was.
+    assert_eq!((d.say(&leave("4002"), "10.0.0.2").as_str(), d.asked().len()), ("0", 0));
+    assert_eq!(d.register("", "4002", "10.0.0.2"), "0");
+    assert_eq!((d.asked(), shown(&d, T)), (vec!["10.0.0.2:4002".to_owned()], vec![(4002, false, None)]));
+    d.say(&leave("4002"), "10.0.0.2");
+    d.register("", "4003", "10.0.0.2");
+    assert_eq!(shown(&d, T), [(4003, false, None)]);
+    // Whoever was stopped is in nobody's way.
+    for n in 1..=(NODES_PER_ADDRESS + 5) {
+        let port = (5_000 + n).to_string();
+        let m = [("req", "register"), ("port", &port), ("hostname", &port), ("role", "tail")];
+        assert_eq!(d.say(&m, "10.0.0.7"), "0", "{n}");
+        assert_eq!(d.say(&[("req", "unregister"), ("port", &port)], "10.0.0.7"), "0");
+    }
+    assert_eq!(d.m.nodes.of_address(ip("10.0.0.7")), NODES_PER_ADDRESS);
+}
+
+/// The story: messages that had waited for the monitor were all of the minute in which it came back.
+#[test]
+fn late_messages_have_the_time_of_their_sender_if_it_is_plausible() {
+    let mut d = Desk::new("any");
+    let said = |d: &mut Desk, pairs: &[(&str, &str)]| {
+        let m: Vec<(&str, &str)> = pairs.iter().copied().chain([("type", "ERROR"), ("msg", "x")]).collect();
+        d.say(&m, "10.0.0.7");
+        d.m.events.sync().unwrap();
+        d.again();
+        let e = d.m.overview(T + 9_000, "mon").errors[0].clone();
+        assert_eq!(e.arrived_ms, T);
+        e.time_ms - T
+    };
+    assert_eq!(said(&mut d, &[("time", "2026/11/22 06:23:57")]), -7_201_000, "the original's, in our zone");
+    let two_days = (T - 172_800_000).to_string();
+    assert_eq!(said(&mut d, &[("time", "2026/11/22 06:23:57"), ("ms", &two_days)]), -172_800_000);
+    for (wrong, ms) in
+        [("2036/11/22 08:23:58", ""), ("1970/01/01 00:00:09", "x"), ("", "99999999999999999999")]
+    {
+        assert_eq!(said(&mut d, &[("time", wrong), ("ms", ms)]), 0, "{wrong}");
+    }
+    let ahead = (T + 400_000).to_string();
+    assert_eq!(said(&mut d, &[("ms", &ahead)]), 0);
 }
 
 #[test]

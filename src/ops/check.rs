@@ -4,13 +4,14 @@ use super::out::Out;
 use super::{ERROR, YES};
 use crate::clock::{Clock, Zone};
 use crate::config::{Config, Role};
-use crate::disk::Disk;
+use crate::disk::{self, Disk};
 use crate::etl::rules::Rules;
 use crate::integrity;
 use crate::roles::admission;
 use crate::state;
 use crate::tail::streams;
 use crate::tls::{Client, Expiry, Server, Urgency};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// Prints the config in effect, or all that is wrong with it.
@@ -66,6 +67,13 @@ pub fn run(path: &Path, out: &mut Out) -> u8 {
     let refused = admission(&config);
     for why in &refused {
         out.complain(format_args!("{file}: {why}"));
+    }
+    if !refused.is_empty() {
+        return ERROR;
+    }
+    let refused = alarms(&config);
+    for why in &refused {
+        out.complain(format_args!("{file}: alarm_command: {why}"));
     }
     if !refused.is_empty() {
         return ERROR;
@@ -129,6 +137,27 @@ fn tls(config: &Config) -> Result<Vec<Expiry>, String> {
         expiries.extend(Client::open(&send)?.expiries());
     }
     Ok(expiries)
+}
+
+/// Alarm programs that could not be run: else that shows when something is wrong already.
+fn alarms(config: &Config) -> Vec<String> {
+    let relay = config.relay(true).ok().map(|(c, _)| c.watch.alarm);
+    let store = config.any_store(true).ok().map(|(_, c)| c.watch.alarm);
+    let monitor = config.monitor(true).ok().map(|(c, _)| c.alarm);
+    let mut list = Vec::new();
+    for program in [relay, store, monitor].into_iter().flatten().filter_map(|words| words.into_iter().next())
+    {
+        let why = match std::fs::metadata(&program) {
+            Err(e) => Some(e.to_string()),
+            Ok(meta) if !meta.is_file() => Some("no file".into()),
+            Ok(meta) if meta.permissions().mode() & 0o111 == 0 => Some("nobody may execute it".into()),
+            Ok(_) => (!disk::may_execute(Path::new(&program))).then(|| "this user may not execute it".into()),
+        };
+        list.extend(why.map(|why| {
+            format!("{program}: {why}; no alarm could be told: name a program that the user of the role may execute")
+        }));
+    }
+    list
 }
 
 /// What a start would refuse of keys, and of who may send.
@@ -242,6 +271,38 @@ mod tests {
             "{err}"
         );
         assert_eq!(check(&temp, &text("allow = 10.0.0.0/8\n")).0, YES);
+    }
+
+    /// The story: the program had moved, and that was found out by the outage that nobody was told.
+    #[test]
+    fn an_alarm_program_must_be_there_and_be_one() {
+        let temp = Temp::new();
+        let path = temp.path("alarm");
+        let state = temp.path("state").display().to_string();
+        let command = format!("alarm_command = {} %s\nstate_dir = {state}\n", path.display());
+        let configs = [
+            format!("[receiver]\nrecv_port = 1\nallow = any\n{command}"),
+            format!("[fcollector]\nlisten = :1\nallow = any\nsave_dir = /s\n{command}"),
+            format!("[collector]\nlisten = :1\nallow = any\nsend_to = c:1302\n{command}"),
+        ];
+        let refused = |why: &str| {
+            for text in &configs {
+                let (code, out, err) = check(&temp, text);
+                assert_eq!((code, out.as_str()), (ERROR, ""), "{err}");
+                assert!(err.contains("c.ini: alarm_command: ") && err.contains(why), "{why}: {err}");
+            }
+        };
+        refused("No such file");
+        std::fs::create_dir(&path).unwrap();
+        refused("no file");
+        std::fs::remove_dir(&path).unwrap();
+        temp.file("alarm", "#!/bin/sh\n");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        refused("nobody may execute it");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        for text in &configs {
+            assert_eq!(check(&temp, text).0, YES);
+        }
     }
 
     #[test]

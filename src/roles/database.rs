@@ -32,6 +32,7 @@ mod with {
     use crate::config::DbConfig;
     use crate::disk::Disk;
     use crate::log::{complain, count};
+    use crate::monitor;
     use crate::monitor::mysql::{self, Db};
     use crate::monitor::nodes::Node;
     use crate::pack::{Seal, hex};
@@ -87,7 +88,11 @@ mod with {
         let Some(db) = conf.db.clone() else { return Ok(None) };
         let path = dir.join("delivered.json");
         let say = |e: crate::disk::Error| format!("logd: monitor: {e}");
-        let old = s.disk.read_opt(&path, FILE_MAX).map_err(say)?;
+        let old = {
+            let mut m = lock(&s.monitor);
+            let next = "the database may get events twice";
+            monitor::read_state(&s.disk, &path, FILE_MAX, next, &mut m.said).map_err(say)?
+        };
         let mark = old.and_then(|b| record::from_json::<Mark>(&b).ok()).unwrap_or_else(|| fresh(s, &path));
         // After the rounds that read the list again.
         let every_ms = conf.check_interval_ms.saturating_mul(3);
@@ -225,7 +230,7 @@ mod with {
             if self.mark.resync {
                 let (ours, time): (Vec<Node>, String) = {
                     let m = lock(&self.s.monitor);
-                    (m.nodes.iter().cloned().collect(), m.seconds(now_ms))
+                    (m.nodes.iter().filter(|n| !n.stopped).cloned().collect(), m.seconds(now_ms))
                 };
                 db.put(&ours, &time)?;
                 self.mark.resync = false;

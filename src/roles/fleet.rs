@@ -13,11 +13,11 @@ use crate::inventory::hour::{self, Print, Row, State};
 use crate::inventory::{Files, Filter, Inventory, OVERDUE_MS};
 use crate::log::{Recent, duration, ranges};
 use crate::metrics;
-use crate::overview::{ErrorEntry, HostHour, NO_DATA, Node, Overview, RANGES_MAX};
+use crate::overview::{ErrorEntry, HostHour, NO_DATA, NODES_MAX, Node, Overview, RANGES_MAX, columns_of};
 use crate::pack::HourKey;
 use crate::receiver::lock;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// See the module's header.
@@ -76,21 +76,17 @@ impl Fleet {
             ..Overview::default()
         };
         let mut trouble = Vec::new();
-        match self.hosts_file.as_deref().map(read_hosts) {
-            None => {}
-            Some(Ok(names)) => o.expected = names,
-            Some(Err(why)) => trouble.push(format!("{why}; silent hosts cannot be told")),
-        }
+        o.expected = expected(self.hosts_file.as_deref(), &mut trouble);
         self.nodes(&mut o);
         o.errors = s.log.recent().into_iter().map(|r| entry(&self.host, r)).collect();
         let columns = s.zone.latest_hours(now_ms, self.span_hours);
         o.columns = columns.iter().rev().map(ToString::to_string).collect();
         o.newest = o.columns.first().cloned().unwrap_or_default();
-        if let Err(why) = self.hours(&mut o, &columns, now_ms, &mut trouble) {
+        let older = self.hours(&mut o, &columns, now_ms, &mut trouble).unwrap_or_else(|why| {
             trouble.push(why);
-        }
-        o.keep_columns(usize::try_from(shown).unwrap_or(usize::MAX));
-        trouble.extend(o.fit());
+            false
+        });
+        trouble.extend(complete(&mut o, older, shown, &s.zone, now_ms));
         o.trouble = trouble.join("; ");
         o
     }
@@ -116,23 +112,29 @@ impl Fleet {
         }));
     }
 
-    /// The hours of the store, and those that are expected and not there.
+    /// The hours of the store, of as many columns as there is room for. True = there are older ones, too.
     fn hours(
         &mut self,
         o: &mut Overview,
         columns: &[Hour],
         now_ms: i64,
         trouble: &mut Vec<String>,
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
         let s = Arc::clone(&self.shared);
-        let Some(since) = columns.first().copied() else { return Ok(()) };
+        let Some(since) = columns.first().copied() else { return Ok(false) };
         let filter = Filter { host: None, since: Some(since) };
         let inv = Inventory::read(&s.disk, &self.save_dir, &filter)?;
         let prints = {
             let gate = lock(&s.gate);
             gate.memory.as_ref().map(|m| m.footprint.told(|key| filter.takes(key))).unwrap_or_default()
         };
-        let keys: BTreeSet<&HourKey> = inv.hours.keys().chain(prints.keys()).collect();
+        let all: BTreeSet<&HourKey> = inv.hours.keys().chain(prints.keys()).collect();
+        let names = all.iter().map(|k| k.name.as_str()).chain(o.expected.iter().map(String::as_str));
+        let most = columns_of(names.collect::<HashSet<_>>().len());
+        // What will not be shown is not judged and kept either. A day belongs to its first hour here.
+        let first = columns.iter().rev().take(most).next_back().map(ToString::to_string).unwrap_or_default();
+        let fits = |k: &&HourKey| most >= columns.len() || format!("{:0<10}", k.hour.to_string()) >= first;
+        let keys: BTreeSet<&HourKey> = all.iter().copied().filter(fits).collect();
         let mut kept = BTreeMap::new();
         for key in &keys {
             match self.judged(&inv, key, prints.get(key)) {
@@ -153,13 +155,12 @@ impl Fleet {
             }
         }
         self.kept = kept;
-        add_silent(o, inv.older, &s.zone, now_ms);
         let newest = columns.last();
         if let Some(ahead) = keys.iter().find(|key| newest.is_some_and(|n| key.hour.day_of() > n.day_of())) {
             trouble
                 .push(format!("{ahead} is of a day that has not begun here: compare the clocks and zones"));
         }
-        Ok(())
+        Ok(inv.older || keys.len() < all.len())
     }
 
     fn judged(&mut self, inv: &Inventory, key: &HourKey, print: Option<&Print>) -> crate::disk::Result<Kept> {
@@ -195,12 +196,49 @@ pub fn advice() -> BTreeMap<String, String> {
 /// A message of this process, as the page has it.
 pub fn entry(host: &str, r: Recent) -> ErrorEntry {
     let kind = if r.error { "error" } else { "warning" };
-    ErrorEntry { time_ms: r.time_ms, node: host.to_owned(), kind: kind.into(), message: r.text }
+    ErrorEntry {
+        time_ms: r.time_ms,
+        arrived_ms: 0,
+        node: host.to_owned(),
+        kind: kind.into(),
+        message: r.text,
+    }
+}
+
+/// The names in `hosts_file`, as far as there is room for them.
+pub fn expected(hosts_file: Option<&Path>, trouble: &mut Vec<String>) -> Vec<String> {
+    match hosts_file.map(read_hosts) {
+        None => Vec::new(),
+        Some(Ok(mut names)) => {
+            if names.len() > NODES_MAX {
+                trouble.push(format!(
+                    "hosts_file names {} hosts, of which {NODES_MAX} are looked at",
+                    names.len()
+                ));
+                names.truncate(NODES_MAX);
+            }
+            names
+        }
+        Some(Err(why)) => {
+            trouble.push(format!("{why}; silent hosts cannot be told"));
+            Vec::new()
+        }
+    }
+}
+
+/// Keeps the columns that are shown and for which there is room, and adds in them what expected hosts have not. In this
+/// order: thousands of hosts that are silent for a month would be millions of hours. A sentence if not all fits.
+pub fn complete(o: &mut Overview, older: bool, shown: u64, zone: &Zone, now_ms: i64) -> Option<String> {
+    let before = o.hours.len();
+    o.keep_columns(usize::try_from(shown).unwrap_or(usize::MAX));
+    let told = o.fit();
+    add_silent(o, older || o.hours.len() < before, zone, now_ms);
+    told
 }
 
 /// Adds the hours that expected hosts should have and have not: from the first hour that is there to the last that is over.
 /// `older`: there are hours before the columns, too. Sorts all hours.
-pub fn add_silent(o: &mut Overview, older: bool, zone: &Zone, now_ms: i64) {
+fn add_silent(o: &mut Overview, older: bool, zone: &Zone, now_ms: i64) {
     let over = |hour: &Hour| zone.ends_ms(*hour).is_some_and(|ends| now_ms.saturating_sub(ends) > OVERDUE_MS);
     let is_daily = |h: &&HostHour| h.hour.len() == 8;
     // Nothing at all is stored yet, or only files of days: nobody knows from when on a host is expected.
@@ -288,7 +326,7 @@ fn cell(row: &Row, zone: &Zone, now_ms: i64) -> HostHour {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::overview::STATES;
+    use crate::overview::{HOURS_MAX, STATES};
 
     fn row(name: &str, state: State) -> Row {
         Row::new(&HourKey::parse(name).unwrap(), state)
@@ -332,5 +370,37 @@ mod tests {
         let names: Vec<String> = zone.latest_hours(noon + 5, 12).iter().map(ToString::to_string).collect();
         assert_eq!((names.len(), names.last().unwrap().as_str()), (12, "2026032912"));
         assert!(!names.contains(&"2026032902".to_owned()), "the clock skips it: {names:?}");
+    }
+
+    #[test]
+    fn a_large_fleet_that_is_silent_for_a_month_takes_no_more_room_than_is_shown() {
+        let zone = Zone::named("UTC").unwrap();
+        let now = zone.starts_ms(Hour::parse("2026112212").unwrap()).unwrap();
+        let columns = zone.latest_hours(now, 744);
+        let one = |hour: &Hour| cell(&row(&format!("web0_{hour}"), State::Verified), &zone, now);
+        let mut o = Overview {
+            hours: vec![one(&columns[0]), one(&columns[740])],
+            columns: columns.iter().rev().map(ToString::to_string).collect(),
+            expected: (0..NODES_MAX).map(|n| format!("web{n}")).collect(),
+            ..Overview::default()
+        };
+        let told = complete(&mut o, false, 744, &zone, now).unwrap();
+        assert!(told.contains("with 4000 hosts only the latest 9 hours fit"), "{told}");
+        assert_eq!((o.columns.len(), o.hours.capacity() <= 2 * HOURS_MAX), (9, true));
+        // The hour that is not shown still says since when they are expected.
+        let silent = o.hours.iter().filter(|h| h.state == NO_DATA).count();
+        assert!(silent > 5 * (NODES_MAX - 1) && o.hours.len() == silent + 1, "{silent}");
+        let (mut trouble, dir) = (Vec::new(), std::env::temp_dir());
+        let path = dir.join(format!("logd-hosts-{}", std::process::id()));
+        std::fs::write(&path, (0..NODES_MAX + 2).map(|n| format!("web{n}")).collect::<Vec<_>>().join("\n"))
+            .unwrap();
+        assert_eq!(expected(Some(&path), &mut trouble).len(), NODES_MAX);
+        std::fs::write(&path, "#\n".repeat(9 << 20)).unwrap();
+        assert!(expected(Some(&path), &mut trouble).is_empty());
+        std::fs::remove_file(&path).unwrap();
+        assert!(
+            trouble[0].contains("4002 hosts, of which 4000") && trouble[1].contains("longer than"),
+            "{trouble:?}"
+        );
     }
 }

@@ -12,19 +12,20 @@ use super::start::{RunOptions, World, bind, host_name, warn_all, world};
 use super::watch::Watch;
 use super::web::{Look, Site, Web};
 use crate::clock::{Clock, Zone};
+use crate::config::allow::network;
 use crate::config::{Allow, MonitorConfig, Role, Warning};
 use crate::disk::Disk;
 use crate::health::Health;
 use crate::heartbeat::{self, Frames, Message};
-use crate::integrity::read_hosts;
 use crate::log::{Cap, Log, count};
 use crate::metrics;
-use crate::monitor::{Monitor, check};
+use crate::monitor::Monitor;
+use crate::monitor::check::{self, Checks};
 use crate::overview::{Node, Overview};
 use crate::receiver::lock;
 use crate::shutdown::Shutdown;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -49,6 +50,8 @@ const HELD_MAX: usize = 16 << 20;
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Heart-beats asked for at the same time.
 const ASKED_MAX: usize = 256;
+/// What comes of questions within this time is looked at together: where a switch is dead that is one alarm.
+const GATHER: Duration = Duration::from_secs(1);
 /// For how long an event that could not be recorded is told by `/healthz`, ms.
 const UNRECORDED_MS: i64 = 600_000;
 /// Every so many rounds the list of nodes is read again.
@@ -153,21 +156,24 @@ impl Shared {
             (std::mem::take(&mut m.said), std::mem::take(&mut m.alarms))
         };
         for (level, text) in said {
-            let (allowed, unsaid) = lock(&self.told).allows(self.clock.mono_ms());
-            if let Some(unsaid) = unsaid {
-                self.log.warn(&unsaid);
-            }
-            if !allowed {
-                continue;
-            }
-            match level {
-                0 => self.log.error(&text),
-                1 => self.log.warn(&text),
-                _ => self.log.info(&text),
-            }
+            self.say(level, &text);
         }
         for (subject, text) in alarms {
             self.alarms.raise(&subject, &text);
+        }
+    }
+
+    /// Logs what others can cause, but not more of it than a disk can bear.
+    fn say(&self, level: u8, text: &str) {
+        let (allowed, unsaid) = lock(&self.told).allows(self.clock.mono_ms());
+        if let Some(unsaid) = unsaid {
+            self.log.warn(&unsaid);
+        }
+        match level {
+            _ if !allowed => {}
+            0 => self.log.error(text),
+            1 => self.log.warn(text),
+            _ => self.log.info(text),
         }
     }
 
@@ -182,12 +188,8 @@ impl Shared {
         let mut o = lock(&self.monitor).overview(now_ms, &self.host);
         o.advice = fleet::advice();
         let mut trouble = Vec::new();
-        match hosts_file.map(read_hosts) {
-            None => {}
-            Some(Ok(names)) => o.expected = names,
-            Some(Err(why)) => trouble.push(format!("{why}; silent hosts cannot be told")),
-        }
-        fleet::add_silent(&mut o, false, &self.zone, now_ms);
+        o.expected = fleet::expected(hosts_file, &mut trouble);
+        trouble.extend(fleet::complete(&mut o, false, shown, &self.zone, now_ms));
         // Its own warnings are mostly of nodes, and so among the events.
         let own = self.log.recent().into_iter().filter(|r| r.error);
         o.errors.extend(own.map(|r| fleet::entry(&self.host, r)));
@@ -202,8 +204,6 @@ impl Shared {
             ..Node::default()
         };
         o.nodes.insert(0, me);
-        o.keep_columns(usize::try_from(shown).unwrap_or(usize::MAX));
-        trouble.extend(o.fit());
         o.trouble = trouble.join("; ");
         o
     }
@@ -217,11 +217,14 @@ impl Shared {
             let now = self.clock.mono_ms();
             let mut m = lock(&self.monitor);
             m.count_nodes();
+            let mut nodes = Ok(());
             if now.saturating_sub(minute) >= 60_000 {
                 minute = now;
-                m.forget(self.clock.now_ms());
+                let now_ms = self.clock.now_ms();
+                m.forget(now_ms);
+                nodes = m.commit(now_ms);
             }
-            let kept = m.events.sync().and(m.hours.save_soon(now));
+            let kept = nodes.and(m.events.sync()).and(m.hours.save_soon(now));
             let unrecorded = m.unrecorded.clone();
             drop(m);
             watch.turn(&self.clock);
@@ -235,38 +238,50 @@ impl Shared {
         }
     }
 
-    /// Asks every node for its heart-beat, round by round.
+    /// Asks every node for its heart-beat, round by round. A round does not wait for the end of the one before.
     fn check(&self, every: Duration) {
-        let most = ASKED_MAX.min(fd_limit().checked_div(4).unwrap_or(0).max(4));
+        let mut checks = Checks::new(ASKED_MAX.min(fd_limit().checked_div(4).unwrap_or(0).max(4)));
         let (mut round, mut next) = (0_u64, Instant::now());
-        loop {
-            let wait = next.saturating_duration_since(Instant::now());
-            if self.stop.wait(wait) {
-                return;
+        let (mut beats, mut since) = (Vec::new(), next);
+        while !self.stop.requested() {
+            let now = Instant::now();
+            if now >= next {
+                next = now.checked_add(every).unwrap_or(now);
+                round = round.wrapping_add(1);
+                let mut m = lock(&self.monitor);
+                let again =
+                    if round.is_multiple_of(READ_AGAIN) { m.read_again(self.clock.now_ms()) } else { Ok(()) };
+                checks.begin(&m.targets());
+                drop(m);
+                if let Err(e) = again {
+                    self.trouble(&e);
+                }
+                self.tell();
             }
-            next = Instant::now().checked_add(every).unwrap_or_else(Instant::now);
-            round = round.wrapping_add(1);
-            let mut m = lock(&self.monitor);
-            let again =
-                if round.is_multiple_of(READ_AGAIN) { m.read_again(self.clock.now_ms()) } else { Ok(()) };
-            let targets = m.targets();
-            drop(m);
-            if let Err(e) = again {
-                self.trouble(&e);
+            if beats.is_empty() {
+                since = now;
             }
-            self.tell();
-            let Some(beats) = check::round(&targets, most, &|| self.stop.requested()) else { continue };
-            let now_ms = self.clock.now_ms();
-            let mut m = lock(&self.monitor);
-            m.checked(beats, now_ms);
-            // An outage that is known survives a restart, and is not told twice.
-            let saved = m.commit(now_ms);
-            drop(m);
-            if let Err(e) = saved {
-                self.trouble(&e);
+            let wait = next.saturating_duration_since(now).min(LOOK_AGAIN);
+            beats.extend(checks.step(wait));
+            if !beats.is_empty() && (!checks.busy() || since.elapsed() >= GATHER) {
+                self.checked(std::mem::take(&mut beats));
+            } else if !checks.busy() {
+                self.stop.wait(wait);
             }
-            self.tell();
         }
+    }
+
+    fn checked(&self, beats: Vec<check::Beat>) {
+        let now_ms = self.clock.now_ms();
+        let mut m = lock(&self.monitor);
+        m.checked(beats, now_ms);
+        // An outage that is known survives a restart, and is not told twice.
+        let saved = m.commit(now_ms);
+        drop(m);
+        if let Err(e) = saved {
+            self.trouble(&e);
+        }
+        self.tell();
     }
 }
 
@@ -336,7 +351,7 @@ impl Receiver {
                 Err(why) => {
                     let ip = peer.ip;
                     self.peers.remove(id);
-                    self.s.log.warn(&format!("connection from {ip}: {why}; closed; nothing of it is kept"));
+                    self.s.say(1, &format!("connection from {ip}: {why}; closed; nothing of it is kept"));
                 }
             }
         }
@@ -370,13 +385,13 @@ impl Receiver {
                 break;
             };
             self.peers.remove(&id);
-            self.s.log.warn(&format!("connection from {ip}: too many frames are under way; closed"));
+            self.s.say(1, &format!("connection from {ip}: too many frames are under way; closed"));
         }
-        let log = &self.s.log;
+        let s = &self.s;
         self.peers.retain(|_, p| {
             let slow = p.begun.is_some_and(|at| at.elapsed() > FRAME_TIME);
             if slow {
-                log.warn(&format!("connection from {}: a frame was not whole in time; closed", p.ip));
+                s.say(1, &format!("connection from {}: a frame was not whole in time; closed", p.ip));
             }
             !slow && p.heard.elapsed() <= IDLE
         });
@@ -389,8 +404,8 @@ impl Receiver {
                 Ok(a) => a,
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionAborted) => return,
                 Err(e) => {
-                    self.s.log.warn(&format!("accept: {e}; connections wait"));
-                    self.close_idle();
+                    self.s.say(1, &format!("accept: {e}; connections wait"));
+                    self.make_room(None);
                     self.s.stop.wait(Duration::from_millis(100));
                     return;
                 }
@@ -398,22 +413,17 @@ impl Receiver {
             let ip = addr.ip().to_canonical();
             if !self.allow.permits(ip) {
                 let text = "not in `allow`; closed; add it there if it belongs to you";
-                self.s.log.warn(&format!("connection from {ip}: {text}"));
+                self.s.say(1, &format!("connection from {ip}: {text}"));
                 continue;
             }
-            let mine = self.peers.values().filter(|p| p.ip == ip).count();
+            if stream.set_nonblocking(true).is_err() {
+                continue;
+            }
+            let mine = self.peers.values().filter(|p| network(p.ip) == network(ip)).count();
             if mine >= PER_ADDRESS {
-                self.s.log.warn(&format!("connection from {ip}: it has {mine} already, the limit; closed"));
-                continue;
-            }
-            if self.peers.len() >= self.most {
-                self.close_idle();
-            }
-            if self.peers.len() >= self.most || stream.set_nonblocking(true).is_err() {
-                self.s
-                    .log
-                    .warn(&format!("connection from {ip}: all {} connections are busy; closed", self.most));
-                continue;
+                self.make_room(Some(ip));
+            } else if self.peers.len() >= self.most {
+                self.make_room(None);
             }
             let _ = stream.set_nodelay(true);
             let (frames, heard) = (Frames::default(), Instant::now());
@@ -423,12 +433,28 @@ impl Receiver {
         }
     }
 
-    /// The connection that has been silent longest makes room.
-    fn close_idle(&mut self) {
-        let idle = self.peers.iter().filter(|(_, p)| p.begun.is_none()).min_by_key(|(_, p)| p.heard);
-        if let Some(id) = idle.map(|(id, _)| *id) {
-            self.peers.remove(&id);
+    /// Closes the connection of an address, or else of the one that has most, of which nothing whole has come for longest: no
+    /// number of addresses keeps a newcomer out, however they hold what they have.
+    fn make_room(&mut self, of: Option<IpAddr>) {
+        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+        for p in self.peers.values() {
+            let n = counts.entry(network(p.ip)).or_default();
+            *n = n.saturating_add(1);
         }
+        let most = counts.values().copied().max().unwrap_or(0);
+        let may_go = |p: &Peer| match of {
+            Some(ip) => network(p.ip) == network(ip),
+            None => counts.get(&network(p.ip)) == Some(&most),
+        };
+        let oldest =
+            self.peers.iter().filter(|(_, p)| may_go(p)).min_by_key(|(_, p)| p.begun.unwrap_or(p.heard));
+        let Some((id, ip)) = oldest.map(|(id, p)| (*id, p.ip)) else { return };
+        self.peers.remove(&id);
+        let n = counts.get(&network(ip)).copied().unwrap_or(0);
+        self.s.say(
+            1,
+            &format!("connection from {ip}: closed to make room for another; it has {n} of {}", self.most),
+        );
     }
 }
 

@@ -293,7 +293,9 @@ impl World {
                 Level::Warning => "WARNING",
                 Level::Error => "ERROR",
             };
-            heartbeat::frame(&me.message(Some(own), &time, kind, text))
+            let mut m = me.message(Some(own), &time, kind, text);
+            m.insert("ms".into(), time_ms.to_string());
+            heartbeat::frame(&m)
         };
         let mut bytes = frame(told.time_ms, told.level, &told.text);
         if dropped > 0 {

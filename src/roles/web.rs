@@ -7,12 +7,13 @@
 
 use super::serve::spawn;
 use crate::clock::Clock;
+use crate::config::allow::network;
 use crate::config::{Allow, HttpConfig};
 use crate::health::Health;
 use crate::http::{self, Body, HEADER_MAX, Names, Page, Path, Rates, Refusal, Request, Type};
 use crate::log::Log;
 use crate::metrics::{self, Roles};
-use crate::overview::Overview;
+use crate::overview::{BYTES_MAX, Overview};
 use crate::receiver::lock;
 use crate::shutdown::Shutdown;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -26,13 +27,15 @@ use std::time::Duration;
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 64;
 /// Connections at once from one address.
-const PER_ADDRESS: usize = 32;
+const PER_ADDRESS: usize = 16;
 /// Connections that are accepted in one turn.
 const ACCEPTS: usize = 128;
 /// A request must be complete after this time.
 const REQUEST_MS: u64 = 5_000;
 /// An answer must be taken within this time.
 const ANSWER_MS: u64 = 30_000;
+/// Who takes nothing of it for so long does not want it.
+const STALL_MS: u64 = 5_000;
 /// After the answer, so long and so much is thrown away before the connection is closed.
 const DRAIN_MS: u64 = 1_000;
 const DRAIN_BYTES: usize = 64 << 10;
@@ -168,7 +171,7 @@ impl Board {
             let mut overview = look();
             overview.limit();
             metrics::set_hours(overview.hours.iter().map(|h| h.state.as_str()));
-            let json = Body::large(overview.to_json());
+            let json = Body::large(overview.to_json_within(BYTES_MAX));
             let now = clock.mono_ms();
             let rest = OVERVIEW_MS.max(now.saturating_sub(began).saturating_mul(SHARE));
             let mut made = lock(&self.made);
@@ -199,6 +202,8 @@ struct Connection {
     local: IpAddr,
     step: Step,
     deadline_ms: u64,
+    /// When its step began, or something of the answer was taken last.
+    moved_ms: u64,
 }
 
 struct Server {
@@ -262,9 +267,10 @@ impl Server {
             };
             let ip = addr.ip().to_canonical();
             let (Ok(local), Ok(())) = (stream.local_addr(), stream.set_nonblocking(true)) else { continue };
-            if !self.allow.permits(ip) || !self.room(ip) {
+            if !self.allow.permits(ip) {
                 continue;
             }
+            self.make_room(ip);
             let _ = stream.set_nodelay(true);
             let mut c = Connection {
                 stream,
@@ -272,6 +278,7 @@ impl Server {
                 local: local.ip(),
                 step: Step::Reading(Vec::new()),
                 deadline_ms: now.saturating_add(REQUEST_MS),
+                moved_ms: now,
             };
             // Most have sent their request already.
             self.advance(&mut c, now);
@@ -282,29 +289,35 @@ impl Server {
         true
     }
 
-    /// Makes room for a connection from `ip`: the oldest goes that still has to say what it wants, or has its answer; of the
-    /// same address if that has many, else of the one that has most. False = all have something to do.
-    fn room(&mut self, ip: IpAddr) -> bool {
-        let mine = self.open.iter().filter(|c| c.ip == ip).count();
-        let from = if mine >= PER_ADDRESS {
-            ip
-        } else if self.open.len() >= CONNECTIONS_MAX {
-            let mut counts: HashMap<IpAddr, usize> = HashMap::new();
-            for c in &self.open {
-                let n = counts.entry(c.ip).or_default();
-                *n = n.saturating_add(1);
+    /// Makes room for a connection from `ip`, among those of the same address if that has many, else of the one that has most.
+    /// First goes who still has to say what it wants, or has its answer; then whose answer stands still for longest: whatever
+    /// two addresses hold, a third is heard.
+    fn make_room(&mut self, ip: IpAddr) {
+        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+        for c in &self.open {
+            let n = counts.entry(network(c.ip)).or_default();
+            *n = n.saturating_add(1);
+        }
+        let mine = counts.get(&network(ip)).copied().unwrap_or(0);
+        if mine < PER_ADDRESS && self.open.len() < CONNECTIONS_MAX {
+            return;
+        }
+        let most = counts.values().copied().max();
+        let may_go = |c: &Connection| {
+            if mine >= PER_ADDRESS {
+                network(c.ip) == network(ip)
+            } else {
+                counts.get(&network(c.ip)).copied() == most
             }
-            counts.into_iter().max_by_key(|(_, n)| *n).map_or(ip, |(ip, _)| ip)
-        } else {
-            return true;
         };
-        let idle = |c: &Connection| c.ip == from && matches!(c.step, Step::Reading(_) | Step::Draining(_));
-        match self.open.iter().position(idle) {
-            Some(at) => {
-                self.open.remove(at);
-                true
-            }
-            None => false,
+        let rank = |c: &Connection| match c.step {
+            Step::Reading(_) | Step::Draining(_) | Step::Over => 0,
+            Step::Writing { .. } => 1,
+            Step::Waiting(_) => 2,
+        };
+        let all = self.open.iter().enumerate().filter(|(_, c)| may_go(c));
+        if let Some(at) = all.min_by_key(|(_, c)| (rank(c), c.moved_ms)).map(|(at, _)| at) {
+            self.open.remove(at);
         }
     }
 
@@ -338,16 +351,23 @@ impl Server {
                         None => return,
                     }
                 }
-                Step::Writing { head, body, at } => match write_more(&mut c.stream, head, body, at) {
-                    Some(true) => {
-                        let _ = c.stream.shutdown(Half::Write);
-                        c.deadline_ms = now.saturating_add(DRAIN_MS);
-                        Step::Draining(DRAIN_BYTES)
+                Step::Writing { head, body, at } => {
+                    let before = *at;
+                    let written = write_more(&mut c.stream, head, body, at);
+                    if *at > before {
+                        c.moved_ms = now;
                     }
-                    Some(false) => Step::Over,
-                    None if late => Step::Over,
-                    None => return,
-                },
+                    match written {
+                        Some(true) => {
+                            let _ = c.stream.shutdown(Half::Write);
+                            c.deadline_ms = now.saturating_add(DRAIN_MS);
+                            Step::Draining(DRAIN_BYTES)
+                        }
+                        Some(false) => Step::Over,
+                        None if late || now.saturating_sub(c.moved_ms) >= STALL_MS => Step::Over,
+                        None => return,
+                    }
+                }
                 Step::Draining(left) => {
                     let mut buf = [0; 4096];
                     match c.stream.read(&mut buf) {
@@ -360,7 +380,7 @@ impl Server {
             if matches!(next, Step::Writing { .. }) {
                 c.deadline_ms = now.saturating_add(ANSWER_MS);
             }
-            c.step = next;
+            (c.step, c.moved_ms) = (next, now);
         }
     }
 

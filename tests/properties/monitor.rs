@@ -46,6 +46,7 @@ fn events(temp: &Temp) -> Vec<Value> {
     let dir = temp.path("monitor.state/events");
     let mut files: Vec<_> =
         std::fs::read_dir(dir).map_or(Vec::new(), |d| d.map(|e| e.unwrap().path()).collect());
+    files.retain(|f| f.is_file() && f.extension().is_some_and(|e| e == "jsonl"));
     files.sort();
     let text: String = files.iter().map(|f| std::fs::read_to_string(f).unwrap()).collect();
     // The last line may be being written.
@@ -141,7 +142,7 @@ fn the_captures_of_the_original_are_answered_as_it_answers() {
     let told = &until(SOON, "both messages", || Some(messages()).filter(|m| m.len() == 2))[1];
     assert_eq!((&told["time"], &told["role"]), (&"2026-11-22 08:23:58".into(), &"tail".into()));
     assert_eq!(ask(to, UNREGISTER), success);
-    assert!(nodes(&temp).is_empty());
+    assert_eq!(nodes(&temp)[0]["stopped"], true);
     let dance = heartbeat::frame(&[("req".to_owned(), "dance".to_owned())].into());
     assert_eq!(ask(to, &dance)["err"], "-1");
     assert_eq!(m.terminate(), 0);
@@ -325,6 +326,127 @@ fn garbage_on_every_port_harms_nothing() {
     assert!(m.proc_status("Threads") <= 6, "{}", m.proc_status("Threads"));
     assert!(m.proc_status("VmHWM") < 64 << 10, "{}", m.proc_status("VmHWM"));
     assert_eq!((m.terminate(), node.terminate()), (0, 0));
+}
+
+/// The story: sixteen addresses, each with as many connections as one may have and a frame begun on each, kept everybody
+/// else from telling anything.
+#[test]
+fn those_who_hold_all_connections_keep_nobody_out() {
+    let temp = Temp::new("held");
+    let keys = [("allow", "127.0.0.0/8"), ("[heart_beat] check_interval", "1h")];
+    let mut m = Node::prepare(&temp, "monitor", "monitor", &keys, &[]);
+    // So few descriptors that there is room for 22 connections.
+    m.limit_files(200);
+    m.restart();
+    let to = m.addr();
+    // Nothing is to be said on it for long.
+    let mut silent = TcpStream::connect(to).unwrap();
+    let mut held = Vec::new();
+    for round in 0..6 {
+        for n in 0..24 {
+            let mut stream = support::connect_from(2 + n % 3, to);
+            let _ = stream.write_all(&REGISTER[..20]);
+            held.push(stream);
+        }
+        assert_eq!(ask(to, REGISTER)["err"], "0", "round {round}");
+    }
+    silent.write_all(REGISTER).unwrap();
+    assert_eq!(answer(&mut silent)["err"], "0", "it did not have to make room");
+    assert!(m.log().contains("closed to make room"), "{}", m.log());
+    assert_eq!(m.terminate(), 0);
+}
+
+/// The story: one node that took the connection and said nothing held up the checks of all others for ten seconds.
+#[test]
+fn a_node_that_hangs_holds_up_no_check_but_its_own() {
+    let temp = Temp::new("hung");
+    let m = &mut monitor(&temp, &[]);
+    let beats = Beats::start();
+    let hung = TcpListener::bind("127.0.0.1:0").unwrap();
+    let me = |port: u16| heartbeat::Me {
+        role: "tail".into(),
+        hostname: "x".into(),
+        version: String::new(),
+        port,
+        ip: None,
+    };
+    for port in [beats.port, hung.local_addr().unwrap().port()] {
+        ask(m.addr(), &heartbeat::frame(&me(port).request("register", None)));
+    }
+    let (mut stream, _) = hung.accept().unwrap();
+    let before = beats.count.load(Ordering::SeqCst);
+    // Until it is given up.
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    let checked = beats.count.load(Ordering::SeqCst) - before;
+    assert!(checked >= 3, "{checked} checks while one node hung");
+    let state = |port: u16| nodes(&temp).into_iter().find(|n| n["port"] == port).unwrap()["alive"].clone();
+    until(SOON, "it to be down", || (state(hung.local_addr().unwrap().port()) == false).then_some(()));
+    assert_eq!(state(beats.port), true);
+}
+
+/// P5: what is in the way of a file of the monitor's is set aside, told, and no reason not to start.
+#[test]
+fn whatever_stands_in_the_state_directory_it_starts() {
+    let temp = Temp::new("state");
+    let mut m = monitor(&temp, &[]);
+    assert_eq!(ask(m.addr(), REGISTER)["err"], "0");
+    TcpStream::connect(m.addr()).unwrap().write_all(ERROR_LOG).unwrap();
+    until(SOON, "the message", || kinds(&temp).contains(&"ERROR".to_owned()).then_some(()));
+    assert_eq!(m.terminate(), 0);
+    let dir = temp.path("monitor.state");
+    let events = dir.join("events");
+    let gone = |name: &str| {
+        let _ = std::fs::remove_file(dir.join(name));
+    };
+    let grown = |name: &str| {
+        gone(name);
+        std::fs::File::create(dir.join(name)).unwrap().set_len(300 << 20).unwrap();
+    };
+    let is_dir = |name: &str| {
+        gone(name);
+        std::fs::create_dir(dir.join(name)).unwrap();
+        std::fs::write(dir.join(name).join("x"), "").unwrap();
+    };
+    let harms: &[(&str, &dyn Fn())] = &[
+        ("nodes.json.damaged", &|| grown("nodes.json")),
+        ("nodes.json.damaged", &|| is_dir("nodes.json")),
+        ("nodes.json.damaged", &|| std::fs::write(dir.join("nodes.json"), [0xff; 99]).unwrap()),
+        ("hours.json.damaged", &|| grown("hours.json")),
+        ("hours.json.damaged", &|| is_dir("hours.json")),
+        ("hours.json.damaged", &|| std::fs::write(dir.join("hours.json"), "[").unwrap()),
+        ("00000000000000000099.jsonl.damaged", &|| {
+            std::fs::create_dir(events.join("00000000000000000099.jsonl")).unwrap();
+        }),
+        ("2 names are not ours", &|| std::fs::write(events.join("7.jsonl"), "x").unwrap()),
+        ("3 names are not ours", &|| std::fs::write(events.join("notes.txt"), "x").unwrap()),
+        ("events.damaged", &|| {
+            std::fs::remove_dir_all(&events).unwrap();
+            std::fs::write(&events, "x").unwrap();
+        }),
+    ];
+    for (n, (told, harm)) in harms.iter().enumerate() {
+        harm();
+        m.restart();
+        assert_eq!(ask(m.addr(), REGISTER)["err"], "0", "{n}");
+        assert!(m.log().contains(told), "{n}: {}", m.log());
+        TcpStream::connect(m.addr()).unwrap().write_all(ERROR_LOG).unwrap();
+        until(SOON, "the message", || kinds(&temp).contains(&"ERROR".to_owned()).then_some(()));
+        assert_eq!(m.terminate(), 0, "{n}: {told}");
+        assert_eq!(nodes(&temp).len(), 1, "{n}: {told}");
+    }
+    // Nothing of it was thrown away.
+    let names: Vec<String> =
+        std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(names.iter().filter(|n| n.starts_with("nodes.json.damaged")).count() == 3, "{names:?}");
+    // While it runs, too.
+    let m = &mut m;
+    m.restart();
+    let to = m.addr();
+    is_dir("nodes.json");
+    assert_eq!(ask(to, UNREGISTER)["err"], "0");
+    m.says("nodes.json.damaged");
+    assert_eq!(m.terminate(), 0);
 }
 
 #[test]

@@ -345,6 +345,54 @@ fn garbage_slow_clients_and_thousands_of_connections_harm_nothing() {
     assert!(metrics(page)["logd_http_requests_total{code=\"4xx\"}"] > 0.0);
 }
 
+/// The story: two addresses asked for the largest answer, took none of it, and for half a minute nobody else was heard.
+#[test]
+fn answers_that_nobody_takes_keep_nobody_out() {
+    let temp = Temp::new("page-held");
+    let (mut m, page) = with_page(&temp, "monitor", "monitor", &[], "allow = 127.0.0.0/8\n");
+    // More than a connection holds by itself: some megabytes.
+    let note = "x".repeat(200);
+    let to = m.addr();
+    let hours = past_hours(70);
+    for host in 0..300 {
+        let cell = |at: &_| serde_json::json!({"name": format!("host{host}"), "hour": format!("{at}"), "state": "gaps", "note": note});
+        let list = serde_json::Value::from(hours.iter().map(cell).collect::<Vec<_>>()).to_string();
+        let told = [("req", "hours"), ("hostname", "x"), ("hours", &list)];
+        let told = told.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        logd::heartbeat::done(&logd::heartbeat::ask(to, SOON, |_| told).unwrap()).unwrap();
+    }
+    until(LATER, "all hours on the page", || {
+        let (code, body) = get(page, "/status.json");
+        (code == 200 && body.len() > 4 << 20).then_some(())
+    });
+    let fds = format!("/proc/{}/fd", m.pid().unwrap().as_raw_nonzero());
+    let open = || fs::read_dir(&fds).unwrap().count();
+    let before = open();
+    let mut held = Vec::new();
+    for n in 0..80 {
+        let mut stream = support::connect_from(2 + n % 2, page);
+        let _ = stream.write_all(b"GET /status.json HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        held.push(stream);
+    }
+    for stream in &held {
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        let began = stream.peek(&mut [0]);
+        assert!(
+            !matches!(&began, Err(e) if e.kind() == ErrorKind::WouldBlock),
+            "neither answered nor closed"
+        );
+    }
+    for _ in 0..5 {
+        let answer = raw(page, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert!(answer.ends_with("\r\n\r\nok\n"), "{answer:?}");
+    }
+    // Whoever stands still is closed long before the time of an answer is over.
+    until(Duration::from_secs(20), "those that stand still to be closed", || {
+        (open() <= before + 4).then_some(())
+    });
+    assert_eq!(m.terminate(), 0);
+}
+
 #[test]
 fn a_port_that_is_taken_keeps_no_role_from_its_work() {
     let temp = Temp::new("page-taken");
@@ -422,7 +470,7 @@ fn a_monitor_shows_the_hours_of_its_stores_as_they_do_and_who_does_not_answer() 
         let seen = until(LATER, role, || node(role).filter(|n| n.alive == Some(true)));
         assert!(seen.lag_s.is_some() && !seen.version.is_empty() && seen.port > 0, "{seen:?}");
     }
-    // A relay that is killed is down, with its time and an error; one that stops is gone.
+    // A relay that is killed is down, with its time and an error; one that stops is shown as that.
     let before = number(page, "logd_outages_total");
     relay.kill();
     let down = until(LATER, "the relay to be down", || node("collector").filter(|n| n.alive == Some(false)));
@@ -438,7 +486,9 @@ fn a_monitor_shows_the_hours_of_its_stores_as_they_do_and_who_does_not_answer() 
     assert!(all["logd_hour_states{state=\"verified\"}"] >= 1.0, "{all:?}");
     assert!(!all.contains_key("logd_spool_bytes") && all["logd_database_queue_events"] == 0.0, "{all:?}");
     assert_eq!(store.terminate(), 0);
-    until(SOON, "the store to be gone", || node("fcollector").is_none().then_some(()));
+    until(SOON, "the store to be stopped", || node("fcollector").filter(|n| n.stopped && n.alive.is_none()));
+    until(SOON, "its number", || (number(page, "logd_nodes{state=\"stopped\"}") == 1).then_some(()));
+    assert_eq!(number(page, "logd_outages_total"), before + 1, "a stop is no outage");
     // What it knew is there after a restart.
     let known = hours(page, "web1")[&hour].clone();
     assert_eq!(m.terminate(), 0);

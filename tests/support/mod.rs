@@ -19,12 +19,13 @@ pub mod store;
 pub use lines::*;
 use logd::clock::{Clock, Hour, Zone};
 pub use logd::disk::sim::Rng;
+use rustix::net::{AddressFamily, SocketType, sockopt};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -417,6 +418,15 @@ pub fn fixed_addr() -> SocketAddr {
         // Not every system has all of 127/8.
         .or_else(|_| std::net::TcpListener::bind("127.0.0.1:0"));
     listener.unwrap().local_addr().unwrap()
+}
+
+/// A connection from `127.0.0.N`, which takes little at a time.
+pub fn connect_from(n: u8, to: SocketAddr) -> TcpStream {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    sockopt::set_socket_recv_buffer_size(&socket, 4_096).unwrap();
+    rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, n], 0))).unwrap();
+    rustix::net::connect(&socket, &to).unwrap();
+    socket.into()
 }
 
 // ---- hours, stored files ----

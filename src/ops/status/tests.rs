@@ -493,3 +493,34 @@ fn what_is_neither_store_nor_config_is_an_error() {
         assert!(err.contains(hint), "{err}");
     }
 }
+
+/// The story: of a monitor that had ended it said that nothing was wrong.
+#[test]
+fn a_monitor_that_does_not_run_is_what_is_wrong() {
+    let temp = Temp::new();
+    let dir = temp.path("state");
+    let text = format!("[receiver]\nrecv_port = 1\nallow = any\nstate_dir = {}\n", dir.display());
+    let config = temp.file("monitor.ini", &text);
+    let out = status(&config, View::Summary);
+    assert!(
+        out.contains("it does not run, and nobody watches") && !out.contains("nothing is wrong"),
+        "{out}"
+    );
+    let node =
+        |port: u16, more: &str| format!("{{\"ip\":\"10.0.0.7\",\"port\":{port},\"role\":\"tail\"{more}}}");
+    let all =
+        [node(1, ",\"alive\":true"), node(2, &format!(",\"stopped\":true,\"since_ms\":{NOON}"))].join(",");
+    temp.file("state/nodes.json", &format!("{{\"format\":1,\"nodes\":[{all}]}}"));
+    let running = crate::instance::Instance::open(&Disk::real(), &dir, "monitor", &config).unwrap();
+    let out = status(&config, View::Summary);
+    assert!(out.contains(", running") && out.contains("nothing is wrong"), "{out}");
+    assert!(out.contains("2 nodes: 1 alive, 0 without a heart-beat, 0 not asked yet"), "{out}");
+    assert!(out.contains("stopped since 2026-11-22 12:00:00") && out.contains("10.0.0.7:2 (tail)"), "{out}");
+    drop(running);
+    let out = status(&config, View::Summary);
+    assert!(out.contains("what is told of nodes is what it saw last"), "{out}");
+    // What is no list is told, whatever it is.
+    std::fs::remove_file(dir.join("nodes.json")).unwrap();
+    std::fs::create_dir(dir.join("nodes.json")).unwrap();
+    assert!(status(&config, View::Summary).contains("a start of the monitor sets it aside"));
+}
