@@ -8,7 +8,7 @@ use crate::clock::Hour;
 use crate::config::value::{Kind, Value};
 use crate::config::{Role, nearest};
 use crate::ops::out::Out;
-use crate::ops::{self, check, demo, etl, ready, resend, spool, status, verify};
+use crate::ops::{self, check, demo, ready, resend, spool, status, verify};
 use crate::roles::{self, RunOptions};
 use getopts::{Fail, Matches, Options};
 use std::ffi::OsString;
@@ -474,9 +474,16 @@ fn key_new(call: &Call, out: &mut Out) -> Result<u8, String> {
     Ok(ops::YES)
 }
 
+#[cfg(not(feature = "etl"))]
+fn etl_of(_: &Call, out: &mut Out) -> u8 {
+    out.complain(format_args!("logd: etl: {}", crate::roles::tables::NOT_BUILT));
+    ops::ERROR
+}
+
+#[cfg(feature = "etl")]
 fn etl_of(call: &Call, out: &mut Out) -> u8 {
     let files = call.matches.free.get(1..).unwrap_or_default();
-    etl::run(call.path(0), files, call.value("name").as_deref(), out)
+    ops::etl::run(call.path(0), files, call.value("name").as_deref(), out)
 }
 
 fn ready_for(call: &Call, out: &mut Out) -> Result<u8, String> {

@@ -18,6 +18,8 @@ pub const RELAY: Roles = 2;
 pub const STORE: Roles = 4;
 /// `logd monitor`.
 pub const MONITOR: Roles = 8;
+/// `logd etlcollector`, beside what a store has.
+pub const TABLES: Roles = 16;
 
 const SENDS: Roles = TAIL | RELAY;
 const TAKES: Roles = RELAY | STORE;
@@ -121,6 +123,11 @@ const fn certified(state: &'static str) -> Metric {
     Metric::counter("logd_certifications_total", STORE, help).of("state", state)
 }
 
+const fn tabled(result: &'static str) -> Metric {
+    let help = "Hours whose lines were made rows, once for each time, by what came of it.";
+    Metric::counter("logd_etl_hours_total", TABLES, help).of("result", result)
+}
+
 const fn hours(state: &'static str) -> Metric {
     let help = "Hours that the page shows, by state.";
     Metric::gauge("logd_hour_states", STORE | MONITOR, help).of("state", state)
@@ -204,6 +211,16 @@ metrics! {
     STORED_LINES = Metric::counter("logd_stored_lines_total", STORE, "Lines that were written to hour files.");
     /// Their raw bytes.
     STORED_BYTES = Metric::counter("logd_stored_bytes_total", STORE, "Bytes that were written to hour files.");
+    /// Hours whose rows were put in place.
+    TABLED_HOURS = tabled("done");
+    /// Hours that failed.
+    FAILED_HOURS = tabled("failed");
+    /// Rows put in place.
+    ROWS = Metric::counter("logd_etl_rows_total", TABLES, "Rows that were put in place.");
+    /// Lines that could not be read.
+    REJECTED_LINES = Metric::counter("logd_etl_rejected_lines_total", TABLES, "Lines of these hours that could not be read; they are in etl_reject.");
+    /// Hours that wait for a worker.
+    WAITING_HOURS = Metric::gauge("logd_etl_waiting_hours", TABLES, "Whole hours whose rows are not made yet.");
     /// Tags of verified hours.
     CERTIFIED_VERIFIED = certified("verified");
     /// Tags of hours without bytes.

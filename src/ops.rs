@@ -13,6 +13,7 @@
 
 pub mod check;
 pub mod demo;
+#[cfg(feature = "etl")]
 pub mod etl;
 pub mod out;
 pub mod ready;

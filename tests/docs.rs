@@ -340,7 +340,7 @@ fn the_units_start_their_role_and_give_what_it_needs() {
         let key = KEYS.iter().find(|k| k.name == name && k.sections.contains(&role.section())).unwrap();
         key.default.trim_end_matches('s').parse::<u64>().unwrap()
     };
-    for role in [Role::Tail, Role::Collector, Role::Fcollector, Role::Monitor] {
+    for role in [Role::Tail, Role::Collector, Role::Fcollector, Role::Etlcollector, Role::Monitor] {
         let (text, values) = unit(role);
         let name = role.command();
         let number = |key: &str| values(key)[0].parse::<u64>().unwrap();
@@ -355,10 +355,14 @@ fn the_units_start_their_role_and_give_what_it_needs() {
             assert!(number("TasksMax") > connections && number("LimitNOFILE") > connections, "{name}");
         }
     }
-    let save_dir = Config::load(&root().join("etc/fcollector.ini")).unwrap().store(false).unwrap().0.save_dir;
-    let (_, values) = unit(Role::Fcollector);
-    assert_eq!(values("ReadWritePaths"), [save_dir.to_str().unwrap()]);
-    assert_eq!(values("RequiresMountsFor"), values("ReadWritePaths"));
+    let load = |file: &str| Config::load(&root().join(file)).unwrap();
+    let store = load("etc/fcollector.ini").store(false).unwrap().0;
+    let tables = load("etc/etlcollector.ini").etl(false).unwrap().0.store;
+    for (role, save_dir) in [(Role::Fcollector, store.save_dir), (Role::Etlcollector, tables.save_dir)] {
+        let (_, values) = unit(role);
+        assert_eq!(values("ReadWritePaths"), [save_dir.to_str().unwrap()]);
+        assert_eq!(values("RequiresMountsFor"), values("ReadWritePaths"));
+    }
 }
 
 #[test]

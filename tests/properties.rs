@@ -22,6 +22,7 @@ mod damage;
 mod descriptors;
 #[path = "properties/e2e.rs"]
 mod e2e;
+#[cfg(feature = "etl")]
 #[path = "properties/etl.rs"]
 mod etl;
 #[path = "properties/failover.rs"]
@@ -53,6 +54,9 @@ mod tags;
 mod undated;
 #[path = "properties/wire.rs"]
 mod wire;
+#[cfg(not(feature = "etl"))]
+#[path = "properties/without.rs"]
+mod without;
 #[path = "properties/year.rs"]
 mod year;
 

@@ -25,7 +25,8 @@ struct Feature {
     twice: &'static [&'static str],
 }
 
-const FEATURES: [Feature; 2] = [
+const FEATURES: [Feature; 3] = [
+    Feature { name: "etl", licences: &[], twice: &[] },
     Feature { name: "tls", licences: &["Apache-2.0", "BSD-3-Clause", "ISC"], twice: &[] },
     Feature {
         name: "mysql",

@@ -151,6 +151,11 @@ pub(super) fn store(r: &mut Reader) -> StoreConfig {
 
 pub(super) fn etl(r: &mut Reader) -> EtlConfig {
     let s = Role::Etlcollector.section();
+    if !cfg!(feature = "etl") {
+        let text = "this program was built without the feature etl: `logd etlcollector` and `logd etl` do not start with \
+                    it, and columns and lists are not looked at; build with `cargo build --release --features etl`";
+        r.warning(r.line_of(s, "columns_file"), "columns_file", text);
+    }
     let log_format = r.text(s, "log_format").unwrap_or_default();
     let prefixes = r.text(s, "column_prefixes").unwrap_or_default();
     EtlConfig {

@@ -6,9 +6,10 @@
 
 use super::format::{Format, Slots, Span};
 use super::lists::Spiders;
+use super::memo::Memo;
 use super::stamp::Stamp;
 use std::io::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// More parameters than this in one line are an attack.
 const PARAMS_MAX: usize = 1_000;
@@ -229,6 +230,9 @@ pub struct Record {
     agent: Place,
     host: Place,
     spider: Option<usize>,
+    known_agents: Memo<Option<usize>>,
+    /// Neither the line nor a decoded value has a byte that a row must escape.
+    plain: bool,
     original: bool,
     slots: Slots,
 }
@@ -249,6 +253,7 @@ impl Record {
         self.slots = format.slots;
         self.original = format.original;
         format.cut(line, &mut self.spans)?;
+        self.plain = is_plain(line);
         let s = format.slots;
         self.stamp = self.when(line, s).ok_or(NO_TIME)?;
         self.request = self.requested(line, s);
@@ -268,8 +273,12 @@ impl Record {
             self.read_addresses(line, s);
         }
         if need.spider {
-            self.spider = spiders.find(self.at(line, self.agent));
+            let mut known = std::mem::take(&mut self.known_agents);
+            let agent = self.at(line, self.agent);
+            self.spider = known.of(agent, || spiders.find(agent));
+            self.known_agents = known;
         }
+        self.plain &= self.buffer.is_empty() || is_plain(&self.buffer);
         Ok(())
     }
 
@@ -294,18 +303,15 @@ impl Record {
             Field::SourceHour => return source.hour.as_bytes(),
             Field::Ip => return self.at(line, if self.original { self.client } else { self.ip }),
             Field::ClientIp => return self.at(line, self.client),
-            Field::IpInt => {
-                put_int(if self.original { self.client_addr } else { self.ip_addr }, scratch);
-            }
-            Field::ClientIpInt => put_int(self.client_addr, scratch),
+            Field::IpInt
+            | Field::ClientIpInt
+            | Field::Time
+            | Field::Timestamp
+            | Field::Unix
+            | Field::Date
+            | Field::Day
+            | Field::Hour => self.put_number(field, scratch),
             Field::User => return self.at(line, self.value(line, self.slots.user)),
-            Field::Time => self.stamp.put_iso(scratch),
-            Field::Timestamp => self.stamp.put_plain(scratch),
-            // Writing to a vector cannot fail.
-            Field::Unix => drop(write!(scratch, "{}", self.stamp.unix())),
-            Field::Date => self.stamp.put_date(scratch),
-            Field::Day => self.stamp.put_day(scratch),
-            Field::Hour => self.stamp.put_hour(scratch),
             Field::Method => return self.at(line, self.request[0]),
             Field::Url => return self.at(line, self.request[1]),
             Field::Protocol => return self.at(line, self.request[2]),
@@ -327,6 +333,49 @@ impl Record {
             Field::Line => return line,
         }
         scratch
+    }
+
+    /// Appends the value of a field as a row has it, escaped.
+    pub fn put(
+        &self,
+        field: &Field,
+        line: &[u8],
+        source: &Source,
+        spiders: &Spiders,
+        scratch: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+    ) {
+        match field {
+            Field::Empty => {}
+            Field::IpInt
+            | Field::ClientIpInt
+            | Field::Time
+            | Field::Timestamp
+            | Field::Unix
+            | Field::Date
+            | Field::Day
+            | Field::Hour => self.put_number(field, out),
+            // These are not of the line.
+            Field::Fixed(_) | Field::Host | Field::Source | Field::SourceHour | Field::Spider => {
+                escape(self.get(field, line, source, spiders, scratch), out);
+            }
+            _ if self.plain => out.extend_from_slice(self.get(field, line, source, spiders, scratch)),
+            _ => escape(self.get(field, line, source, spiders, scratch), out),
+        }
+    }
+
+    /// What is made of digits and a few signs.
+    fn put_number(&self, field: &Field, out: &mut Vec<u8>) {
+        match field {
+            Field::IpInt => put_int(if self.original { self.client_addr } else { self.ip_addr }, out),
+            Field::ClientIpInt => put_int(self.client_addr, out),
+            Field::Time => self.stamp.put_iso(out),
+            Field::Timestamp => self.stamp.put_plain(out),
+            Field::Unix => put_signed(self.stamp.unix(), out),
+            Field::Date => self.stamp.put_date(out),
+            Field::Day => self.stamp.put_day(out),
+            _ => self.stamp.put_hour(out),
+        }
     }
 
     /// The addresses that a list of addresses is asked about: the peer's and the one that a proxy told.
@@ -359,7 +408,7 @@ impl Record {
             Place::Line(span) => span.of(line),
             _ => return place,
         };
-        if memchr::memchr(b'\\', bytes).is_none() {
+        if self.plain || memchr::memchr(b'\\', bytes).is_none() {
             return place;
         }
         let start = self.buffer.len();
@@ -422,13 +471,14 @@ impl Record {
         let mark = memchr::memchr(b'?', text).unwrap_or(text.len());
         let before = text.get(..mark).unwrap_or_default();
         // A proxy is asked for http://host/path.
-        let begin = memchr::memmem::find(before.get(..16).unwrap_or(before), b"://")
-            .filter(|_| !before.starts_with(b"/"))
-            .map_or(0, |at| {
-                let host = at.saturating_add(3);
-                let slash = memchr::memchr(b'/', before.get(host..).unwrap_or_default());
-                slash.map_or(mark, |n| host.saturating_add(n))
-            });
+        let scheme = (!before.starts_with(b"/"))
+            .then(|| memchr::memmem::find(before.get(..16).unwrap_or(before), b"://"))
+            .flatten();
+        let begin = scheme.map_or(0, |at| {
+            let host = at.saturating_add(3);
+            let slash = memchr::memchr(b'/', before.get(host..).unwrap_or_default());
+            slash.map_or(mark, |n| host.saturating_add(n))
+        });
         let mut path = wrap(inside(span, begin, mark));
         let mut query = wrap(inside(span, mark.saturating_add(1).min(text.len()), text.len()));
         if s.path.is_some() {
@@ -561,6 +611,10 @@ impl Record {
         self.client = Place::Nowhere;
         self.client_addr = None;
         let told = self.span(s.forwarded);
+        if told.start == told.end {
+            (self.client, self.client_addr) = (self.ip, self.ip_addr);
+            return;
+        }
         let mut at = told.start;
         for word in told.of(line).split(|b| *b == b',') {
             let from = word.iter().take_while(|b| **b == b' ').count();
@@ -594,8 +648,32 @@ fn trimmed(mut span: Span, buffer: &[u8]) -> Span {
     span
 }
 
+/// `1.2.3.4`, which nearly all are.
+fn dotted(text: &[u8]) -> Option<Ipv4Addr> {
+    let (mut bits, mut part, mut digits, mut dots) = (0_u32, 0_u32, 0_u8, 0_u8);
+    for b in text {
+        match b {
+            b'0'..=b'9' if digits == 0 || part > 0 => {
+                part = part.wrapping_mul(10).wrapping_add(u32::from(b.wrapping_sub(b'0')));
+                digits = digits.wrapping_add(1);
+            }
+            b'.' if digits > 0 => {
+                (bits, part, digits, dots) = (bits.wrapping_shl(8) | part, 0, 0, dots.wrapping_add(1));
+            }
+            _ => return None,
+        }
+        if part > 255 || dots > 3 {
+            return None;
+        }
+    }
+    (dots == 3 && digits > 0).then(|| Ipv4Addr::from_bits(bits.wrapping_shl(8) | part))
+}
+
 /// An address, perhaps in brackets, perhaps with a port behind it.
 fn address(text: &[u8]) -> Option<IpAddr> {
+    if let Some(v4) = dotted(text) {
+        return Some(IpAddr::V4(v4));
+    }
     // No address with its zone and port is as long.
     let text = std::str::from_utf8(text).ok().filter(|t| t.len() <= 64)?;
     if let Ok(addr) = text.parse::<IpAddr>() {
@@ -610,9 +688,47 @@ fn address(text: &[u8]) -> Option<IpAddr> {
 
 fn put_int(addr: Option<IpAddr>, out: &mut Vec<u8>) {
     match addr.map(|a| a.to_canonical()) {
-        Some(IpAddr::V4(v4)) => drop(write!(out, "{}", v4.to_bits())),
+        Some(IpAddr::V4(v4)) => put_signed(v4.to_bits().into(), out),
         Some(IpAddr::V6(v6)) => drop(write!(out, "{}", v6.to_bits())),
         None => {}
+    }
+}
+
+fn put_signed(n: i64, out: &mut Vec<u8>) {
+    // As long as the smallest one.
+    let mut text = [0_u8; 20];
+    let (mut at, mut rest) = (text.len(), n.unsigned_abs());
+    for (i, place) in text.iter_mut().enumerate().rev() {
+        *place = b'0'.wrapping_add((rest % 10) as u8);
+        (at, rest) = (i, rest / 10);
+        if rest == 0 {
+            break;
+        }
+    }
+    if n < 0 {
+        out.push(b'-');
+    }
+    out.extend_from_slice(text.get(at..).unwrap_or_default());
+}
+
+fn is_plain(text: &[u8]) -> bool {
+    memchr::memchr3(b'\t', b'\r', b'\\', text).is_none() && memchr::memchr(b'\n', text).is_none()
+}
+
+/// A value of a row: a tab is written `\t`, a newline `\n`, a carriage return `\r` and a backslash `\\`.
+fn escape(value: &[u8], out: &mut Vec<u8>) {
+    if is_plain(value) {
+        out.extend_from_slice(value);
+        return;
+    }
+    for b in value {
+        match b {
+            b'\t' => out.extend_from_slice(b"\\t"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            _ => out.push(*b),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `log_format`: which value stands where in a line. Compiled once; a line is then cut by searching for the few bytes
 //! between two values, and nothing is allocated.
 
-use memchr::{memchr, memchr2, memmem::Finder};
+use memchr::{memchr, memchr2};
 
 /// As nginx and Apache call them. Apache's second word (ident) is `-` nearly always, but not always.
 const COMMON: &str =
@@ -38,7 +38,6 @@ struct Value {
     quoted: bool,
     /// Bytes behind it; none = it goes to the end of the line.
     until: Vec<u8>,
-    finder: Finder<'static>,
     /// The reason why a line is rejected if they are not there.
     missing: String,
 }
@@ -122,8 +121,7 @@ impl Format {
             let missing = format!("log_format: no `{until}` behind ${name}");
             let until = until.as_bytes().to_vec();
             before.clone_from(&until);
-            let finder = Finder::new(&until).into_owned();
-            values.push(Value { name: name.to_owned(), quoted, until, finder, missing });
+            values.push(Value { name: name.to_owned(), quoted, until, missing });
         }
         if values.is_empty() {
             return Err(format!(
@@ -145,7 +143,7 @@ impl Format {
     /// Where each value of a line is; the reason if the line has another format.
     pub fn cut(&self, line: &[u8], spans: &mut Vec<Span>) -> Result<(), &str> {
         spans.clear();
-        if !line.starts_with(&self.first) {
+        if !begins(line, &self.first) {
             return Err(BEGINNING);
         }
         let mut at = self.first.len();
@@ -164,12 +162,17 @@ impl Format {
 impl Value {
     /// How long it is at the beginning of `rest`. What ends the whole line must stand at its end.
     fn len_in(&self, rest: &[u8], last: bool) -> Option<usize> {
-        let Some(first) = self.until.first() else { return Some(rest.len()) };
+        let Some((first, more)) = self.until.split_first() else { return Some(rest.len()) };
+        let mut at = 0_usize;
         if !self.quoted {
             // A single blank mostly.
-            return if self.until.len() == 1 { memchr(*first, rest) } else { self.finder.find(rest) };
+            loop {
+                at = at.saturating_add(search(*first, rest.get(at..)?)?).saturating_add(1);
+                if begins(rest.get(at..)?, more) {
+                    return Some(at.saturating_sub(1));
+                }
+            }
         }
-        let mut at = 0_usize;
         loop {
             let found = rest.get(at..).and_then(|tail| memchr2(b'"', b'\\', tail));
             let Some(found) = found else {
@@ -183,12 +186,34 @@ impl Value {
             }
             // A quote that nobody escaped is a part of the value if the line does not go on behind it as it should. In the
             // last value it is not: the line may have more values than the format.
-            if last || rest.get(at..)?.starts_with(&self.until) {
-                return rest.get(at..)?.starts_with(&self.until).then_some(at);
+            let ends = begins(rest.get(at..)?, &self.until);
+            if last || ends {
+                return ends.then_some(at);
             }
             at = at.saturating_add(1);
         }
     }
+}
+
+/// As `memchr`. Most of these values are a few bytes long, and a call would cost more than its search.
+fn search(byte: u8, text: &[u8]) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let mut at = 0_usize;
+    for eight in text.as_chunks::<8>().0.iter().take(2) {
+        // The lowest zero byte of a word, of which the borrow has passed none before it.
+        let word = u64::from_le_bytes(*eight) ^ ONES.wrapping_mul(u64::from(byte));
+        let zero = word.wrapping_sub(ONES) & !word & ONES.wrapping_shl(7);
+        if zero != 0 {
+            return Some(at.saturating_add((zero.trailing_zeros() / 8) as usize));
+        }
+        at = at.saturating_add(8);
+    }
+    Some(memchr(byte, text.get(at..)?)?.saturating_add(at))
+}
+
+/// As `starts_with`, for the few bytes that stand between two values: without a call.
+fn begins(text: &[u8], with: &[u8]) -> bool {
+    text.len() >= with.len() && text.iter().zip(with).all(|(a, b)| a == b)
 }
 
 fn slots(values: &[Value]) -> Slots {
@@ -284,6 +309,22 @@ mod tests {
         assert_eq!(cut("<$msec>", b"<1>2").unwrap_err(), TOO_LONG);
         assert_eq!(cut("$msec", b"").unwrap(), [""]);
         assert_eq!(cut("${msec}0 $x", b"10 ").unwrap(), ["1", ""]);
+    }
+
+    #[test]
+    fn a_search_finds_the_first_one() {
+        for len in 0..40 {
+            let mut text = vec![b'!'; len];
+            assert_eq!(search(b' ', &text), None);
+            for at in (0..len).rev() {
+                text[at] = b' ';
+                assert_eq!(search(b' ', &text), Some(at));
+            }
+        }
+        let odd: Vec<u8> = (0..=255).rev().collect();
+        for byte in 0..=255_u8 {
+            assert_eq!(search(byte, &odd), Some(255 - usize::from(byte)));
+        }
     }
 
     #[test]

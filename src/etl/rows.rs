@@ -5,6 +5,7 @@
 //! return `\r` and a backslash `\\`, so that every tab and newline of the file is one that separates.
 
 use super::fields::{Record, Source};
+use super::memo::Memo;
 use super::rules::Rules;
 use crate::disk::{self, Disk, File};
 use crate::pack::hex;
@@ -92,13 +93,18 @@ pub struct Rows<'a> {
     gzip: bool,
     max_parts: usize,
     mode: u32,
-    parts: HashMap<Vec<u8>, Part>,
+    parts: Vec<Part>,
+    /// By folder, the number of its part.
+    numbers: HashMap<Vec<u8>, usize>,
+    near: Memo<Option<usize>>,
     rejects: Part,
     waiting: usize,
     open: usize,
     record: Record,
     path: Vec<u8>,
     scratch: Vec<u8>,
+    /// For each kind, for each of its rules.
+    known: Vec<Vec<Memo<bool>>>,
     skipping: bool,
     of_kind: Vec<u64>,
     /// What became of the lines; rows by kind are there at the end.
@@ -130,13 +136,16 @@ impl<'a> Rows<'a> {
             gzip: style.gzip,
             max_parts: style.max_parts,
             mode: style.mode,
-            parts: HashMap::new(),
+            parts: Vec::new(),
+            numbers: HashMap::new(),
+            near: Memo::default(),
             rejects: Part::default(),
             waiting: 0,
             open: 0,
             record: Record::default(),
             path: Vec::new(),
             scratch: Vec::new(),
+            known: rules.kinds.iter().map(|k| k.rules.iter().map(|_| Memo::default()).collect()).collect(),
             skipping: false,
             of_kind: vec![0; rules.kinds.len()],
             counts: Counts::default(),
@@ -193,15 +202,17 @@ impl<'a> Rows<'a> {
             self.filter("address");
             return Ok(());
         }
-        let fits = |kind: &super::columns::Kind, scratch: &mut Vec<u8>| {
-            kind.rules.iter().all(|r| {
-                r.regex.is_match(record.get(&r.field, line, source, &rules.spiders, scratch)) != r.not
+        let fits = |(kind, known): (&super::columns::Kind, &mut Vec<Memo<bool>>)| {
+            kind.rules.iter().zip(known).all(|(r, known)| {
+                let value = record.get(&r.field, line, source, &rules.spiders, scratch);
+                known.of(value, || r.regex.is_match(value)) != r.not
             })
         };
-        let Some((n, kind)) = rules.kinds.iter().enumerate().find(|(_, kind)| fits(kind, scratch)) else {
+        let Some(n) = rules.kinds.iter().zip(&mut self.known).position(fits) else {
             self.filter("kind");
             return Ok(());
         };
+        let Some(kind) = rules.kinds.get(n) else { return Ok(()) };
         self.path.clear();
         self.path.extend_from_slice(kind.name.as_bytes());
         for (name, field) in &kind.partitions {
@@ -222,20 +233,25 @@ impl<'a> Rows<'a> {
                 self.path.splice(begin..begin.saturating_add(1), *b"%2E");
             }
         }
-        if !self.parts.contains_key(&self.path) {
-            let number = self.parts.len();
-            if number >= self.max_parts {
-                return self.reject(line, NO_PARTITION);
-            }
-            self.parts.insert(self.path.clone(), Part { number, ..Part::default() });
-        }
-        let Some(part) = self.parts.get_mut(&self.path) else { return Ok(()) };
+        let (parts, numbers, path) = (&mut self.parts, &mut self.numbers, &self.path);
+        let number = self.near.of(path, || {
+            numbers.get(path).copied().or_else(|| {
+                let number = parts.len();
+                (number < self.max_parts).then(|| {
+                    numbers.insert(path.clone(), number);
+                    parts.push(Part { number, ..Part::default() });
+                    number
+                })
+            })
+        });
+        let Some(number) = number else { return self.reject(line, NO_PARTITION) };
+        let Some(part) = self.parts.get_mut(number) else { return Ok(()) };
         let before = part.waiting.len();
         for (i, field) in kind.columns.iter().enumerate() {
             if i > 0 {
                 part.waiting.push(b'\t');
             }
-            escape(record.get(field, line, source, &rules.spiders, scratch), &mut part.waiting);
+            record.put(field, line, source, &rules.spiders, scratch, &mut part.waiting);
         }
         part.waiting.push(b'\n');
         part.rows = part.rows.saturating_add(1);
@@ -245,7 +261,7 @@ impl<'a> Rows<'a> {
         let full = part.waiting.len() >= FLUSH;
         self.waiting = self.waiting.saturating_add(part.waiting.len().saturating_sub(before));
         if full {
-            self.flush_one()?;
+            self.flush_one(number)?;
         } else if self.waiting >= WAITING {
             self.flush_all()?;
         }
@@ -272,12 +288,11 @@ impl<'a> Rows<'a> {
         self.rejects.flush(self.disk, &self.dir.join("reject"), false, self.mode).map(|_| ())
     }
 
-    /// The part at `self.path`.
-    fn flush_one(&mut self) -> disk::Result<()> {
+    fn flush_one(&mut self, number: usize) -> disk::Result<()> {
         if self.open >= OPEN {
             self.close();
         }
-        let Some(part) = self.parts.get_mut(&self.path) else { return Ok(()) };
+        let Some(part) = self.parts.get_mut(number) else { return Ok(()) };
         self.waiting = self.waiting.saturating_sub(part.waiting.len());
         let path = self.dir.join(part.number.to_string());
         let opened = part.flush(self.disk, &path, self.gzip, self.mode)?;
@@ -287,7 +302,7 @@ impl<'a> Rows<'a> {
 
     fn flush_all(&mut self) -> disk::Result<()> {
         let many = self.parts.len() > OPEN;
-        for part in self.parts.values_mut().filter(|p| !p.waiting.is_empty()) {
+        for part in self.parts.iter_mut().filter(|p| !p.waiting.is_empty()) {
             let path = self.dir.join(part.number.to_string());
             let opened = part.flush(self.disk, &path, self.gzip, self.mode)?;
             self.open = self.open.saturating_add(usize::from(opened));
@@ -301,7 +316,7 @@ impl<'a> Rows<'a> {
     }
 
     fn close(&mut self) {
-        self.parts.values_mut().for_each(Part::close);
+        self.parts.iter_mut().for_each(Part::close);
         self.open = 0;
     }
 
@@ -309,7 +324,8 @@ impl<'a> Rows<'a> {
     pub fn finish(mut self) -> disk::Result<(Vec<Made>, bool, Counts)> {
         let (disk, dir) = (self.disk, self.dir);
         let mut made = Vec::new();
-        for (folder, mut part) in std::mem::take(&mut self.parts) {
+        for (folder, number) in std::mem::take(&mut self.numbers) {
+            let Some(part) = self.parts.get_mut(number) else { continue };
             let path = dir.join(part.number.to_string());
             part.finish(disk, &path, self.gzip, self.mode)?;
             made.push(Made {
@@ -318,7 +334,7 @@ impl<'a> Rows<'a> {
                 number: part.number,
                 rows: part.rows,
                 bytes: part.bytes,
-                sha256: hex(&part.sha.finalize()),
+                sha256: hex(&std::mem::take(&mut part.sha).finalize()),
             });
         }
         made.sort_by(|a, b| a.folder.cmp(&b.folder));
@@ -404,36 +420,21 @@ fn add(counts: &mut BTreeMap<String, u64>, what: &str) {
     }
 }
 
-/// A value of a row.
-fn escape(value: &[u8], out: &mut Vec<u8>) {
-    // Hardly any value has one of these; three are searched at a time.
-    let special = |b: &u8| matches!(b, b'\t' | b'\n' | b'\r' | b'\\');
-    let (odd, cr) = (memchr::memchr3(b'\t', b'\n', b'\\', value), memchr::memchr(b'\r', value));
-    if odd.is_none() && cr.is_none() {
-        out.extend_from_slice(value);
-        return;
-    }
-    for b in value {
-        if special(b) {
-            let letter = match b {
-                b'\t' => b't',
-                b'\n' => b'n',
-                b'\r' => b'r',
-                other => *other,
-            };
-            out.extend_from_slice(&[b'\\', letter]);
-        } else {
-            out.push(*b);
-        }
-    }
+/// May it stand in a part of a path as it is?
+fn is_namely(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"-_.,+@~!$&();<> |".contains(&b)
 }
 
 /// A value as a part of a path, as Hive writes it: what could be anything but a name becomes `%HH`. A longer value than fits is
 /// cut, and ends with a part of its SHA-256.
 fn put_part(value: &[u8], out: &mut Vec<u8>) {
     let begin = out.len();
+    if value.len() <= PART_MAX && value.iter().all(|b| is_namely(*b)) {
+        out.extend_from_slice(value);
+        return;
+    }
     for b in value {
-        if b.is_ascii_alphanumeric() || b"-_.,+@~!$&();<> |".contains(b) {
+        if is_namely(*b) {
             out.push(*b);
         } else {
             let _ = write!(out, "%{b:02X}");
@@ -469,12 +470,5 @@ mod tests {
         assert_eq!(part(b"../a/b\0=%\xff\n"), "..%2Fa%2Fb%00%3D%25%FF%0A");
         let (a, b) = (part(&[b'/'; 300]), part(&[b'/'; 301]));
         assert!(a.len() <= 200 && a != b && a[..180] == b[..180], "{a}");
-    }
-
-    #[test]
-    fn tabs_and_newlines_of_a_row_only_separate() {
-        let mut out = Vec::new();
-        escape(b"a\tb\nc\\d\re\xff\0", &mut out);
-        assert_eq!(out, b"a\\tb\\nc\\\\d\\re\xff\0");
     }
 }

@@ -96,52 +96,47 @@ impl Stamp {
 
     /// `2015-05-17T10:05:03+00:00`.
     pub fn put_iso(self, out: &mut Vec<u8>) {
-        self.put_date(out);
-        out.push(b'T');
-        self.put_clock(out);
+        let ([y, e, a, r], [m, o], [d, p]) = self.date();
+        let ([g, h], [i, j], [k, l]) = self.clock();
         let minutes = self.offset.saturating_abs();
-        out.push(if self.offset < 0 { b'-' } else { b'+' });
-        put_two(minutes.div_euclid(60), out);
-        out.push(b':');
-        put_two(minutes.rem_euclid(60), out);
+        let sign = if self.offset < 0 { b'-' } else { b'+' };
+        let ([s, t], [u, v]) = (pair(minutes.div_euclid(60)), pair(minutes.rem_euclid(60)));
+        out.extend_from_slice(&[
+            y, e, a, r, b'-', m, o, b'-', d, p, b'T', g, h, b':', i, j, b':', k, l, sign, s, t, b':', u, v,
+        ]);
     }
 
     /// `2015-05-17 10:05:03`, without the zone, as the original wrote it and as Hive and its kin read a timestamp.
     pub fn put_plain(self, out: &mut Vec<u8>) {
-        self.put_date(out);
-        out.push(b' ');
-        self.put_clock(out);
+        let ([y, e, a, r], [m, o], [d, p]) = self.date();
+        let ([g, h], [i, j], [k, l]) = self.clock();
+        out.extend_from_slice(&[y, e, a, r, b'-', m, o, b'-', d, p, b' ', g, h, b':', i, j, b':', k, l]);
     }
 
     /// `2015-05-17`.
     pub fn put_date(self, out: &mut Vec<u8>) {
-        put_two(self.year.div_euclid(100), out);
-        put_two(self.year.rem_euclid(100), out);
-        out.push(b'-');
-        put_two(self.month, out);
-        out.push(b'-');
-        put_two(self.day, out);
+        let ([y, e, a, r], [m, o], [d, p]) = self.date();
+        out.extend_from_slice(&[y, e, a, r, b'-', m, o, b'-', d, p]);
     }
 
     /// `20150517`.
     pub fn put_day(self, out: &mut Vec<u8>) {
-        put_two(self.year.div_euclid(100), out);
-        put_two(self.year.rem_euclid(100), out);
-        put_two(self.month, out);
-        put_two(self.day, out);
+        let ([y, e, a, r], [m, o], [d, p]) = self.date();
+        out.extend_from_slice(&[y, e, a, r, m, o, d, p]);
     }
 
     /// `10`.
     pub fn put_hour(self, out: &mut Vec<u8>) {
-        put_two(self.hour, out);
+        out.extend_from_slice(&pair(self.hour));
     }
 
-    fn put_clock(self, out: &mut Vec<u8>) {
-        put_two(self.hour, out);
-        out.push(b':');
-        put_two(self.minute, out);
-        out.push(b':');
-        put_two(self.second, out);
+    fn date(self) -> ([u8; 4], [u8; 2], [u8; 2]) {
+        let ([c, d], [e, f]) = (pair(self.year.div_euclid(100)), pair(self.year.rem_euclid(100)));
+        ([c, d, e, f], pair(self.month), pair(self.day))
+    }
+
+    fn clock(self) -> ([u8; 2], [u8; 2], [u8; 2]) {
+        (pair(self.hour), pair(self.minute), pair(self.second))
     }
 }
 
@@ -150,9 +145,10 @@ fn two(tens: u8, ones: u8) -> Option<i64> {
     Some(digit(tens)?.saturating_mul(10).saturating_add(digit(ones)?))
 }
 
-fn put_two(n: i64, out: &mut Vec<u8>) {
-    let digit = |n: i64| b'0'.saturating_add(u8::try_from(n.rem_euclid(10)).unwrap_or(0));
-    out.extend_from_slice(&[digit(n.div_euclid(10)), digit(n)]);
+/// Two digits of a number below 100.
+fn pair(n: i64) -> [u8; 2] {
+    let n = u8::try_from(n.rem_euclid(100)).unwrap_or(0);
+    [b'0'.wrapping_add((n / 10) % 10), b'0'.wrapping_add(n % 10)]
 }
 
 /// `+0100`, `-03:30`, `Z`, or nothing, which is UTC.

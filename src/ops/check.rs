@@ -5,6 +5,7 @@ use super::{ERROR, YES};
 use crate::clock::{Clock, Zone};
 use crate::config::{Config, Role};
 use crate::disk::{self, Disk};
+#[cfg(feature = "etl")]
 use crate::etl::rules::Rules;
 use crate::integrity;
 use crate::roles::admission;
@@ -56,6 +57,7 @@ pub fn run(path: &Path, out: &mut Out) -> u8 {
             Ok(_) => {}
         }
     }
+    #[cfg(feature = "etl")]
     if let Ok((etl, _)) = config.etl(true)
         && let Err(wrong) = Rules::load(&Disk::real(), &etl)
     {

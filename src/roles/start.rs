@@ -97,6 +97,9 @@ pub fn run(role: Role, config: &Path, options: RunOptions) -> u8 {
             }
             Role::Monitor => checked(c.monitor(false))
                 .and_then(|(conf, w)| super::monitor::run(config, &conf, &w, options)),
+            Role::Etlcollector if !cfg!(feature = "etl") => {
+                Err(format!("logd: {}: {}", role.command(), super::tables::NOT_BUILT))
+            }
             Role::Etlcollector => checked(c.etl(false))
                 .and_then(|(conf, w)| run_store(config, &conf.store, Some(&conf), &w, options)),
             Role::Mgocollector => {
@@ -582,7 +585,8 @@ fn run_store(
     );
     let server = Server::start(listener, conf.receiver.clone(), &shared, true, conf.spool.group_commit_ms);
     let look = Some(Box::new(move || lock(&fleet).look(shown)) as Look);
-    let site = Site { word: role.command(), roles: metrics::STORE, health: shared.health.clone(), look };
+    let roles = metrics::STORE | if tables.is_some() { metrics::TABLES } else { 0 };
+    let site = Site { word: role.command(), roles, health: shared.health.clone(), look };
     let web = Web::start(&conf.http, site, (&shared.clock, &shared.log, &shared.stop));
     let workers = etl.map(|etl| Workers::start(etl, &shared));
     store_loop(&mut collector, conf, workers.as_ref(), &shared, &instance.dir);

@@ -21,6 +21,7 @@
 mod support;
 
 mod e2e;
+#[cfg(feature = "etl")]
 mod etl;
 mod fanin;
 mod growth;
@@ -43,6 +44,7 @@ type Suite = (&'static str, fn(&mut Report));
 const SUITES: &[Suite] = &[
     ("e2e", e2e::levels),
     ("relay", e2e::relay),
+    #[cfg(feature = "etl")]
     ("etl", etl::etl),
     ("fanin", fanin::fanin),
     ("growth", growth::growth),

@@ -17,6 +17,9 @@
     reason = "small inputs, read in one piece"
 )]
 
+#[cfg(feature = "etl")]
+#[path = "targets/etl.rs"]
+mod etl;
 #[path = "targets/files.rs"]
 mod files;
 #[path = "targets/hour.rs"]
@@ -28,7 +31,7 @@ mod wire;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const ALL: [Target; 8] = [
+pub const ALL: &[Target] = &[
     ("frame", wire::frame),
     ("header", wire::header),
     ("body", wire::body),
@@ -37,6 +40,8 @@ pub const ALL: [Target; 8] = [
     ("footprint", files::footprint),
     ("config", files::config),
     ("proof", hour::proof),
+    #[cfg(feature = "etl")]
+    ("etl", etl::line),
 ];
 
 /// Reads decisions from an input, byte by byte; an input that has ended says 0.

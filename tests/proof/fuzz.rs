@@ -63,7 +63,7 @@ fn run(name: &str, target: fn(&[u8]), input: &[u8], what: &str) {
 fn corpus_and_mutations() {
     let rounds = if soak() { 20_000 } else { 1_000 };
     let mut rng = Rng::new(seed());
-    for (name, target) in targets::ALL {
+    for &(name, target) in targets::ALL {
         let all = corpus(name);
         assert!(!all.is_empty(), "{name}: no corpus");
         for (path, input) in &all {

@@ -135,6 +135,48 @@ fn every_line_of_a_certified_hour_is_a_row_and_an_hour_sent_again_replaces_its_r
     assert_eq!(status.code, 0, "{status:?}");
 }
 
+/// A line comes to a certified hour: its tag goes first, the rows stay those of the revision before until there are new ones.
+#[test]
+fn a_late_line_gives_rows_of_the_next_revision_and_until_then_all_of_the_one_before() {
+    let temp = Temp::new("etl-late");
+    let hour = past_hours(1)[0].to_string();
+    let name = format!("web1_{hour}");
+    let source = temp.file(&format!("logs/web1/access.log.{hour}"), lines(0, 2_000, 4) + "no line\n");
+    let mut store = etl(&temp, &[("[http] listen", "127.0.0.1:0"), ("max_reject", "1")]);
+    store.restart();
+    let page = store.says("are at http://");
+    let page = page.split_once("http://").unwrap().1.trim_end_matches('/').parse().unwrap();
+    let to = store.addr().to_string();
+    let pattern = temp.path("logs/web1/access.log.<%Y%m%d%H>");
+    let mut tail = tail(&temp, "web1", &pattern, &to, &[], &[]);
+    let first = until(SOON, "rows", || marker(&temp, "etl_done", &name));
+    assert_eq!((&first["source"]["revision"], &first["lines"]), (&1.into(), &2_001.into()), "{first}");
+    one_of_each(&temp, 0..2_000, 4);
+
+    let text = fs::read_to_string(&source).unwrap() + &lines(2_000, 1, 4);
+    fs::write(&source, text).unwrap();
+    let next = until(LATER, "rows of the next revision", || {
+        let tag = tag(&temp.path("save"), "web1", &hour);
+        let now = marker(&temp, "etl_done", &name);
+        // Gone only while files are exchanged; else the one before or the next, and never ahead of the tag.
+        let now = now.filter(|m| *m != first)?;
+        assert_eq!(now["source"]["sha256"], tag.unwrap()["sha256"], "{now}");
+        Some(now)
+    });
+    assert_eq!((&next["source"]["revision"], &next["rows"]["access"]), (&2.into(), &2_001.into()), "{next}");
+    one_of_each(&temp, 0..2_001, 4);
+    let all = super::page::metrics(page);
+    for (name, value) in [
+        ("logd_etl_hours_total{result=\"done\"}", 2),
+        ("logd_etl_rows_total", 4_001),
+        ("logd_etl_rejected_lines_total", 2),
+        ("logd_etl_waiting_hours", 0),
+    ] {
+        assert_eq!(all[name].to_string(), value.to_string(), "{name}: {all:?}");
+    }
+    assert_eq!((tail.terminate(), store.terminate()), (0, 0));
+}
+
 #[test]
 fn a_real_log_gives_a_row_for_each_line() {
     let Some(shared) = shared("a_real_log_gives_a_row_for_each_line") else { return };

@@ -61,7 +61,7 @@ fn get(addr: SocketAddr, path: &str) -> (u16, String) {
     })
 }
 
-fn metrics(addr: SocketAddr) -> BTreeMap<String, f64> {
+pub fn metrics(addr: SocketAddr) -> BTreeMap<String, f64> {
     let (code, text) = get(addr, "/metrics");
     assert_eq!(code, 200);
     let lines = text.lines().filter(|l| !l.starts_with('#')).map(|l| l.rsplit_once(' ').unwrap());

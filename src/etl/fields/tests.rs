@@ -211,3 +211,38 @@ fn random_bytes_do_no_harm() {
     }
     assert!(read > 2_000, "{read}");
 }
+
+#[test]
+fn tabs_and_newlines_of_a_row_only_separate() {
+    let mut out = Vec::new();
+    escape(b"a\tb\nc\\d\re\xff\0", &mut out);
+    assert_eq!(out, b"a\\tb\\nc\\\\d\\re\xff\0");
+}
+
+#[test]
+fn short_ways_say_what_the_long_ones_say() {
+    for text in [
+        "1.2.3.4",
+        "0.0.0.0",
+        "255.255.255.255",
+        "256.1.1.1",
+        "01.2.3.4",
+        "1.2.3",
+        "1.2.3.4.5",
+        "1..2.3",
+        ".1.2.3.4",
+        "1.2.3.4.",
+        "00.0.0.0",
+        "1.2.3.x",
+        "",
+        "::1",
+        "99999999999.1.1.1",
+    ] {
+        assert_eq!(dotted(text.as_bytes()), text.parse().ok(), "{text}");
+    }
+    for n in [0, 1, 9, 10, 4_294_967_295, i64::MAX, i64::MIN, -1, -5400] {
+        let mut out = Vec::new();
+        put_signed(n, &mut out);
+        assert_eq!(out, n.to_string().as_bytes());
+    }
+}
