@@ -15,7 +15,12 @@ fuzz_target!(|bytes: &[u8]| {
         let name = std::env::var("LOGD_FUZZ_TARGET").unwrap_or_default();
         let found = targets::ALL.iter().find(|t| t.0 == name);
         found
-            .unwrap_or_else(|| panic!("LOGD_FUZZ_TARGET={name}: not one of {:?}", targets::ALL.iter().map(|t| t.0).collect::<Vec<_>>()))
+            .unwrap_or_else(|| {
+                panic!(
+                    "LOGD_FUZZ_TARGET={name}: not one of {:?}",
+                    targets::ALL.iter().map(|t| t.0).collect::<Vec<_>>()
+                )
+            })
             .1
     })(bytes);
 });
