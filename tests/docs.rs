@@ -33,7 +33,7 @@ use std::sync::Arc;
 
 // ---- pages ----------------------------------------------------------------------------------------------------
 
-const PAGES: [&str; 3] = ["man/logd.8", "man/logd.conf.5", "man/logd-pack.7"];
+const PAGES: [&str; 4] = ["man/logd.8", "man/logd.conf.5", "man/logd-pack.7", "man/logd-operate.7"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -277,7 +277,7 @@ fn the_manual_has_every_key_with_its_sections_and_default() {
 /// Names of the form `etc/NAME.ini` in a text; `/etc/logd/x.ini` is no such name.
 fn examples(text: &str) -> BTreeSet<String> {
     let name = |rest: &str| {
-        let end = rest.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(rest.len());
+        let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '-').unwrap_or(rest.len());
         rest[end..].starts_with(".ini").then(|| format!("etc/{}.ini", &rest[..end]))
     };
     text.match_indices("etc/").filter_map(|(at, e)| name(&text[at + e.len()..])).collect()
@@ -306,7 +306,8 @@ fn every_example_is_named_exists_and_loads() {
         let block = text.split(".Ed").next().unwrap_or_default();
         let from = block.find("\n[tail]").or_else(|| block.find("\n[fcollector]"));
         let Some(from) = from else { continue };
-        let ini: Vec<&str> = block[from..].lines().filter(|l| !l.starts_with('$')).collect();
+        let ini: Vec<&str> =
+            block[from..].lines().take_while(|l| *l != "END").filter(|l| !l.starts_with('$')).collect();
         let config = Config::parse("manual", ini.join("\n").as_bytes());
         if let Err(e) = config.check_all() {
             panic!("{e}\n{block}");
@@ -340,7 +341,7 @@ fn the_units_start_their_role_and_give_what_it_needs() {
         let key = KEYS.iter().find(|k| k.name == name && k.sections.contains(&role.section())).unwrap();
         key.default.trim_end_matches('s').parse::<u64>().unwrap()
     };
-    for role in [Role::Tail, Role::Collector, Role::Fcollector, Role::Monitor] {
+    for role in [Role::Tail, Role::Collector, Role::Fcollector, Role::Etlcollector, Role::Monitor] {
         let (text, values) = unit(role);
         let name = role.command();
         let number = |key: &str| values(key)[0].parse::<u64>().unwrap();
@@ -356,9 +357,11 @@ fn the_units_start_their_role_and_give_what_it_needs() {
         }
     }
     let save_dir = Config::load(&root().join("etc/fcollector.ini")).unwrap().store(false).unwrap().0.save_dir;
-    let (_, values) = unit(Role::Fcollector);
-    assert_eq!(values("ReadWritePaths"), [save_dir.to_str().unwrap()]);
-    assert_eq!(values("RequiresMountsFor"), values("ReadWritePaths"));
+    for role in [Role::Fcollector, Role::Etlcollector] {
+        let (_, values) = unit(role);
+        assert_eq!(values("ReadWritePaths"), [save_dir.to_str().unwrap()]);
+        assert_eq!(values("RequiresMountsFor"), values("ReadWritePaths"));
+    }
 }
 
 #[test]

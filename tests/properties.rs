@@ -16,6 +16,8 @@
 mod adopt;
 #[path = "properties/auth.rs"]
 mod auth;
+#[path = "properties/completions.rs"]
+mod completions;
 #[path = "properties/damage.rs"]
 mod damage;
 #[path = "properties/descriptors.rs"]
