@@ -53,6 +53,8 @@ mod support;
 mod tags;
 #[path = "properties/undated.rs"]
 mod undated;
+#[path = "properties/upgrade.rs"]
+mod upgrade;
 #[path = "properties/wire.rs"]
 mod wire;
 #[path = "properties/year.rs"]
