@@ -365,6 +365,24 @@ fn the_units_start_their_role_and_give_what_it_needs() {
 }
 
 #[test]
+fn the_packages_have_every_unit_and_cron_starts_every_role() {
+    let script = read("etc/build-packages");
+    let roles = script.lines().find_map(|l| l.strip_prefix("roles='")?.strip_suffix('\'')).unwrap();
+    let units = fs::read_dir(root().join("etc/systemd")).unwrap();
+    let units = units.map(|e| e.unwrap().file_name().into_string().unwrap());
+    assert_eq!(set(units), set(roles.split(' ').map(|r| format!("logd-{r}.service"))));
+    let cron = read("etc/logd.cron");
+    let lines: Vec<&str> = cron.lines().filter(|l| l.starts_with('*')).collect();
+    let wanted = |r| {
+        format!(
+            "* * * * * logd [ -d /run/systemd/system ] || [ ! -x /usr/bin/logd ] || [ ! -f /etc/logd/{r}.ini ] || \
+             exec logd {r} /etc/logd/{r}.ini"
+        )
+    };
+    assert_eq!(lines, roles.split(' ').map(wanted).collect::<Vec<_>>());
+}
+
+#[test]
 fn every_path_in_the_readme_exists() {
     let text = read("README.md");
     // Between backquotes, or the target of a link.
