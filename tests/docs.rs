@@ -33,7 +33,7 @@ use std::sync::Arc;
 
 // ---- pages ----------------------------------------------------------------------------------------------------
 
-const PAGES: [&str; 3] = ["man/logd.8", "man/logd.conf.5", "man/logd-pack.7"];
+const PAGES: [&str; 4] = ["man/logd.8", "man/logd.conf.5", "man/logd-pack.7", "man/logd-operate.7"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -277,7 +277,7 @@ fn the_manual_has_every_key_with_its_sections_and_default() {
 /// Names of the form `etc/NAME.ini` in a text; `/etc/logd/x.ini` is no such name.
 fn examples(text: &str) -> BTreeSet<String> {
     let name = |rest: &str| {
-        let end = rest.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(rest.len());
+        let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '-').unwrap_or(rest.len());
         rest[end..].starts_with(".ini").then(|| format!("etc/{}.ini", &rest[..end]))
     };
     text.match_indices("etc/").filter_map(|(at, e)| name(&text[at + e.len()..])).collect()
@@ -306,7 +306,8 @@ fn every_example_is_named_exists_and_loads() {
         let block = text.split(".Ed").next().unwrap_or_default();
         let from = block.find("\n[tail]").or_else(|| block.find("\n[fcollector]"));
         let Some(from) = from else { continue };
-        let ini: Vec<&str> = block[from..].lines().filter(|l| !l.starts_with('$')).collect();
+        let ini: Vec<&str> =
+            block[from..].lines().take_while(|l| *l != "END").filter(|l| !l.starts_with('$')).collect();
         let config = Config::parse("manual", ini.join("\n").as_bytes());
         if let Err(e) = config.check_all() {
             panic!("{e}\n{block}");
@@ -363,6 +364,24 @@ fn the_units_start_their_role_and_give_what_it_needs() {
         assert_eq!(values("ReadWritePaths"), [save_dir.to_str().unwrap()]);
         assert_eq!(values("RequiresMountsFor"), values("ReadWritePaths"));
     }
+}
+
+#[test]
+fn the_packages_have_every_unit_and_cron_starts_every_role() {
+    let script = read("etc/build-packages");
+    let roles = script.lines().find_map(|l| l.strip_prefix("roles='")?.strip_suffix('\'')).unwrap();
+    let units = fs::read_dir(root().join("etc/systemd")).unwrap();
+    let units = units.map(|e| e.unwrap().file_name().into_string().unwrap());
+    assert_eq!(set(units), set(roles.split(' ').map(|r| format!("logd-{r}.service"))));
+    let cron = read("etc/logd.cron");
+    let lines: Vec<&str> = cron.lines().filter(|l| l.starts_with('*')).collect();
+    let wanted = |r| {
+        format!(
+            "* * * * * logd [ -d /run/systemd/system ] || [ ! -x /usr/bin/logd ] || [ ! -f /etc/logd/{r}.ini ] || \
+             exec logd {r} /etc/logd/{r}.ini"
+        )
+    };
+    assert_eq!(lines, roles.split(' ').map(wanted).collect::<Vec<_>>());
 }
 
 #[test]

@@ -16,6 +16,8 @@
 mod adopt;
 #[path = "properties/auth.rs"]
 mod auth;
+#[path = "properties/completions.rs"]
+mod completions;
 #[path = "properties/damage.rs"]
 mod damage;
 #[path = "properties/descriptors.rs"]
@@ -52,6 +54,8 @@ mod support;
 mod tags;
 #[path = "properties/undated.rs"]
 mod undated;
+#[path = "properties/upgrade.rs"]
+mod upgrade;
 #[path = "properties/wire.rs"]
 mod wire;
 #[cfg(not(feature = "etl"))]
