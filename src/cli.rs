@@ -122,8 +122,11 @@ pub static COMMANDS: &[Command] = &[
         alias: "",
         args: "CONFIG",
         help: "check a config file and print what is in effect",
-        options: &[],
-        run: |call, out| Ok(check::run(call.path(0), out)),
+        options: &[flag(
+            "host",
+            "look at this machine, too: files, ports, the way to the receiver, room, rights, clock",
+        )],
+        run: |call, out| Ok(check::run(call.path(0), call.has("host"), out)),
     },
     Command {
         name: "status",

@@ -124,6 +124,12 @@ impl Instance {
     }
 }
 
+/// The role and the configuration that began this directory, or began it last.
+pub fn begun_by(disk: &Disk, dir: &Path) -> Option<(String, PathBuf)> {
+    let bytes = disk.read_opt(&dir.join("role.json"), MARK_MAX).ok()??;
+    record::from_json::<Mark>(&bytes).ok().map(|m| (m.role, m.config))
+}
+
 /// Has a role served from this directory? To be asked before [`Instance::open`], which marks it.
 pub fn has_served(dir: &Path) -> bool {
     !matches!(dir.join("role.json").try_exists(), Ok(false))

@@ -100,6 +100,31 @@ impl Link {
         }
     }
 
+    /// Opens a connection and says nothing: milliseconds that it took, or why nothing could be sent over it. A receiver that
+    /// does not want this host closes at once; `patience` is how long that is waited for.
+    pub fn try_out(&self, patience: Duration) -> Result<u64, String> {
+        let started = Instant::now();
+        let mut stream = self.dial().map_err(|e| tls::explain(&e)).map_err(|e| {
+            format!("{e}; does the receiver run there, and does a firewall let this host through?")
+        })?;
+        let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        stream.set_deadline(clock::deadline(patience));
+        match stream.read(&mut [0]) {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) =>
+            {
+                Ok(took)
+            }
+            _ => {
+                Err("it closes the connection at once; is this host in `allow` there, and is TLS meant?"
+                    .into())
+            }
+        }
+    }
+
     /// Sends one frame (`head` = length and header) and waits for the answer.
     pub fn send(&mut self, head: &[u8], body: &[u8]) -> Outcome {
         let fail = |reason: String, how| Outcome::TempFail { reason, how };
