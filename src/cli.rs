@@ -7,8 +7,9 @@ use crate::auth::Key;
 use crate::clock::Hour;
 use crate::config::value::{Kind, Value};
 use crate::config::{Role, nearest};
+use crate::instance::ask::What;
 use crate::ops::out::Out;
-use crate::ops::{self, check, demo, etl, ready, resend, spool, status, verify};
+use crate::ops::{self, check, control, demo, etl, ready, resend, spool, status, verify};
 use crate::roles::{self, RunOptions};
 use getopts::{Fail, Matches, Options};
 use std::ffi::OsString;
@@ -184,6 +185,22 @@ pub static COMMANDS: &[Command] = &[
             option("to", "ADDR", "whole hours to this address of send_to, whichever is in use"),
         ],
         run: resend_to,
+    },
+    Command {
+        name: "reload",
+        alias: "",
+        args: "CONFIG",
+        help: "have the running roles of a config read it again, and tell what is in effect",
+        options: &[],
+        run: |call, out| Ok(control::run(call.path(0), What::Reload, out)),
+    },
+    Command {
+        name: "stop",
+        alias: "",
+        args: "CONFIG",
+        help: "stop the running roles of a config and wait until they have ended",
+        options: &[],
+        run: |call, out| Ok(control::run(call.path(0), What::Stop, out)),
     },
     Command {
         name: "key",

@@ -3,6 +3,8 @@
 //! `role.json` in the state directory names the role, the format and the configuration that began it; its presence
 //! proves that the directory has served. `lock` is held while the role runs. Roles never share a directory.
 
+pub mod ask;
+
 use crate::disk::{self, Disk, Lock};
 use crate::record;
 use serde::{Deserialize, Serialize};

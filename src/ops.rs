@@ -6,12 +6,14 @@
 //! * [`status`]: what is there, what is wrong   * [`verify`]: are the stored bytes what the sources sent
 //! * [`spool`]: what waits in a spool, is it whole, what can be saved of it
 //! * [`resend`]: have the follower of this host send something again
+//! * [`control`]: have a running role stop, or read its configuration again
 //! * [`etl`]: rows of the hours of a store, or of given lines
 //! * [`demo`]: a whole pipeline on this machine, a process for each role, its files in a directory of its own
 //!
 //! They share [`inventory`], the names below a `save_dir`, and [`hour`], the judgement on one hour.
 
 pub mod check;
+pub mod control;
 pub mod demo;
 pub mod etl;
 pub mod out;

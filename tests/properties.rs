@@ -16,6 +16,8 @@
 mod adopt;
 #[path = "properties/auth.rs"]
 mod auth;
+#[path = "properties/commands.rs"]
+mod commands;
 #[path = "properties/damage.rs"]
 mod damage;
 #[path = "properties/descriptors.rs"]

@@ -6,13 +6,14 @@
 
 use super::admission::may_monitor;
 use super::alarm::Alarms;
+use super::control::{Control, Live};
 use super::fleet;
 use super::serve::{fd_limit, raise_fd_limit, spawn};
 use super::start::{RunOptions, World, bind, host_name, warn_all, world};
 use super::watch::Watch;
 use super::web::{Look, Site, Web};
 use crate::clock::{Clock, Zone};
-use crate::config::{Allow, MonitorConfig, Role, Warning};
+use crate::config::{Allow, Config, MonitorConfig, Role, Warning};
 use crate::disk::Disk;
 use crate::health::Health;
 use crate::heartbeat::{self, Frames, Message};
@@ -72,7 +73,7 @@ pub(super) struct Shared {
 
 /// Runs the role; the exit code.
 pub(super) fn run(
-    config: &Path,
+    file: (&Path, &Config),
     conf: &MonitorConfig,
     warnings: &[Warning],
     options: RunOptions,
@@ -90,7 +91,7 @@ pub(super) fn run(
     let zone = Zone::local().map_err(say)?;
     let dir = crate::state::resolve(&Role::Monitor, conf.state_dir.as_deref());
     may_monitor(conf, &dir).map_err(say)?;
-    let w = match world(Role::Monitor, config, conf.state_dir.as_deref(), (&conf.log, None), zone, options)? {
+    let w = match world(Role::Monitor, file.0, conf.state_dir.as_deref(), (&conf.log, None), zone, options)? {
         Ok(w) => w,
         Err(code) => return Ok(code),
     };
@@ -121,7 +122,9 @@ pub(super) fn run(
     };
     let site = Site { word: "monitor", roles: metrics::MONITOR, health: s.health.clone(), look: Some(look) };
     let web = Web::start(&conf.http, site, (&s.clock, &s.log, &s.stop));
+    let control = Control::start(Role::Monitor, file, (&instance.dir, &s.disk, &s.log), &s.stop, Live::Other);
     s.keep();
+    drop(control);
     s.alarms.stop();
     web.join();
     let until = Instant::now().checked_add(Duration::from_millis(conf.quit_timeout_ms));

@@ -3,7 +3,7 @@
 use super::watch::Ages;
 use crate::auth::{Keyring, Memory};
 use crate::clock::{self, Clock, Zone};
-use crate::config::ReceiverConfig;
+use crate::config::{Allow, ReceiverConfig};
 use crate::disk::Disk;
 use crate::health::Health;
 use crate::log::{Cap, Log, count};
@@ -51,6 +51,9 @@ pub struct Shared {
     pub stop: Shutdown,
     /// A connection could not open a file for lack of descriptors: whoever holds many gives some up.
     pub no_descriptors: AtomicBool,
+    /// Who may connect, and whether that is another list now.
+    pub allow: Mutex<Allow>,
+    pub allow_changed: AtomicBool,
     /// Why nothing is taken at the moment.
     pub paused: Mutex<Option<String>>,
     /// Who may send, if that is asked.
@@ -282,6 +285,9 @@ fn accept_loop(
                 super::tell_expiries(&tls.expiries(), &s.clock, &s.zone, &s.log);
             }
         }
+        if s.allow_changed.swap(false, Ordering::Relaxed) {
+            close_strangers(peers, &lock(&s.allow), &s.log);
+        }
         let (stream, addr) = match listener.accept() {
             Ok(a) => a,
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
@@ -303,7 +309,7 @@ fn accept_loop(
             }
         };
         let ip = addr.ip().to_canonical();
-        if !conf.allow.permits(ip) {
+        if !lock(&s.allow).permits(ip) {
             metrics::REJECTED_ALLOW.inc();
             let why = "not in `allow`; closed; add it there if it belongs to you";
             s.refused(false, &format!("connection from {ip}: {why}"));
@@ -374,6 +380,21 @@ fn accept_loop(
             s.log.warn(&format!("connection from {ip}: no thread for it: {e}; closed"));
             lock(peers).remove(&id);
         }
+    }
+}
+
+/// Closes the connections of those who may not connect any more. What they had under way was not answered and is kept there.
+fn close_strangers(peers: &Peers, allow: &Allow, log: &Log) {
+    let peers = lock(peers);
+    let strangers: Vec<&Peer> = peers.values().filter(|p| !allow.permits(p.ip)).collect();
+    for p in &strangers {
+        let _ = p.stream.shutdown(Half::Both);
+    }
+    if !strangers.is_empty() {
+        log.info(&format!(
+            "{} closed that `allow` does not name any more",
+            count(strangers.len(), "connection")
+        ));
     }
 }
 

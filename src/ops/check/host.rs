@@ -16,7 +16,6 @@ use crate::tail::pattern::Pattern;
 use crate::tail::streams::{self, Found};
 use crate::tail::{Identity, unpack};
 use crate::{instance, state, tls};
-use rustix::fs::{Access, access};
 use rustix::process::{Resource, geteuid, getrlimit};
 use std::fmt::Display;
 use std::io::ErrorKind;
@@ -265,7 +264,7 @@ impl Look<'_, '_> {
         let at = dir.display();
         // Where it is missing it is made: what counts then is the nearest directory that there is.
         let there = dir.ancestors().find(|d| d.exists());
-        let fine = there.is_some_and(|d| access(d, Access::WRITE_OK | Access::EXEC_OK).is_ok());
+        let fine = there.is_some_and(disk::may_write);
         match (fine, there == Some(dir)) {
             (true, true) => self.say(Mark::Ok, format_args!("{what} {at}: writable")),
             (true, false) => self.say(Mark::Ok, format_args!("{what} {at}: will be made")),

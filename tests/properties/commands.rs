@@ -1,0 +1,149 @@
+//! What an operator asks of roles that run: `stop`, `reload`, `check --host`, `ping`. A wrong question changes nothing.
+
+use super::support::{self, Lines, Node, SOON, Temp, assert_same, fixed_addr, logd, past_hours, until};
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+/// The config file with one text in the place of another.
+fn edit(node: &Node, from: &str, to: &str) {
+    let text = fs::read_to_string(node.config()).unwrap();
+    assert!(text.contains(from), "{text}");
+    fs::write(node.config(), text.replace(from, to)).unwrap();
+}
+
+fn ask(word: &str, node: &Node) -> support::Ran {
+    logd(&[Path::new(word), node.config()])
+}
+
+/// Does a receiver keep a connection?
+fn is_let_in(addr: SocketAddr) -> bool {
+    use std::io::Read;
+    let mut c = TcpStream::connect(addr).unwrap();
+    c.set_read_timeout(Some(Duration::from_millis(400))).unwrap();
+    c.read(&mut [0]).is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+#[test]
+fn a_role_is_stopped_and_that_is_waited_for() {
+    let temp = Temp::new("stop");
+    let mut store = support::store(&temp, &[]);
+    let mut tail =
+        support::tail(&temp, "web1", &temp.path("a.<%Y%m%d%H>"), &store.addr().to_string(), &[], &[]);
+    tail.ready();
+    for node in [&mut tail, &mut store] {
+        let ran =
+            until(SOON, "it hears", || Some(ask("stop", node)).filter(|r| !r.err.contains("no answer")));
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{}", ran.out);
+        assert!(ran.out.contains(": stopped"), "{}", ran.out);
+        // It ended by itself, cleanly, before the command did.
+        assert_eq!(node.wait(SOON), 0);
+        assert!(node.log().contains("stopped: "), "{}", node.log());
+        let ran = ask("stop", node);
+        assert_eq!(ran.code, 0);
+        assert!(ran.out.contains("no role of it runs"), "{}", ran.out);
+        assert_eq!(ask("reload", node).code, 1);
+    }
+}
+
+#[test]
+fn a_receiver_takes_over_what_can_change_and_says_what_cannot() {
+    let temp = Temp::new("reload");
+    let mut store = support::store(&temp, &[("hosts_file", "")]);
+    let addr = store.addr();
+    let pid = store.pid();
+    assert!(is_let_in(addr));
+    let idle = TcpStream::connect(addr).unwrap();
+    until(SOON, "the connection is there", || is_let_in(addr).then_some(()));
+
+    edit(&store, "allow = 127.0.0.0/8", "allow = 10.0.0.0/33");
+    let ran = ask("reload", &store);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.out.contains("store.ini:") && ran.out.contains("10.0.0.0/33"), "{}", ran.out);
+    assert!(ran.out.contains("nothing was changed") && is_let_in(addr), "{}", ran.out);
+
+    edit(&store, "10.0.0.0/33", "10.0.0.0/8");
+    let text = fs::read_to_string(store.config()).unwrap();
+    fs::write(store.config(), text + "[logAgent]\nlevel = debug\n").unwrap();
+    let ran = ask("reload", &store);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains("[fcollector] allow: 127.0.0.0/8 -> 10.0.0.0/8: in effect"), "{}", ran.out);
+    assert!(ran.out.contains("[logAgent] local_level: info (default) -> debug: in effect"), "{}", ran.out);
+    until(SOON, "nobody is let in from here", || (!is_let_in(addr)).then_some(()));
+    idle.set_read_timeout(Some(SOON)).unwrap();
+    assert_eq!(std::io::Read::read(&mut &idle, &mut [0]).unwrap(), 0, "who was connected is shut out, too");
+
+    edit(&store, "allow = 10.0.0.0/8", "allow = 127.0.0.0/8\ngap_wait = 1h");
+    let ran = ask("reload", &store);
+    assert_eq!(ran.code, 1);
+    assert!(ran.out.contains("gap_wait: 24h (default) -> 1h: needs a restart"), "{}", ran.out);
+    until(SOON, "the rest is in effect", || is_let_in(addr).then_some(()));
+    // What needs a restart is named until there was one.
+    assert!(ask("reload", &store).out.contains("gap_wait: 24h"));
+    assert_eq!(store.pid(), pid);
+    store.terminate();
+    store.restart();
+    store.ready();
+    let ran =
+        until(SOON, "it hears", || Some(ask("reload", &store)).filter(|r| !r.err.contains("no answer")));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains("no key has changed"), "{}", ran.out);
+}
+
+#[test]
+fn a_follower_takes_up_streams_and_leaves_them_without_a_restart() {
+    let temp = Temp::new("reload-tail");
+    let mut store = support::store(&temp, &[]);
+    let hour = past_hours(1)[0];
+    let (a, b) = (temp.path("a"), temp.path("b"));
+    let mut files = Vec::new();
+    for dir in [&a, &b] {
+        let mut lines = Lines::new("web1", 1);
+        let text: String = (0..500).map(|_| lines.line()).collect();
+        files.push(temp.file(&format!("{}/x.{hour}", dir.file_name().unwrap().to_str().unwrap()), text));
+    }
+    let keys = [("start", "oldest"), ("close_wait", "1s"), ("quiet", "1s")];
+    let mut tail =
+        support::tail(&temp, "web1", &a.join("x.<%Y%m%d%H>"), &store.addr().to_string(), &keys, &[]);
+    tail.ready();
+    let pid = tail.pid();
+    support::certified(&temp.path("save"), "web1", hour);
+    // The name is fixed; and with one such change nothing of the file is taken over.
+    edit(&tail, "name = web1", "name = web2");
+    let more = format!("\n[tail:b]\nlog_file = {}/x.<%Y%m%d%H>\nstart = oldest\n", b.display());
+    let text = fs::read_to_string(tail.config()).unwrap();
+    fs::write(tail.config(), text.clone() + &more).unwrap();
+    let ran = ask("reload", &tail);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.out.contains("name: web1 -> web2: needs a restart"), "{}", ran.out);
+    edit(&tail, "name = web2", "name = web1");
+    let ran = ask("reload", &tail);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains("[tail:b] log_file"), "{}", ran.out);
+    support::certified(&temp.path("save"), "web1+b", hour);
+    assert_same(&temp.path(&format!("save/log_data/web1+b_{hour}")), &files[1]);
+    assert_eq!(tail.pid(), pid);
+    assert!(tail.runs());
+    // A signal is heard after that, too.
+    assert_eq!(tail.terminate(), 0);
+    assert!(store.runs());
+}
+
+#[test]
+fn check_knows_a_port_of_its_own() {
+    let temp = Temp::new("check-host");
+    let addr = fixed_addr().to_string();
+    let mut store = support::store(&temp, &[("listen", &addr), ("min_free", "1M"), ("spool_size", "64M")]);
+    let check = || logd(&[Path::new("check"), Path::new("--host"), store.config()]);
+    let ran = check();
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains(&format!("listen {addr}: in use, by the role itself")), "{}", ran.out);
+    assert!(ran.out.contains("it runs, with this configuration"), "{}", ran.out);
+    store.terminate();
+    let other = std::net::TcpListener::bind(&addr).unwrap();
+    let ran = logd(&[Path::new("check"), Path::new("--host"), store.config()]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.out.contains("another program uses it"), "{}", ran.out);
+    drop(other);
+}
