@@ -9,7 +9,7 @@ use crate::config::value::{Kind, Value};
 use crate::config::{Role, nearest};
 use crate::instance::ask::What;
 use crate::ops::out::Out;
-use crate::ops::{self, check, control, demo, etl, ready, resend, spool, status, verify};
+use crate::ops::{self, check, control, demo, etl, ping, ready, resend, spool, status, verify};
 use crate::roles::{self, RunOptions};
 use getopts::{Fail, Matches, Options};
 use std::ffi::OsString;
@@ -185,6 +185,14 @@ pub static COMMANDS: &[Command] = &[
             option("to", "ADDR", "whole hours to this address of send_to, whichever is in use"),
         ],
         run: resend_to,
+    },
+    Command {
+        name: "ping",
+        alias: "",
+        args: "CONFIG",
+        help: "send a test pack to each address of send_to, with times; nothing of it is stored",
+        options: &[],
+        run: |call, out| Ok(ping::run(call.path(0), out)),
     },
     Command {
         name: "reload",

@@ -7,6 +7,7 @@
 //! * [`spool`]: what waits in a spool, is it whole, what can be saved of it
 //! * [`resend`]: have the follower of this host send something again
 //! * [`control`]: have a running role stop, or read its configuration again
+//! * [`ping`]: would the receiver take a pack of this host
 //! * [`etl`]: rows of the hours of a store, or of given lines
 //! * [`demo`]: a whole pipeline on this machine, a process for each role, its files in a directory of its own
 //!
@@ -17,6 +18,7 @@ pub mod control;
 pub mod demo;
 pub mod etl;
 pub mod out;
+pub mod ping;
 pub mod ready;
 pub mod resend;
 pub mod spool;

@@ -24,7 +24,7 @@ pub mod watch;
 pub mod web;
 pub mod whole;
 
-pub use start::{RunOptions, run};
+pub use start::{RunOptions, host_name, own_name, run};
 
 use crate::clock::{Clock, Zone};
 use crate::disk::{self, Disk};

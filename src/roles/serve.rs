@@ -616,7 +616,12 @@ impl Connection {
                     let by_size = len.saturating_mul(1000).checked_div(self.conf.body_rate_min).unwrap_or(0);
                     deadline = clock::deadline(ms(self.conf.body_timeout_ms.saturating_add(by_size)));
                 }
-                if let Some(pack) = arrived {
+                if let Some(name) = self.session.take_pinged() {
+                    if let Err(end) = self.pong(&name) {
+                        return end;
+                    }
+                    deadline = clock::deadline(ms(self.conf.header_timeout_ms));
+                } else if let Some(pack) = arrived {
                     if let Err(end) = self.settle(pack) {
                         return end;
                     }
@@ -626,6 +631,20 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Answers a test pack: would a pack be taken?
+    fn pong(&mut self, name: &str) -> Result<(), End> {
+        if let Some(why) = lock(&self.s.paused).clone() {
+            return Err(End::Refused(Refusal::Busy(why)));
+        }
+        if lock(&self.s.gate).spool.room().is_ok_and(|room| room == 0) {
+            return Err(End::Refused(Refusal::Busy("the spool is full".into())));
+        }
+        self.s.log.info(&format!("test pack of {name} from {}: accepted; nothing of it is stored", self.ip));
+        self.stream.set_deadline(clock::deadline(Duration::from_secs(10)));
+        let said = self.stream.write_all(b"ok").and_then(|()| self.stream.flush());
+        said.map_err(|e| End::Broken(tls::explain(&e)))
     }
 
     /// Decides about a pack and answers when it is durable.

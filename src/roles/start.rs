@@ -414,7 +414,7 @@ fn offset_of_line(disk: &Disk, path: &Path, lines: u64) -> Result<u64, String> {
 }
 
 /// The address that this host uses towards the receiver, or its host name when that says nothing.
-fn own_name(addr: &str) -> String {
+pub fn own_name(addr: &str) -> String {
     let used = addr.to_socket_addrs().ok().and_then(|mut a| a.next()).and_then(|to| {
         let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = UdpSocket::bind(any).ok()?;
@@ -427,7 +427,8 @@ fn own_name(addr: &str) -> String {
     }
 }
 
-pub(super) fn host_name() -> String {
+/// The name of this host, as far as it can be a sender's.
+pub fn host_name() -> String {
     let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let clean: String = node
         .chars()

@@ -130,6 +130,67 @@ fn a_follower_takes_up_streams_and_leaves_them_without_a_restart() {
     assert!(store.runs());
 }
 
+/// The whole store, names and contents, but for what it remembers of connections.
+fn all_files(dir: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(all_files(&path));
+        } else {
+            let content = fs::read(&path).unwrap();
+            found.push((path, content));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_test_pack_is_judged_as_a_pack_and_leaves_nothing() {
+    use std::os::unix::fs::PermissionsExt;
+    let temp = Temp::new("ping");
+    let key = |name: &str| logd::auth::Key::new(name).unwrap().line();
+    let (good, other) = (key("web1"), key("web1"));
+    let private = |name: &str, text: &str| {
+        let path = temp.file(name, text);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path.display().to_string()
+    };
+    let mut store = support::store(&temp, &[("keys_file", &private("keys", &good))]);
+    let relay = support::relay(&temp, &store.addr().to_string(), &[]);
+    let before = all_files(&temp.path("save"));
+    let tail = |name: &str, key: &str, to: &SocketAddr| {
+        let log_file = temp.path("a.<%Y%m%d%H>").display().to_string();
+        let keys = [
+            ("log_file", log_file.as_str()),
+            ("send_to", &to.to_string()),
+            ("key_file", key),
+            ("name", "web1"),
+        ];
+        let node = Node::prepare(&temp, name, "tail", &keys, &[]);
+        ask("ping", &node)
+    };
+    let ran = tail("good", &private("good.key", &good), &store.addr());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains("as web1: connected in") && ran.out.contains("accepted after"), "{}", ran.out);
+    let ran = tail("bad", &private("bad.key", &other), &store.addr());
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.out.contains("denied"), "{}", ran.out);
+    assert!(store.says("test pack").contains("web1"));
+    // A relay has no key, and says how far it has asked.
+    let ran = ask("ping", &relay);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains("accepted after") && ran.out.contains("the next receiver"), "{}", ran.out);
+    let ran = ask("ping", &store);
+    assert_eq!(ran.code, 2);
+    store.terminate();
+    assert_eq!(all_files(&temp.path("save")), before);
+    let ran = ask("ping", &relay);
+    assert_eq!(ran.code, 1);
+    assert!(ran.out.contains("does the receiver run there"), "{}", ran.out);
+}
+
 #[test]
 fn check_knows_a_port_of_its_own() {
     let temp = Temp::new("check-host");
