@@ -9,7 +9,8 @@ use crate::config::value::{Kind, Value};
 use crate::config::{Role, nearest};
 use crate::instance::ask::What;
 use crate::ops::out::Out;
-use crate::ops::{self, check, control, demo, etl, ping, ready, resend, spool, status, verify};
+use crate::ops::{self, accept, cat, check, control, demo, etl, ping, ready, resend, spool, status, verify};
+use crate::pack::HourKey;
 use crate::roles::{self, RunOptions};
 use getopts::{Fail, Matches, Options};
 use std::ffi::OsString;
@@ -161,6 +162,30 @@ pub static COMMANDS: &[Command] = &[
         help: "read stored hours again and compare them with what their sources sent",
         options: &[HOST, SINCE],
         run: |call, out| Ok(verify::run(call.path(0), &call.filter()?, out)),
+    },
+    Command {
+        name: "cat",
+        alias: "",
+        args: "CONFIG|SAVE_DIR HOST HOUR",
+        help: "print the lines of an hour as they are stored, and tell if they are not what was certified",
+        options: &[],
+        run: |call, out| Ok(cat::run(call.path(0), &call.key()?, out)),
+    },
+    Command {
+        name: "accept",
+        alias: "",
+        args: "CONFIG HOST HOUR REASON",
+        help: "let an hour be as it is: nobody waits for more of it, and it is not called wrong",
+        options: &[],
+        run: |call, out| Ok(accept::accept(call.path(0), &call.key()?, call.arg(3).unwrap_or_default(), out)),
+    },
+    Command {
+        name: "retire",
+        alias: "",
+        args: "CONFIG HOST REASON",
+        help: "expect no more hours of a host, from this one on",
+        options: &[option("since", "HOUR", "from this hour on")],
+        run: retire_host,
     },
     Command {
         name: "spool",
@@ -316,6 +341,15 @@ impl Call {
             Ok(Value::Text(_)) => Ok(None),
             Err(why) => Err(format!("--{long}: {why}, such as 90s or 30m")),
         }
+    }
+
+    /// The hour of a host, as second and third argument.
+    fn key(&self) -> Result<HourKey, String> {
+        let name = self.arg(1).unwrap_or_default();
+        if let Some(problem) = crate::name::problem(name) {
+            return Err(format!("HOST {name:?} {problem}"));
+        }
+        Ok(HourKey { name: name.to_owned(), hour: hour(self.arg(2).unwrap_or_default())? })
     }
 
     fn filter(&self) -> Result<ops::inventory::Filter, String> {
@@ -487,6 +521,16 @@ fn spool_of(call: &Call, out: &mut Out) -> Result<u8, String> {
         return Err(format!("--{} does not go with {word}", if json { "json" } else { "all" }));
     }
     Ok(spool::run(call.path(1), &action, out))
+}
+
+fn retire_host(call: &Call, out: &mut Out) -> Result<u8, String> {
+    let name = call.arg(1).unwrap_or_default();
+    if let Some(problem) = crate::name::problem(name) {
+        return Err(format!("HOST {name:?} {problem}"));
+    }
+    let since =
+        call.value(SINCE.long).map(|text| hour(&text).map_err(|e| format!("--since: {e}"))).transpose()?;
+    Ok(accept::retire(call.path(0), name, (since, call.arg(2).unwrap_or_default()), out))
 }
 
 fn key_new(call: &Call, out: &mut Out) -> Result<u8, String> {

@@ -8,11 +8,15 @@
 //! * [`resend`]: have the follower of this host send something again
 //! * [`control`]: have a running role stop, or read its configuration again
 //! * [`ping`]: would the receiver take a pack of this host
+//! * [`cat`]: the lines of an hour
+//! * [`accept`]: an hour stays as it is, a host sends no more
 //! * [`etl`]: rows of the hours of a store, or of given lines
 //! * [`demo`]: a whole pipeline on this machine, a process for each role, its files in a directory of its own
 //!
 //! They share [`inventory`], the names below a `save_dir`, and [`hour`], the judgement on one hour.
 
+pub mod accept;
+pub mod cat;
 pub mod check;
 pub mod control;
 pub mod demo;

@@ -48,6 +48,15 @@ impl<'a> Out<'a> {
         }
     }
 
+    /// A part of an answer that need not be text.
+    pub fn bytes(&mut self, part: &[u8]) {
+        if !self.gone && self.failed.is_none() {
+            self.clear_progress();
+            let result = self.answer.write_all(part);
+            self.note(result);
+        }
+    }
+
     /// A line on standard error.
     pub fn complain(&mut self, text: impl Display) {
         // On a terminal both end up on one screen: in the order in which they were said.

@@ -15,13 +15,15 @@ use super::{ERROR, YES};
 use crate::clock::{Clock, Zone};
 use crate::config::{Config, Errors, MonitorConfig, Role, SpoolConfig, StoreConfig, TailConfig};
 use crate::disk::Disk;
+use crate::inventory::hour::Row;
+use crate::pack::HourKey;
 use crate::{integrity, state};
 use follower::Follower;
 use keys::Keys;
 use queue::Queue;
 use serde_json::{Value, json};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use store::{Place, Report};
 
 /// What to print.
@@ -97,6 +99,27 @@ fn store_of(config: &Config, role: Role) -> Result<StoreConfig, Errors> {
         Role::Etlcollector => config.etl(false).map(|(c, _)| c.store),
         _ => config.store(false).map(|(c, _)| c),
     }
+}
+
+/// Where the store of a config lies.
+pub fn save_dir_of(path: &Path) -> Result<PathBuf, String> {
+    let config = Config::load(path).map_err(|e| e.to_string())?;
+    config.any_store(false).map(|(_, c)| c.save_dir).map_err(|e| e.to_string())
+}
+
+/// Where the store of a config lies, and what it has of an hour: `None` = nothing, and nobody expects it.
+pub fn row_of(path: &Path, key: &HourKey) -> Result<(PathBuf, Option<Row>), String> {
+    let config = Config::load(path).map_err(|e| e.to_string())?;
+    let (role, c) = config.any_store(false).map_err(|e| e.to_string())?;
+    let hosts = c.hosts_file.as_deref().map_or(Ok(Vec::new()), integrity::read_hosts)?;
+    let state = Some((state::resolve(&role, c.state_dir.as_deref()), c.spool.clone()));
+    let place = Place { save_dir: &c.save_dir, state, hosts, keys: Keys::default() };
+    let filter = Filter { host: Some(key.name.clone()), since: Some(key.hour) };
+    let zone = Zone::local()?;
+    let report = Report::read(&Disk::real(), &place, &filter, Some(&zone), Clock::real().now_ms())?;
+    let row = report.row(key).cloned();
+    drop(report);
+    Ok((c.save_dir, row))
 }
 
 impl Status<'_, '_> {

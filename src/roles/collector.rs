@@ -4,6 +4,7 @@ use crate::config::StoreConfig;
 use crate::disk::{self, Disk};
 use crate::footprint::Footprint;
 use crate::integrity::{Store, read_hosts};
+use crate::inventory::known::Known;
 use crate::log::count;
 use crate::metrics;
 use crate::output::hours::{Due, Filed, Hours, HoursConfig, Raw, Spooled, VerifyDone};
@@ -339,7 +340,10 @@ impl Collector {
     fn fleet(&mut self, hour: crate::clock::Hour) -> disk::Result<()> {
         let Some(path) = &self.hosts_file else { return Ok(()) };
         match read_hosts(path) {
-            Ok(hosts) => {
+            Ok(mut hosts) => {
+                let save_dir = self.store.path("");
+                let known = Known::read(self.store.disk(), &save_dir)?;
+                hosts.retain(|name| !known.is_retired(&HourKey { name: name.clone(), hour }));
                 if self.store.fleet_tag(hour, &hosts)? {
                     self.messages
                         .push((true, format!("hour {hour}: whole of all {}", count(hosts.len(), "host"))));

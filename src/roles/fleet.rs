@@ -10,6 +10,7 @@ use crate::clock::{Hour, Zone};
 use crate::disk::Stat;
 use crate::integrity::read_hosts;
 use crate::inventory::hour::{self, Print, Row, State};
+use crate::inventory::known::Known;
 use crate::inventory::{Files, Filter, Inventory, OVERDUE_MS};
 use crate::log::{Recent, duration, ranges};
 use crate::metrics;
@@ -137,7 +138,9 @@ impl Fleet {
         for key in &keys {
             match self.judged(&inv, key, prints.get(key)) {
                 Ok(one) => {
-                    o.hours.push(cell(&one.row, &s.zone, now_ms));
+                    let mut row = one.row.clone();
+                    inv.known.settle(&mut row);
+                    o.hours.push(cell(&row, &s.zone, now_ms));
                     kept.insert((*key).clone(), one);
                 }
                 // One bad file takes its own hour away only.
@@ -153,7 +156,7 @@ impl Fleet {
             }
         }
         self.kept = kept;
-        add_silent(o, inv.older, &s.zone, now_ms);
+        add_silent(o, inv.older, &s.zone, now_ms, Some(&inv.known));
         let newest = columns.last();
         if let Some(ahead) = keys.iter().find(|key| newest.is_some_and(|n| key.hour.day_of() > n.day_of())) {
             trouble
@@ -200,7 +203,7 @@ pub fn entry(host: &str, r: Recent) -> ErrorEntry {
 
 /// Adds the hours that expected hosts should have and have not: from the first hour that is there to the last that is over.
 /// `older`: there are hours before the columns, too. Sorts all hours.
-pub fn add_silent(o: &mut Overview, older: bool, zone: &Zone, now_ms: i64) {
+pub fn add_silent(o: &mut Overview, older: bool, zone: &Zone, now_ms: i64, said: Option<&Known>) {
     let over = |hour: &Hour| zone.ends_ms(*hour).is_some_and(|ends| now_ms.saturating_sub(ends) > OVERDUE_MS);
     let is_daily = |h: &&HostHour| h.hour.len() == 8;
     // Nothing at all is stored yet, or only files of days: nobody knows from when on a host is expected.
@@ -217,7 +220,14 @@ pub fn add_silent(o: &mut Overview, older: bool, zone: &Zone, now_ms: i64) {
             for hour in &hours {
                 if !known.contains(&(name.as_str(), hour.to_string().as_str())) {
                     let key = HourKey { name: name.clone(), hour: *hour };
-                    silent.push(cell(&Row::new(&key, State::Silent), zone, now_ms));
+                    let mut row = Row::new(&key, State::Silent);
+                    if let Some(said) = said {
+                        said.settle(&mut row);
+                        if said.is_retired(&key) {
+                            continue;
+                        }
+                    }
+                    silent.push(cell(&row, zone, now_ms));
                 }
             }
         }
@@ -268,13 +278,17 @@ fn cell(row: &Row, zone: &Zone, now_ms: i64) -> HostHour {
         let gap = if note.is_empty() { "" } else { "; " };
         note = format!("{note}{gap}the hour has been over for {}", duration(over.unsigned_abs()));
     }
+    if let Some(said) = &row.known {
+        let gap = if note.is_empty() { "" } else { "; " };
+        note = format!("{note}{gap}{said}");
+    }
     let word = word(row.state);
     HostHour {
         name: row.key.name.clone(),
         hour: row.key.hour.to_string(),
         state: state.into(),
         word: if word == state { String::new() } else { word.into() },
-        wrong: row.wrong() || late,
+        wrong: row.wrong() || (late && row.known.is_none()),
         lines: row.lines,
         bytes: row.bytes,
         missing: row.missing.iter().take(RANGES_MAX).copied().collect(),

@@ -190,7 +190,7 @@ impl Shared {
             Some(Ok(names)) => o.expected = names,
             Some(Err(why)) => trouble.push(format!("{why}; silent hosts cannot be told")),
         }
-        fleet::add_silent(&mut o, false, &self.zone, now_ms);
+        fleet::add_silent(&mut o, false, &self.zone, now_ms, None);
         // Its own warnings are mostly of nodes, and so among the events.
         let own = self.log.recent().into_iter().filter(|r| r.error);
         o.errors.extend(own.map(|r| fleet::entry(&self.host, r)));
