@@ -9,7 +9,9 @@ use crate::config::value::{Kind, Value};
 use crate::config::{Role, nearest};
 use crate::instance::ask::What;
 use crate::ops::out::Out;
-use crate::ops::{self, accept, cat, check, control, demo, etl, ping, ready, resend, spool, status, verify};
+use crate::ops::{
+    self, accept, cat, check, control, demo, etl, ping, prune, ready, resend, spool, status, verify,
+};
 use crate::pack::HourKey;
 use crate::roles::{self, RunOptions};
 use getopts::{Fail, Matches, Options};
@@ -186,6 +188,22 @@ pub static COMMANDS: &[Command] = &[
         help: "expect no more hours of a host, from this one on",
         options: &[option("since", "HOUR", "from this hour on")],
         run: retire_host,
+    },
+    Command {
+        name: "prune",
+        alias: "",
+        args: "CONFIG|SAVE_DIR",
+        help: "remove hours that were certified long ago: data, proof, tag",
+        options: &[
+            option(
+                "older",
+                "DURATION",
+                "hours that ended and were certified before that, such as 30d; needed",
+            ),
+            flag("keep-certificates", "tags stay, only the lines and their proof go"),
+            flag("dry-run", "only tell what would go"),
+        ],
+        run: prune_of,
     },
     Command {
         name: "spool",
@@ -531,6 +549,22 @@ fn retire_host(call: &Call, out: &mut Out) -> Result<u8, String> {
     let since =
         call.value(SINCE.long).map(|text| hour(&text).map_err(|e| format!("--since: {e}"))).transpose()?;
     Ok(accept::retire(call.path(0), name, (since, call.arg(2).unwrap_or_default()), out))
+}
+
+fn prune_of(call: &Call, out: &mut Out) -> Result<u8, String> {
+    let text =
+        call.value("older").ok_or("--older is missing, such as --older 30d; it says which hours go")?;
+    let older_ms = match Kind::Duration(prune::OLDER_MIN_MS, 100 * 365 * 86_400_000).parse(&text) {
+        Ok(Value::Number(ms)) => ms,
+        Ok(Value::Text(_)) => 0,
+        Err(why) => return Err(format!("--older: {why}, such as 30d")),
+    };
+    let asked = prune::Asked {
+        older_ms,
+        keep_certificates: call.has("keep-certificates"),
+        dry_run: call.has("dry-run"),
+    };
+    Ok(prune::run(call.path(0), &asked, out))
 }
 
 fn key_new(call: &Call, out: &mut Out) -> Result<u8, String> {

@@ -9,6 +9,7 @@
 //! * [`control`]: have a running role stop, or read its configuration again
 //! * [`ping`]: would the receiver take a pack of this host
 //! * [`cat`]: the lines of an hour
+//! * [`prune`]: removes what was certified long ago
 //! * [`accept`]: an hour stays as it is, a host sends no more
 //! * [`etl`]: rows of the hours of a store, or of given lines
 //! * [`demo`]: a whole pipeline on this machine, a process for each role, its files in a directory of its own
@@ -23,6 +24,7 @@ pub mod demo;
 pub mod etl;
 pub mod out;
 pub mod ping;
+pub mod prune;
 pub mod ready;
 pub mod resend;
 pub mod spool;
