@@ -409,6 +409,8 @@ pub struct StoreConfig {
     pub early_total: u64,
     /// Hours read back at once.
     pub max_verifying: usize,
+    /// Whether certified hours are compressed.
+    pub compress_closed: bool,
     /// Messages.
     pub log: LogConfig,
     /// The page and the metrics.

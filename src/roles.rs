@@ -7,6 +7,7 @@
 pub mod admission;
 mod alarm;
 pub mod collector;
+mod compress;
 mod control;
 mod database;
 pub mod denied;

@@ -18,6 +18,8 @@ mod adopt;
 mod auth;
 #[path = "properties/commands.rs"]
 mod commands;
+#[path = "properties/compressed.rs"]
+mod compressed;
 #[path = "properties/damage.rs"]
 mod damage;
 #[path = "properties/descriptors.rs"]

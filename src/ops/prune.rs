@@ -15,7 +15,7 @@ use super::{ERROR, NO, YES};
 use crate::clock::{Clock, Zone};
 use crate::config::Config;
 use crate::disk::{self, Disk};
-use crate::integrity::{Certificate, Store};
+use crate::integrity::{Certificate, Store, packed};
 use crate::pack::HourKey;
 use crate::state;
 use std::os::unix::fs::MetadataExt;
@@ -211,8 +211,10 @@ impl Prune {
     fn hour(&self, key: &HourKey, certificate: &Certificate) -> disk::Result<Option<u64>> {
         let (disk, place, aside) = (self.store.disk(), self.store.place(key), self.aside(key));
         let bytes = disk.stat(&place.data)?.map(|s| s.len);
+        let compressed = packed::path(&self.store, key);
+        let less = disk.stat(&compressed)?.map_or(0, |s| s.len);
         if self.asked.dry_run {
-            return Ok(Some(bytes.unwrap_or(0)));
+            return Ok(Some(bytes.unwrap_or(less)));
         }
         if bytes.is_some() {
             disk.create_dir_all(&self.store.path("aside"), 0o755)?;
@@ -241,7 +243,8 @@ impl Prune {
             }
         }
         self.remove(&aside)?;
-        Ok(Some(bytes.unwrap_or(0)))
+        self.remove(&compressed)?;
+        Ok(Some(bytes.unwrap_or(less)))
     }
 
     /// What a run left that was killed.

@@ -6,6 +6,7 @@ use receiving::{reports, start_report};
 
 use super::admission::{fits, key_of};
 use super::collector::{self, Collector};
+use super::compress;
 use super::control::{Control, Live};
 use super::fleet::Fleet;
 use super::follower::{Follower, Setup, resend};
@@ -28,6 +29,7 @@ use crate::disk::Disk;
 use crate::footprint;
 use crate::health::Health;
 use crate::instance::{Instance, Refused};
+use crate::integrity::Store;
 use crate::log::{Log, Tap, count};
 use crate::metrics;
 use crate::output::hours::Due;
@@ -611,6 +613,10 @@ fn run_store(
     let look = Some(Box::new(move || lock(&fleet).look(shown)) as Look);
     let site = Site { word: role.command(), roles: metrics::STORE, health: shared.health.clone(), look };
     let web = Web::start(&conf.http, site, (&shared.clock, &shared.log, &shared.stop));
+    let compress = conf.compress_closed.then(|| {
+        let store = Store::new(&shared.disk, &conf.save_dir, &instance.dir, conf.file_mode, conf.dir_mode);
+        compress::start(store, tables.is_some(), compress::AFTER_SECS, &shared)
+    });
     let workers = etl.map(|etl| Workers::start(etl, &shared));
     let control = controlled(role, file, &instance.dir, &shared);
     store_loop(&mut collector, conf, workers.as_ref(), &shared, &instance.dir);
@@ -619,6 +625,9 @@ fn run_store(
     finish_store(&mut collector, &shared, &instance.dir);
     if let Some(workers) = workers {
         workers.join();
+    }
+    if let Some(compress) = compress {
+        let _ = compress.join();
     }
     shared.close_senders();
     web.join();
