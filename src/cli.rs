@@ -10,7 +10,7 @@ use crate::config::{Role, nearest};
 use crate::instance::ask::What;
 use crate::ops::out::Out;
 use crate::ops::{
-    self, accept, cat, check, control, demo, etl, ping, prune, ready, resend, spool, status, verify,
+    self, accept, cat, check, control, demo, etl, init, ping, prune, ready, resend, spool, status, verify,
 };
 use crate::pack::HourKey;
 use crate::roles::{self, RunOptions};
@@ -143,6 +143,7 @@ pub static COMMANDS: &[Command] = &[
             SINCE,
             flag("missing", "only `HOST HOUR FROM-TO,…` (packs) or `HOST HOUR` (all of it), for a resend"),
             flag("json", "all rows for programs"),
+            flag("watch", "again every two seconds, with how much moves"),
         ],
         run: status_of,
     },
@@ -254,6 +255,14 @@ pub static COMMANDS: &[Command] = &[
         run: |call, out| Ok(control::run(call.path(0), What::Stop, out)),
     },
     Command {
+        name: "init",
+        alias: "",
+        args: "ROLE",
+        help: "print the smallest configuration of a role, to be changed and checked",
+        options: &[],
+        run: |call, out| init::run(call.arg(0).unwrap_or_default(), out),
+    },
+    Command {
         name: "key",
         alias: "",
         args: "new HOST...",
@@ -281,11 +290,10 @@ pub static COMMANDS: &[Command] = &[
         name: "version",
         alias: "",
         args: "",
-        help: "print the version",
+        help: "print the version, what was built in, for which machine, and from which commit",
         options: &[],
         run: |_, out| {
-            let tls = if crate::tls::BUILT { " (tls)" } else { "" };
-            out.line(format_args!("logd {}{tls}", env!("CARGO_PKG_VERSION")));
+            out.text(&version());
             Ok(ops::YES)
         },
     },
@@ -495,6 +503,24 @@ fn help(call: &Call, out: &mut Out) -> u8 {
     ops::YES
 }
 
+/// What `logd version` prints. The commit is what `LOGD_COMMIT` said when it was built.
+fn version() -> String {
+    let built = [("tls", crate::tls::BUILT), ("mysql", cfg!(feature = "mysql"))];
+    let features: Vec<&str> = built.iter().filter(|(_, is)| *is).map(|(name, _)| *name).collect();
+    let features = if features.is_empty() { "none".to_owned() } else { features.join(", ") };
+    let libc = if cfg!(target_env = "musl") {
+        "musl"
+    } else if cfg!(target_env = "gnu") {
+        "gnu"
+    } else {
+        "other libc"
+    };
+    let (arch, os) = (std::env::consts::ARCH, std::env::consts::OS);
+    let commit = option_env!("LOGD_COMMIT").filter(|c| !c.is_empty()).unwrap_or("not told to the build");
+    let version = env!("CARGO_PKG_VERSION");
+    format!("logd {version}\nfeatures: {features}\ntarget: {arch}-{os}-{libc}\ncommit: {commit}\n")
+}
+
 fn role(role: Role, call: &Call, once: bool, timeout_ms: Option<u64>) -> u8 {
     let options =
         RunOptions { detach: call.has(DETACH.long), once, timeout_ms, init_db: call.has("init-db") };
@@ -517,6 +543,12 @@ fn status_of(call: &Call, out: &mut Out) -> Result<u8, String> {
         (_, false, true) => status::View::Json,
         _ => return Err("--missing goes neither with --json nor with --all".into()),
     };
+    if call.has("watch") {
+        if view != status::View::Summary {
+            return Err("--watch goes with --host and --since only".into());
+        }
+        return Ok(status::watch(call.path(0), &call.filter()?, out));
+    }
     Ok(status::run(call.path(0), &call.filter()?, view, out))
 }
 

@@ -8,6 +8,7 @@
 //! * [`resend`]: have the follower of this host send something again
 //! * [`control`]: have a running role stop, or read its configuration again
 //! * [`ping`]: would the receiver take a pack of this host
+//! * [`init`]: a configuration to begin with
 //! * [`cat`]: the lines of an hour
 //! * [`prune`]: removes what was certified long ago
 //! * [`accept`]: an hour stays as it is, a host sends no more
@@ -22,6 +23,7 @@ pub mod check;
 pub mod control;
 pub mod demo;
 pub mod etl;
+pub mod init;
 pub mod out;
 pub mod ping;
 pub mod prune;

@@ -89,7 +89,8 @@ fn prune(path: &Path, asked: &Asked, out: &mut Out) -> Result<u8, String> {
         if out.gone() {
             break;
         }
-        out.progress(&|| format!("prune: {i} of {all} hours, {} removed", out::bytes(n.bytes)));
+        let removed = out::bytes(n.bytes);
+        out.progress_of(i as u64, all as u64, &|| format!("prune: {i} of {all} hours, {removed} removed"));
         if zone.ends_ms(key.hour).is_none_or(|ends| ends > until) {
             continue;
         }

@@ -65,7 +65,8 @@ pub fn run(save_dir: &Path, filter: &Filter, out: &mut Out) -> u8 {
             break;
         }
         let read = out::bytes(n.bytes);
-        out.progress(&|| format!("verify: {i} of {all} hours, {read} read"));
+        let text = || format!("verify: {i} of {all} hours, {read} read");
+        out.progress_of(i as u64, all as u64, &text);
         match hour(&inv, key, files, &mut n.bytes) {
             Ok(Verdict::Right) => n.right = n.right.saturating_add(1),
             Ok(Verdict::Open) => n.open = n.open.saturating_add(1),

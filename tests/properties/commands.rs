@@ -208,3 +208,20 @@ fn check_knows_a_port_of_its_own() {
     assert!(ran.out.contains("another program uses it"), "{}", ran.out);
     drop(other);
 }
+
+#[test]
+fn watching_shows_what_moves_until_its_reader_goes() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    let temp = Temp::new("watch");
+    let store = support::store(&temp, &[]);
+    let mut command = Command::new(support::bin());
+    command.args(["status", "--watch"]).arg(store.config()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = support::Reaped(command.spawn().unwrap());
+    let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
+    let looks = lines.by_ref().map(Result::unwrap).inspect(|l| assert!(!l.contains('\x1b'), "{l}"));
+    assert!(looks.into_iter().any(|l| l.ends_with("stored: 0 B/s")), "a rate at the second look");
+    drop(lines);
+    let status = until(SOON, "it ends with its reader", || child.0.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
+}

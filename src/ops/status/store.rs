@@ -137,6 +137,11 @@ impl<'a> Report<'a> {
         Ok(Self { save_dir: place.save_dir.to_owned(), keys: &place.keys, rows, queue, short, now_ms })
     }
 
+    /// Stored bytes of all hours.
+    pub fn bytes(&self) -> u64 {
+        self.rows.iter().map(|r| r.bytes).sum()
+    }
+
     /// The row of an hour, if there is one.
     pub fn row(&self, key: &HourKey) -> Option<&Row> {
         self.rows.iter().find(|row| row.key == *key)
