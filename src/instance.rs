@@ -108,7 +108,10 @@ impl Instance {
                     m.role,
                     m.config.display()
                 )),
-                None => Refused::Why(format!("state directory {}: in use by another logd", dir.display())),
+                None => Refused::Why(format!(
+                    "state directory {}: in use by another logd; stop that one, or set another state_dir",
+                    dir.display()
+                )),
             });
         };
         if let Some(why) = mark.and_then(|m| m.unfit(dir, role)) {

@@ -272,7 +272,7 @@ impl Collector {
                         .map(|(n, what)| count(n, what));
                     (true, format!("{key}: {word}: {lines}, {bytes}, {packs}"))
                 } else {
-                    (false, format!("{key}: complete, but not certified: {}; see doubtful/", c.state))
+                    (false, format!("{key}: complete, but not certified: {}; what could be read is stored; `logd status` tells what to do", c.state))
                 });
                 if c.is_tag() {
                     self.certified.push(key.clone());

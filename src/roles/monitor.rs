@@ -301,7 +301,7 @@ impl Receiver {
 
     fn run(&mut self, listener: &TcpListener) {
         if let Err(e) = listener.set_nonblocking(true) {
-            self.s.log.error(&format!("listener: {e}; stopping"));
+            self.s.log.error(&format!("listener: {e}; stopping; whoever starts the monitor tries again"));
             self.s.stop.request();
             return;
         }
@@ -406,7 +406,7 @@ impl Receiver {
             }
             let mine = self.peers.values().filter(|p| p.ip == ip).count();
             if mine >= PER_ADDRESS {
-                self.s.log.warn(&format!("connection from {ip}: it has {mine} already, the limit; closed"));
+                self.s.log.warn(&format!("connection from {ip}: it has {mine} already, the limit; closed; what it has to say comes again"));
                 continue;
             }
             if self.peers.len() >= self.most {

@@ -239,7 +239,7 @@ fn accept_loop(
     keep_raw: bool,
 ) {
     if let Err(e) = listener.set_nonblocking(true) {
-        s.log.error(&format!("listener: {e}; stopping"));
+        s.log.error(&format!("listener: {e}; stopping; what was acknowledged is on disk, and whoever starts the role tries again"));
         s.stop.request();
         return;
     }
@@ -323,7 +323,10 @@ fn accept_loop(
         };
         if mine >= conf.max_connections_per_address {
             metrics::REJECTED_LIMIT.inc();
-            s.refused(false, &format!("connection from {ip}: it has {mine} already, the limit; closed"));
+            s.refused(false, &format!(
+                "connection from {ip}: it has {mine} already, the limit; closed; its packs wait there, nothing is lost; if many hosts \
+                 come from that address (a relay, NAT), raise max_connections_per_address"
+            ));
             continue;
         }
         if must_prove && unproven >= conf.max_unproven_per_address && !close_unproven(peers, ip) {
@@ -337,7 +340,10 @@ fn accept_loop(
         if lock(peers).len() >= max && !close_idle(peers, must_prove) && !close_of_many(peers, ip, must_prove)
         {
             metrics::REJECTED_LIMIT.inc();
-            s.refused(false, &format!("connection from {ip}: all {max} connections are busy; closed"));
+            s.refused(false, &format!(
+                "connection from {ip}: all {max} connections are busy; closed; its packs wait there, nothing is lost; raise \
+                 max_connections, and the limit of open files if that is what bounds it (`logd check --host` tells)"
+            ));
             continue;
         }
         let _ = stream.set_nonblocking(false);
@@ -377,7 +383,10 @@ fn accept_loop(
             });
         if let Err(e) = spawned {
             metrics::CONNECTIONS.dec();
-            s.log.warn(&format!("connection from {ip}: no thread for it: {e}; closed"));
+            s.log.warn(&format!(
+                "connection from {ip}: no thread for it: {e}; closed; its packs wait there, nothing is lost; raise TasksMax= of the \
+                 unit, or lower max_connections"
+            ));
             lock(peers).remove(&id);
         }
     }

@@ -333,7 +333,10 @@ fn run_tail(
     }
     let left_out = f.streams.left_out();
     if left_out > 0 {
-        w.log.error(&format!("{} not sent, named above", count(left_out, "hour")));
+        w.log.error(&format!(
+            "{} not sent, named above; they stay on this host: mend what is told there, and run it again",
+            count(left_out, "hour")
+        ));
         return Ok(Some(1));
     }
     Ok(Some(0))
@@ -575,7 +578,10 @@ fn run_store(
     let Some(_save_lock) =
         w.disk.lock(&conf.save_dir.join(".lock")).map_err(|e| say(format!("save_dir: {e}")))?
     else {
-        return Err(say(format!("save_dir {}: another logd stores there", conf.save_dir.display())));
+        return Err(say(format!(
+            "save_dir {}: another logd stores there; stop it, or give each its own save_dir",
+            conf.save_dir.display()
+        )));
     };
     let report = &mut |t: String| w.log.error(&t);
     // Two files each, beside the connections, the spool and the hours that are read again.

@@ -28,7 +28,7 @@ fn aged(what: &str, age: bool) -> (Store, Hour) {
         let mut certificate = inner.closed(&key).unwrap().unwrap();
         certificate.certified -= 3 * 86_400;
         inner.certify(&certificate).unwrap();
-        let old = SystemTime::now() - Duration::from_secs(3 * 86_400);
+        let old = SystemTime::now() - Duration::from_hours(72);
         fs::File::options().write(true).open(inner.place(&key).data).unwrap().set_modified(old).unwrap();
     }
     store.start();
