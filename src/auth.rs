@@ -29,6 +29,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Names of what is added to a route entry.
@@ -248,7 +249,8 @@ pub enum Mode {
 /// The keys that a receiver knows. The file is read again when it changes.
 pub struct Keyring {
     path: PathBuf,
-    mode: Mode,
+    /// [`Mode::Require`]?
+    required: AtomicBool,
     keys: Mutex<(Arc<HashMap<String, Key>>, Stamp)>,
     memory: Option<Arc<Memory>>,
 }
@@ -257,7 +259,12 @@ impl Keyring {
     /// Reads a `keys_file`.
     pub fn open(path: &Path, mode: Mode) -> Result<Self, String> {
         let loaded = Self::load(path)?;
-        Ok(Self { path: path.to_owned(), mode, keys: Mutex::new(loaded), memory: None })
+        Ok(Self {
+            path: path.to_owned(),
+            required: AtomicBool::new(mode == Mode::Require),
+            keys: Mutex::new(loaded),
+            memory: None,
+        })
     }
 
     /// The same with a memory of who has sent.
@@ -272,7 +279,12 @@ impl Keyring {
 
     /// What becomes of packs without a signature.
     pub fn mode(&self) -> Mode {
-        self.mode
+        if self.required.load(Ordering::Relaxed) { Mode::Require } else { Mode::Accept }
+    }
+
+    /// Changes that.
+    pub fn set_mode(&self, mode: Mode) {
+        self.required.store(mode == Mode::Require, Ordering::Relaxed);
     }
 
     /// Its keys: whose, and which ID; sorted.
@@ -358,7 +370,7 @@ impl Keyring {
     fn signer(&self, entry: &Entry, name: &str) -> Result<Option<Key>, String> {
         let (id, mac) = match (entry.get(KEY), entry.get(MAC)) {
             (Some(id), Some(mac)) => (id, mac),
-            (None, None) if self.mode == Mode::Accept => return Ok(None),
+            (None, None) if self.mode() == Mode::Accept => return Ok(None),
             (None, None) => return Err(format!("{name}: the pack is not signed; set key_file on that host")),
             _ => return Err(format!("{name}: the pack has half a signature")),
         };

@@ -7,8 +7,12 @@ use crate::auth::Key;
 use crate::clock::Hour;
 use crate::config::value::{Kind, Value};
 use crate::config::{Role, nearest};
+use crate::instance::ask::What;
 use crate::ops::out::Out;
-use crate::ops::{self, check, demo, ready, resend, spool, status, verify};
+use crate::ops::{
+    self, accept, cat, check, control, demo, init, ping, prune, ready, resend, spool, status, verify,
+};
+use crate::pack::HourKey;
 use crate::roles::{self, RunOptions};
 use getopts::{Fail, Matches, Options};
 use std::ffi::OsString;
@@ -122,8 +126,11 @@ pub static COMMANDS: &[Command] = &[
         alias: "",
         args: "CONFIG",
         help: "check a config file and print what is in effect",
-        options: &[],
-        run: |call, out| Ok(check::run(call.path(0), out)),
+        options: &[flag(
+            "host",
+            "look at this machine, too: files, ports, the way to the receiver, room, rights, clock",
+        )],
+        run: |call, out| Ok(check::run(call.path(0), call.has("host"), out)),
     },
     Command {
         name: "status",
@@ -136,6 +143,7 @@ pub static COMMANDS: &[Command] = &[
             SINCE,
             flag("missing", "only `HOST HOUR FROM-TO,…` (packs) or `HOST HOUR` (all of it), for a resend"),
             flag("json", "all rows for programs"),
+            flag("watch", "again every two seconds, with how much moves"),
         ],
         run: status_of,
     },
@@ -157,6 +165,46 @@ pub static COMMANDS: &[Command] = &[
         help: "read stored hours again and compare them with what their sources sent",
         options: &[HOST, SINCE],
         run: |call, out| Ok(verify::run(call.path(0), &call.filter()?, out)),
+    },
+    Command {
+        name: "cat",
+        alias: "",
+        args: "CONFIG|SAVE_DIR HOST HOUR",
+        help: "print the lines of an hour as they are stored, and tell if they are not what was certified",
+        options: &[],
+        run: |call, out| Ok(cat::run(call.path(0), &call.key()?, out)),
+    },
+    Command {
+        name: "accept",
+        alias: "",
+        args: "CONFIG HOST HOUR REASON",
+        help: "let an hour be as it is: nobody waits for more of it, and it is not called wrong",
+        options: &[],
+        run: |call, out| Ok(accept::accept(call.path(0), &call.key()?, call.arg(3).unwrap_or_default(), out)),
+    },
+    Command {
+        name: "retire",
+        alias: "",
+        args: "CONFIG HOST REASON",
+        help: "expect no more hours of a host, from this one on",
+        options: &[option("since", "HOUR", "from this hour on")],
+        run: retire_host,
+    },
+    Command {
+        name: "prune",
+        alias: "",
+        args: "CONFIG|SAVE_DIR",
+        help: "remove hours that were certified long ago: data, proof, tag",
+        options: &[
+            option(
+                "older",
+                "DURATION",
+                "hours that ended and were certified before that, such as 30d; needed",
+            ),
+            flag("keep-certificates", "tags stay, only the lines and their proof go"),
+            flag("dry-run", "only tell what would go"),
+        ],
+        run: prune_of,
     },
     Command {
         name: "spool",
@@ -181,6 +229,38 @@ pub static COMMANDS: &[Command] = &[
             option("to", "ADDR", "whole hours to this address of send_to, whichever is in use"),
         ],
         run: resend_to,
+    },
+    Command {
+        name: "ping",
+        alias: "",
+        args: "CONFIG",
+        help: "send a test pack to each address of send_to, with times; nothing of it is stored",
+        options: &[],
+        run: |call, out| Ok(ping::run(call.path(0), out)),
+    },
+    Command {
+        name: "reload",
+        alias: "",
+        args: "CONFIG",
+        help: "have the running roles of a config read it again, and tell what is in effect",
+        options: &[],
+        run: |call, out| Ok(control::run(call.path(0), What::Reload, out)),
+    },
+    Command {
+        name: "stop",
+        alias: "",
+        args: "CONFIG",
+        help: "stop the running roles of a config and wait until they have ended",
+        options: &[],
+        run: |call, out| Ok(control::run(call.path(0), What::Stop, out)),
+    },
+    Command {
+        name: "init",
+        alias: "",
+        args: "ROLE",
+        help: "print the smallest configuration of a role, to be changed and checked",
+        options: &[],
+        run: |call, out| init::run(call.arg(0).unwrap_or_default(), out),
     },
     Command {
         name: "key",
@@ -210,11 +290,10 @@ pub static COMMANDS: &[Command] = &[
         name: "version",
         alias: "",
         args: "",
-        help: "print the version",
+        help: "print the version, what was built in, for which machine, and from which commit",
         options: &[],
         run: |_, out| {
-            let tls = if crate::tls::BUILT { " (tls)" } else { "" };
-            out.line(format_args!("logd {}{tls}", env!("CARGO_PKG_VERSION")));
+            out.text(&version());
             Ok(ops::YES)
         },
     },
@@ -288,6 +367,15 @@ impl Call {
             Ok(Value::Text(_)) => Ok(None),
             Err(why) => Err(format!("--{long}: {why}, such as 90s or 30m")),
         }
+    }
+
+    /// The hour of a host, as second and third argument.
+    fn key(&self) -> Result<HourKey, String> {
+        let name = self.arg(1).unwrap_or_default();
+        if let Some(problem) = crate::name::problem(name) {
+            return Err(format!("HOST {name:?} {problem}"));
+        }
+        Ok(HourKey { name: name.to_owned(), hour: hour(self.arg(2).unwrap_or_default())? })
     }
 
     fn filter(&self) -> Result<ops::inventory::Filter, String> {
@@ -415,6 +503,24 @@ fn help(call: &Call, out: &mut Out) -> u8 {
     ops::YES
 }
 
+/// What `logd version` prints. The commit is what `LOGD_COMMIT` said when it was built.
+fn version() -> String {
+    let built = [("tls", crate::tls::BUILT), ("mysql", cfg!(feature = "mysql"))];
+    let features: Vec<&str> = built.iter().filter(|(_, is)| *is).map(|(name, _)| *name).collect();
+    let features = if features.is_empty() { "none".to_owned() } else { features.join(", ") };
+    let libc = if cfg!(target_env = "musl") {
+        "musl"
+    } else if cfg!(target_env = "gnu") {
+        "gnu"
+    } else {
+        "other libc"
+    };
+    let (arch, os) = (std::env::consts::ARCH, std::env::consts::OS);
+    let commit = option_env!("LOGD_COMMIT").filter(|c| !c.is_empty()).unwrap_or("not told to the build");
+    let version = env!("CARGO_PKG_VERSION");
+    format!("logd {version}\nfeatures: {features}\ntarget: {arch}-{os}-{libc}\ncommit: {commit}\n")
+}
+
 fn role(role: Role, call: &Call, once: bool, timeout_ms: Option<u64>) -> u8 {
     let options =
         RunOptions { detach: call.has(DETACH.long), once, timeout_ms, init_db: call.has("init-db") };
@@ -437,6 +543,12 @@ fn status_of(call: &Call, out: &mut Out) -> Result<u8, String> {
         (_, false, true) => status::View::Json,
         _ => return Err("--missing goes neither with --json nor with --all".into()),
     };
+    if call.has("watch") {
+        if view != status::View::Summary {
+            return Err("--watch goes with --host and --since only".into());
+        }
+        return Ok(status::watch(call.path(0), &call.filter()?, out));
+    }
     Ok(status::run(call.path(0), &call.filter()?, view, out))
 }
 
@@ -459,6 +571,32 @@ fn spool_of(call: &Call, out: &mut Out) -> Result<u8, String> {
         return Err(format!("--{} does not go with {word}", if json { "json" } else { "all" }));
     }
     Ok(spool::run(call.path(1), &action, out))
+}
+
+fn retire_host(call: &Call, out: &mut Out) -> Result<u8, String> {
+    let name = call.arg(1).unwrap_or_default();
+    if let Some(problem) = crate::name::problem(name) {
+        return Err(format!("HOST {name:?} {problem}"));
+    }
+    let since =
+        call.value(SINCE.long).map(|text| hour(&text).map_err(|e| format!("--since: {e}"))).transpose()?;
+    Ok(accept::retire(call.path(0), name, (since, call.arg(2).unwrap_or_default()), out))
+}
+
+fn prune_of(call: &Call, out: &mut Out) -> Result<u8, String> {
+    let text =
+        call.value("older").ok_or("--older is missing, such as --older 30d; it says which hours go")?;
+    let older_ms = match Kind::Duration(prune::OLDER_MIN_MS, 100 * 365 * 86_400_000).parse(&text) {
+        Ok(Value::Number(ms)) => ms,
+        Ok(Value::Text(_)) => 0,
+        Err(why) => return Err(format!("--older: {why}, such as 30d")),
+    };
+    let asked = prune::Asked {
+        older_ms,
+        keep_certificates: call.has("keep-certificates"),
+        dry_run: call.has("dry-run"),
+    };
+    Ok(prune::run(call.path(0), &asked, out))
 }
 
 fn key_new(call: &Call, out: &mut Out) -> Result<u8, String> {

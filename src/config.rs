@@ -7,6 +7,7 @@
 //! * `raw`: bytes to sections and entries    * [`keys`]: the one table of keys, with every default and limit
 //! * [`value`]: types and ranges             * `read`: typed access that collects the problems
 //! * [`allow`]: who may connect              * `build`: the stages' structs, and rules between keys
+//! * `values`: what differs between two files
 
 pub mod allow;
 mod build;
@@ -16,6 +17,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 pub mod value;
+mod values;
 
 use std::fmt::{self, Write as _};
 use std::fs::File;
@@ -24,6 +26,7 @@ use std::path::{Path, PathBuf};
 
 pub use allow::Allow;
 pub use raw::{Errors, Problem, Warning};
+pub use values::{Change, Values};
 
 use crate::clock::Hour;
 use keys::{SECTIONS, STREAM};
@@ -406,6 +409,8 @@ pub struct StoreConfig {
     pub early_total: u64,
     /// Hours read back at once.
     pub max_verifying: usize,
+    /// Whether certified hours are compressed.
+    pub compress_closed: bool,
     /// Messages.
     pub log: LogConfig,
     /// The page and the metrics.
@@ -656,6 +661,26 @@ impl Config {
         build::log(&mut r);
         build::http(&mut r);
         r.finish(Some(())).map(|((), warnings)| warnings)
+    }
+
+    /// The level of the program's own log.
+    pub fn log_level(&self) -> Level {
+        let mut r = Reader::new(self, false);
+        build::log(&mut r).level
+    }
+
+    /// What one key says, or its default; `None` = there is no such section or key. Nothing is checked.
+    pub fn value(&self, section: &str, name: &str) -> Option<&str> {
+        let (found, key) = (self.raw.section(section)?, keys::find(section, name)?);
+        Some(read::set_entry(found, key).map_or(key.default, |e| e.value.as_str()))
+    }
+
+    /// The same of a key that is a time, in ms.
+    pub fn duration_ms(&self, section: &str, name: &str) -> Option<u64> {
+        match keys::find(section, name)?.kind.parse(self.value(section, name)?) {
+            Ok(value::Value::Number(ms)) => Some(ms),
+            _ => None,
+        }
     }
 
     /// The config in effect as INI that can be loaded again: every key of the sections present, first those that differ

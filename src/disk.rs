@@ -36,6 +36,12 @@ pub fn is_locked(path: &Path) -> Option<bool> {
     }
 }
 
+/// May this user make names in the real directory `path`?
+pub fn may_write(path: &Path) -> bool {
+    use rustix::fs::{Access, access};
+    access(path, Access::WRITE_OK | Access::EXEC_OK).is_ok()
+}
+
 #[cfg(test)]
 mod tests;
 

@@ -3,6 +3,8 @@
 //! `role.json` in the state directory names the role, the format and the configuration that began it; its presence
 //! proves that the directory has served. `lock` is held while the role runs. Roles never share a directory.
 
+pub mod ask;
+
 use crate::disk::{self, Disk, Lock};
 use crate::record;
 use serde::{Deserialize, Serialize};
@@ -106,7 +108,10 @@ impl Instance {
                     m.role,
                     m.config.display()
                 )),
-                None => Refused::Why(format!("state directory {}: in use by another logd", dir.display())),
+                None => Refused::Why(format!(
+                    "state directory {}: in use by another logd; stop that one, or set another state_dir",
+                    dir.display()
+                )),
             });
         };
         if let Some(why) = mark.and_then(|m| m.unfit(dir, role)) {
@@ -122,6 +127,12 @@ impl Instance {
         // A damaged mark still shows that the directory has served.
         Ok(Self { dir: dir.to_owned(), served: old.is_some(), _lock: lock })
     }
+}
+
+/// The role and the configuration that began this directory, or began it last.
+pub fn begun_by(disk: &Disk, dir: &Path) -> Option<(String, PathBuf)> {
+    let bytes = disk.read_opt(&dir.join("role.json"), MARK_MAX).ok()??;
+    record::from_json::<Mark>(&bytes).ok().map(|m| (m.role, m.config))
 }
 
 /// Has a role served from this directory? To be asked before [`Instance::open`], which marks it.

@@ -16,6 +16,7 @@
 //! need not be read at start. It can be deleted; it is made again from the proof.
 
 pub mod lines;
+pub mod packed;
 
 use crate::clock::Hour;
 use crate::disk::{self, Disk};

@@ -2,12 +2,14 @@
 //! directory, so that a store of a year costs a few listings and not one per hour. [`hour`] is the judgement on one.
 
 pub mod hour;
+pub mod known;
 
 use crate::clock::Hour;
 use crate::disk::{self, Disk};
 use crate::integrity::{Certificate, Store};
 use crate::pack::HourKey;
 use crate::record;
+use known::Known;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -95,6 +97,8 @@ pub struct Inventory {
     pub store: Store,
     /// The files of each hour.
     pub hours: BTreeMap<HourKey, Files>,
+    /// What an operator has said of them.
+    pub known: Known,
     /// There are earlier hours than the filter takes.
     pub older: bool,
 }
@@ -111,12 +115,13 @@ impl Inventory {
         }
         // The modes are for writing, and nothing is written here.
         let store = Store::new(disk, save_dir, Path::new(""), 0o644, 0o755);
-        let mut all = Self { store, hours: BTreeMap::new(), older: false };
+        let mut all = Self { store, hours: BTreeMap::new(), known: Known::default(), older: false };
         let parts = PARTS.map(|d| disk.stat(&save_dir.join(d)));
         if parts.iter().all(|p| matches!(p, Ok(None))) {
             return Err(format!("{at}: holds no log_data, headers or received: not a store; {advice}"));
         }
         all.gather(filter).map_err(|e| e.to_string())?;
+        all.known = Known::read(disk, save_dir).map_err(|e| e.to_string())?;
         Ok(all)
     }
 

@@ -14,6 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -150,7 +151,8 @@ struct Inner {
 #[derive(Clone)]
 pub struct Log {
     role: &'static str,
-    level: Level,
+    /// A [`Level`] as a number; a reload may change it.
+    level: Arc<AtomicU8>,
     dir: Option<(Disk, PathBuf)>,
     clock: Clock,
     zone: Zone,
@@ -163,7 +165,7 @@ impl Log {
     pub fn new(role: &'static str, conf: &LogConfig, disk: &Disk, clock: &Clock, zone: &Zone) -> Self {
         Self {
             role,
-            level: conf.level,
+            level: Arc::new(AtomicU8::new(conf.level as u8)),
             dir: conf.dir.clone().map(|d| (disk.clone(), d)),
             clock: clock.clone(),
             zone: zone.clone(),
@@ -183,6 +185,11 @@ impl Log {
     #[must_use]
     pub fn untapped(&self) -> Self {
         Self { tap: None, ..self.clone() }
+    }
+
+    /// From now on messages below this level are not written, by all clones.
+    pub fn set_level(&self, level: Level) {
+        self.level.store(level as u8, Ordering::Relaxed);
     }
 
     /// Something that must be looked at.
@@ -223,7 +230,8 @@ impl Log {
             Level::Info | Level::Debug => {}
         }
         let tap = self.tap.as_ref().filter(|tap| level >= tap.level);
-        if level < self.level && level < Level::Warning && tap.is_none() {
+        let unimportant = (level as u8) < self.level.load(Ordering::Relaxed);
+        if unimportant && level < Level::Warning && tap.is_none() {
             return;
         }
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -269,7 +277,7 @@ impl Log {
             text.truncate(text.floor_char_boundary(TAPPED_TEXT_MAX));
             tap.put(Told { time_ms: self.clock.now_ms(), level, text });
         }
-        if level < self.level {
+        if unimportant {
             return;
         }
         let line = format!("logd: {}: {}{note}", self.role, escape(text));

@@ -6,16 +6,28 @@
 //! * [`status`]: what is there, what is wrong   * [`verify`]: are the stored bytes what the sources sent
 //! * [`spool`]: what waits in a spool, is it whole, what can be saved of it
 //! * [`resend`]: have the follower of this host send something again
+//! * [`control`]: have a running role stop, or read its configuration again
+//! * [`ping`]: would the receiver take a pack of this host
+//! * [`init`]: a configuration to begin with
+//! * [`cat`]: the lines of an hour
+//! * [`prune`]: removes what was certified long ago
+//! * [`accept`]: an hour stays as it is, a host sends no more
 //! * [`etl`]: rows of the hours of a store, or of given lines
 //! * [`demo`]: a whole pipeline on this machine, a process for each role, its files in a directory of its own
 //!
 //! They share [`inventory`], the names below a `save_dir`, and [`hour`], the judgement on one hour.
 
+pub mod accept;
+pub mod cat;
 pub mod check;
+pub mod control;
 pub mod demo;
 #[cfg(feature = "etl")]
 pub mod etl;
+pub mod init;
 pub mod out;
+pub mod ping;
+pub mod prune;
 pub mod ready;
 pub mod resend;
 pub mod spool;

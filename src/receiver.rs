@@ -9,6 +9,7 @@ pub mod gate;
 
 use crate::auth::{Keyring, Memory};
 use crate::config::ReceiverConfig;
+use crate::pack::ping::Ping;
 use crate::pack::{BodyCheck, Checked, Decoder, Event, Header, Meta, Refusal, Sink};
 use crate::tls::Certificate;
 use std::collections::BTreeSet;
@@ -232,6 +233,10 @@ pub struct Session {
     budget: Arc<Budget>,
     decoder: Decoder,
     frame: Option<Frame>,
+    /// A test pack that is coming in, and the CRC of what has come.
+    ping: Option<(Ping, crc32fast::Hasher)>,
+    /// One that has come in, until somebody asks.
+    pinged: Option<String>,
     ours: bool,
     keys: Option<Arc<Keyring>>,
     certificate: Option<Certificate>,
@@ -250,6 +255,8 @@ impl Session {
             // The body's limit is kept by `begin`, which knows how to refuse.
             decoder: Decoder::new(conf.max_header, u64::MAX),
             frame: None,
+            ping: None,
+            pinged: None,
             ours: false,
             keys: None,
             certificate: None,
@@ -299,7 +306,13 @@ impl Session {
 
     /// Length of the body that is coming in, once its header is there: what a deadline can be made from.
     pub fn body_len(&self) -> Option<u64> {
-        self.frame.as_ref().map(|f| f.header.pack_len)
+        let test = self.ping.as_ref().map(|(ping, _)| ping.len);
+        self.frame.as_ref().map(|f| f.header.pack_len).or(test)
+    }
+
+    /// Who has sent a test pack that is whole and good, once.
+    pub fn take_pinged(&mut self) -> Option<String> {
+        self.pinged.take()
     }
 
     /// Charges `n` body bytes that are about to be taken; false when the deadline passes first.
@@ -321,11 +334,26 @@ impl Session {
                     // The caller can set a deadline that fits the body's length.
                     return Ok((used, None));
                 }
+                Some(Event::Ping(h)) => {
+                    self.begin_ping(&h)?;
+                    return Ok((used, None));
+                }
                 Some(Event::Body(part)) => {
+                    if let Some((_, crc)) = &mut self.ping {
+                        crc.update(part);
+                        continue;
+                    }
                     let Some(f) = &mut self.frame else { return Ok((used, None)) };
                     f.body.extend_from_slice(part);
                 }
                 Some(Event::End) => {
+                    if let Some((ping, crc)) = self.ping.take() {
+                        if crc.finalize() != ping.crc32 {
+                            return Err(Refusal::Wrong("a test pack was changed on its way".into()));
+                        }
+                        self.pinged = Some(ping.name);
+                        return Ok((used, None));
+                    }
                     let Some(f) = self.frame.take() else { return Ok((used, None)) };
                     let Frame { header, meta, body, mut raw, authentic, charge } = f;
                     let checked = self.budget.with_check(|check| {
@@ -345,6 +373,26 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// A test pack is asked what a pack is asked, and nobody remembers it.
+    fn begin_ping(&mut self, header: &Header) -> Result<(), Refusal> {
+        self.ours = header.peer_is_ours();
+        let ping = Ping::of(header)?;
+        if let Some(certificate) = self.certificate.as_ref().filter(|c| !c.opens(&ping.name)) {
+            return Err(Refusal::Denied(format!(
+                "{}: test pack: {} does not name this sender",
+                ping.name,
+                certificate.label()
+            )));
+        }
+        // A relay passes signatures on and has none of its own.
+        if let (Some(keys), Some(entry), false) = (&self.keys, header.route.first(), ping.relay) {
+            let judged = keys.judge(entry, &ping.name);
+            judged.map_err(|why| Refusal::Denied(format!("test pack: {why}")))?;
+        }
+        self.ping = Some((ping, crc32fast::Hasher::new()));
+        Ok(())
     }
 
     fn begin(&mut self, mut header: Header) -> Result<(), Refusal> {

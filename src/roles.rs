@@ -7,6 +7,8 @@
 pub mod admission;
 mod alarm;
 pub mod collector;
+mod compress;
+mod control;
 mod database;
 pub mod denied;
 mod fleet;
@@ -23,7 +25,7 @@ pub mod watch;
 pub mod web;
 pub mod whole;
 
-pub use start::{RunOptions, run};
+pub use start::{RunOptions, host_name, own_name, run};
 
 use crate::clock::{Clock, Zone};
 use crate::disk::{self, Disk};

@@ -100,6 +100,63 @@ impl Link {
         }
     }
 
+    /// Opens a connection and says nothing: milliseconds that it took, or why nothing could be sent over it. A receiver that
+    /// does not want this host closes at once; `patience` is how long that is waited for.
+    pub fn try_out(&self, patience: Duration) -> Result<u64, String> {
+        self.connected(patience).map(|(_, took)| took)
+    }
+
+    /// Sends a test pack over a connection of its own: milliseconds that it took to connect; milliseconds to the answer and
+    /// what that is, or why there is none.
+    pub fn ping(&self, frame: &[u8], patience: Duration) -> (Option<u64>, Result<(u64, Outcome), String>) {
+        let (mut stream, took) = match self.connected(patience) {
+            Ok(open) => open,
+            Err(why) => return (None, Err(why)),
+        };
+        let started = Instant::now();
+        let slow = Duration::from_millis((frame.len() as u64).saturating_mul(1000) / SLOW_LINE);
+        let deadline = clock::deadline(self.ack.saturating_add(slow));
+        stream.set_deadline(deadline);
+        // Who refuses it may not read all of it: what counts is what it says.
+        let sent = stream.write_all(frame).and_then(|()| stream.flush());
+        let ms = |at: Instant| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let answer = match (answer(&mut stream, deadline), sent) {
+            (Ok(outcome), _) => Ok((ms(started), outcome)),
+            (Err(why), _) if why.starts_with("closed") => Err(format!(
+                "{why}: an earlier version of logd, which knows no test packs (update it, or look whether packs are taken: `logd \
+                 status`), or not logd at all"
+            )),
+            (Err(_), Err(e)) => Err(format!("the test pack could not be sent: {}", tls::explain(&e))),
+            (Err(why), Ok(())) => Err(format!(
+                "{why}: connections come through, 64 KiB do not, or the receiver hangs; is there a firewall or a tunnel between?"
+            )),
+        };
+        (Some(took), answer)
+    }
+
+    fn connected(&self, patience: Duration) -> Result<(Stream, u64), String> {
+        let started = Instant::now();
+        let mut stream = self.dial().map_err(|e| tls::explain(&e)).map_err(|e| {
+            format!("{e}; does the receiver run there, and does a firewall let this host through?")
+        })?;
+        let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        stream.set_deadline(clock::deadline(patience));
+        match stream.read(&mut [0]) {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) =>
+            {
+                Ok((stream, took))
+            }
+            _ => {
+                Err("it closes the connection at once; is this host in `allow` there, and is TLS meant?"
+                    .into())
+            }
+        }
+    }
+
     /// Sends one frame (`head` = length and header) and waits for the answer.
     pub fn send(&mut self, head: &[u8], body: &[u8]) -> Outcome {
         let fail = |reason: String, how| Outcome::TempFail { reason, how };

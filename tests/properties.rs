@@ -16,8 +16,12 @@
 mod adopt;
 #[path = "properties/auth.rs"]
 mod auth;
+#[path = "properties/commands.rs"]
+mod commands;
 #[path = "properties/completions.rs"]
 mod completions;
+#[path = "properties/compressed.rs"]
+mod compressed;
 #[path = "properties/damage.rs"]
 mod damage;
 #[path = "properties/descriptors.rs"]

@@ -43,8 +43,11 @@ fn the_table_holds_together() {
 fn help_and_version() {
     assert_eq!(call(&["help"]), (0, usage(), String::new()));
     assert_eq!(call(&["--help"]), call(&["help"]));
-    // Behind it may stand what it was built with.
-    assert!(call(&["--version"]).1.starts_with(concat!("logd ", env!("CARGO_PKG_VERSION"))));
+    let (_, told, _) = call(&["--version"]);
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(lines[0], format!("logd {}", env!("CARGO_PKG_VERSION")));
+    let words: Vec<&str> = lines[1..].iter().filter_map(|l| Some(l.split_once(": ")?.0)).collect();
+    assert_eq!(words, ["features", "target", "commit"]);
     assert_eq!(call(&["help", "store"]).1, usage_of(find("fcollector").unwrap()));
     assert_eq!(call(&["ready", "-h"]), call(&["help", "ready"]));
     let (code, out, err) = call(&[]);
@@ -70,6 +73,13 @@ fn what_makes_no_sense_is_refused_with_a_hint() {
         (&["status", "x", "--host", "../x"], "--host"),
         (&["status", "x", "--since", "yesterday"], "yesterday"),
         (&["status", "x", "--missing", "--json"], "--missing"),
+        (&["status", "x", "--watch", "--json"], "--watch"),
+        (&["init", "fcolector"], "fcollector"),
+        (&["prune", "x"], "--older"),
+        (&["prune", "x", "--older", "1h"], "--older"),
+        (&["accept", "x", "web_1", "2026112205", "why"], "HOST"),
+        (&["cat", "x", "web1", "today"], "today"),
+        (&["retire", "x", "web1"], "REASON is missing"),
         (&["ready", "x", "2026112299"], "2026112299"),
         (&["spool"], "check|ls|retry|salvage is missing"),
         (&["spool", "ls"], "DIR is missing"),

@@ -191,6 +191,7 @@ fn store_of(r: &mut Reader, s: &str) -> StoreConfig {
         early_per_name: r.number(s, "early_per_name"),
         early_total: r.number(s, "early_total"),
         max_verifying: r.count(s, "max_verifying"),
+        compress_closed: r.text(s, "compress_closed").as_deref() == Some("gzip"),
         log: log(r),
         http: http(r),
         quit_timeout_ms: r.number(s, "quit_timeout"),

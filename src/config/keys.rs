@@ -238,6 +238,7 @@ pub static KEYS: &[Key] = &[
     key(F, "early_per_name", DISK, "256M", "Bytes of packs behind a missing one, per host with all of its streams; beyond it that host is told to wait."),
     key(F, "early_total", DISK, "4G", "Bytes of packs behind a missing one, in all."),
     key(F, "max_verifying", Kind::Number(1, 1024), "16", "Hours that are read back for verification at once."),
+    key(F, "compress_closed", Kind::Choice(&["no", "gzip"]), "no", "Whether the data file of an hour is compressed two days after it was certified."),
 
     // Alarms.
     key(CFR, "alarm_command", Kind::Command, "", "Program that is run when something changes for the worse or for the better, with the text in the place of %s; no shell reads it. Empty: none."),

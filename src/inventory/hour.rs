@@ -190,6 +190,8 @@ pub struct Row {
     pub detail: String,
     /// When it was certified (unix seconds).
     pub certified: Option<i64>,
+    /// What an operator said of it, because of which it is not wrong.
+    pub known: Option<String>,
     /// For how long the hour is over, if it is still open and should not be.
     pub overdue_ms: Option<u64>,
 }
@@ -209,18 +211,19 @@ impl Row {
             by_clock: false,
             detail: String::new(),
             certified: None,
+            known: None,
             overdue_ms: None,
         }
     }
 
     /// Must somebody act?
     pub fn wrong(&self) -> bool {
-        self.state.wrong() || self.overdue_ms.is_some()
+        self.known.is_none() && (self.state.wrong() || self.overdue_ms.is_some())
     }
 
     /// Would `logd resend` mend it?
     pub fn mended_by_resend(&self) -> bool {
-        self.state.mended_by_copy() && !self.is_past_mending()
+        self.known.is_none() && self.state.mended_by_copy() && !self.is_past_mending()
     }
 
     fn is_past_mending(&self) -> bool {
@@ -248,6 +251,10 @@ impl Row {
         }
         if let Some(ms) = self.overdue_ms {
             let _ = write!(text, ": the hour has been over for {}", duration(ms));
+        }
+        if let Some(said) = &self.known {
+            let _ = write!(text, "; {said}");
+            return text;
         }
         if self.is_past_mending() {
             text += ": its file has no date, `logd resend` cannot send it as a whole";

@@ -1,4 +1,7 @@
-//! `logd check CONFIG`: everything that is wrong with a config, before a role finds it out at night.
+//! `logd check CONFIG`: everything that is wrong with a config, before a role finds it out at night. With `--host` the machine
+//! is looked at, too ([`host`]).
+
+pub mod host;
 
 use super::out::Out;
 use super::{ERROR, YES};
@@ -15,8 +18,8 @@ use crate::tls::{Client, Expiry, Server, Urgency};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Prints the config in effect, or all that is wrong with it.
-pub fn run(path: &Path, out: &mut Out) -> u8 {
+/// Prints the config in effect, or all that is wrong with it; with `machine` what of the machine would not work.
+pub fn run(path: &Path, machine: bool, out: &mut Out) -> u8 {
     let config = match Config::load(path) {
         Ok(config) => config,
         Err(errors) => {
@@ -116,6 +119,9 @@ pub fn run(path: &Path, out: &mut Out) -> u8 {
             ));
         }
     }
+    if machine {
+        return host::run(path, &config, out);
+    }
     out.text(&config.effective());
     for (_, text) in &told {
         // A comment: what is printed can be loaded as it is.
@@ -192,7 +198,7 @@ mod tests {
 
     fn check(temp: &Temp, text: &str) -> (u8, String, String) {
         let path = temp.file("c.ini", text);
-        printed(|out| run(&path, out))
+        printed(|out| run(&path, false, out))
     }
 
     const TAIL: &str = "[tail]\nlog_file = /var/log/a.<%Y%m%d%H>\nsend_to = c:1302\n";
@@ -218,7 +224,7 @@ mod tests {
         assert!(lines.len() >= 3, "{err}");
         assert!(lines.iter().all(|l| l.contains("c.ini:")), "{err}");
         assert!(err.contains("c.ini:4: senders:"), "{err}");
-        let (code, _, err) = printed(|out| run(&temp.path("none.ini"), out));
+        let (code, _, err) = printed(|out| run(&temp.path("none.ini"), false, out));
         assert_eq!(code, ERROR);
         assert!(err.contains("none.ini"), "{err}");
     }

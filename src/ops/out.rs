@@ -15,12 +15,32 @@ pub struct Out<'a> {
     shown: Option<Instant>,
     gone: bool,
     failed: Option<io::Error>,
+    /// Standard output is a terminal that wants colours.
+    colour: bool,
+}
+
+/// What a word of the answer means to whoever looks at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paint {
+    /// All is well.
+    Good,
+    /// Somebody must act.
+    Bad,
 }
 
 impl<'a> Out<'a> {
     /// Prints to these two; `watched` = somebody looks at the second one.
     pub fn new(out: &'a mut dyn Write, err: &'a mut dyn Write, watched: bool) -> Self {
-        Self { answer: out, err, watched, started: Instant::now(), shown: None, gone: false, failed: None }
+        Self {
+            answer: out,
+            err,
+            watched,
+            started: Instant::now(),
+            shown: None,
+            gone: false,
+            failed: None,
+            colour: false,
+        }
     }
 
     /// Runs a command on the process's own outputs; the exit code.
@@ -30,8 +50,34 @@ impl<'a> Out<'a> {
         let mut err = io::stderr();
         let watched = err.is_terminal();
         let mut both = Out::new(&mut out, &mut err, watched);
+        let set = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|v| v == "dumb");
+        both.colour = io::stdout().is_terminal() && !set("NO_COLOR") && !dumb;
         let code = run(&mut both);
         both.finish(code)
+    }
+
+    /// The words in a colour, if this is a terminal and `NO_COLOR` is not set.
+    pub fn paint(&self, paint: Paint, words: &str) -> String {
+        match (self.colour, paint) {
+            (false, _) => words.to_owned(),
+            (true, Paint::Good) => format!("\x1b[32m{words}\x1b[0m"),
+            (true, Paint::Bad) => format!("\x1b[1;31m{words}\x1b[0m"),
+        }
+    }
+
+    /// Is the answer read on a terminal?
+    pub fn is_screen(&self) -> bool {
+        self.colour
+    }
+
+    /// Progress of work of which so much is done: with the time that the rest may take.
+    pub fn progress_of(&mut self, done: u64, all: u64, text: &dyn Fn() -> String) {
+        let spent = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.progress(&|| match left(spent, done, all) {
+            Some(ms) => format!("{}, about {} left", text(), duration(ms)),
+            None => text(),
+        });
     }
 
     /// A line of the answer.
@@ -44,6 +90,15 @@ impl<'a> Out<'a> {
         if !self.gone && self.failed.is_none() {
             self.clear_progress();
             let result = self.answer.write_all(text.as_bytes());
+            self.note(result);
+        }
+    }
+
+    /// A part of an answer that need not be text.
+    pub fn bytes(&mut self, part: &[u8]) {
+        if !self.gone && self.failed.is_none() {
+            self.clear_progress();
+            let result = self.answer.write_all(part);
             self.note(result);
         }
     }
@@ -107,6 +162,12 @@ impl<'a> Out<'a> {
     }
 }
 
+/// Milliseconds that the rest may take; `None` = nobody can tell yet.
+fn left(spent_ms: u64, done: u64, all: u64) -> Option<u64> {
+    let rest = all.checked_sub(done).filter(|_| done > 0)?;
+    spent_ms.checked_mul(rest)?.checked_div(done)
+}
+
 /// A size for people: `812 B`, `1.4 GiB`.
 pub fn bytes(n: u64) -> String {
     let mut value = n as f64;
@@ -165,6 +226,21 @@ mod tests {
         both.progress(&|| "2 of 9".into());
         both.finish(0);
         assert_eq!(err, b"\r\x1b[K1 of 9\r\x1b[K");
+    }
+
+    #[test]
+    fn what_is_left_is_as_long_as_what_was() {
+        assert_eq!([left(10, 0, 4), left(10, 5, 4)], [None, None]);
+        assert_eq!([left(3_000, 1, 4), left(3_000, 4, 4)], [Some(9_000), Some(0)]);
+    }
+
+    #[test]
+    fn colours_are_for_terminals() {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let mut both = Out::new(&mut out, &mut err, true);
+        assert_eq!(both.paint(Paint::Bad, "x"), "x");
+        both.colour = true;
+        assert_eq!(both.paint(Paint::Good, "x"), "\x1b[32mx\x1b[0m");
     }
 
     #[test]

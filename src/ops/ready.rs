@@ -1,7 +1,7 @@
 //! `logd ready CONFIG HOUR`: may the batch job of this hour start? Yes, if the hour of every name in `hosts_file` has a
 //! tag. The tags are asked and not the fleet's `all_<hour>`, so that it also works on a store whose collector is down.
 
-use super::hour::{self, Row};
+use super::hour::{self, Row, State};
 use super::inventory::{Filter, Inventory, tagged};
 use super::out::{self, Out};
 use super::{ERROR, NO, YES};
@@ -9,6 +9,7 @@ use crate::clock::{Clock, Hour};
 use crate::config::{Config, StoreConfig};
 use crate::disk::Disk;
 use crate::integrity::{self, Certificate};
+use crate::inventory::known::Known;
 use crate::pack::HourKey;
 use crate::record;
 use std::collections::BTreeMap;
@@ -56,7 +57,17 @@ fn answer(
                 return ERROR;
             }
         };
+        let (rest, known) = match settled(&disk, &store, rest, options.strict) {
+            Ok(found) => found,
+            Err(why) => {
+                out.complain(format_args!("logd: ready: {why}"));
+                return ERROR;
+            }
+        };
         if rest.is_empty() {
+            for (key, said) in known {
+                out.complain(format_args!("{}: known loss: {said}", key.name));
+            }
             return YES;
         }
         let waited = clock.mono_ms().saturating_sub(started);
@@ -142,6 +153,37 @@ fn rest(
     }
     open.sort();
     Ok(open)
+}
+
+/// Without those of whom an operator has said that nothing more is to come; and these, with his words.
+#[allow(clippy::type_complexity)]
+fn settled(
+    disk: &Disk,
+    store: &StoreConfig,
+    mut rest: Vec<HourKey>,
+    strict: bool,
+) -> Result<(Vec<HourKey>, Vec<(HourKey, String)>), String> {
+    let known = Known::read(disk, &store.save_dir).map_err(|e| e.to_string())?;
+    rest.retain(|key| !known.is_retired(key));
+    if strict || !rest.iter().any(|key| known.has(key)) {
+        return Ok((rest, Vec::new()));
+    }
+    let since = rest.iter().map(|key| key.hour).min();
+    let inv = Inventory::read(disk, &store.save_dir, &Filter { host: None, since })?;
+    let (mut open, mut said) = (Vec::new(), Vec::new());
+    for key in rest {
+        let mut row = if inv.hours.contains_key(&key) {
+            hour::judge(&inv, &key, None).map_err(|e| e.to_string())?
+        } else {
+            Row::new(&key, State::Silent)
+        };
+        known.settle(&mut row);
+        match row.known {
+            Some(_) => said.push((key, row.why())),
+            None => open.push(key),
+        }
+    }
+    Ok((open, said))
 }
 
 fn tell(

@@ -10,18 +10,22 @@ mod queue;
 mod store;
 
 use super::inventory::{Filter, PARTS};
-use super::out::{self, Out};
+use super::out::{self, Out, Paint};
 use super::{ERROR, YES};
 use crate::clock::{Clock, Zone};
 use crate::config::{Config, Errors, MonitorConfig, Role, SpoolConfig, StoreConfig, TailConfig};
 use crate::disk::Disk;
+use crate::inventory::hour::Row;
+use crate::pack::HourKey;
 use crate::{integrity, state};
 use follower::Follower;
 use keys::Keys;
 use queue::Queue;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use store::{Place, Report};
 
 /// What to print.
@@ -37,6 +41,50 @@ pub enum View {
     Json,
 }
 
+/// How often `--watch` looks.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// The status again and again, with what moves; it ends with its reader.
+pub fn watch(path: &Path, filter: &Filter, out: &mut Out) -> u8 {
+    let mut before: Option<(Instant, BTreeMap<String, u64>)> = None;
+    loop {
+        let (disk, now_ms, zone) = (Disk::real(), Clock::real().now_ms(), Zone::local().ok());
+        if out.is_screen() {
+            // To the top left; what was there is cleared.
+            out.text("\x1b[H\x1b[2J");
+        }
+        let time = zone.as_ref().map_or(String::new(), |z| z.format_ms(now_ms));
+        out.line(format_args!("{time}  {}  every {} s, ends by ^C", path.display(), AGAIN.as_secs()));
+        let s = Status {
+            disk,
+            filter,
+            view: View::Summary,
+            zone,
+            now_ms,
+            out: &mut *out,
+            json: Vec::new(),
+            moved: BTreeMap::new(),
+            stores: 0,
+            failed: false,
+        };
+        let (code, moved) = run_at(path, s);
+        let at = Instant::now();
+        if let Some((then, old)) = &before {
+            let ms = u64::try_from(at.saturating_duration_since(*then).as_millis()).unwrap_or(u64::MAX);
+            for (what, bytes) in &moved {
+                let more = old.get(what).map_or(0, |b| bytes.saturating_sub(*b));
+                let rate = more.saturating_mul(1000).checked_div(ms).unwrap_or(0);
+                out.line(format_args!("{what}: {}/s", out::bytes(rate)));
+            }
+        }
+        before = Some((at, moved));
+        if code != YES || out.gone() {
+            return code;
+        }
+        std::thread::sleep(AGAIN);
+    }
+}
+
 struct Status<'a, 'b> {
     disk: Disk,
     filter: &'a Filter,
@@ -45,6 +93,8 @@ struct Status<'a, 'b> {
     now_ms: i64,
     out: &'a mut Out<'b>,
     json: Vec<Value>,
+    /// Bytes that have come as far as this, by role.
+    moved: BTreeMap<String, u64>,
     stores: usize,
     failed: bool,
 }
@@ -54,10 +104,25 @@ pub fn run(path: &Path, filter: &Filter, view: View, out: &mut Out) -> u8 {
     let (disk, now_ms) = (Disk::real(), Clock::real().now_ms());
     // Without a zone nobody can say which hours are over; everything else still holds.
     let zone = Zone::local().ok();
-    run_at(path, Status { disk, filter, view, zone, now_ms, out, json: Vec::new(), stores: 0, failed: false })
+    run_at(
+        path,
+        Status {
+            disk,
+            filter,
+            view,
+            zone,
+            now_ms,
+            out,
+            json: Vec::new(),
+            moved: BTreeMap::new(),
+            stores: 0,
+            failed: false,
+        },
+    )
+    .0
 }
 
-fn run_at(path: &Path, mut s: Status) -> u8 {
+fn run_at(path: &Path, mut s: Status) -> (u8, BTreeMap<String, u64>) {
     if path.is_dir() {
         s.store(
             &path.display().to_string(),
@@ -70,7 +135,7 @@ fn run_at(path: &Path, mut s: Status) -> u8 {
         let all = json!({"format": 1, "roles": s.json});
         s.out.line(format_args!("{all:#}"));
     }
-    if s.failed { ERROR } else { YES }
+    (if s.failed { ERROR } else { YES }, s.moved)
 }
 
 /// The next step for somebody who may not read a store: whose it is, if it is not this user's.
@@ -99,6 +164,27 @@ fn store_of(config: &Config, role: Role) -> Result<StoreConfig, Errors> {
     }
 }
 
+/// Where the store of a config lies.
+pub fn save_dir_of(path: &Path) -> Result<PathBuf, String> {
+    let config = Config::load(path).map_err(|e| e.to_string())?;
+    config.any_store(false).map(|(_, c)| c.save_dir).map_err(|e| e.to_string())
+}
+
+/// Where the store of a config lies, and what it has of an hour: `None` = nothing, and nobody expects it.
+pub fn row_of(path: &Path, key: &HourKey) -> Result<(PathBuf, Option<Row>), String> {
+    let config = Config::load(path).map_err(|e| e.to_string())?;
+    let (role, c) = config.any_store(false).map_err(|e| e.to_string())?;
+    let hosts = c.hosts_file.as_deref().map_or(Ok(Vec::new()), integrity::read_hosts)?;
+    let state = Some((state::resolve(&role, c.state_dir.as_deref()), c.spool.clone()));
+    let place = Place { save_dir: &c.save_dir, state, hosts, keys: Keys::default() };
+    let filter = Filter { host: Some(key.name.clone()), since: Some(key.hour) };
+    let zone = Zone::local()?;
+    let report = Report::read(&Disk::real(), &place, &filter, Some(&zone), Clock::real().now_ms())?;
+    let row = report.row(key).cloned();
+    drop(report);
+    Ok((c.save_dir, row))
+}
+
 impl Status<'_, '_> {
     fn fail(&mut self, why: impl std::fmt::Display) {
         self.out.complain(format_args!("logd: status: {why}"));
@@ -118,13 +204,16 @@ impl Status<'_, '_> {
                     Ok((c, _)) => {
                         let dir = state::resolve(role, c.state_dir.as_deref());
                         match Follower::read(&self.disk, &c, &dir, self.filter, self.now_ms) {
-                            Ok(f) => self.show(
-                                ("tail", &format!("{} to {}", files(&c), c.sender.send_to.join(","))),
-                                Some(&dir),
-                                &f.text(),
-                                &f.wrong(),
-                                || f.json(),
-                            ),
+                            Ok(f) => {
+                                self.moved.insert("tail: acknowledged".into(), f.acknowledged());
+                                self.show(
+                                    ("tail", &format!("{} to {}", files(&c), c.sender.send_to.join(","))),
+                                    Some(&dir),
+                                    &f.text(),
+                                    &f.wrong(),
+                                    || f.json(),
+                                );
+                            }
                             Err(e) => self.fail(format_args!("tail: {e}; run it as the user of the role")),
                         }
                     }
@@ -226,6 +315,7 @@ impl Status<'_, '_> {
         if self.view == View::Missing {
             return self.out.text(&report.missing());
         }
+        self.moved.insert(format!("store {title}: stored"), report.bytes());
         let mut text = report.text();
         if self.view == View::All {
             text += &report.table();
@@ -278,12 +368,14 @@ impl Status<'_, '_> {
                     Some(Some(false)) => ", NOT RUNNING",
                     _ => "",
                 };
+                let paint = if running == ", running" { Paint::Good } else { Paint::Bad };
+                let running = self.out.paint(paint, running);
                 self.out.line(format_args!("{role} {title}{running}"));
                 self.out.text(text);
                 match wrong {
-                    [] => self.out.line("  nothing is wrong"),
+                    [] => self.out.line(self.out.paint(Paint::Good, "  nothing is wrong")),
                     list => {
-                        self.out.line("  wrong:");
+                        self.out.line(self.out.paint(Paint::Bad, "  wrong:"));
                         for one in list {
                             self.out.line(format_args!("  - {one}"));
                         }

@@ -216,7 +216,11 @@ impl Hours {
     /// be used, the pack waits as if those before it were missing.
     pub fn apply(&mut self, loc: Loc, frame: &[u8], raw: Option<Raw>, now_ms: u64) -> disk::Result<()> {
         let Some((header, body)) = split_frame(frame) else {
-            self.alarms.push(format!("spool record {}: not a frame; left in the spool", loc.seq));
+            self.alarms.push(format!(
+                "spool record {}: not a frame, nobody knows of which hour; left in the spool; `logd spool check` tells where it is, \
+                 `logd status` names the hour as `gaps`: send that again by `logd resend`",
+                loc.seq
+            ));
             return Ok(());
         };
         let Ok(meta) = header.meta("unknown") else {
@@ -407,7 +411,8 @@ impl Hours {
                     c
                 } else {
                     self.alarms.push(format!(
-                        "{}: its body does not inflate any more; left in the spool",
+                        "{}: its body does not inflate any more; left in the spool; its hour is not certified before that pack comes again: \
+                         `logd resend` on its host sends it",
                         meta.label()
                     ));
                     return Ok(());
@@ -560,7 +565,10 @@ impl Hours {
     fn shelve(&mut self, key: &HourKey, generation: u64, id: u64, frame: &[u8]) -> disk::Result<bool> {
         let kept = self.early.put(&key.name, &Store::shelf_name(key, generation, id), frame)?;
         if !kept {
-            self.alarms.push(format!("{key} pack {id}: no room in aside/early; it stays in the spool"));
+            self.alarms.push(format!(
+                "{key} pack {id}: no room in aside/early; it stays in the spool, nothing is lost; packs before it are missing \
+                 (`logd status`): send those, or raise early_per_name or early_total"
+            ));
         }
         Ok(kept)
     }

@@ -4,6 +4,7 @@ use crate::config::StoreConfig;
 use crate::disk::{self, Disk};
 use crate::footprint::Footprint;
 use crate::integrity::{Store, read_hosts};
+use crate::inventory::known::Known;
 use crate::log::count;
 use crate::metrics;
 use crate::output::hours::{Due, Filed, Hours, HoursConfig, Raw, Spooled, VerifyDone};
@@ -279,7 +280,7 @@ impl Collector {
                         .map(|(n, what)| count(n, what));
                     (true, format!("{key}: {word}: {lines}, {bytes}, {packs}"))
                 } else {
-                    (false, format!("{key}: complete, but not certified: {}; see doubtful/", c.state))
+                    (false, format!("{key}: complete, but not certified: {}; what could be read is stored; `logd status` tells what to do", c.state))
                 });
                 if c.is_tag() {
                     self.certified.push(key.clone());
@@ -347,7 +348,10 @@ impl Collector {
     fn fleet(&mut self, hour: crate::clock::Hour) -> disk::Result<()> {
         let Some(path) = &self.hosts_file else { return Ok(()) };
         match read_hosts(path) {
-            Ok(hosts) => {
+            Ok(mut hosts) => {
+                let save_dir = self.store.path("");
+                let known = Known::read(self.store.disk(), &save_dir)?;
+                hosts.retain(|name| !known.is_retired(&HourKey { name: name.clone(), hour }));
                 if self.store.fleet_tag(hour, &hosts)? {
                     self.messages
                         .push((true, format!("hour {hour}: whole of all {}", count(hosts.len(), "host"))));

@@ -10,6 +10,7 @@ use crate::clock::{Hour, Zone};
 use crate::disk::Stat;
 use crate::integrity::read_hosts;
 use crate::inventory::hour::{self, Print, Row, State};
+use crate::inventory::known::Known;
 use crate::inventory::{Files, Filter, Inventory, OVERDUE_MS};
 use crate::log::{Recent, duration, ranges};
 use crate::metrics;
@@ -82,11 +83,11 @@ impl Fleet {
         let columns = s.zone.latest_hours(now_ms, self.span_hours);
         o.columns = columns.iter().rev().map(ToString::to_string).collect();
         o.newest = o.columns.first().cloned().unwrap_or_default();
-        let older = self.hours(&mut o, &columns, now_ms, &mut trouble).unwrap_or_else(|why| {
+        let (older, said) = self.hours(&mut o, &columns, now_ms, &mut trouble).unwrap_or_else(|why| {
             trouble.push(why);
-            false
+            (false, Known::default())
         });
-        trouble.extend(complete(&mut o, older, shown, &s.zone, now_ms));
+        trouble.extend(complete(&mut o, older, shown, &s.zone, now_ms, &said));
         o.trouble = trouble.join("; ");
         o
     }
@@ -112,16 +113,17 @@ impl Fleet {
         }));
     }
 
-    /// The hours of the store, of as many columns as there is room for. True = there are older ones, too.
+    /// The hours of the store, of as many columns as there is room for. True = there are older ones, too. And what is on
+    /// record of hours.
     fn hours(
         &mut self,
         o: &mut Overview,
         columns: &[Hour],
         now_ms: i64,
         trouble: &mut Vec<String>,
-    ) -> Result<bool, String> {
+    ) -> Result<(bool, Known), String> {
         let s = Arc::clone(&self.shared);
-        let Some(since) = columns.first().copied() else { return Ok(false) };
+        let Some(since) = columns.first().copied() else { return Ok((false, Known::default())) };
         let filter = Filter { host: None, since: Some(since) };
         let inv = Inventory::read(&s.disk, &self.save_dir, &filter)?;
         let prints = {
@@ -139,7 +141,9 @@ impl Fleet {
         for key in &keys {
             match self.judged(&inv, key, prints.get(key)) {
                 Ok(one) => {
-                    o.hours.push(cell(&one.row, &s.zone, now_ms));
+                    let mut row = one.row.clone();
+                    inv.known.settle(&mut row);
+                    o.hours.push(cell(&row, &s.zone, now_ms));
                     kept.insert((*key).clone(), one);
                 }
                 // One bad file takes its own hour away only.
@@ -160,7 +164,8 @@ impl Fleet {
             trouble
                 .push(format!("{ahead} is of a day that has not begun here: compare the clocks and zones"));
         }
-        Ok(inv.older || keys.len() < all.len())
+        let older = inv.older || keys.len() < all.len();
+        Ok((older, inv.known))
     }
 
     fn judged(&mut self, inv: &Inventory, key: &HourKey, print: Option<&Print>) -> crate::disk::Result<Kept> {
@@ -228,17 +233,24 @@ pub fn expected(hosts_file: Option<&Path>, trouble: &mut Vec<String>) -> Vec<Str
 
 /// Keeps the columns that are shown and for which there is room, and adds in them what expected hosts have not. In this
 /// order: thousands of hosts that are silent for a month would be millions of hours. A sentence if not all fits.
-pub fn complete(o: &mut Overview, older: bool, shown: u64, zone: &Zone, now_ms: i64) -> Option<String> {
+pub fn complete(
+    o: &mut Overview,
+    older: bool,
+    shown: u64,
+    zone: &Zone,
+    now_ms: i64,
+    said: &Known,
+) -> Option<String> {
     let before = o.hours.len();
     o.keep_columns(usize::try_from(shown).unwrap_or(usize::MAX));
     let told = o.fit();
-    add_silent(o, older || o.hours.len() < before, zone, now_ms);
+    add_silent(o, older || o.hours.len() < before, zone, now_ms, said);
     told
 }
 
 /// Adds the hours that expected hosts should have and have not: from the first hour that is there to the last that is over.
 /// `older`: there are hours before the columns, too. Sorts all hours.
-fn add_silent(o: &mut Overview, older: bool, zone: &Zone, now_ms: i64) {
+fn add_silent(o: &mut Overview, older: bool, zone: &Zone, now_ms: i64, said: &Known) {
     let over = |hour: &Hour| zone.ends_ms(*hour).is_some_and(|ends| now_ms.saturating_sub(ends) > OVERDUE_MS);
     let is_daily = |h: &&HostHour| h.hour.len() == 8;
     // Nothing at all is stored yet, or only files of days: nobody knows from when on a host is expected.
@@ -255,7 +267,12 @@ fn add_silent(o: &mut Overview, older: bool, zone: &Zone, now_ms: i64) {
             for hour in &hours {
                 if !known.contains(&(name.as_str(), hour.to_string().as_str())) {
                     let key = HourKey { name: name.clone(), hour: *hour };
-                    silent.push(cell(&Row::new(&key, State::Silent), zone, now_ms));
+                    let mut row = Row::new(&key, State::Silent);
+                    said.settle(&mut row);
+                    if said.is_retired(&key) {
+                        continue;
+                    }
+                    silent.push(cell(&row, zone, now_ms));
                 }
             }
         }
@@ -306,13 +323,17 @@ fn cell(row: &Row, zone: &Zone, now_ms: i64) -> HostHour {
         let gap = if note.is_empty() { "" } else { "; " };
         note = format!("{note}{gap}the hour has been over for {}", duration(over.unsigned_abs()));
     }
+    if let Some(said) = &row.known {
+        let gap = if note.is_empty() { "" } else { "; " };
+        note = format!("{note}{gap}{said}");
+    }
     let word = word(row.state);
     HostHour {
         name: row.key.name.clone(),
         hour: row.key.hour.to_string(),
         state: state.into(),
         word: if word == state { String::new() } else { word.into() },
-        wrong: row.wrong() || late,
+        wrong: row.wrong() || (late && row.known.is_none()),
         lines: row.lines,
         bytes: row.bytes,
         missing: row.missing.iter().take(RANGES_MAX).copied().collect(),
@@ -384,7 +405,7 @@ mod tests {
             expected: (0..NODES_MAX).map(|n| format!("web{n}")).collect(),
             ..Overview::default()
         };
-        let told = complete(&mut o, false, 744, &zone, now).unwrap();
+        let told = complete(&mut o, false, 744, &zone, now, &Known::default()).unwrap();
         assert!(told.contains("with 4000 hosts only the latest 9 hours fit"), "{told}");
         assert_eq!((o.columns.len(), o.hours.capacity() <= 2 * HOURS_MAX), (9, true));
         // The hour that is not shown still says since when they are expected.

@@ -333,7 +333,8 @@ impl Follower {
             self.window_told = false;
         } else if packs == 0 && !std::mem::replace(&mut self.window_told, true) {
             self.alarms.push(format!(
-                "{} packs wait to be acknowledged, as many as window_packs allows: no file is read until they become fewer",
+                "{} packs wait to be acknowledged, as many as window_packs allows: no file is read until they become fewer; nothing is lost while the log files stay; see what `sending to` says, or \
+                 raise window_packs",
                 self.waiting.len()
             ));
         }
@@ -520,7 +521,7 @@ impl Follower {
                 let there = resend::bytes_of(&self.disk, log, &cut, &mut raw)?;
                 if !there && acked {
                     self.alarms.push(format!(
-                        "{}: not sent again: {} does not hold it any more",
+                        "{}: not sent again: {} does not hold it any more; look for it in a backup: it cannot be sent from here",
                         meta.label(),
                         path.display()
                     ));

@@ -6,6 +6,7 @@
 
 use super::admission::may_monitor;
 use super::alarm::Alarms;
+use super::control::{Control, Live};
 use super::fleet;
 use super::serve::{fd_limit, raise_fd_limit, spawn};
 use super::start::{RunOptions, World, bind, host_name, warn_all, world};
@@ -13,10 +14,11 @@ use super::watch::Watch;
 use super::web::{Look, Site, Web};
 use crate::clock::{Clock, Zone};
 use crate::config::allow::network;
-use crate::config::{Allow, MonitorConfig, Role, Warning};
+use crate::config::{Allow, Config, MonitorConfig, Role, Warning};
 use crate::disk::Disk;
 use crate::health::Health;
 use crate::heartbeat::{self, Frames, Message};
+use crate::inventory::known::Known;
 use crate::log::{Cap, Log, count};
 use crate::metrics;
 use crate::monitor::Monitor;
@@ -75,7 +77,7 @@ pub(super) struct Shared {
 
 /// Runs the role; the exit code.
 pub(super) fn run(
-    config: &Path,
+    file: (&Path, &Config),
     conf: &MonitorConfig,
     warnings: &[Warning],
     options: RunOptions,
@@ -93,7 +95,7 @@ pub(super) fn run(
     let zone = Zone::local().map_err(say)?;
     let dir = crate::state::resolve(&Role::Monitor, conf.state_dir.as_deref());
     may_monitor(conf, &dir).map_err(say)?;
-    let w = match world(Role::Monitor, config, conf.state_dir.as_deref(), (&conf.log, None), zone, options)? {
+    let w = match world(Role::Monitor, file.0, conf.state_dir.as_deref(), (&conf.log, None), zone, options)? {
         Ok(w) => w,
         Err(code) => return Ok(code),
     };
@@ -124,7 +126,9 @@ pub(super) fn run(
     };
     let site = Site { word: "monitor", roles: metrics::MONITOR, health: s.health.clone(), look: Some(look) };
     let web = Web::start(&conf.http, site, (&s.clock, &s.log, &s.stop));
+    let control = Control::start(Role::Monitor, file, (&instance.dir, &s.disk, &s.log), &s.stop, Live::Other);
     s.keep();
+    drop(control);
     s.alarms.stop();
     web.join();
     let until = Instant::now().checked_add(Duration::from_millis(conf.quit_timeout_ms));
@@ -189,7 +193,7 @@ impl Shared {
         o.advice = fleet::advice();
         let mut trouble = Vec::new();
         o.expected = fleet::expected(hosts_file, &mut trouble);
-        trouble.extend(fleet::complete(&mut o, false, shown, &self.zone, now_ms));
+        trouble.extend(fleet::complete(&mut o, false, shown, &self.zone, now_ms, &Known::default()));
         // Its own warnings are mostly of nodes, and so among the events.
         let own = self.log.recent().into_iter().filter(|r| r.error);
         o.errors.extend(own.map(|r| fleet::entry(&self.host, r)));
@@ -313,7 +317,7 @@ impl Receiver {
 
     fn run(&mut self, listener: &TcpListener) {
         if let Err(e) = listener.set_nonblocking(true) {
-            self.s.log.error(&format!("listener: {e}; stopping"));
+            self.s.log.error(&format!("listener: {e}; stopping; whoever starts the monitor tries again"));
             self.s.stop.request();
             return;
         }

@@ -1,10 +1,12 @@
 //! Threads of a receiving role: one accepts, one per connection, one commits.
 
+mod peers;
+
 use super::watch::Ages;
 use crate::auth::{Keyring, Memory};
 use crate::clock::{self, Clock, Zone};
-use crate::config::ReceiverConfig;
 use crate::config::allow::network;
+use crate::config::{Allow, ReceiverConfig};
 use crate::disk::Disk;
 use crate::disk::sim::Rng;
 use crate::health::Health;
@@ -15,10 +17,11 @@ use crate::receiver::gate::{Answer, Gate};
 use crate::receiver::{Budget, Session, lock};
 use crate::shutdown::Shutdown;
 use crate::tls::{self, Stream};
+use peers::{Peer, Peers, close_all_idle, close_idle, close_of_many, close_strangers, close_unproven, held};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Shutdown as Half, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown as Half, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -57,6 +60,9 @@ pub struct Shared {
     pub stop: Shutdown,
     /// A connection could not open a file for lack of descriptors: whoever holds many gives some up.
     pub no_descriptors: AtomicBool,
+    /// Who may connect, and whether that is another list now.
+    pub allow: Mutex<Allow>,
+    pub allow_changed: AtomicBool,
     /// Why nothing is taken at the moment.
     pub paused: Mutex<Option<String>>,
     /// Who may send, if that is asked.
@@ -116,27 +122,6 @@ pub struct Seen {
 
 /// Senders that are remembered.
 const SENDERS_MAX: usize = 4_096;
-
-struct Peer {
-    stream: Arc<TcpStream>,
-    /// Its address, or of IPv6 the network of it: whom it is counted for.
-    from: IpAddr,
-    /// Milliseconds of the monotonic clock; `u64::MAX` while a frame is under way.
-    idle_since: Arc<AtomicU64>,
-    /// It has shown a good signature.
-    proven: Arc<AtomicBool>,
-    /// It had to make room for another one.
-    closing: AtomicBool,
-}
-
-impl Peer {
-    /// May it make room for a newcomer? Where senders must prove who they are, nobody who has goes for one who has not.
-    fn may_go(&self, must_prove: bool) -> bool {
-        !(must_prove && self.proven.load(Ordering::Relaxed))
-    }
-}
-
-type Peers = Arc<Mutex<HashMap<u64, Peer>>>;
 
 /// The running threads.
 pub struct Server {
@@ -243,7 +228,7 @@ fn accept_loop(
     keep_raw: bool,
 ) {
     if let Err(e) = listener.set_nonblocking(true) {
-        s.log.error(&format!("listener: {e}; stopping"));
+        s.log.error(&format!("listener: {e}; stopping; what was acknowledged is on disk, and whoever starts the role tries again"));
         s.stop.request();
         return;
     }
@@ -294,6 +279,9 @@ fn accept_loop(
                 super::tell_expiries(&tls.expiries(), &s.clock, &s.zone, &s.log);
             }
         }
+        if s.allow_changed.swap(false, Ordering::Relaxed) {
+            close_strangers(peers, &lock(&s.allow), &s.log);
+        }
         let (stream, addr) = match listener.accept() {
             Ok(a) => a,
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
@@ -315,7 +303,7 @@ fn accept_loop(
             }
         };
         let ip = addr.ip().to_canonical();
-        if !conf.allow.permits(ip) {
+        if !lock(&s.allow).permits(ip) {
             metrics::REJECTED_ALLOW.inc();
             let why = "not in `allow`; closed; add it there if it belongs to you";
             s.refused(false, &format!("connection from {ip}: {why}"));
@@ -326,7 +314,10 @@ fn accept_loop(
         let (mine, unproven) = held(peers, from);
         if mine >= conf.max_connections_per_address {
             metrics::REJECTED_LIMIT.inc();
-            s.refused(false, &format!("connection from {ip}: it has {mine} already, the limit; closed"));
+            s.refused(false, &format!(
+                "connection from {ip}: it has {mine} already, the limit; closed; its packs wait there, nothing is lost; if many hosts \
+                 come from that address (a relay, NAT), raise max_connections_per_address"
+            ));
             continue;
         }
         if must_prove
@@ -345,7 +336,10 @@ fn accept_loop(
             && !close_of_many(peers, from, must_prove)
         {
             metrics::REJECTED_LIMIT.inc();
-            s.refused(false, &format!("connection from {ip}: all {max} connections are busy; closed"));
+            s.refused(false, &format!(
+                "connection from {ip}: all {max} connections are busy; closed; its packs wait there, nothing is lost; raise \
+                 max_connections, and the limit of open files if that is what bounds it (`logd check --host` tells)"
+            ));
             continue;
         }
         let _ = stream.set_nonblocking(false);
@@ -357,6 +351,7 @@ fn accept_loop(
         let proven = Arc::new(AtomicBool::new(false));
         let peer = Peer {
             stream: Arc::clone(&stream),
+            ip,
             from,
             idle_since: Arc::clone(&idle_since),
             proven: Arc::clone(&proven),
@@ -386,91 +381,12 @@ fn accept_loop(
             });
         if let Err(e) = spawned {
             metrics::CONNECTIONS.dec();
-            s.log.warn(&format!("connection from {ip}: no thread for it: {e}; closed"));
+            s.log.warn(&format!(
+                "connection from {ip}: no thread for it: {e}; closed; its packs wait there, nothing is lost; raise TasksMax= of the \
+                 unit, or lower max_connections"
+            ));
             lock(peers).remove(&id);
         }
-    }
-}
-
-/// Connections of an address, and how many of them have shown no good signature.
-fn held(peers: &Peers, from: IpAddr) -> (usize, usize) {
-    let peers = lock(peers);
-    let mine = || peers.values().filter(|p| p.from == from);
-    (mine().count(), mine().filter(|p| !p.proven.load(Ordering::Relaxed)).count())
-}
-
-/// Makes room: the connection that has been idle longest goes.
-fn close_idle(peers: &Peers, must_prove: bool) -> bool {
-    let peers = lock(peers);
-    let idle =
-        peers.values().filter(|p| p.may_go(must_prove) && p.idle_since.load(Ordering::Relaxed) != u64::MAX);
-    match idle.min_by_key(|p| p.idle_since.load(Ordering::Relaxed)) {
-        Some(p) => {
-            // It will not be chosen again before its thread has ended.
-            p.idle_since.store(u64::MAX, Ordering::Relaxed);
-            p.stream.shutdown(Half::Both).is_ok()
-        }
-        None => false,
-    }
-}
-
-/// Other certificates are good now: who says nothing has to come again and show his; who sends is asked at his next pack.
-fn close_all_idle(peers: &Peers) {
-    for p in lock(peers).values().filter(|p| p.idle_since.load(Ordering::Relaxed) != u64::MAX) {
-        p.idle_since.store(u64::MAX, Ordering::Relaxed);
-        let _ = p.stream.shutdown(Half::Both);
-    }
-}
-
-/// Makes room among the connections of one address that have shown no good signature: the one that has been idle longest goes.
-/// Behind one address there may be many hosts, and one of them must not lock out the others by connections on which it says
-/// nothing. A host that signs sends as soon as it is connected, so it is hardly ever the one that has waited longest. With TLS a
-/// host that is far away says nothing for some round trips and would always be that one in a flood: any of them goes.
-fn close_unproven(peers: &Peers, from: IpAddr, any: Option<&mut Rng>) -> bool {
-    let peers = lock(peers);
-    let idle = peers.values().filter(|p| {
-        p.from == from
-            && !p.proven.load(Ordering::Relaxed)
-            && p.idle_since.load(Ordering::Relaxed) != u64::MAX
-    });
-    let chosen = match any {
-        Some(rng) => {
-            let idle: Vec<&Peer> = idle.collect();
-            let at = rng.below((idle.len() as u64).max(1));
-            usize::try_from(at).ok().and_then(|at| idle.get(at).copied())
-        }
-        None => idle.min_by_key(|p| p.idle_since.load(Ordering::Relaxed)),
-    };
-    chosen.is_some_and(|p| {
-        p.idle_since.store(u64::MAX, Ordering::Relaxed);
-        p.stream.shutdown(Half::Both).is_ok()
-    })
-}
-
-/// Nobody is idle: the address that has by far the most connections gives up the one that has not shown a key, or the oldest.
-/// A host that keeps thousands of frames under way must not keep the others out.
-fn close_of_many(peers: &Peers, newcomer: IpAddr, must_prove: bool) -> bool {
-    let peers = lock(peers);
-    let mut by_address: HashMap<IpAddr, usize> = HashMap::new();
-    for p in peers.values().filter(|p| !p.closing.load(Ordering::Relaxed)) {
-        let n = by_address.entry(p.from).or_default();
-        *n = n.saturating_add(1);
-    }
-    let own = by_address.get(&newcomer).copied().unwrap_or(0);
-    let Some((most, _)) =
-        by_address.into_iter().filter(|(_, n)| *n > own.saturating_add(1)).max_by_key(|(_, n)| *n)
-    else {
-        return false;
-    };
-    let of_it = peers
-        .iter()
-        .filter(|(_, p)| p.from == most && p.may_go(must_prove) && !p.closing.load(Ordering::Relaxed));
-    match of_it.min_by_key(|(id, p)| (p.proven.load(Ordering::Relaxed), **id)) {
-        Some((_, p)) => {
-            p.closing.store(true, Ordering::Relaxed);
-            p.stream.shutdown(Half::Both).is_ok()
-        }
-        None => false,
     }
 }
 
@@ -640,7 +556,12 @@ impl Connection {
                     let by_size = len.saturating_mul(1000).checked_div(self.conf.body_rate_min).unwrap_or(0);
                     deadline = clock::deadline(ms(self.conf.body_timeout_ms.saturating_add(by_size)));
                 }
-                if let Some(pack) = arrived {
+                if let Some(name) = self.session.take_pinged() {
+                    if let Err(end) = self.pong(&name) {
+                        return end;
+                    }
+                    deadline = clock::deadline(ms(self.conf.header_timeout_ms));
+                } else if let Some(pack) = arrived {
                     if let Err(end) = self.settle(pack) {
                         return end;
                     }
@@ -685,6 +606,20 @@ impl Connection {
             meta.label(),
             self.s.zone.format_ms(now)
         ))
+    }
+
+    /// Answers a test pack: would a pack be taken?
+    fn pong(&mut self, name: &str) -> Result<(), End> {
+        if let Some(why) = lock(&self.s.paused).clone() {
+            return Err(End::Refused(Refusal::Busy(why)));
+        }
+        if lock(&self.s.gate).spool.room().is_ok_and(|room| room == 0) {
+            return Err(End::Refused(Refusal::Busy("the spool is full".into())));
+        }
+        self.s.log.info(&format!("test pack of {name} from {}: accepted; nothing of it is stored", self.ip));
+        self.stream.set_deadline(clock::deadline(Duration::from_secs(10)));
+        let said = self.stream.write_all(b"ok").and_then(|()| self.stream.flush());
+        said.map_err(|e| End::Broken(tls::explain(&e)))
     }
 
     /// Decides about a pack and answers when it is durable.
@@ -756,45 +691,5 @@ impl Connection {
             oldest.and_then(|name| senders.remove(&name));
         }
         senders.insert(name, Seen { ip: self.ip, at_ms });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Who has an IPv6 address has a network of them.
-    #[test]
-    fn connections_over_ipv6_are_counted_by_network() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let peers: Peers = Arc::default();
-        let connect = |id: u64, ip: &str| {
-            let stream = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
-            let peer = Peer {
-                stream,
-                from: network(ip.parse().unwrap()),
-                idle_since: Arc::new(AtomicU64::new(id)),
-                proven: Arc::default(),
-                closing: AtomicBool::new(false),
-            };
-            lock(&peers).insert(id, peer);
-        };
-        for n in 0..5 {
-            connect(n, &format!("2001:db8:0:1:{n:x}::7"));
-        }
-        for (id, ip) in [(5, "2001:db8:0:2::7"), (6, "192.0.2.1"), (7, "192.0.2.2"), (8, "::ffff:192.0.2.2")]
-        {
-            connect(id, ip);
-        }
-        let of = |ip: &str| held(&peers, network(ip.parse().unwrap())).0;
-        assert_eq!(["2001:db8:0:1::", "2001:db8:0:2::1", "192.0.2.1", "192.0.2.2"].map(of), [5, 1, 1, 2]);
-        // It is such a network that makes room for others.
-        assert!(close_of_many(&peers, network("192.0.2.9".parse().unwrap()), false));
-        let closing: Vec<u64> = lock(&peers)
-            .iter()
-            .filter(|(_, p)| p.closing.load(Ordering::Relaxed))
-            .map(|(id, _)| *id)
-            .collect();
-        assert_eq!(closing, [0]);
     }
 }

@@ -6,6 +6,8 @@ use receiving::{reports, start_report};
 
 use super::admission::{fits, key_of};
 use super::collector::{self, Collector};
+use super::compress;
+use super::control::{Control, Live};
 use super::fleet::Fleet;
 use super::follower::{Follower, Setup, resend};
 use super::pulse::{self, Pulse};
@@ -20,13 +22,14 @@ use super::whole::Beside;
 use crate::auth::{Keyring, Memory};
 use crate::clock::{self, Clock, Hour, Zone};
 use crate::config::{
-    Config, Errors, EtlConfig, LogConfig, Peer, RelayConfig, Role, SenderConfig, Start, StoreConfig,
+    Allow, Config, Errors, EtlConfig, LogConfig, Peer, RelayConfig, Role, SenderConfig, Start, StoreConfig,
     TailConfig, Warning, WatchConfig,
 };
 use crate::disk::Disk;
 use crate::footprint;
 use crate::health::Health;
 use crate::instance::{Instance, Refused};
+use crate::integrity::Store;
 use crate::log::{Log, Tap, count};
 use crate::metrics;
 use crate::output::hours::Due;
@@ -85,33 +88,41 @@ impl World {
 
 /// Runs `role` with the file `config`; the exit code.
 pub fn run(role: Role, config: &Path, options: RunOptions) -> u8 {
-    let result = match Config::load(config) {
-        Err(errors) => Err(errors.to_string()),
-        Ok(c) => match role {
-            Role::Tail => checked(c.tail(false)).and_then(|(conf, w)| run_tail(config, &conf, &w, options)),
-            Role::Collector => {
-                checked(c.relay(false)).and_then(|(conf, w)| run_relay(config, &conf, &w, options))
+    loop {
+        match run_until_reload(role, config, options) {
+            Ok(Some(code)) => return code,
+            Ok(None) => {}
+            Err(text) => {
+                crate::log::complain(&text);
+                return 2;
             }
-            Role::Fcollector => {
-                checked(c.store(false)).and_then(|(conf, w)| run_store(config, &conf, None, &w, options))
-            }
-            Role::Monitor => checked(c.monitor(false))
-                .and_then(|(conf, w)| super::monitor::run(config, &conf, &w, options)),
-            Role::Etlcollector if !cfg!(feature = "etl") => {
-                Err(format!("logd: {}: {}", role.command(), super::tables::NOT_BUILT))
-            }
-            Role::Etlcollector => checked(c.etl(false))
-                .and_then(|(conf, w)| run_store(config, &conf.store, Some(&conf), &w, options)),
-            Role::Mgocollector => {
-                Err(format!("logd: {}: this version does not have that role yet", role.command()))
-            }
-        },
-    };
-    match result {
-        Ok(code) => code,
-        Err(text) => {
-            crate::log::complain(&text);
-            2
+        }
+    }
+}
+
+/// `Ok(None)` = it is to begin again with the file as it is now.
+fn run_until_reload(role: Role, config: &Path, options: RunOptions) -> Result<Option<u8>, String> {
+    let c = Config::load(config).map_err(|errors| errors.to_string())?;
+    let file = (config, &c);
+    match role {
+        Role::Tail => checked(c.tail(false)).and_then(|(conf, w)| run_tail(file, &conf, &w, options)),
+        Role::Collector => {
+            checked(c.relay(false)).and_then(|(conf, w)| run_relay(file, &conf, &w, options)).map(Some)
+        }
+        Role::Fcollector => {
+            checked(c.store(false)).and_then(|(conf, w)| run_store(file, &conf, None, &w, options)).map(Some)
+        }
+        Role::Monitor => checked(c.monitor(false))
+            .and_then(|(conf, w)| super::monitor::run(file, &conf, &w, options))
+            .map(Some),
+        Role::Etlcollector if !cfg!(feature = "etl") => {
+            Err(format!("logd: {}: {}", role.command(), super::tables::NOT_BUILT))
+        }
+        Role::Etlcollector => checked(c.etl(false))
+            .and_then(|(conf, w)| run_store(file, &conf.store, Some(&conf), &w, options))
+            .map(Some),
+        Role::Mgocollector => {
+            Err(format!("logd: {}: this version does not have that role yet", role.command()))
         }
     }
 }
@@ -217,22 +228,22 @@ fn seed() -> u64 {
 // ---- follower ----
 
 fn run_tail(
-    config: &Path,
+    file: (&Path, &Config),
     conf: &TailConfig,
     warnings: &[Warning],
     options: RunOptions,
-) -> Result<u8, String> {
+) -> Result<Option<u8>, String> {
     let zone = zone_of(conf.timezone.as_deref()).map_err(|e| format!("logd: tail: timezone: {e}"))?;
     let w = match world(
         Role::Tail,
-        config,
+        file.0,
         conf.state_dir.as_deref(),
         (&conf.log, Some(&conf.watch)),
         zone,
         options,
     )? {
         Ok(w) => w,
-        Err(code) => return Ok(code),
+        Err(code) => return Ok(Some(code)),
     };
     warn_all(&w.log, warnings);
     let say = |e: String| format!("logd: tail: {e}");
@@ -300,6 +311,10 @@ fn run_tail(
     let site = Site { word: "tail", roles: metrics::TAIL, health: health.clone(), look: None };
     // One that ends by itself is asked by nobody, and the running one has the port.
     let web = (!options.once).then(|| Web::start(&conf.http, site, (&w.clock, &w.log, &w.stop)));
+    let control = (!options.once).then(|| {
+        let here = (w.instance.dir.as_path(), &w.disk, &w.log);
+        Control::start(Role::Tail, file, here, &w.stop, Live::Follower)
+    });
     let all = ship::follow(&mut f, conf, options.once, deadline, tls.as_ref(), world, &health);
     w.stop.request();
     if let Some(web) = web {
@@ -311,17 +326,23 @@ fn run_tail(
         "stopped: {} acknowledged by {addrs}, {left} wait in the journal",
         count(f.sent, "pack")
     ));
+    if control.is_some_and(|c| c.again()) {
+        return Ok(None);
+    }
     if options.once && !all {
         let left = count(left, "pack");
         w.log.error(&format!("{left} not acknowledged in time; run it again, nothing is lost"));
-        return Ok(1);
+        return Ok(Some(1));
     }
     let left_out = f.streams.left_out();
     if left_out > 0 {
-        w.log.error(&format!("{} not sent, named above", count(left_out, "hour")));
-        return Ok(1);
+        w.log.error(&format!(
+            "{} not sent, named above; they stay on this host: mend what is told there, and run it again",
+            count(left_out, "hour")
+        ));
+        return Ok(Some(1));
     }
-    Ok(0)
+    Ok(Some(0))
 }
 
 /// Files that are named one by one at the start.
@@ -401,7 +422,7 @@ fn offset_of_line(disk: &Disk, path: &Path, lines: u64) -> Result<u64, String> {
 }
 
 /// The address that this host uses towards the receiver, or its host name when that says nothing.
-fn own_name(addr: &str) -> String {
+pub fn own_name(addr: &str) -> String {
     let used = addr.to_socket_addrs().ok().and_then(|mut a| a.next()).and_then(|to| {
         let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = UdpSocket::bind(any).ok()?;
@@ -414,7 +435,8 @@ fn own_name(addr: &str) -> String {
     }
 }
 
-pub(super) fn host_name() -> String {
+/// The name of this host, as far as it can be a sender's.
+pub fn host_name() -> String {
     let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let clean: String = node
         .chars()
@@ -455,6 +477,7 @@ fn tls_of(conf: &SenderConfig, w: &World) -> Result<Option<Arc<tls::Client>>, St
 fn share(
     w: World,
     gate: Gate,
+    allow: &Allow,
     (keys, memory): (Option<Arc<Keyring>>, Arc<Memory>),
     tls: Option<tls::Server>,
 ) -> (Arc<Shared>, Instance) {
@@ -468,6 +491,8 @@ fn share(
         log: w.log,
         stop: w.stop,
         no_descriptors: AtomicBool::new(false),
+        allow: Mutex::new(allow.clone()),
+        allow_changed: AtomicBool::new(false),
         paused: Mutex::new(None),
         keys,
         memory,
@@ -480,8 +505,13 @@ fn share(
     (Arc::new(shared), w.instance)
 }
 
+/// Begins to hear what is asked of a receiver.
+fn controlled(role: Role, file: (&Path, &Config), dir: &Path, s: &Arc<Shared>) -> Control {
+    Control::start(role, file, (dir, &s.disk, &s.log), &s.stop, Live::Receiver(Arc::clone(s)))
+}
+
 fn run_relay(
-    config: &Path,
+    file: (&Path, &Config),
     conf: &RelayConfig,
     warnings: &[Warning],
     options: RunOptions,
@@ -489,7 +519,7 @@ fn run_relay(
     let say = |e: String| format!("logd: collector: {e}");
     let begun = receiving::begin(
         Role::Collector,
-        config,
+        file.0,
         (&conf.receiver, conf.state_dir.as_deref(), &conf.log, &conf.watch),
         warnings,
         options,
@@ -510,12 +540,14 @@ fn run_relay(
     let to = conf.sender.send_to.join(", ");
     let mut pulse = w.pulse(&conf.watch, Role::Collector, &host_name(), false);
     w.log.info(&format!("listening on {addr}, passing on to {to}"));
-    let (shared, instance) = share(w, gate, keys, tls);
+    let (shared, instance) = share(w, gate, &conf.receiver.allow, keys, tls);
     start_report(&mut pulse, &conf.watch, &shared, &instance.dir, (conf.spool.size, 0), None);
     let server = Server::start(listener, conf.receiver.clone(), &shared, false, conf.spool.group_commit_ms);
     let site = Site { word: "collector", roles: metrics::RELAY, health: shared.health.clone(), look: None };
     let web = Web::start(&conf.http, site, (&shared.clock, &shared.log, &shared.stop));
+    let control = controlled(Role::Collector, file, &instance.dir, &shared);
     ship::pass_on(&mut relay, conf, out.as_ref(), server, &shared, &instance.dir);
+    drop(control);
     web.join();
     shared.close_senders();
     let left = lock(&shared.gate).spool.waiting();
@@ -524,7 +556,7 @@ fn run_relay(
 }
 
 fn run_store(
-    config: &Path,
+    file: (&Path, &Config),
     conf: &StoreConfig,
     tables: Option<&EtlConfig>,
     warnings: &[Warning],
@@ -534,7 +566,7 @@ fn run_store(
     let say = |e: String| format!("logd: {}: {e}", role.command());
     let begun = receiving::begin(
         role,
-        config,
+        file.0,
         (&conf.receiver, conf.state_dir.as_deref(), &conf.log, &conf.watch),
         warnings,
         options,
@@ -549,7 +581,10 @@ fn run_store(
     let Some(_save_lock) =
         w.disk.lock(&conf.save_dir.join(".lock")).map_err(|e| say(format!("save_dir: {e}")))?
     else {
-        return Err(say(format!("save_dir {}: another logd stores there", conf.save_dir.display())));
+        return Err(say(format!(
+            "save_dir {}: another logd stores there; stop it, or give each its own save_dir",
+            conf.save_dir.display()
+        )));
     };
     let report = &mut |t: String| w.log.error(&t);
     // Two files each, beside the connections, the spool and the hours that are read again.
@@ -567,7 +602,7 @@ fn run_store(
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;
     w.log.info(&format!("listening on {addr}, storing in {}", conf.save_dir.display()));
     let mut pulse = w.pulse(&conf.watch, role, &host_name(), false);
-    let (shared, instance) = share(w, gate, keys, tls);
+    let (shared, instance) = share(w, gate, &conf.receiver.allow, keys, tls);
     let shown = conf.http.hours;
     let span = if reports(&conf.watch, true) { shown.max(report::SPAN) } else { shown };
     let (dir, hosts) = (conf.save_dir.clone(), conf.hosts_file.clone());
@@ -588,12 +623,21 @@ fn run_store(
     let roles = metrics::STORE | if tables.is_some() { metrics::TABLES } else { 0 };
     let site = Site { word: role.command(), roles, health: shared.health.clone(), look };
     let web = Web::start(&conf.http, site, (&shared.clock, &shared.log, &shared.stop));
+    let compress = conf.compress_closed.then(|| {
+        let store = Store::new(&shared.disk, &conf.save_dir, &instance.dir, conf.file_mode, conf.dir_mode);
+        compress::start(store, tables.is_some(), compress::AFTER_SECS, &shared)
+    });
     let workers = etl.map(|etl| Workers::start(etl, &shared));
+    let control = controlled(role, file, &instance.dir, &shared);
     store_loop(&mut collector, conf, workers.as_ref(), &shared, &instance.dir);
+    drop(control);
     server.join(clock::deadline(Duration::from_millis(conf.quit_timeout_ms)));
     finish_store(&mut collector, &shared, &instance.dir);
     if let Some(workers) = workers {
         workers.join();
+    }
+    if let Some(compress) = compress {
+        let _ = compress.join();
     }
     shared.close_senders();
     web.join();

@@ -118,6 +118,7 @@ fn decode(frame: &[u8]) -> Result<(Header, Vec<u8>), Refusal> {
         at += used;
         match event {
             Some(Event::Header(h)) => header = Some(h),
+            Some(Event::Ping(h)) => panic!("a test pack: {h:?}"),
             Some(Event::Body(b)) => body.extend_from_slice(b),
             Some(Event::End) => break,
             None => assert!(used > 0, "a whole frame and no end"),

@@ -281,6 +281,11 @@ impl Follower {
         text
     }
 
+    /// Bytes of the hours under way that were acknowledged.
+    pub fn acknowledged(&self) -> u64 {
+        self.rows.iter().map(|r| r.sealed().saturating_sub(r.unacked_bytes())).sum()
+    }
+
     /// What somebody must look at.
     pub fn wrong(&self) -> Vec<String> {
         let mut list: Vec<String> = self.blind.iter().chain(&self.problems).cloned().collect();

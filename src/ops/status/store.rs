@@ -108,6 +108,7 @@ impl<'a> Report<'a> {
             if matches!(row.state, State::Open | State::Complete) {
                 row.overdue_ms = over_ms(key);
             }
+            inv.known.settle(&mut row);
             rows.push(row);
         }
         let [hours, days] = [false, true].map(|daily| {
@@ -124,12 +125,26 @@ impl<'a> Report<'a> {
                 if filter.takes(&key) && !inv.hours.contains_key(&key) && !prints.contains_key(&key) {
                     let mut row = Row::new(&key, State::Silent);
                     row.detail = "expected by hosts_file; nothing of it is here".into();
-                    rows.push(row);
+                    // A host that is off for a year is no list of 8,760 hours.
+                    if !inv.known.is_retired(&key) {
+                        inv.known.settle(&mut row);
+                        rows.push(row);
+                    }
                 }
             }
         }
         rows.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(Self { save_dir: place.save_dir.to_owned(), keys: &place.keys, rows, queue, short, now_ms })
+    }
+
+    /// Stored bytes of all hours.
+    pub fn bytes(&self) -> u64 {
+        self.rows.iter().map(|r| r.bytes).sum()
+    }
+
+    /// The row of an hour, if there is one.
+    pub fn row(&self, key: &HourKey) -> Option<&Row> {
+        self.rows.iter().find(|row| row.key == *key)
     }
 
     fn of(&self, want: impl Fn(&Row) -> bool) -> Vec<&Row> {
@@ -172,6 +187,16 @@ impl<'a> Report<'a> {
             let (all, list) = counts(want);
             if all > 0 {
                 let _ = writeln!(text, "  {all} {title} ({list})");
+            }
+        }
+        let known = self.of(|r| r.known.is_some());
+        if !known.is_empty() {
+            let _ = writeln!(text, "  {} of these known loss, by an operator's word", known.len());
+            for row in known.iter().take(NAMED_MAX) {
+                let _ = writeln!(text, "    {} {}  {}", row.key.name, row.key.hour, row.why());
+            }
+            if let more @ 1.. = known.len().saturating_sub(NAMED_MAX) {
+                let _ = writeln!(text, "    and {more} more: `--all` lists them");
             }
         }
         text += &self.keys.text();
@@ -314,7 +339,7 @@ impl<'a> Report<'a> {
                     "name": r.key.name, "hour": r.key.hour.to_string(), "state": r.state.word(),
                     "wrong": r.wrong(), "gen": r.generation, "packs": r.packs, "lines": r.lines,
                     "bytes": r.bytes, "authentic": r.authentic, "missing": missing, "detail": r.detail, "certified": r.certified,
-                    "overdue_ms": r.overdue_ms, "cut": if r.by_clock { "clock" } else { "" },
+                    "overdue_ms": r.overdue_ms, "known": r.known, "cut": if r.by_clock { "clock" } else { "" },
                     "next_step": if r.wrong() { r.next_step() } else { "" },
                 })
             })

@@ -19,8 +19,20 @@ fn status_at(path: &Path, filter: &Filter, view: View, now_ms: i64) -> (u8, Stri
         let disk = Disk::real();
         run_at(
             path,
-            Status { disk, filter, view, zone, now_ms, out, json: Vec::new(), stores: 0, failed: false },
+            Status {
+                disk,
+                filter,
+                view,
+                zone,
+                now_ms,
+                out,
+                json: Vec::new(),
+                moved: BTreeMap::default(),
+                stores: 0,
+                failed: false,
+            },
         )
+        .0
     })
 }
 

@@ -13,6 +13,7 @@
 
 use super::{Copy, Hours, Role};
 use crate::disk;
+use crate::integrity::packed;
 use crate::integrity::{Certificate, Health, Place, Reread, Whole, reread};
 use crate::pack::{HourKey, hex};
 use crate::planted::{self, Bug};
@@ -396,6 +397,10 @@ impl Hours {
         let building = self.store.building(key, to);
         let old = self.store.path("aside").join(format!("{key}.{from}.replaced"));
         disk.create_dir_all(&old, self.store.dir_mode)?;
+        let compressed = packed::path(&self.store, key);
+        if disk.stat(&compressed)?.is_some() {
+            self.move_file(&compressed, &old.join("data.gz"))?;
+        }
         for (new, current, name) in
             [(&building.data, &place.data, "data"), (&building.headers, &place.headers, "headers")]
         {

@@ -10,7 +10,7 @@ impl Hours {
     /// Notes durably that a pack was acknowledged and is lost.
     pub fn note_lost(&mut self, key: &HourKey, generation: u64, id: u64) -> disk::Result<()> {
         if !self.missing.put(&key.name, &Store::shelf_name(key, generation, id), b"")? {
-            self.alarms.push(format!("{key} pack {id}: aside/lost is full: only this message tells of it"));
+            self.alarms.push(format!("{key} pack {id}: aside/lost is full: only this message tells of it; `logd resend` on its host sends it again"));
         }
         self.lost.push((key.clone(), generation, id));
         Ok(())

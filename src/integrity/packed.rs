@@ -1,0 +1,206 @@
+//! Hour files that were compressed after they were certified: `log_data/NAME_HOUR.gz` in the place of `log_data/NAME_HOUR`.
+//!
+//! A certificate's digests are those of the lines, so that it holds for the compressed file as it stands. To everybody else the
+//! data file was taken away, as a batch job may take it: bytes that come later go to `aside/NAME_HOUR.late`.
+//!
+//! [`pack`] writes a temporary file, reads it back against the certificate, and gives it its name. Only then, and only while
+//! nobody may take bytes for the hour, its caller removes the data file by [`finish`]. Of a crash in between both files are left,
+//! and the next turn begins again.
+
+use super::{Certificate, Store};
+use crate::disk::{self, Disk, File};
+use crate::pack::{HourKey, hex};
+use flate2::Compression;
+use flate2::read::MultiGzDecoder;
+use flate2::write::GzEncoder;
+use sha2::{Digest, Sha256};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+const BLOCK: usize = 256 << 10;
+
+/// Where the compressed data of an hour lies.
+pub fn path(store: &Store, key: &HourKey) -> PathBuf {
+    store.path("log_data").join(format!("{key}.gz"))
+}
+
+/// A file as a stream of bytes.
+struct Stream {
+    file: File,
+    at: u64,
+    failed: Option<disk::Error>,
+}
+
+impl Read for Stream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read_at(buf, self.at).map_err(io::Error::from)?;
+        self.at = self.at.saturating_add(n as u64);
+        Ok(n)
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        if let Err(e) = self.file.write_at(part, self.at) {
+            let told = io::Error::new(e.source.kind(), e.to_string());
+            self.failed = Some(e);
+            return Err(told);
+        }
+        self.at = self.at.saturating_add(part.len() as u64);
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The lines in a file that is not compressed.
+pub fn plain(file: File) -> impl Read {
+    Stream { file, at: 0, failed: None }
+}
+
+/// The lines in a compressed file. What is wrong with its content is an error of [`Read`].
+pub fn open(disk: &Disk, path: &Path) -> disk::Result<impl Read> {
+    Ok(MultiGzDecoder::new(Stream { file: disk.open(path)?, at: 0, failed: None }))
+}
+
+/// Length and SHA-256 of the lines in a compressed file; the inner error says what is wrong with its content.
+pub fn digest(disk: &Disk, path: &Path) -> disk::Result<Result<(u64, String), String>> {
+    let (mut lines, mut sha, mut len, mut buf) = (open(disk, path)?, Sha256::new(), 0_u64, vec![0; BLOCK]);
+    loop {
+        match lines.read(&mut buf) {
+            Ok(0) => return Ok(Ok((len, hex(&sha.finalize())))),
+            Ok(n) => {
+                sha.update(buf.get(..n).unwrap_or_default());
+                len = len.saturating_add(n as u64);
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Ok(Err(format!("{}: it cannot be unpacked: {e}", path.display()))),
+        }
+    }
+}
+
+/// Writes the compressed file of a certified hour beside its data; the inner error says why not, and nothing if `stop` said so.
+pub fn pack(
+    store: &Store,
+    key: &HourKey,
+    certificate: &Certificate,
+    stop: &mut dyn FnMut() -> bool,
+) -> disk::Result<Result<(), String>> {
+    let (disk, data, to) = (store.disk(), store.place(key).data, path(store, key));
+    let half = store.path("log_data").join(format!(".{key}.gz.tmp"));
+    let done = pack_to(store, &data, &half, stop).and_then(|written| {
+        if let Err(why) = written {
+            return Ok(Err(why));
+        }
+        Ok(digest(disk, &half)?.and_then(|found| {
+            if found == (certificate.bytes, certificate.sha256.clone()) {
+                return Ok(());
+            }
+            Err(format!(
+                "{}: it is not what was certified; it stays as it is; `logd verify` tells more and what to do",
+                data.display()
+            ))
+        }))
+    });
+    if !matches!(done, Ok(Ok(()))) {
+        // The reason is worth more than what becomes of the half.
+        let _ = disk.remove(&half);
+        return done;
+    }
+    disk.rename(&half, &to)?;
+    disk.sync_dir(&store.path("log_data"))?;
+    Ok(Ok(()))
+}
+
+fn pack_to(
+    store: &Store,
+    data: &Path,
+    half: &Path,
+    stop: &mut dyn FnMut() -> bool,
+) -> disk::Result<Result<(), String>> {
+    let (disk, mut at, mut buf) = (store.disk(), 0_u64, vec![0; BLOCK]);
+    let from = disk.open(data)?;
+    let file = disk.create(half, store.file_mode)?;
+    file.set_len(0)?;
+    let mut encoder = GzEncoder::new(Stream { file, at: 0, failed: None }, Compression::default());
+    loop {
+        if stop() {
+            return Ok(Err(String::new()));
+        }
+        let n = from.read_at(&mut buf, at)?;
+        if encoder.write_all(buf.get(..n).unwrap_or_default()).is_err() {
+            break;
+        }
+        at = at.saturating_add(n as u64);
+        if n < buf.len() {
+            break;
+        }
+    }
+    if let Some(failed) = encoder.get_mut().failed.take() {
+        return Err(failed);
+    }
+    match encoder.finish() {
+        Ok(stream) => stream.file.sync().map(Ok),
+        Err(e) => Ok(Err(format!("{}: it cannot be compressed: {e}; it stays as it is", data.display()))),
+    }
+}
+
+/// Removes the data file of which there is a compressed one now. Nobody may take bytes for the hour meanwhile. False = the hour is
+/// not certified so any more: the compressed file is removed instead.
+pub fn finish(store: &Store, key: &HourKey, certificate: &Certificate) -> disk::Result<bool> {
+    let stands = store.tag(key)?.and_then(|(_, c)| c).as_ref() == Some(certificate)
+        && store.closed(key)?.as_ref() == Some(certificate);
+    let gone = if stands { store.place(key).data } else { path(store, key) };
+    store.disk().remove(&gone)?;
+    store.disk().sync_dir(&store.path("log_data"))?;
+    Ok(stands)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{Build, Temp, key};
+
+    fn begun(temp: &Temp) -> (Store, HourKey, Certificate) {
+        let save = temp.path("save");
+        let certificate = Build::new("web1_2026112205", &["a\n", "b\n"]).certify(&save);
+        let store = Store::new(&Disk::real(), &save, &temp.path("state"), 0o644, 0o755);
+        (store, key("web1_2026112205"), certificate)
+    }
+
+    #[test]
+    fn what_was_certified_is_compressed_and_nothing_else() {
+        let temp = Temp::new();
+        let (store, hour, certificate) = begun(&temp);
+        assert_eq!(pack(&store, &hour, &certificate, &mut || true).unwrap(), Err(String::new()), "stopped");
+        assert!(!path(&store, &hour).exists());
+        // Twice, as after a crash.
+        for _ in 0..2 {
+            pack(&store, &hour, &certificate, &mut || false).unwrap().unwrap();
+        }
+        assert!(finish(&store, &hour, &certificate).unwrap());
+        assert!(!store.place(&hour).data.exists());
+        let mut text = String::new();
+        open(store.disk(), &path(&store, &hour)).unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "a\nb\n");
+        let names = std::fs::read_dir(store.path("log_data")).unwrap().count();
+        assert_eq!(names, 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn an_hour_that_is_another_one_now_stays() {
+        let temp = Temp::new();
+        let (store, hour, certificate) = begun(&temp);
+        pack(&store, &hour, &certificate, &mut || false).unwrap().unwrap();
+        // Bytes came meanwhile: its tag was removed before they were taken.
+        store.revoke(&hour).unwrap();
+        assert!(!finish(&store, &hour, &certificate).unwrap());
+        assert!(store.place(&hour).data.exists() && !path(&store, &hour).exists());
+        std::fs::write(store.place(&hour).data, "a\nB\n").unwrap();
+        let why = pack(&store, &hour, &certificate, &mut || false).unwrap().unwrap_err();
+        assert!(why.contains("not what was certified"), "{why}");
+        assert_eq!(std::fs::read_dir(store.path("log_data")).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,406 @@
+//! `logd prune CONFIG|SAVE_DIR --older 30d`: removes hours that were certified long ago: data, proof, tag, `closed`. Never one that
+//! is open, doubtful, late or in any way not plain. It may run beside a collector.
+//!
+//! **Beside a collector** bytes may come for an hour at any moment, and must not go into a file that is being removed. A
+//! collector removes an hour's tag before it takes such bytes. So the data file is first moved to `aside/NAME_HOUR.pruned`,
+//! durably, and only then the tag is asked for: if it still stands, whatever comes later finds the data gone and goes to
+//! `aside/NAME_HOUR.late`, as when a batch job took the file; if it does not, the file is put back. What a crash leaves is
+//! an hour whose data was taken away, which is no fault, and a `.pruned` file, which the next run removes or puts back.
+//!
+//! Then go: proof, `closed`, the tags of the day and the fleet that stand on it, the hour's tag, the data.
+
+use super::inventory::{Files, Filter, Inventory, Proof};
+use super::out::{self, Out};
+use super::{ERROR, NO, YES};
+use crate::clock::{Clock, Zone};
+use crate::config::Config;
+use crate::disk::{self, Disk};
+use crate::integrity::{Certificate, Store, packed};
+use crate::pack::HourKey;
+use crate::state;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Younger hours are still watched for late lines by their hosts.
+pub const OLDER_MIN_MS: u64 = 3 * 86_400_000;
+
+/// What is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// Hours whose end and certificate are older than this go.
+    pub older_ms: u64,
+    /// Tags and `closed` stay, only the lines and their proof go.
+    pub keep_certificates: bool,
+    /// Only tell.
+    pub dry_run: bool,
+}
+
+#[derive(Default)]
+struct Counts {
+    hours: usize,
+    bytes: u64,
+    failed: usize,
+}
+
+/// Removes what is old; 1 = something that is old stays, as it is not plainly certified.
+pub fn run(path: &Path, asked: &Asked, out: &mut Out) -> u8 {
+    prune(path, asked, out).unwrap_or_else(|why| {
+        out.complain(format_args!("logd: prune: {why}"));
+        ERROR
+    })
+}
+
+fn place(path: &Path, asked: &Asked) -> Result<(PathBuf, PathBuf), String> {
+    if !path.is_dir() {
+        let config = Config::load(path).map_err(|e| e.to_string())?;
+        let (role, c) = config.any_store(false).map_err(|e| e.to_string())?;
+        return Ok((c.save_dir, state::resolve(&role, c.state_dir.as_deref())));
+    }
+    if !asked.keep_certificates {
+        return Err(format!(
+            "{}: the collector's state directory knows each hour, too: name its config instead, or give --keep-certificates",
+            path.display()
+        ));
+    }
+    // Nothing of a state directory is touched then.
+    Ok((path.to_owned(), path.join(".no-state")))
+}
+
+fn prune(path: &Path, asked: &Asked, out: &mut Out) -> Result<u8, String> {
+    let (save_dir, state_dir) = place(path, asked)?;
+    let owner = std::fs::metadata(&save_dir).map_err(|e| format!("{}: {e}", save_dir.display()))?.uid();
+    if !asked.dry_run && owner != rustix::process::geteuid().as_raw() {
+        return Err(format!(
+            "{}: it belongs to user {owner}; run it as that user: sudo -u '#{owner}'",
+            save_dir.display()
+        ));
+    }
+    let (disk, zone, now_ms) = (Disk::real(), Zone::local()?, Clock::real().now_ms());
+    let inv = Inventory::read(&disk, &save_dir, &Filter::default())?;
+    let store = Store::new(&disk, &save_dir, &state_dir, 0o644, 0o755);
+    let prune = Prune { store, asked: *asked };
+    if !asked.dry_run {
+        prune.leftovers().map_err(|e| e.to_string())?;
+    }
+    let until = now_ms.saturating_sub(i64::try_from(asked.older_ms).unwrap_or(i64::MAX));
+    let (mut n, mut kept) = (Counts::default(), Vec::new());
+    let all = inv.hours.len();
+    for (i, (key, files)) in inv.hours.iter().enumerate() {
+        if out.gone() {
+            break;
+        }
+        let removed = out::bytes(n.bytes);
+        out.progress_of(i as u64, all as u64, &|| format!("prune: {i} of {all} hours, {removed} removed"));
+        if zone.ends_ms(key.hour).is_none_or(|ends| ends > until) {
+            continue;
+        }
+        let certificate = match plain(&inv, key, files, until) {
+            Ok(Ok(certificate)) => certificate,
+            Ok(Err(None)) => continue,
+            Ok(Err(Some(why))) => {
+                kept.push(format!("{key}: stays: {why}"));
+                continue;
+            }
+            Err(e) => {
+                n.failed = n.failed.saturating_add(1);
+                out.complain(format_args!("logd: prune: {key}: {e}; it stays"));
+                continue;
+            }
+        };
+        if asked.keep_certificates && (certificate.bytes == 0 || !(files.data || files.headers)) {
+            continue;
+        }
+        match prune.hour(key, &certificate) {
+            Ok(Some(bytes)) => {
+                (n.hours, n.bytes) = (n.hours.saturating_add(1), n.bytes.saturating_add(bytes));
+            }
+            Ok(None) => kept.push(format!("{key}: stays: bytes came for it just now; look for its data in aside/{key}.pruned if it is not in its place")),
+            Err(e) => {
+                n.failed = n.failed.saturating_add(1);
+                out.complain(format_args!("logd: prune: {e}; {key} stays or is gone in part, run it again"));
+                if e.fatal() {
+                    break;
+                }
+            }
+        }
+    }
+    for line in &kept {
+        out.line(line);
+    }
+    let word = if asked.dry_run { "would be removed" } else { "removed" };
+    let rest = if asked.keep_certificates { ", their certificates stay" } else { "" };
+    let stay = if kept.is_empty() {
+        String::new()
+    } else {
+        format!("; {} of that age not", out::count(kept.len(), "hour"))
+    };
+    out.line(format_args!("{} {word} ({}){rest}{stay}", out::count(n.hours, "hour"), out::bytes(n.bytes)));
+    Ok(match (n.failed, kept.len()) {
+        (0, 0) => YES,
+        (0, _) => NO,
+        _ => ERROR,
+    })
+}
+
+/// The certificate of an hour that may go; or why it stays, `None` = it was certified later than it ended.
+fn plain(
+    inv: &Inventory,
+    key: &HourKey,
+    files: &Files,
+    until: i64,
+) -> disk::Result<Result<Certificate, Option<String>>> {
+    let stays = |why: &str| Ok(Err(Some(why.to_owned())));
+    let c = match inv.proof(key)? {
+        Proof::Tag(c) => c,
+        Proof::Doubtful(c) => return Ok(Err(Some(format!("it has no tag: {}", c.state)))),
+        Proof::Foreign => return stays("its tag is no certificate (the original's, or damaged)"),
+        Proof::None => return stays("it is not certified"),
+    };
+    if c.certified.saturating_mul(1000) > until {
+        return Ok(Err(None));
+    }
+    let aside = files.late
+        || files.gaps
+        || files.doubtful
+        || !(files.building.is_empty()
+            && files.early.is_empty()
+            && files.conflict.is_empty()
+            && files.lost.is_empty());
+    if aside {
+        return stays("something of it is aside or doubtful; `logd status` tells more");
+    }
+    if files.tags.as_slice() != [c.tag_name()] || !c.is_tag() {
+        return stays("its tag is not the one that its certificate names");
+    }
+    let data = inv.store.disk().stat(&inv.store.place(key).data)?;
+    if data.is_some_and(|s| s.len != c.bytes) {
+        return stays("its data has another length than its certificate; `logd verify` tells more");
+    }
+    Ok(Ok(c))
+}
+
+struct Prune {
+    store: Store,
+    asked: Asked,
+}
+
+impl Prune {
+    fn aside(&self, key: &HourKey) -> PathBuf {
+        self.store.path("aside").join(format!("{key}.pruned"))
+    }
+
+    /// Moves a name, durably.
+    fn move_to(&self, from: &Path, to: &Path) -> disk::Result<()> {
+        let disk = self.store.disk();
+        disk.rename(from, to)?;
+        for dir in [to.parent(), from.parent()].into_iter().flatten() {
+            disk.sync_dir(dir)?;
+        }
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> disk::Result<()> {
+        let disk = self.store.disk();
+        if disk.stat(path)?.is_none() {
+            return Ok(());
+        }
+        disk.remove(path)?;
+        path.parent().map_or(Ok(()), |dir| disk.sync_dir(dir))
+    }
+
+    /// The bytes of data that went; `None` = something came for the hour meanwhile, and it stays.
+    fn hour(&self, key: &HourKey, certificate: &Certificate) -> disk::Result<Option<u64>> {
+        let (disk, place, aside) = (self.store.disk(), self.store.place(key), self.aside(key));
+        let bytes = disk.stat(&place.data)?.map(|s| s.len);
+        let compressed = packed::path(&self.store, key);
+        let less = disk.stat(&compressed)?.map_or(0, |s| s.len);
+        if self.asked.dry_run {
+            return Ok(Some(bytes.unwrap_or(less)));
+        }
+        if bytes.is_some() {
+            disk.create_dir_all(&self.store.path("aside"), 0o755)?;
+            self.move_to(&place.data, &aside)?;
+        }
+        // Whoever takes bytes for it has removed the tag before.
+        let stands = self.store.tag(key)?.and_then(|(_, c)| c);
+        if stands.as_ref() != Some(certificate) {
+            // They may have found it gone; then they are beside it, and it is no beginning of theirs any more.
+            let late = self.store.closed(key)?.is_some_and(|c| c.state == "late");
+            if bytes.is_some() && !late && disk.stat(&place.data)?.is_none() {
+                self.move_to(&aside, &place.data)?;
+            }
+            return Ok(None);
+        }
+        self.remove(&place.headers)?;
+        if !self.asked.keep_certificates {
+            let received = self.store.path("received");
+            self.remove(&self.store.state_dir().join("closed").join(key.to_string()))?;
+            for tag in [
+                format!("{}_{}", key.name, key.hour.day_of()),
+                format!("all_{}", key.hour),
+                certificate.tag_name(),
+            ] {
+                self.remove(&received.join(tag))?;
+            }
+        }
+        self.remove(&aside)?;
+        self.remove(&compressed)?;
+        Ok(Some(bytes.unwrap_or(less)))
+    }
+
+    /// What a run left that was killed.
+    fn leftovers(&self) -> disk::Result<()> {
+        let (disk, dir) = (self.store.disk(), self.store.path("aside"));
+        let names = match disk.list(&dir) {
+            Ok(names) => names,
+            Err(e) if e.not_found() => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        for entry in names {
+            let Some(key) = entry.name.strip_suffix(".pruned").and_then(HourKey::parse) else { continue };
+            let place = self.store.place(&key);
+            let gone = disk.stat(&place.headers)?.is_none();
+            if gone {
+                // All that is left of it.
+                self.remove(&dir.join(&entry.name))?;
+            } else if disk.stat(&place.data)?.is_none()
+                && disk.stat(&self.store.late(&key, 1).data)?.is_none()
+            {
+                self.move_to(&dir.join(&entry.name), &place.data)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Build, Temp, key, printed};
+    use super::super::verify;
+    use super::*;
+
+    const PACKS: &[&str] = &["a\n", "b\n"];
+    const MONTH: u64 = 30 * 86_400_000;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut list: Vec<String> =
+            std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        list.sort();
+        list
+    }
+
+    /// A store whose hours are of 2025 and were certified then, and its config.
+    fn store(temp: &Temp) -> (PathBuf, PathBuf) {
+        let save = temp.path("save");
+        let old = |k: &str| {
+            let mut c = Build::new(k, PACKS).certify(&save);
+            c.certified = 1_764_000_000;
+            let store = Store::new(&Disk::real(), &save, &temp.path("state"), 0o644, 0o755);
+            store.certify(&c).unwrap();
+        };
+        old("web1_2025112205");
+        old("web1_2025112206");
+        temp.file("save/received/web1_20251122", "{}");
+        temp.file("save/received/all_2025112205", "[]");
+        let text = format!(
+            "[fcollector]\nlisten = :1\nallow = any\nsave_dir = {}\nstate_dir = {}\n",
+            save.display(),
+            temp.path("state").display()
+        );
+        (save, temp.file("c.ini", &text))
+    }
+
+    fn asked(keep_certificates: bool, dry_run: bool) -> Asked {
+        Asked { older_ms: MONTH, keep_certificates, dry_run }
+    }
+
+    #[test]
+    fn only_plainly_certified_old_hours_go_with_all_that_is_theirs() {
+        let temp = Temp::new();
+        let (save, config) = store(&temp);
+        // Old, and in one way or another not plain; and one that was certified just now.
+        Build { done: false, ..Build::new("web2_2025112205", PACKS) }.store(&save);
+        Build { state: "partial", ..Build::new("web3_2025112205", PACKS) }.certify(&save);
+        let again = Build::new("web4_2025112205", PACKS).certify(&save);
+        assert!(again.certified > 1_764_000_000);
+        Build::new("web5_2025112205", PACKS).certify(&save);
+        temp.file("save/aside/web5_2025112205.late", "x");
+        let mut c = Build::new("web6_2025112205", PACKS).certify(&save);
+        c.certified = 1_764_000_000;
+        Store::new(&Disk::real(), &save, &temp.path("state"), 0o644, 0o755).certify(&c).unwrap();
+        std::fs::write(save.join("log_data/web6_2025112205"), "a\n").unwrap();
+        let before = (names(&save.join("log_data")), names(&save.join("received")));
+        let (code, out, err) = printed(|out| run(&config, &asked(false, true), out));
+        assert_eq!(code, NO, "{out}{err}");
+        assert!(out.contains("2 hours would be removed (8 B)"), "{out}");
+        assert_eq!((names(&save.join("log_data")), names(&save.join("received"))), before);
+        let (code, out, err) = printed(|out| run(&config, &asked(false, false), out));
+        assert_eq!((code, err.as_str()), (NO, ""), "{out}");
+        for (k, why) in [
+            ("web2", "not certified"),
+            ("web3", "no tag: partial"),
+            ("web6", "another length"),
+            ("web5", "certified"),
+        ] {
+            let told =
+                out.lines().any(|l| l.starts_with(&format!("{k}_2025112205: stays")) && l.contains(why));
+            // web5 was certified later: it is not of that age.
+            assert_eq!(told, k != "web5", "{k}: {out}");
+        }
+        let rest: Vec<String> = (2..=6).map(|n| format!("web{n}_2025112205")).collect();
+        assert_eq!(names(&save.join("log_data")), rest);
+        assert_eq!(names(&save.join("headers")), rest);
+        assert!(!names(&save.join("received")).iter().any(|n| n.starts_with("web1") || n.starts_with("all")));
+        assert!(!names(&temp.path("state/closed")).iter().any(|n| n.starts_with("web1")));
+        assert!(!names(&save.join("aside")).iter().any(|n| n.ends_with(".pruned")));
+    }
+
+    #[test]
+    fn certificates_may_stay_and_a_store_alone_must_keep_them() {
+        let temp = Temp::new();
+        let (save, _) = store(&temp);
+        let (code, _, err) = printed(|out| run(&save, &asked(false, false), out));
+        assert!(code == ERROR && err.contains("--keep-certificates"), "{err}");
+        let (code, out, err) = printed(|out| run(&save, &asked(true, false), out));
+        assert_eq!((code, err.as_str()), (YES, ""), "{out}");
+        assert!(out.contains("2 hours removed (8 B), their certificates stay"), "{out}");
+        assert!(names(&save.join("log_data")).is_empty() && names(&save.join("headers")).is_empty());
+        assert_eq!(names(&save.join("received")).len(), 4);
+        assert_eq!(names(&temp.path("state/closed")), ["web1_2025112205", "web1_2025112206"]);
+        let (code, out, _) = printed(|out| verify::run(&save, &Filter::default(), out));
+        assert!(code == YES && out.contains("2 moved away"), "{out}");
+        let (code, out, _) = printed(|out| run(&save, &asked(true, false), out));
+        assert!(code == YES && out.contains("0 hours removed"), "{out}");
+    }
+
+    /// A collector takes bytes for the hour while it is being removed; and a run is killed in the middle.
+    #[test]
+    fn what_comes_meanwhile_and_what_a_crash_leaves_lose_nothing() {
+        let temp = Temp::new();
+        let (save, config) = store(&temp);
+        let store = Store::new(&Disk::real(), &save, &temp.path("state"), 0o644, 0o755);
+        let hour = key("web1_2025112205");
+        let certificate = store.closed(&hour).unwrap().unwrap();
+        store.revoke(&hour).unwrap();
+        let prune = Prune { store: store.clone(), asked: asked(false, false) };
+        assert_eq!(prune.hour(&hour, &certificate).unwrap(), None);
+        assert_eq!(std::fs::read_to_string(save.join("log_data/web1_2025112205")).unwrap(), "a\nb\n");
+        assert!(save.join("headers/web1_2025112205").exists());
+        // Killed after the data was moved; and after the proof had gone, too.
+        for file in ["web1_2025112205", "web1_2025112206"] {
+            std::fs::rename(save.join("log_data").join(file), save.join(format!("aside/{file}.pruned")))
+                .unwrap();
+        }
+        std::fs::remove_file(save.join("headers/web1_2025112206")).unwrap();
+        let (_, out, err) = printed(|out| run(&config, &asked(false, false), out));
+        assert_eq!(err, "", "{out}");
+        assert!(out.contains("web1_2025112205: stays: it is not certified"), "{out}");
+        assert_eq!(std::fs::read_to_string(save.join("log_data/web1_2025112205")).unwrap(), "a\nb\n");
+        assert!(!names(&save.join("aside")).iter().any(|n| n.ends_with(".pruned")));
+        assert!(
+            !names(&save.join("received")).iter().any(|n| n.contains("2025112206")),
+            "{:?}",
+            names(&save.join("received"))
+        );
+    }
+}

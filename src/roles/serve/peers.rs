@@ -1,0 +1,174 @@
+//! The connections of a receiver, and which of them makes room for another one.
+
+use crate::config::Allow;
+use crate::disk::sim::Rng;
+use crate::log::{Log, count};
+use crate::receiver::lock;
+use std::collections::HashMap;
+use std::net::{IpAddr, Shutdown as Half, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// A connection, as its accepting thread sees it.
+pub struct Peer {
+    pub stream: Arc<TcpStream>,
+    pub ip: IpAddr,
+    /// Its address, or of IPv6 the network of it: whom it is counted for.
+    pub from: IpAddr,
+    /// Milliseconds of the monotonic clock; `u64::MAX` while a frame is under way.
+    pub idle_since: Arc<AtomicU64>,
+    /// It has shown a good signature.
+    pub proven: Arc<AtomicBool>,
+    /// It had to make room for another one.
+    pub closing: AtomicBool,
+}
+
+impl Peer {
+    /// May it make room for a newcomer? Where senders must prove who they are, nobody who has goes for one who has not.
+    fn may_go(&self, must_prove: bool) -> bool {
+        !(must_prove && self.proven.load(Ordering::Relaxed))
+    }
+}
+
+/// All of them, by their number.
+pub type Peers = Arc<Mutex<HashMap<u64, Peer>>>;
+
+/// Connections of an address, and how many of them have shown no good signature.
+pub fn held(peers: &Peers, from: IpAddr) -> (usize, usize) {
+    let peers = lock(peers);
+    let mine = || peers.values().filter(|p| p.from == from);
+    (mine().count(), mine().filter(|p| !p.proven.load(Ordering::Relaxed)).count())
+}
+
+/// Closes the connections of those who may not connect any more. What they had under way was not answered and is kept there.
+pub fn close_strangers(peers: &Peers, allow: &Allow, log: &Log) {
+    let peers = lock(peers);
+    let strangers: Vec<&Peer> = peers.values().filter(|p| !allow.permits(p.ip)).collect();
+    for p in &strangers {
+        let _ = p.stream.shutdown(Half::Both);
+    }
+    if !strangers.is_empty() {
+        log.info(&format!(
+            "{} closed that `allow` does not name any more",
+            count(strangers.len(), "connection")
+        ));
+    }
+}
+
+/// Makes room: the connection that has been idle longest goes.
+pub fn close_idle(peers: &Peers, must_prove: bool) -> bool {
+    let peers = lock(peers);
+    let idle =
+        peers.values().filter(|p| p.may_go(must_prove) && p.idle_since.load(Ordering::Relaxed) != u64::MAX);
+    match idle.min_by_key(|p| p.idle_since.load(Ordering::Relaxed)) {
+        Some(p) => {
+            // It will not be chosen again before its thread has ended.
+            p.idle_since.store(u64::MAX, Ordering::Relaxed);
+            p.stream.shutdown(Half::Both).is_ok()
+        }
+        None => false,
+    }
+}
+
+/// Other certificates are good now: who says nothing has to come again and show his; who sends is asked at his next pack.
+pub fn close_all_idle(peers: &Peers) {
+    for p in lock(peers).values().filter(|p| p.idle_since.load(Ordering::Relaxed) != u64::MAX) {
+        p.idle_since.store(u64::MAX, Ordering::Relaxed);
+        let _ = p.stream.shutdown(Half::Both);
+    }
+}
+
+/// Makes room among the connections of one address that have shown no good signature: the one that has been idle longest goes.
+/// Behind one address there may be many hosts, and one of them must not lock out the others by connections on which it says
+/// nothing. A host that signs sends as soon as it is connected, so it is hardly ever the one that has waited longest. With TLS a
+/// host that is far away says nothing for some round trips and would always be that one in a flood: any of them goes.
+pub fn close_unproven(peers: &Peers, from: IpAddr, any: Option<&mut Rng>) -> bool {
+    let peers = lock(peers);
+    let idle = peers.values().filter(|p| {
+        p.from == from
+            && !p.proven.load(Ordering::Relaxed)
+            && p.idle_since.load(Ordering::Relaxed) != u64::MAX
+    });
+    let chosen = match any {
+        Some(rng) => {
+            let idle: Vec<&Peer> = idle.collect();
+            let at = rng.below((idle.len() as u64).max(1));
+            usize::try_from(at).ok().and_then(|at| idle.get(at).copied())
+        }
+        None => idle.min_by_key(|p| p.idle_since.load(Ordering::Relaxed)),
+    };
+    chosen.is_some_and(|p| {
+        p.idle_since.store(u64::MAX, Ordering::Relaxed);
+        p.stream.shutdown(Half::Both).is_ok()
+    })
+}
+
+/// Nobody is idle: the address that has by far the most connections gives up the one that has not shown a key, or the oldest.
+/// A host that keeps thousands of frames under way must not keep the others out.
+pub fn close_of_many(peers: &Peers, newcomer: IpAddr, must_prove: bool) -> bool {
+    let peers = lock(peers);
+    let mut by_address: HashMap<IpAddr, usize> = HashMap::new();
+    for p in peers.values().filter(|p| !p.closing.load(Ordering::Relaxed)) {
+        let n = by_address.entry(p.from).or_default();
+        *n = n.saturating_add(1);
+    }
+    let own = by_address.get(&newcomer).copied().unwrap_or(0);
+    let Some((most, _)) =
+        by_address.into_iter().filter(|(_, n)| *n > own.saturating_add(1)).max_by_key(|(_, n)| *n)
+    else {
+        return false;
+    };
+    let of_it = peers
+        .iter()
+        .filter(|(_, p)| p.from == most && p.may_go(must_prove) && !p.closing.load(Ordering::Relaxed));
+    match of_it.min_by_key(|(id, p)| (p.proven.load(Ordering::Relaxed), **id)) {
+        Some((_, p)) => {
+            p.closing.store(true, Ordering::Relaxed);
+            p.stream.shutdown(Half::Both).is_ok()
+        }
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::allow::network;
+    use std::net::TcpListener;
+
+    /// Who has an IPv6 address has a network of them.
+    #[test]
+    fn connections_over_ipv6_are_counted_by_network() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peers: Peers = Arc::default();
+        let connect = |id: u64, ip: &str| {
+            let stream = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+            let peer = Peer {
+                stream,
+                ip: ip.parse().unwrap(),
+                from: network(ip.parse().unwrap()),
+                idle_since: Arc::new(AtomicU64::new(id)),
+                proven: Arc::default(),
+                closing: AtomicBool::new(false),
+            };
+            lock(&peers).insert(id, peer);
+        };
+        for n in 0..5 {
+            connect(n, &format!("2001:db8:0:1:{n:x}::7"));
+        }
+        for (id, ip) in [(5, "2001:db8:0:2::7"), (6, "192.0.2.1"), (7, "192.0.2.2"), (8, "::ffff:192.0.2.2")]
+        {
+            connect(id, ip);
+        }
+        let of = |ip: &str| held(&peers, network(ip.parse().unwrap())).0;
+        assert_eq!(["2001:db8:0:1::", "2001:db8:0:2::1", "192.0.2.1", "192.0.2.2"].map(of), [5, 1, 1, 2]);
+        // It is such a network that makes room for others.
+        assert!(close_of_many(&peers, network("192.0.2.9".parse().unwrap()), false));
+        let closing: Vec<u64> = lock(&peers)
+            .iter()
+            .filter(|(_, p)| p.closing.load(Ordering::Relaxed))
+            .map(|(id, _)| *id)
+            .collect();
+        assert_eq!(closing, [0]);
+    }
+}
