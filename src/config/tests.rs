@@ -323,6 +323,8 @@ fn every_example_is_clean() {
         "fcollector.ini",
         "etlcollector.ini",
         "monitor.ini",
+        "nginx-hourly.ini",
+        "nginx-plain.ini",
         "full.ini",
         "original.ini",
     ] {
@@ -336,7 +338,7 @@ fn every_example_is_clean() {
     let files = std::fs::read_dir(etc("")).unwrap().map(|f| f.unwrap().path());
     assert_eq!(
         files.filter(|f| f.extension().is_some_and(|e| e == "ini")).count(),
-        7,
+        9,
         "an example is not tested"
     );
 }
