@@ -1,5 +1,5 @@
 //! `logd accept CONFIG HOST HOUR REASON` and `logd retire CONFIG HOST REASON`: an operator's word that an hour stays as it is, or
-//! that a host sends no more. It stands in the store with who, when and why ([`known`]); no certificate is made of it.
+//! that a host sends no more. It stands in the store with who, when and why ([`crate::inventory::known`]); no certificate is made of it.
 
 use super::out::Out;
 use super::status;

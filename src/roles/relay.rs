@@ -2,7 +2,7 @@
 //!
 //! Packs go in the spool's order, several at a time; one that is refused delays no other (its segment stays until it
 //! is done or held). What it certifies is nothing: it passes packs on as they came, with its own entry in the route.
-//! [`aside`] keeps packs that the next receiver denies or refuses for good, so that they are in the way of no other.
+//! `aside` keeps packs that the next receiver denies or refuses for good, so that they are in the way of no other.
 //! The gate is locked for moments only: whoever sends to this relay waits for it, and must not wait for a queue or a disk.
 //! With several addresses [`bound`] keeps an hour at the one that acknowledged a pack of it.
 
