@@ -23,13 +23,15 @@ struct Server {
     child: Option<Reaped>,
 }
 
+/// Held while the files of a server are made.
+static ONE: Mutex<()> = Mutex::new(());
+
 impl Server {
     fn new(temp: &Temp) -> Self {
         let dir = temp.path("db");
         let data = format!("--datadir={}", dir.display());
         let user = format!("--user={}", std::env::var("USER").unwrap_or_else(|_| "root".into()));
         // One after the other: two that were made at once have been seen to fail.
-        static ONE: Mutex<()> = Mutex::new(());
         let alone = ONE.lock().unwrap();
         let made = support::run(
             Command::new("mariadb-install-db").args([
