@@ -47,8 +47,8 @@ pub struct Made {
     pub rows: u64,
     /// Bytes of the file.
     pub bytes: u64,
-    /// SHA-256 of the file, hex.
-    pub sha256: String,
+    /// CRC-32 of the file.
+    pub crc32: u32,
 }
 
 /// What became of the lines.
@@ -78,7 +78,7 @@ struct Part {
     file: Option<File>,
     bytes: u64,
     rows: u64,
-    sha: Sha256,
+    crc: crc32fast::Hasher,
     /// It was closed before it was synced: a write error may be forgotten by the kernel.
     closed: bool,
 }
@@ -334,7 +334,7 @@ impl<'a> Rows<'a> {
                 number: part.number,
                 rows: part.rows,
                 bytes: part.bytes,
-                sha256: hex(&std::mem::take(&mut part.sha).finalize()),
+                crc32: std::mem::take(&mut part.crc).finalize(),
             });
         }
         made.sort_by(|a, b| a.folder.cmp(&b.folder));
@@ -369,7 +369,7 @@ impl Part {
             &self.waiting
         };
         file.write_at(bytes, self.bytes)?;
-        self.sha.update(bytes);
+        self.crc.update(bytes);
         self.bytes = self.bytes.saturating_add(bytes.len() as u64);
         self.file = Some(file);
         self.waiting.clear();
@@ -393,7 +393,7 @@ impl Part {
             None => disk.open_rw(path)?,
         };
         file.sync()?;
-        if self.closed && sum(&file)? != self.sha.clone().finalize().as_slice() {
+        if self.closed && sum(&file)? != self.crc.clone().finalize() {
             let why = std::io::Error::other("it does not hold what was written to it");
             return Err(disk::Error::new("read back", path, why));
         }
@@ -401,14 +401,14 @@ impl Part {
     }
 }
 
-fn sum(file: &File) -> disk::Result<Vec<u8>> {
-    let (mut sha, mut at, mut buf) = (Sha256::new(), 0_u64, vec![0; 64 << 10]);
+fn sum(file: &File) -> disk::Result<u32> {
+    let (mut crc, mut at, mut buf) = (crc32fast::Hasher::new(), 0_u64, vec![0; 64 << 10]);
     loop {
         let n = file.read_at(&mut buf, at)?;
         if n == 0 {
-            return Ok(sha.finalize().to_vec());
+            return Ok(crc.finalize());
         }
-        sha.update(buf.get(..n).unwrap_or_default());
+        crc.update(buf.get(..n).unwrap_or_default());
         at = at.saturating_add(n as u64);
     }
 }
