@@ -39,22 +39,40 @@ pub(super) fn tail(r: &mut Reader) -> TailConfig {
     };
     at_most(r, s, ("pack_bytes", config.pack_bytes as u64), ("tail_memory", config.tail_memory as u64));
     at_most(r, s, ("max_line", config.max_line as u64), ("tail_memory", config.tail_memory as u64));
+    starts(r, s, &config);
     undated(r, s, &config);
     config
+}
+
+/// The section of a stream.
+fn section(s: &str, stream: &StreamConfig) -> String {
+    if stream.stream.is_empty() { s.to_owned() } else { keys::STREAM.to_owned() + &stream.stream }
+}
+
+/// Where a stream begins must be a file of it: a day that began at each of its hours would be certified 24 times.
+fn starts(r: &mut Reader, s: &str, config: &TailConfig) {
+    for stream in &config.streams {
+        let (Some(Start::Hour(hour)), file) = (stream.start, &stream.log_file) else { continue };
+        let text = match (file.contains('<'), file.contains("%H"), hour.is_daily()) {
+            (false, ..) => format!(
+                "`{hour}`: {file} has no date in its name, and nobody knows where that hour begins in it; use beginning or end"
+            ),
+            (true, true, true) => {
+                format!("`{hour}`: a file of {file} holds an hour; write the hour, {hour}00")
+            }
+            (true, false, false) => {
+                format!("`{hour}`: a file of {file} holds a day; write the day, {}", hour.day_of())
+            }
+            _ => continue,
+        };
+        r.error(r.line_of(&section(s, stream), "start"), "start", text);
+    }
 }
 
 /// Files without a date in their name are rotated away, perhaps before their packs are acknowledged.
 fn undated(r: &mut Reader, s: &str, config: &TailConfig) {
     for stream in config.streams.iter().filter(|stream| !stream.log_file.contains('<')) {
-        let section =
-            if stream.stream.is_empty() { s.to_owned() } else { keys::STREAM.to_owned() + &stream.stream };
-        if let Some(Start::Hour(hour)) = stream.start {
-            let text = format!(
-                "`{hour}`: {} has no date in its name, and nobody knows where that hour begins in it; use beginning or end",
-                stream.log_file
-            );
-            r.error(r.line_of(&section, "start"), "start", text);
-        }
+        let section = section(s, stream);
         let two = (config.pack_bytes.max(config.max_line) as u64).saturating_mul(2);
         let least = two.saturating_add(1 << 20);
         if config.spool.size < least {

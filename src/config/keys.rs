@@ -180,7 +180,7 @@ pub static KEYS: &[Key] = &[
     key(T, "line_pattern", Kind::Ignored, "", "Never had an effect; accepted for old files.").original(),
     key(T, "name", Kind::Name, "", "This host's name at the collector. Empty: the address used towards send_to, or the host name.").alias("ip"),
     key(TCF, "state_dir", Kind::Text, "", "Directory of journal, spool and lock. Empty: $STATE_DIRECTORY, var/ROLE beside the program, or /var/lib/logd/ROLE."),
-    key(TS, "start", Kind::Start, "", "Where a new state directory begins: beginning (of this hour), oldest, end, or an hour YYYYMMDDHH. Empty: beginning, or end if the file's name has no date; with --once oldest."),
+    key(TS, "start", Kind::Start, "", "Where a new state directory begins: beginning (of this hour), oldest, end, or an hour YYYYMMDDHH, or a day YYYYMMDD where files hold days. Empty: beginning, or end if the file's name has no date; with --once oldest."),
     key(T, "timezone", Kind::Zone, "", "Zone of the hours in file names, such as Asia/Shanghai. Empty: the machine's."),
     key(T, "pack_bytes", Kind::Size(4 * KIB, 16 * MIB), "1M", "Raw bytes after which a pack is cut."),
     key(T, "tail_memory", Kind::Size(MIB, GIB), "4M", "Raw bytes of cut packs that wait in memory to be compressed, and as many that are not cut yet, over all files."),

@@ -50,6 +50,27 @@ fn all_errors_come_at_once_in_the_order_of_lines() {
 }
 
 #[test]
+fn a_start_is_an_hour_where_files_hold_hours_and_a_day_where_they_hold_days() {
+    let stream = |file: &str, start: &str| format!("[tail]\nlog_file = {file}\nsend_to = c:1\nstart = {start}\n");
+    let (hourly, daily) = ("/l/a.<%Y%m%d%H>", "/l/a.<%F>");
+    assert!(parse(&stream(hourly, "2026112205")).check_all().is_ok());
+    assert!(parse(&stream(daily, "20261122")).check_all().is_ok());
+    assert_eq!(
+        errors(&stream(daily, "2026112205")),
+        ["f:4: start: `2026112205`: a file of /l/a.<%F> holds a day; write the day, 20261122"]
+    );
+    assert_eq!(
+        errors(&stream(hourly, "20261122")),
+        ["f:4: start: `20261122`: a file of /l/a.<%Y%m%d%H> holds an hour; write the hour, 2026112200"]
+    );
+    assert_eq!(
+        errors(&stream("/l/a", "20261122")),
+        ["f:4: start: `20261122`: /l/a has no date in its name, and nobody knows where that hour begins in it; use \
+          beginning or end"]
+    );
+}
+
+#[test]
 fn a_repeated_key_names_both_lines() {
     let twice = format!("{FULL_TAIL}[tail]\nsend_to = d:1\n");
     assert_eq!(errors(&twice), ["f:5: send_to: set on line 3 and again on line 5; remove one"]);
