@@ -2,15 +2,21 @@
 //! answer. Every write says how many servers must have it and whether their journals must.
 
 use crate::config::MongoConfig;
+use mongodb::Client;
 use mongodb::bson::raw::{RawArrayBuf, RawDocumentBuf};
 use mongodb::bson::{Document, doc, rawdoc};
 use mongodb::error::ErrorKind;
 use mongodb::options::ClientOptions;
-use mongodb::sync::Client;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
 
-/// An address that does not answer is given up after this time.
-const ANSWER: Duration = Duration::from_secs(5);
+/// An address to which no connection can be made is given up after this time.
+const CONNECT: Duration = Duration::from_secs(5);
+/// One that has taken a command and says nothing is given up after this time: longer than it may wait for other servers.
+const ANSWER: Duration = Duration::from_secs(40);
+/// How often it is asked meanwhile whether the role stops.
+const LOOK: Duration = Duration::from_millis(200);
 /// How long other servers are waited for, in ms.
 const WTIMEOUT_MS: i32 = 30_000;
 /// Error code of a document whose `_id` is there.
@@ -41,11 +47,17 @@ pub struct Write {
     pub document: RawDocumentBuf,
 }
 
+/// Whether the role stops.
+pub type Stop = Box<dyn Fn() -> bool + Send>;
+
 /// See the module's header.
 pub struct Server {
     uris: Vec<String>,
     at: usize,
+    runtime: Option<Runtime>,
     client: Option<Client>,
+    /// Nobody waits for an answer any more.
+    stop: Stop,
     collection: String,
     db: String,
     concern: Document,
@@ -59,13 +71,15 @@ pub struct Server {
 
 impl Server {
     /// Connects to nobody yet.
-    pub fn new(conf: &MongoConfig) -> Self {
+    pub fn new(conf: &MongoConfig, stop: Stop) -> Self {
         let w =
             conf.write_concern.map_or_else(|| "majority".into(), |n| mongodb::bson::Bson::Int64(n.into()));
         Self {
             uris: conf.uris.clone(),
             at: 0,
+            runtime: None,
             client: None,
+            stop,
             collection: conf.collection.clone(),
             db: conf.db.clone(),
             concern: doc! { "w": w, "j": conf.journal, "wtimeout": WTIMEOUT_MS },
@@ -81,16 +95,42 @@ impl Server {
         format!("{}{day}", self.db)
     }
 
-    fn client(&mut self) -> Result<&Client, String> {
+    /// Sends it to the address in use; `Ok(None)` = nobody answered in time.
+    fn send(
+        &mut self,
+        database: &str,
+        command: &RawDocumentBuf,
+    ) -> Result<Option<mongodb::error::Result<Document>>, String> {
+        if self.runtime.is_none() {
+            let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+            self.runtime = Some(runtime.map_err(|e| format!("no thread for its connection: {e}"))?);
+        }
+        let Some(runtime) = &self.runtime else { return Ok(None) };
+        let (stop, deadline) = (&self.stop, Instant::now().checked_add(ANSWER));
+        let over = || stop() || deadline.is_some_and(|at| Instant::now() >= at);
         if self.client.is_none() {
             let uri = self.uris.get(self.at).map(String::as_str).unwrap_or_default();
-            let mut options = ClientOptions::parse(uri).run().map_err(|e| e.to_string())?;
-            options.app_name = Some("logd".into());
-            options.server_selection_timeout = Some(ANSWER);
-            options.connect_timeout = Some(ANSWER);
-            self.client = Some(Client::with_options(options).map_err(|e| e.to_string())?);
+            let client = runtime.block_on(async {
+                let mut options = ClientOptions::parse(uri).await?;
+                options.app_name = Some("logd".into());
+                options.server_selection_timeout = Some(CONNECT);
+                options.connect_timeout = Some(CONNECT);
+                Client::with_options(options)
+            });
+            self.client = Some(client.map_err(|e| e.to_string())?);
         }
-        self.client.as_ref().ok_or_else(|| "no client".into())
+        let Some(client) = &self.client else { return Ok(None) };
+        Ok(runtime.block_on(async {
+            let database = client.database(database);
+            let mut answer = Box::pin(database.run_raw_command(command.clone()).into_future());
+            loop {
+                match timeout(LOOK, &mut answer).await {
+                    Ok(answer) => return Some(answer),
+                    Err(_) if over() => return None,
+                    Err(_) => {}
+                }
+            }
+        }))
     }
 
     /// Asks the address that answered last, then each of the others.
@@ -101,34 +141,23 @@ impl Server {
     ) -> Result<Document, (Option<i32>, String)> {
         let mut why = String::new();
         for _ in 0..self.uris.len() {
-            let asked = match self.client() {
-                Ok(client) => client.database(database).run_raw_command(command.clone()).run(),
-                Err(e) => {
-                    why = e;
-                    self.next();
-                    continue;
-                }
-            };
-            match asked {
-                Ok(reply) => return Ok(reply),
-                Err(e) => match *e.kind {
+            match self.send(database, command) {
+                Ok(Some(Ok(reply))) => return Ok(reply),
+                Ok(Some(Err(e))) => match *e.kind {
                     // It has answered, and another one would say the same.
                     ErrorKind::Command(ref c) if !is_passing(c.code) => {
                         return Err((Some(c.code), format!("{} (code {})", c.message, c.code)));
                     }
-                    _ => {
-                        why = e.to_string();
-                        self.next();
-                    }
+                    _ => why = e.to_string(),
                 },
+                Ok(None) if (self.stop)() => return Err((None, "the role stops".into())),
+                Ok(None) => why = format!("no answer within {} s", ANSWER.as_secs()),
+                Err(e) => why = e,
             }
+            self.client = None;
+            self.at = self.at.saturating_add(1).checked_rem(self.uris.len()).unwrap_or(0);
         }
         Err((None, why))
-    }
-
-    fn next(&mut self) {
-        self.client = None;
-        self.at = self.at.saturating_add(1).checked_rem(self.uris.len()).unwrap_or(0);
     }
 
     fn concern(&self) -> RawDocumentBuf {
@@ -273,6 +302,15 @@ impl Server {
 fn range(prefix: &str) -> RawDocumentBuf {
     let end = format!("{}/", prefix.strip_suffix('.').unwrap_or(prefix));
     rawdoc! { "$gte": prefix, "$lt": end }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // What the driver still does in the background must not keep a role from ending.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// Errors of a server that another one may not have, or the same one not later.

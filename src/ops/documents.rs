@@ -30,7 +30,7 @@ fn compare(config: &Path, hour: Hour, out: &mut Out) -> Result<u8, String> {
     let list =
         disk.list(&done).map_err(|e| format!("{e}; no hour of {} was written yet", save_dir.display()))?;
     let wanted = |key: &HourKey| key.hour == hour || hour.is_daily() && key.hour.day_of() == hour;
-    let (mut server, mut right, mut wrong) = (Server::new(&conf), 0_usize, 0_usize);
+    let (mut server, mut right, mut wrong) = (Server::new(&conf, Box::new(|| false)), 0_usize, 0_usize);
     for key in list.iter().filter_map(|e| HourKey::parse(&e.name)).filter(wanted) {
         let Some(m) = marker(&disk, save_dir, &key).map_err(|e| e.to_string())? else {
             wrong = wrong.saturating_add(1);
