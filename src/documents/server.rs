@@ -148,16 +148,20 @@ impl Server {
                     ErrorKind::Command(ref c) if !is_passing(c.code) => {
                         return Err((Some(c.code), format!("{} (code {})", c.message, c.code)));
                     }
-                    _ => why = e.to_string(),
+                    _ => why = self.named(&plain(&e)),
                 },
                 Ok(None) if (self.stop)() => return Err((None, "the role stops".into())),
-                Ok(None) => why = format!("no answer within {} s", ANSWER.as_secs()),
-                Err(e) => why = e,
+                Ok(None) => why = self.named(&format!("no answer within {} s", ANSWER.as_secs())),
+                Err(e) => why = self.named(&e),
             }
             self.client = None;
             self.at = self.at.saturating_add(1).checked_rem(self.uris.len()).unwrap_or(0);
         }
         Err((None, why))
+    }
+
+    fn named(&self, why: &str) -> String {
+        format!("{}: {why}", self.uris.get(self.at).map_or("", |uri| hosts(uri)))
     }
 
     fn concern(&self) -> RawDocumentBuf {
@@ -278,9 +282,9 @@ impl Server {
         format!("{why} (code {code})")
     }
 
-    /// How many documents have an `_id` that begins so.
-    pub fn count(&mut self, database: &str, prefix: &str) -> Result<u64, Trouble> {
-        let command = rawdoc! { "count": self.collection.as_str(), "query": { "_id": range(prefix) } };
+    /// How many documents have an `_id` from here to there.
+    pub fn count(&mut self, database: &str, ids: (&str, &str)) -> Result<u64, Trouble> {
+        let command = rawdoc! { "count": self.collection.as_str(), "query": { "_id": range(ids) } };
         let reply = self.command(database, &command).map_err(|(_, why)| Trouble::Away(why))?;
         let n = reply.get("n").and_then(|n| {
             n.as_i64().or_else(|| n.as_i32().map(i64::from)).or_else(|| n.as_f64().map(|n| n as i64))
@@ -289,19 +293,37 @@ impl Server {
             .ok_or_else(|| Trouble::Away(format!("count: no number in {reply}")))
     }
 
-    /// Removes the documents whose `_id` begins so.
-    pub fn remove(&mut self, database: &str, prefix: &str) -> Result<(), Trouble> {
+    /// Removes these.
+    pub fn remove(&mut self, database: &str, ids: (&str, &str)) -> Result<(), Trouble> {
         let mut deletes = RawArrayBuf::new();
-        deletes.push(rawdoc! { "q": { "_id": range(prefix) }, "limit": 0 });
+        deletes.push(rawdoc! { "q": { "_id": range(ids) }, "limit": 0 });
         let command = rawdoc! { "delete": self.collection.as_str(), "writeConcern": self.concern(), "deletes": deletes };
         self.write(database, &command, 2)
     }
 }
 
-/// All strings that begin with `prefix`, which ends with a dot: up to the first that would not, because `/` follows the dot.
-fn range(prefix: &str) -> RawDocumentBuf {
-    let end = format!("{}/", prefix.strip_suffix('.').unwrap_or(prefix));
-    rawdoc! { "$gte": prefix, "$lt": end }
+fn range((from, to): (&str, &str)) -> RawDocumentBuf {
+    rawdoc! { "$gte": from, "$lt": to }
+}
+
+/// What went wrong, without the driver's own words around it, which are others each time.
+fn plain(e: &mongodb::error::Error) -> String {
+    let text = match &*e.kind {
+        ErrorKind::Io(e) => e.to_string(),
+        ErrorKind::ServerSelection { message, .. } => message.clone(),
+        ErrorKind::Command(c) => format!("{} (code {})", c.message, c.code),
+        other => other.to_string(),
+    };
+    let cause = text.split_once("I/O error: ").map_or(text.as_str(), |(_, cause)| cause);
+    let end = [", labels", ". Topology", " }"].iter().filter_map(|end| cause.find(end)).min();
+    cause.get(..end.unwrap_or(cause.len())).unwrap_or(cause).to_owned()
+}
+
+/// The servers of a connection string, without user, password and options.
+fn hosts(uri: &str) -> &str {
+    let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
+    let rest = rest.split(['/', '?']).next().unwrap_or(rest);
+    rest.rsplit_once('@').map_or(rest, |(_, hosts)| hosts)
 }
 
 impl Drop for Server {

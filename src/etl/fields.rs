@@ -527,9 +527,9 @@ impl Record {
             if self.params.len() >= PARAMS_MAX {
                 return None;
             }
-            let name = self.decoded(line, from_line, name);
+            let whole = self.decoded(line, from_line, name);
             // `a[]=1&a[]=2` is a list called a.
-            let (whole, name) = (name, trimmed(name, &self.buffer));
+            let name = trimmed(whole, &self.buffer);
             let value = self.decoded(line, from_line, value);
             self.params.push(Pair { name, whole, value });
         }
@@ -542,13 +542,8 @@ impl Record {
             percent(what.of(line), &mut self.buffer);
         } else {
             // A part of the buffer, decoded to its end.
-            for i in what.start..what.end {
-                let byte = self.buffer.get(i).copied().unwrap_or_default();
-                self.buffer.push(byte);
-            }
-            let mut raw = self.buffer.split_off(start);
+            let raw = what.of(&self.buffer).to_vec();
             percent(&raw, &mut self.buffer);
-            raw.clear();
         }
         Span { start, end: self.buffer.len() }
     }

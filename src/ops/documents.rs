@@ -6,6 +6,7 @@ use super::{ERROR, NO, YES};
 use crate::clock::Hour;
 use crate::config::Config;
 use crate::disk::Disk;
+use crate::documents::hour::ids;
 use crate::documents::server::{Server, Trouble};
 use crate::documents::{DONE, marker};
 use crate::log::count;
@@ -40,8 +41,8 @@ fn compare(config: &Path, hour: Hour, out: &mut Out) -> Result<u8, String> {
             ));
             continue;
         };
-        let prefix = if conf.upsert { format!("{key}.") } else { format!("{key}.{}.", m.generation) };
-        let found = server.count(&m.database, &prefix).map_err(|e| match e {
+        let (from, to) = ids(&key, m.generation, conf.upsert);
+        let found = server.count(&m.database, (&from, &to)).map_err(|e| match e {
             Trouble::Away(why) => format!("database: {why}"),
             Trouble::Refused(_) => "database: it does not count".into(),
         })?;
