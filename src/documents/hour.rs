@@ -156,11 +156,12 @@ impl Documents {
                 // A later copy has taken the place of the one that was written, or nobody knows what was written. A document that
                 // was updated may be that of other hours by now: it stays, and is updated again.
                 let mut clear = std::mem::take(&mut now.clear);
-                clear.push(if now.format == 1 {
-                    format!("{key}.{}.", now.generation)
+                if now.format == 1 {
+                    clear.push(ids_of(key, now.generation));
                 } else {
-                    format!("{key}.")
-                });
+                    let (from, to) = ids_of(key, first.generation);
+                    clear.extend([(format!("{key}."), from), (to, format!("{key}/"))]);
+                }
                 clear.retain(|_| !upsert);
                 now = Progress { format: 1, generation: first.generation, clear, ..Progress::default() };
                 run.now = now;
