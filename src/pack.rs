@@ -83,6 +83,11 @@ impl Seal {
     pub fn of(raw: &[u8]) -> Self {
         Self { bytes: raw.len() as u64, crc32: crc32fast::hash(raw), sha256: Sha256::digest(raw).into() }
     }
+
+    /// The digest's first eight bytes: enough to tell two packs apart whose CRC-32 somebody has made alike.
+    pub fn mark(&self) -> u64 {
+        self.sha256.first_chunk().map_or(0, |c| u64::from_be_bytes(*c))
+    }
 }
 
 /// What the last pack of an hour says about the whole.
@@ -523,6 +528,8 @@ pub struct BodyCheck {
     zlib: Decompress,
     window: Vec<u8>,
     crc: crc32fast::Hasher,
+    /// If the digest is asked for, too.
+    sha: Option<Sha256>,
     bytes: u64,
     newlines: u64,
     last: u8,
@@ -541,6 +548,7 @@ impl BodyCheck {
             zlib: Decompress::new(true),
             window: vec![0; WINDOW],
             crc: crc32fast::Hasher::new(),
+            sha: None,
             bytes: 0,
             newlines: 0,
             last: b'\n',
@@ -554,12 +562,19 @@ impl BodyCheck {
     pub fn start(&mut self, limit: u64) {
         self.zlib.reset(true);
         self.crc.reset();
+        self.sha = None;
         self.bytes = 0;
         self.newlines = 0;
         self.last = b'\n';
         self.ended = false;
         self.tail.clear();
         self.limit = limit;
+    }
+
+    /// Asks for the digest, too, before anything of this pack comes: whoever has seen a header can make other lines of the same
+    /// length and CRC-32, and only the digest shows that they are not those that were signed.
+    pub fn hash(&mut self) {
+        self.sha = Some(Sha256::new());
     }
 
     /// Takes the next part of the body; `sink` gets the raw bytes in order.
@@ -587,6 +602,9 @@ impl BodyCheck {
                 return wrong(format!("the body holds more than the {} bytes it may", self.limit));
             }
             self.crc.update(raw);
+            if let Some(sha) = &mut self.sha {
+                sha.update(raw);
+            }
             self.newlines = self.newlines.saturating_add(memchr::memchr_iter(b'\n', raw).count() as u64);
             self.last = raw.last().copied().unwrap_or(self.last);
             match status {
@@ -620,6 +638,11 @@ impl BodyCheck {
                     "the body has {} bytes with CRC {crc32:08x}, the header says {} and {:08x}",
                     self.bytes, seal.bytes, seal.crc32
                 ));
+            }
+            if self.sha.as_ref().is_some_and(|sha| sha.clone().finalize()[..] != seal.sha256) {
+                return wrong(
+                    "the lines are not those whose SHA-256 the header has: somebody made others of the same CRC",
+                );
             }
         } else if !self.tail.is_empty() {
             return wrong("bytes follow the zlib stream");

@@ -7,7 +7,7 @@
 
 pub mod gate;
 
-use crate::auth::{Keyring, Memory};
+use crate::auth::{self, Keyring, Memory};
 use crate::config::ReceiverConfig;
 use crate::pack::ping::Ping;
 use crate::pack::{BodyCheck, Checked, Decoder, Event, Header, Meta, Refusal, Sink};
@@ -356,8 +356,14 @@ impl Session {
                     }
                     let Some(f) = self.frame.take() else { return Ok((used, None)) };
                     let Frame { header, meta, body, mut raw, authentic, charge } = f;
+                    // A relay without keys passes signatures on: it must not take other lines for those that were signed.
+                    let signed = header.route.first().is_some_and(|e| !auth::signature(e).is_empty());
+                    let hashed = meta.seal.is_some() && (signed || self.keys.is_some());
                     let checked = self.budget.with_check(|check| {
                         check.start(meta.seal.map_or(self.conf.max_raw as u64, |s| s.bytes));
+                        if hashed {
+                            check.hash();
+                        }
                         check.feed(&body, &mut raw)?;
                         check.finish(&meta)
                     })?;

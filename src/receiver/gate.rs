@@ -17,7 +17,7 @@ use crate::disk;
 use crate::footprint::{CopyPrint, Footprint, HourPrint, Pending, Verdict, load_json};
 use crate::integrity::lines::{Line, Reader, Stored};
 use crate::integrity::{Health, Place, Store, scan};
-use crate::pack::{Entry, HourKey, Meta, Refusal, VERSION, split_frame};
+use crate::pack::{Checked, Entry, HourKey, Meta, Refusal, VERSION, split_frame};
 use crate::planted::{self, Bug};
 use crate::spool::{AppendError, Loc, Shelf, Spool};
 use std::collections::{HashMap, VecDeque};
@@ -89,7 +89,8 @@ impl Gate {
                     other => other?,
                 }
             }
-            let p = Pending { bytes, crc32, seq: loc.seq, weight: loc.len };
+            let mark = meta.seal.map_or(0, |s| s.mark());
+            let p = Pending { bytes, crc32, mark, seq: loc.seq, weight: loc.len };
             let print = memory.footprint.hour(&meta.key, now_ms);
             let stored =
                 print.and_then(|h| h.copies.get(&meta.generation)).is_some_and(|c| meta.id <= c.high);
@@ -152,7 +153,9 @@ impl Gate {
             Err(AppendError::Disk(e)) => return Err(e),
         };
         if let Some(m) = &mut self.memory {
-            let p = Pending { bytes: a.checked.bytes, crc32: a.checked.crc32, seq: loc.seq, weight: loc.len };
+            let Checked { bytes, crc32 } = a.checked;
+            let mark = a.meta.seal.map_or(0, |s| s.mark());
+            let p = Pending { bytes, crc32, mark, seq: loc.seq, weight: loc.len };
             m.footprint.accept(&key, generation, id, p, now_ms);
             if let Some(raw) = a.raw.take() {
                 self.raw.insert(loc.seq, raw);
@@ -218,7 +221,8 @@ impl Gate {
         if m.footprint.hour(key, now_ms).is_none() {
             load(m, key, now_ms)?;
         }
-        let verdict = match m.footprint.judge(key, meta.generation, meta.id, &a.checked) {
+        let mark = meta.seal.map_or(0, |s| s.mark());
+        let verdict = match m.footprint.judge(key, meta.generation, meta.id, &a.checked, mark) {
             Verdict::Stored => compare(&m.store, meta, a)?,
             // What nobody has signed must not make signed lines vanish: they are kept, and told.
             Verdict::Old(_) if a.authentic && m.store.closed(key)?.is_some_and(|c| !c.authentic) => {
@@ -301,7 +305,9 @@ fn compare(store: &Store, meta: &Meta, a: &Arrived) -> disk::Result<Verdict> {
         [store.place(&meta.key), store.building(&meta.key, meta.generation), store.late(&meta.key, 1)];
     for place in &places {
         if let Some(s) = find(store, place, meta)? {
-            let same = (s.bytes, s.crc32) == (a.checked.bytes, a.checked.crc32);
+            let told = meta.seal.map(|seal| seal.sha256);
+            let same = (s.bytes, s.crc32) == (a.checked.bytes, a.checked.crc32)
+                && (s.sha256.is_none() || told.is_none() || s.sha256 == told);
             return Ok(if same { Verdict::Known(0) } else { Verdict::Conflict });
         }
     }
@@ -369,8 +375,8 @@ fn load(m: &mut Memory, key: &HourKey, now_ms: u64) -> disk::Result<()> {
         let Some(frame) = m.early.get(&key.name, &file)? else { continue };
         let Some((header, _)) = split_frame(&frame) else { continue };
         let Ok(meta) = header.meta(&key.name) else { continue };
-        let (bytes, crc32) = meta.seal.map_or((0, 0), |s| (s.bytes, s.crc32));
-        let p = Pending { bytes, crc32, seq: 0, weight: frame.len() as u64 };
+        let (bytes, crc32, mark) = meta.seal.map_or((0, 0, 0), |s| (s.bytes, s.crc32, s.mark()));
+        let p = Pending { bytes, crc32, mark, seq: 0, weight: frame.len() as u64 };
         let copy = hour.copies.entry(generation).or_default();
         if id > copy.high {
             copy.pending.insert(id, p);
