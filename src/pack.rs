@@ -36,6 +36,8 @@ pub const ID_MAX: u64 = 1_000_000_000;
 pub const LOSS_MAX: usize = 8;
 const ROUTE_MAX: usize = 32;
 const ENTRY_MAX: usize = 64;
+/// Keys of all entries together. A pack's own entry has at most some 25, and a relay's six.
+const KEYS_MAX: usize = 256;
 const VALUE_MAX: usize = 1_024;
 
 /// A SHA-256 digest.
@@ -279,6 +281,10 @@ impl Header {
         if raw.route.is_empty() || raw.route.len() > ROUTE_MAX {
             return wrong(format!("Route has {} entries", raw.route.len()));
         }
+        let keys: usize = raw.route.iter().map(|e| e.0.len()).sum();
+        if keys > KEYS_MAX {
+            return wrong(format!("Route has {keys} keys; the limit is {KEYS_MAX}"));
+        }
         let Ok(pack_len) = u64::try_from(raw.pack_len) else {
             return wrong(format!("PackLen {} is negative", raw.pack_len));
         };
@@ -291,6 +297,15 @@ impl Header {
     /// Did the last hop understand replies other than `ok`?
     pub fn peer_is_ours(&self) -> bool {
         self.route.last().is_some_and(|e| e.contains_key("v"))
+    }
+
+    /// Bytes of memory that it takes, about: each text has an allocation of its own.
+    pub fn memory(&self) -> usize {
+        let text = |s: &String| s.capacity().saturating_add(size_of::<String>()).saturating_add(16);
+        let pair = |(k, v): (&String, &String)| text(k).saturating_add(text(v));
+        // A node of the map has room for eleven keys.
+        let entry = |e: &Entry| e.iter().map(pair).sum::<usize>().saturating_add(640);
+        self.route.iter().map(entry).sum()
     }
 
     /// The header's JSON.

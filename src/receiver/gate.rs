@@ -90,7 +90,7 @@ impl Gate {
                 }
             }
             let mark = meta.seal.map_or(0, |s| s.mark());
-            let p = Pending { bytes, crc32, mark, seq: loc.seq, weight: loc.len };
+            let p = Pending { bytes, crc32, mark, seq: loc.seq, weight: weight(loc.len) };
             let print = memory.footprint.hour(&meta.key, now_ms);
             let stored =
                 print.and_then(|h| h.copies.get(&meta.generation)).is_some_and(|c| meta.id <= c.high);
@@ -155,7 +155,7 @@ impl Gate {
         if let Some(m) = &mut self.memory {
             let Checked { bytes, crc32 } = a.checked;
             let mark = a.meta.seal.map_or(0, |s| s.mark());
-            let p = Pending { bytes, crc32, mark, seq: loc.seq, weight: loc.len };
+            let p = Pending { bytes, crc32, mark, seq: loc.seq, weight: weight(loc.len) };
             m.footprint.accept(&key, generation, id, p, now_ms);
             if let Some(raw) = a.raw.take() {
                 self.raw.insert(loc.seq, raw);
@@ -266,7 +266,7 @@ impl Gate {
             }
             Verdict::Early if planted::is(Bug::IdAboveIgnored) => Ok(Some(Answer::Now)),
             Verdict::Early | Verdict::New | Verdict::Stored => {
-                let weight = (a.body.len() as u64).saturating_add(1024);
+                let weight = weight((a.body.len() as u64).saturating_add(1024));
                 if verdict == Verdict::Early
                     && !m.footprint.early_fits(&key.name, weight, m.early_per_name, m.early_total)
                 {
@@ -285,6 +285,11 @@ impl Gate {
             }
         }
     }
+}
+
+/// What a pack counts for while it waits: its bytes on disk, but a small one is a file and memory, too.
+fn weight(len: u64) -> u64 {
+    len.max(8 << 10)
 }
 
 fn identity(a: &Arrived) -> Identity {
@@ -376,7 +381,7 @@ fn load(m: &mut Memory, key: &HourKey, now_ms: u64) -> disk::Result<()> {
         let Some((header, _)) = split_frame(&frame) else { continue };
         let Ok(meta) = header.meta(&key.name) else { continue };
         let (bytes, crc32, mark) = meta.seal.map_or((0, 0, 0), |s| (s.bytes, s.crc32, s.mark()));
-        let p = Pending { bytes, crc32, mark, seq: 0, weight: frame.len() as u64 };
+        let p = Pending { bytes, crc32, mark, seq: 0, weight: weight(frame.len() as u64) };
         let copy = hour.copies.entry(generation).or_default();
         if id > copy.high {
             copy.pending.insert(id, p);

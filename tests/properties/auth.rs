@@ -143,6 +143,22 @@ fn lines_that_were_not_signed_are_refused_although_their_checksum_is_right() {
     open.wait_log("other bytes under this number are stored already; kept in ");
 }
 
+/// The story: a key that had been taken away was good for as long as a body may take.
+#[test]
+fn a_key_is_asked_for_again_when_its_pack_is_whole() {
+    let dir = Scratch::new("removed-key");
+    let keys = key_file(&dir);
+    let store = Store::new("removed", &[("keys_file", keys.to_str().unwrap())]);
+    let frame = signed(&hour("web1"))[0].frame();
+    let mut peer = store.peer();
+    peer.write(&frame[..frame.len() - 1]);
+    write(&keys, &format!("db1 d1 {}\n", hex(&OTHER)), 0o600);
+    store.wait_log("read again: 1 key");
+    peer.write(&frame[frame.len() - 1..]);
+    assert_eq!(peer.answer(), Answer::Denied);
+    assert!(store.names("log_data").is_empty());
+}
+
 /// The story: whoever had recorded a header could set the day from which its host must sign.
 #[test]
 fn a_header_alone_shows_nothing() {

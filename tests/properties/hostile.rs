@@ -254,6 +254,22 @@ fn a_pack_that_is_too_large_for_this_receiver_gets_a_word() {
     nothing_stored(&store);
 }
 
+/// The story: 900 connections, each with a header of two thousand tiny keys, took 300 MB.
+#[test]
+fn a_route_of_many_keys_is_refused() {
+    let store = Store::new("manykeys", &[]);
+    let keys: Vec<String> = (0..40).map(|n| format!("{n:x}")).collect();
+    let entry: Vec<(&str, &str)> = keys.iter().map(|k| (k.as_str(), "")).collect();
+    let mut pack = Pack::ours("web1", HOUR, 0, 1, &lines("many", 0, 3));
+    for _ in 0..8 {
+        pack = pack.hop(&entry);
+    }
+    assert_eq!(store.peer().send(&pack), closed());
+    store.wait_log("keys; the limit is 256");
+    store.settle();
+    nothing_stored(&store);
+}
+
 #[test]
 fn headers_that_are_none_close_the_connection() {
     let store = Store::new("headers", &[]);
