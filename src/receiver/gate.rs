@@ -17,13 +17,17 @@ use crate::disk;
 use crate::footprint::{CopyPrint, Footprint, HourPrint, Pending, Verdict, load_json};
 use crate::integrity::lines::{Line, Reader, Stored};
 use crate::integrity::{Health, Place, Store, scan};
-use crate::pack::{Checked, Entry, HourKey, Meta, Refusal, VERSION, split_frame};
+use crate::pack::{Checked, Entry, HEADER_OUT_MAX, HourKey, Meta, Refusal, VERSION, split_frame};
 use crate::planted::{self, Bug};
 use crate::spool::{AppendError, Loc, Shelf, Spool};
 use std::collections::{HashMap, VecDeque};
 
 /// Packs that a relay recognises when they come again.
 const RECENT: usize = 4096;
+
+/// Default of `max_header`, which the next receiver may have.
+const HEADER_DEFAULT: usize = 64 << 10;
+const NAME_RESERVE: usize = 128;
 
 /// What to answer.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,6 +69,8 @@ pub struct Gate {
     pub raw: HashMap<u64, Raw>,
     /// Entry that a relay appends to the route.
     hop: Option<String>,
+    /// Longest header that the next receiver is sure to read.
+    header_max: usize,
     recent: HashMap<Identity, u64>,
     recent_order: VecDeque<Identity>,
     /// Packs that came again.
@@ -106,12 +112,22 @@ impl Gate {
         Self::new(spool, None, Some(name))
     }
 
+    /// What becomes longer than this (a receiver's `max_header`) by the entry that is appended is refused: the next receiver
+    /// would read none of it, and say nothing.
+    #[must_use]
+    pub fn with_headers_up_to(self, max_header: usize) -> Self {
+        // A relay behind this one may have a longer name.
+        let reserve = if max_header > HEADER_OUT_MAX.saturating_mul(2) { NAME_RESERVE } else { 0 };
+        Self { header_max: max_header.min(HEADER_DEFAULT).saturating_sub(reserve), ..self }
+    }
+
     fn new(spool: Spool, memory: Option<Memory>, hop: Option<String>) -> Self {
         Self {
             spool,
             memory,
             raw: HashMap::new(),
             hop,
+            header_max: usize::MAX,
             recent: HashMap::new(),
             recent_order: VecDeque::new(),
             known: 0,
@@ -147,6 +163,14 @@ impl Gate {
             a.header.route.push(hop(name, wall));
         }
         let head = a.header.encode();
+        if head.len().saturating_sub(4) > self.header_max {
+            return Ok(Answer::Refuse(Refusal::Wrong(format!(
+                "{}: its header would have {} bytes with the entry of this relay; the limit is {}",
+                a.meta.label(),
+                head.len().saturating_sub(4),
+                self.header_max
+            ))));
+        }
         let loc = match self.spool.append(&[&head, &a.body]) {
             Ok(loc) => loc,
             Err(AppendError::Full(why)) => return Ok(Answer::Refuse(Refusal::Busy(why))),
