@@ -33,6 +33,8 @@ pub struct Pending {
     pub bytes: u64,
     /// CRC-32 of the raw bytes.
     pub crc32: u32,
+    /// [`Seal::mark`](crate::pack::Seal::mark) of the raw bytes; 0 = the sender told none.
+    pub mark: u64,
     /// Its number in the spool; 0 = it is on a shelf, durable.
     pub seq: u64,
     /// Bytes that it takes on disk.
@@ -252,8 +254,8 @@ impl Footprint {
         }
     }
 
-    /// What to do with pack `id` of a copy. The hour must be loaded.
-    pub fn judge(&self, key: &HourKey, generation: u64, id: u64, checked: &Checked) -> Verdict {
+    /// What to do with pack `id` of a copy; `mark` as in [`Pending`]. The hour must be loaded.
+    pub fn judge(&self, key: &HourKey, generation: u64, id: u64, checked: &Checked, mark: u64) -> Verdict {
         let Some(hour) = self.hours.get(key) else { return Verdict::New };
         if hour.certifying {
             return Verdict::Certifying;
@@ -275,7 +277,12 @@ impl Footprint {
             return if id == 1 { Verdict::New } else { Verdict::Early };
         };
         match copy.pending.get(&id) {
-            Some(p) if (p.bytes, p.crc32) == (checked.bytes, checked.crc32) => Verdict::Known(p.seq),
+            Some(p)
+                if (p.bytes, p.crc32) == (checked.bytes, checked.crc32)
+                    && (p.mark == mark || p.mark == 0 || mark == 0) =>
+            {
+                Verdict::Known(p.seq)
+            }
             Some(_) => Verdict::Conflict,
             None if id <= copy.high => Verdict::Stored,
             None if id == copy.high.saturating_add(1) => Verdict::New,
@@ -463,7 +470,7 @@ mod tests {
     const CHECKED: Checked = Checked { bytes: 5, crc32: 7 };
 
     fn pending(seq: u64) -> Pending {
-        Pending { bytes: 5, crc32: 7, seq, weight: WEIGHT }
+        Pending { bytes: 5, crc32: 7, mark: 0, seq, weight: WEIGHT }
     }
 
     #[test]
@@ -472,13 +479,13 @@ mod tests {
         let mut f = Footprint::default();
         f.load(&key, HourPrint::default(), 0);
         f.accept(&key, 0, 2, pending(9), 0);
-        assert_eq!(f.judge(&key, 0, 2, &CHECKED), Verdict::Known(9));
+        assert_eq!(f.judge(&key, 0, 2, &CHECKED, 0), Verdict::Known(9));
         // It went to the shelf, a crash came, and only now the spool's record is done with.
         f.stored(&key, 0, 0, &[9]);
-        assert_eq!(f.judge(&key, 0, 2, &CHECKED), Verdict::Known(0));
+        assert_eq!(f.judge(&key, 0, 2, &CHECKED, 0), Verdict::Known(0));
         f.accept(&key, 0, 1, pending(10), 0);
         f.stored(&key, 0, 2, &[10]);
-        assert_eq!(f.judge(&key, 0, 2, &CHECKED), Verdict::Stored);
+        assert_eq!(f.judge(&key, 0, 2, &CHECKED, 0), Verdict::Stored);
     }
 
     #[test]
@@ -492,13 +499,13 @@ mod tests {
         assert_eq!(f.spooled(2), Some((key.clone(), 0, 2)));
         f.lost(&key, 0, 2);
         assert_eq!(f.spooled(2), None);
-        assert_eq!(f.judge(&key, 0, 1, &CHECKED), Verdict::Known(1));
-        assert_eq!(f.judge(&key, 0, 2, &CHECKED), Verdict::New);
-        assert_eq!(f.judge(&key, 0, 4, &CHECKED), Verdict::Known(4));
+        assert_eq!(f.judge(&key, 0, 1, &CHECKED, 0), Verdict::Known(1));
+        assert_eq!(f.judge(&key, 0, 2, &CHECKED, 0), Verdict::New);
+        assert_eq!(f.judge(&key, 0, 4, &CHECKED, 0), Verdict::Known(4));
         let early = 2 * WEIGHT;
         assert!(f.early_fits("web1", 1, early + 1, early + 1) && !f.early_fits("web1", 1, early, u64::MAX));
         f.accept(&key, 0, 2, pending(9), 0);
-        assert_eq!(f.judge(&key, 0, 5, &CHECKED), Verdict::New);
+        assert_eq!(f.judge(&key, 0, 5, &CHECKED, 0), Verdict::New);
         assert!(f.early_fits("web1", 1, 1, 1), "nothing is early any more");
     }
 

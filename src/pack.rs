@@ -36,6 +36,8 @@ pub const ID_MAX: u64 = 1_000_000_000;
 pub const LOSS_MAX: usize = 8;
 const ROUTE_MAX: usize = 32;
 const ENTRY_MAX: usize = 64;
+/// Keys of all entries together. A pack's own entry has at most some 25, and a relay's six.
+const KEYS_MAX: usize = 256;
 const VALUE_MAX: usize = 1_024;
 
 /// A SHA-256 digest.
@@ -82,6 +84,11 @@ impl Seal {
     /// Hashes `raw`.
     pub fn of(raw: &[u8]) -> Self {
         Self { bytes: raw.len() as u64, crc32: crc32fast::hash(raw), sha256: Sha256::digest(raw).into() }
+    }
+
+    /// The digest's first eight bytes: enough to tell two packs apart whose CRC-32 somebody has made alike.
+    pub fn mark(&self) -> u64 {
+        self.sha256.first_chunk().map_or(0, |c| u64::from_be_bytes(*c))
     }
 }
 
@@ -274,6 +281,10 @@ impl Header {
         if raw.route.is_empty() || raw.route.len() > ROUTE_MAX {
             return wrong(format!("Route has {} entries", raw.route.len()));
         }
+        let keys: usize = raw.route.iter().map(|e| e.0.len()).sum();
+        if keys > KEYS_MAX {
+            return wrong(format!("Route has {keys} keys; the limit is {KEYS_MAX}"));
+        }
         let Ok(pack_len) = u64::try_from(raw.pack_len) else {
             return wrong(format!("PackLen {} is negative", raw.pack_len));
         };
@@ -286,6 +297,15 @@ impl Header {
     /// Did the last hop understand replies other than `ok`?
     pub fn peer_is_ours(&self) -> bool {
         self.route.last().is_some_and(|e| e.contains_key("v"))
+    }
+
+    /// Bytes of memory that it takes, about: each text has an allocation of its own.
+    pub fn memory(&self) -> usize {
+        let text = |s: &String| s.capacity().saturating_add(size_of::<String>()).saturating_add(16);
+        let pair = |(k, v): (&String, &String)| text(k).saturating_add(text(v));
+        // A node of the map has room for eleven keys.
+        let entry = |e: &Entry| e.iter().map(pair).sum::<usize>().saturating_add(640);
+        self.route.iter().map(entry).sum()
     }
 
     /// The header's JSON.
@@ -523,6 +543,8 @@ pub struct BodyCheck {
     zlib: Decompress,
     window: Vec<u8>,
     crc: crc32fast::Hasher,
+    /// If the digest is asked for, too.
+    sha: Option<Sha256>,
     bytes: u64,
     newlines: u64,
     last: u8,
@@ -541,6 +563,7 @@ impl BodyCheck {
             zlib: Decompress::new(true),
             window: vec![0; WINDOW],
             crc: crc32fast::Hasher::new(),
+            sha: None,
             bytes: 0,
             newlines: 0,
             last: b'\n',
@@ -554,12 +577,19 @@ impl BodyCheck {
     pub fn start(&mut self, limit: u64) {
         self.zlib.reset(true);
         self.crc.reset();
+        self.sha = None;
         self.bytes = 0;
         self.newlines = 0;
         self.last = b'\n';
         self.ended = false;
         self.tail.clear();
         self.limit = limit;
+    }
+
+    /// Asks for the digest, too, before anything of this pack comes: whoever has seen a header can make other lines of the same
+    /// length and CRC-32, and only the digest shows that they are not those that were signed.
+    pub fn hash(&mut self) {
+        self.sha = Some(Sha256::new());
     }
 
     /// Takes the next part of the body; `sink` gets the raw bytes in order.
@@ -587,6 +617,9 @@ impl BodyCheck {
                 return wrong(format!("the body holds more than the {} bytes it may", self.limit));
             }
             self.crc.update(raw);
+            if let Some(sha) = &mut self.sha {
+                sha.update(raw);
+            }
             self.newlines = self.newlines.saturating_add(memchr::memchr_iter(b'\n', raw).count() as u64);
             self.last = raw.last().copied().unwrap_or(self.last);
             match status {
@@ -620,6 +653,11 @@ impl BodyCheck {
                     "the body has {} bytes with CRC {crc32:08x}, the header says {} and {:08x}",
                     self.bytes, seal.bytes, seal.crc32
                 ));
+            }
+            if self.sha.as_ref().is_some_and(|sha| sha.clone().finalize()[..] != seal.sha256) {
+                return wrong(
+                    "the lines are not those whose SHA-256 the header has: somebody made others of the same CRC",
+                );
             }
         } else if !self.tail.is_empty() {
             return wrong("bytes follow the zlib stream");

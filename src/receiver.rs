@@ -7,12 +7,13 @@
 
 pub mod gate;
 
-use crate::auth::{Keyring, Memory};
+use crate::auth::{self, Keyring, Memory};
 use crate::config::ReceiverConfig;
+use crate::config::allow::network;
 use crate::pack::ping::Ping;
 use crate::pack::{BodyCheck, Checked, Decoder, Event, Header, Meta, Refusal, Sink};
 use crate::tls::Certificate;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,7 +29,57 @@ struct Used {
     /// Of these, raw lines that could be inflated again.
     kept: usize,
     next: u64,
+    frames: BTreeMap<u64, Coming>,
+    hosts: HashMap<Arc<str>, Share>,
+}
+
+/// What the frames of one host take: of a sender that signs, or of an address.
+#[derive(Default)]
+struct Share {
+    bytes: usize,
     frames: BTreeSet<u64>,
+}
+
+/// Closes the connection that a frame comes over.
+pub type Closer = Arc<dyn Fn() + Send + Sync>;
+
+/// A frame that is coming in.
+struct Coming {
+    whose: Arc<str>,
+    begun: Instant,
+    moved: Instant,
+    /// It is the sender that it waits for, not us.
+    theirs: bool,
+    close: Option<Closer>,
+}
+
+/// Of the budget one host's frames have this part, but the oldest of them may exceed it: others always find room.
+const SHARE: usize = 4;
+/// Where room is short, a frame of which nothing came for this time goes, or that has been coming for the longer one.
+const STALLED: Duration = Duration::from_secs(5);
+const SLOW: Duration = Duration::from_secs(30);
+
+impl Used {
+    /// Who has most.
+    fn greatest(&self) -> Option<Arc<str>> {
+        self.hosts.iter().max_by_key(|(_, share)| share.bytes).map(|(whose, _)| Arc::clone(whose))
+    }
+
+    /// Closes the frame of this host for which its sender has been waited longest, if that is long. Its sender keeps it.
+    fn close_slowest(&mut self, whose: &str, now: Instant) {
+        let Some(share) = self.hosts.get(whose) else { return };
+        let late = |since: Instant, time: Duration| now.saturating_duration_since(since) >= time;
+        let slow = share.frames.iter().filter(|ticket| {
+            self.frames.get(ticket).is_some_and(|f| {
+                f.theirs && f.close.is_some() && (late(f.moved, STALLED) || late(f.begun, SLOW))
+            })
+        });
+        let slowest = slow.min_by_key(|ticket| self.frames.get(ticket).map(|f| f.moved)).copied();
+        let close = slowest.and_then(|ticket| self.frames.get_mut(&ticket)?.close.take());
+        if let Some(close) = close {
+            close();
+        }
+    }
 }
 
 /// Ticket of charges that are no frame's.
@@ -86,12 +137,14 @@ impl Budget {
         done
     }
 
-    /// A frame begins.
-    pub fn enter(self: &Arc<Self>) -> Charge {
+    /// A frame of a host begins; `close` ends the connection that it comes over.
+    pub fn enter(self: &Arc<Self>, whose: &str, close: Option<Closer>) -> Charge {
+        let (whose, now) = (Arc::<str>::from(whose), Instant::now());
         let mut u = lock(&self.used);
         u.next = u.next.saturating_add(1);
         let ticket = u.next;
-        u.frames.insert(ticket);
+        u.hosts.entry(Arc::clone(&whose)).or_default().frames.insert(ticket);
+        u.frames.insert(ticket, Coming { whose, begun: now, moved: now, theirs: true, close });
         Charge { budget: Arc::clone(self), ticket, bytes: 0 }
     }
 }
@@ -104,20 +157,52 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// Charges `n` bytes, waiting for others to finish until `deadline`. The oldest frame never waits.
+    /// Charges `n` bytes, waiting for others to finish until `deadline`. The oldest frame of all never waits, and the oldest of
+    /// a host not for that host's share.
     pub fn wait(&mut self, n: usize, deadline: Instant) -> bool {
+        let (cap, ticket) = (self.budget.cap, self.ticket);
         let mut u = lock(&self.budget.used);
-        while u.bytes.saturating_add(n) > self.budget.cap && u.frames.first() != Some(&self.ticket) {
-            let left = deadline.saturating_duration_since(Instant::now());
+        let Some(whose) = u.frames.get(&ticket).map(|f| Arc::clone(&f.whose)) else { return true };
+        loop {
+            let now = Instant::now();
+            let room = u.bytes.saturating_add(n) <= cap;
+            let mine = u.hosts.get(&whose);
+            let in_share = mine.is_none_or(|s| {
+                s.bytes.saturating_add(n) <= cap / SHARE || s.frames.first() == Some(&ticket)
+            });
+            let oldest = u.frames.first_key_value().is_some_and(|(first, _)| *first == ticket);
+            let (goes, left) =
+                (n == 0 || oldest || room && in_share, deadline.saturating_duration_since(now));
+            if let Some(f) = u.frames.get_mut(&ticket) {
+                f.theirs = goes;
+                f.moved = now;
+            }
+            if goes {
+                break;
+            }
             if left.is_zero() {
                 return false;
+            }
+            let whose = if room { Some(Arc::clone(&whose)) } else { u.greatest() };
+            if let Some(whose) = whose {
+                u.close_slowest(&whose, now);
             }
             let step = left.min(Duration::from_secs(1));
             u = self.budget.freed.wait_timeout(u, step).unwrap_or_else(PoisonError::into_inner).0;
         }
         u.bytes = u.bytes.saturating_add(n);
+        if let Some(share) = u.hosts.get_mut(&whose) {
+            share.bytes = share.bytes.saturating_add(n);
+        }
         self.bytes = self.bytes.saturating_add(n);
         true
+    }
+
+    /// The frame is here, whole: what it waits for from now on is not its sender's fault.
+    fn whole(&self) {
+        if let Some(f) = lock(&self.budget.used).frames.get_mut(&self.ticket) {
+            f.theirs = false;
+        }
     }
 
     /// A charge on the same budget, of nothing yet, for bytes that it would be good to keep.
@@ -148,7 +233,15 @@ impl Drop for Charge {
         if self.ticket == LUXURY {
             u.kept = u.kept.saturating_sub(self.bytes);
         }
-        u.frames.remove(&self.ticket);
+        if let Some(Coming { whose, .. }) = u.frames.remove(&self.ticket)
+            && let Some(share) = u.hosts.get_mut(&whose)
+        {
+            share.bytes = share.bytes.saturating_sub(self.bytes);
+            share.frames.remove(&self.ticket);
+            if share.frames.is_empty() {
+                u.hosts.remove(&whose);
+            }
+        }
         drop(u);
         self.budget.freed.notify_all();
     }
@@ -223,12 +316,17 @@ struct Frame {
     raw: Option<Raw>,
     authentic: bool,
     charge: Charge,
+    /// Memory of the header that is not charged yet.
+    owed: usize,
 }
 
 /// One connection's state.
 pub struct Session {
     conf: Arc<ReceiverConfig>,
     peer: String,
+    /// Whom frames without a good signature are counted for.
+    from: String,
+    close: Option<Closer>,
     keep_raw: bool,
     budget: Arc<Budget>,
     decoder: Decoder,
@@ -250,6 +348,8 @@ impl Session {
         Self {
             conf: Arc::clone(conf),
             peer: peer_name(peer),
+            from: network(peer.to_canonical()).to_string(),
+            close: None,
             keep_raw,
             budget: Arc::clone(budget),
             // The body's limit is kept by `begin`, which knows how to refuse.
@@ -276,6 +376,13 @@ impl Session {
     #[must_use]
     pub fn remembering(mut self, memory: &Arc<Memory>) -> Self {
         self.memory = Some(Arc::clone(memory));
+        self
+    }
+
+    /// Where room is short, a frame that comes too slowly is ended by this.
+    #[must_use]
+    pub fn closed_by(mut self, close: Closer) -> Self {
+        self.close = Some(close);
         self
     }
 
@@ -315,9 +422,25 @@ impl Session {
         self.pinged.take()
     }
 
-    /// Charges `n` body bytes that are about to be taken; false when the deadline passes first.
+    /// Charges the memory for `n` body bytes that are about to be taken, and makes it; the header's, too. False when the
+    /// deadline passes first.
     pub fn charge(&mut self, n: usize, deadline: Instant) -> bool {
-        self.frame.as_mut().is_none_or(|f| f.charge.wait(n, deadline))
+        let Some(f) = &mut self.frame else { return true };
+        let whole = usize::try_from(f.header.pack_len).unwrap_or(usize::MAX);
+        let (len, capacity) = (f.body.len(), f.body.capacity());
+        let need = len.saturating_add(n).min(whole);
+        // The vector's capacity is what is charged, not its length.
+        let want = if need <= capacity {
+            capacity
+        } else {
+            capacity.saturating_add(capacity / 2).clamp(need, whole.max(need))
+        };
+        if !f.charge.wait(want.saturating_sub(capacity).saturating_add(f.owed), deadline) {
+            return false;
+        }
+        f.owed = 0;
+        f.body.reserve_exact(want.saturating_sub(len));
+        true
     }
 
     /// Takes a prefix of `input`; a complete pack comes out as soon as its last byte is in.
@@ -355,9 +478,20 @@ impl Session {
                         return Ok((used, None));
                     }
                     let Some(f) = self.frame.take() else { return Ok((used, None)) };
-                    let Frame { header, meta, body, mut raw, authentic, charge } = f;
+                    let Frame { header, meta, body, mut raw, mut authentic, charge, .. } = f;
+                    charge.whole();
+                    // A body may take minutes, and its key may have been taken away since its header came.
+                    if let (Some(keys), Some(entry)) = (&self.keys, header.route.first()) {
+                        authentic = keys.admit(entry, &meta.key, &self.peer).map_err(Refusal::Denied)?;
+                    }
+                    // A relay without keys passes signatures on: it must not take other lines for those that were signed.
+                    let signed = header.route.first().is_some_and(|e| !auth::signature(e).is_empty());
+                    let hashed = meta.seal.is_some() && (signed || self.keys.is_some());
                     let checked = self.budget.with_check(|check| {
                         check.start(meta.seal.map_or(self.conf.max_raw as u64, |s| s.bytes));
+                        if hashed {
+                            check.hash();
+                        }
                         check.feed(&body, &mut raw)?;
                         check.finish(&meta)
                     })?;
@@ -428,14 +562,16 @@ impl Session {
         if declared > max {
             return Err(Refusal::Wrong(format!("{declared} raw bytes; the limit is {max}")));
         }
-        let charge = self.budget.enter();
+        let whose = if authentic { auth::host_of(&meta.key.name) } else { &self.from };
+        let charge = self.budget.enter(whose, self.close.clone());
+        let owed = header.memory();
         // Charged as they appear: what a header promises must take nothing from others. A few large packs would use
         // up what spares many small ones a second inflating.
         let fits = meta.seal.is_some_and(|s| s.bytes <= self.budget.cap as u64 / 4);
         let declared = usize::try_from(declared).unwrap_or(usize::MAX);
         let raw =
             (self.keep_raw && fits).then(|| Raw { lines: Vec::new(), declared, charge: charge.luxury() });
-        self.frame = Some(Frame { header, meta, body: Vec::new(), raw, authentic, charge });
+        self.frame = Some(Frame { header, meta, body: Vec::new(), raw, authentic, charge, owed });
         Ok(())
     }
 }

@@ -17,13 +17,17 @@ use crate::disk;
 use crate::footprint::{CopyPrint, Footprint, HourPrint, Pending, Verdict, load_json};
 use crate::integrity::lines::{Line, Reader, Stored};
 use crate::integrity::{Health, Place, Store, scan};
-use crate::pack::{Entry, HourKey, Meta, Refusal, VERSION, split_frame};
+use crate::pack::{Checked, Entry, HEADER_OUT_MAX, HourKey, Meta, Refusal, VERSION, split_frame};
 use crate::planted::{self, Bug};
 use crate::spool::{AppendError, Loc, Shelf, Spool};
 use std::collections::{HashMap, VecDeque};
 
 /// Packs that a relay recognises when they come again.
 const RECENT: usize = 4096;
+
+/// Default of `max_header`, which the next receiver may have.
+const HEADER_DEFAULT: usize = 64 << 10;
+const NAME_RESERVE: usize = 128;
 
 /// What to answer.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,6 +69,8 @@ pub struct Gate {
     pub raw: HashMap<u64, Raw>,
     /// Entry that a relay appends to the route.
     hop: Option<String>,
+    /// Longest header that the next receiver is sure to read.
+    header_max: usize,
     recent: HashMap<Identity, u64>,
     recent_order: VecDeque<Identity>,
     /// Packs that came again.
@@ -89,7 +95,8 @@ impl Gate {
                     other => other?,
                 }
             }
-            let p = Pending { bytes, crc32, seq: loc.seq, weight: loc.len };
+            let mark = meta.seal.map_or(0, |s| s.mark());
+            let p = Pending { bytes, crc32, mark, seq: loc.seq, weight: weight(loc.len) };
             let print = memory.footprint.hour(&meta.key, now_ms);
             let stored =
                 print.and_then(|h| h.copies.get(&meta.generation)).is_some_and(|c| meta.id <= c.high);
@@ -105,12 +112,22 @@ impl Gate {
         Self::new(spool, None, Some(name))
     }
 
+    /// What becomes longer than this (a receiver's `max_header`) by the entry that is appended is refused: the next receiver
+    /// would read none of it, and say nothing.
+    #[must_use]
+    pub fn with_headers_up_to(self, max_header: usize) -> Self {
+        // A relay behind this one may have a longer name.
+        let reserve = if max_header > HEADER_OUT_MAX.saturating_mul(2) { NAME_RESERVE } else { 0 };
+        Self { header_max: max_header.min(HEADER_DEFAULT).saturating_sub(reserve), ..self }
+    }
+
     fn new(spool: Spool, memory: Option<Memory>, hop: Option<String>) -> Self {
         Self {
             spool,
             memory,
             raw: HashMap::new(),
             hop,
+            header_max: usize::MAX,
             recent: HashMap::new(),
             recent_order: VecDeque::new(),
             known: 0,
@@ -146,13 +163,23 @@ impl Gate {
             a.header.route.push(hop(name, wall));
         }
         let head = a.header.encode();
+        if head.len().saturating_sub(4) > self.header_max {
+            return Ok(Answer::Refuse(Refusal::Wrong(format!(
+                "{}: its header would have {} bytes with the entry of this relay; the limit is {}",
+                a.meta.label(),
+                head.len().saturating_sub(4),
+                self.header_max
+            ))));
+        }
         let loc = match self.spool.append(&[&head, &a.body]) {
             Ok(loc) => loc,
             Err(AppendError::Full(why)) => return Ok(Answer::Refuse(Refusal::Busy(why))),
             Err(AppendError::Disk(e)) => return Err(e),
         };
         if let Some(m) = &mut self.memory {
-            let p = Pending { bytes: a.checked.bytes, crc32: a.checked.crc32, seq: loc.seq, weight: loc.len };
+            let Checked { bytes, crc32 } = a.checked;
+            let mark = a.meta.seal.map_or(0, |s| s.mark());
+            let p = Pending { bytes, crc32, mark, seq: loc.seq, weight: weight(loc.len) };
             m.footprint.accept(&key, generation, id, p, now_ms);
             if let Some(raw) = a.raw.take() {
                 self.raw.insert(loc.seq, raw);
@@ -218,7 +245,8 @@ impl Gate {
         if m.footprint.hour(key, now_ms).is_none() {
             load(m, key, now_ms)?;
         }
-        let verdict = match m.footprint.judge(key, meta.generation, meta.id, &a.checked) {
+        let mark = meta.seal.map_or(0, |s| s.mark());
+        let verdict = match m.footprint.judge(key, meta.generation, meta.id, &a.checked, mark) {
             Verdict::Stored => compare(&m.store, meta, a)?,
             // What nobody has signed must not make signed lines vanish: they are kept, and told.
             Verdict::Old(_) if a.authentic && m.store.closed(key)?.is_some_and(|c| !c.authentic) => {
@@ -262,7 +290,7 @@ impl Gate {
             }
             Verdict::Early if planted::is(Bug::IdAboveIgnored) => Ok(Some(Answer::Now)),
             Verdict::Early | Verdict::New | Verdict::Stored => {
-                let weight = (a.body.len() as u64).saturating_add(1024);
+                let weight = weight((a.body.len() as u64).saturating_add(1024));
                 if verdict == Verdict::Early
                     && !m.footprint.early_fits(&key.name, weight, m.early_per_name, m.early_total)
                 {
@@ -283,6 +311,11 @@ impl Gate {
     }
 }
 
+/// What a pack counts for while it waits: its bytes on disk, but a small one is a file and memory, too.
+fn weight(len: u64) -> u64 {
+    len.max(8 << 10)
+}
+
 fn identity(a: &Arrived) -> Identity {
     let id = if planted::is(Bug::DedupeByBody) { 0 } else { a.meta.id };
     let signature = a.header.route.first().map_or("", auth::signature).to_owned();
@@ -301,7 +334,9 @@ fn compare(store: &Store, meta: &Meta, a: &Arrived) -> disk::Result<Verdict> {
         [store.place(&meta.key), store.building(&meta.key, meta.generation), store.late(&meta.key, 1)];
     for place in &places {
         if let Some(s) = find(store, place, meta)? {
-            let same = (s.bytes, s.crc32) == (a.checked.bytes, a.checked.crc32);
+            let told = meta.seal.map(|seal| seal.sha256);
+            let same = (s.bytes, s.crc32) == (a.checked.bytes, a.checked.crc32)
+                && (s.sha256.is_none() || told.is_none() || s.sha256 == told);
             return Ok(if same { Verdict::Known(0) } else { Verdict::Conflict });
         }
     }
@@ -369,8 +404,8 @@ fn load(m: &mut Memory, key: &HourKey, now_ms: u64) -> disk::Result<()> {
         let Some(frame) = m.early.get(&key.name, &file)? else { continue };
         let Some((header, _)) = split_frame(&frame) else { continue };
         let Ok(meta) = header.meta(&key.name) else { continue };
-        let (bytes, crc32) = meta.seal.map_or((0, 0), |s| (s.bytes, s.crc32));
-        let p = Pending { bytes, crc32, seq: 0, weight: frame.len() as u64 };
+        let (bytes, crc32, mark) = meta.seal.map_or((0, 0, 0), |s| (s.bytes, s.crc32, s.mark()));
+        let p = Pending { bytes, crc32, mark, seq: 0, weight: weight(frame.len() as u64) };
         let copy = hour.copies.entry(generation).or_default();
         if id > copy.high {
             copy.pending.insert(id, p);

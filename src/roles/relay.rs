@@ -44,7 +44,7 @@ pub fn open(
     let dir = state_dir.join("spool");
     let spool = Spool::open(disk, &dir, &mut quarantine, &conf.spool, report, &mut |_, _| {}).map_err(say)?;
     let waiting = spool.waiting();
-    let gate = Mutex::new(Gate::relay(spool, name));
+    let gate = Mutex::new(Gate::relay(spool, name).with_headers_up_to(conf.receiver.max_header));
     let queue = Queue::new(&conf.sender, seed).holding_denied();
     let bound = Bound::open(disk, state_dir, queue.route(), report).map_err(say)?;
     let relay = Relay::open(disk, state_dir, &conf.sender, &gate, quarantine, (queue, bound)).map_err(say)?;
@@ -233,7 +233,7 @@ impl Relay {
                 self.finish(seq, gate)
             }
             Next::Again => Ok(()),
-            Next::Hold if self.hold(seq, frame, denied)? => self.finish(seq, gate),
+            Next::Hold if self.hold(seq, frame, outcome)? => self.finish(seq, gate),
             Next::Hold => {
                 // No room: it stays in the spool and is tried again.
                 self.queue.push(seq);

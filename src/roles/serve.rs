@@ -362,6 +362,17 @@ fn accept_loop(
         metrics::CONNECTIONS.inc();
         let session =
             Session::new(conf, &budget, ip, keep_raw).with_keys(s.keys.clone()).remembering(&s.memory);
+        let (shared, socket) = (Arc::clone(s), Arc::clone(&stream));
+        let session = session.closed_by(Arc::new(move || {
+            let _ = socket.shutdown(Half::Both);
+            shared.refused(
+                false,
+                &format!(
+                    "connection from {ip}: its pack comes too slowly, and the bytes in flight are at a limit \
+                     (inflight_bytes): closed; its sender keeps it and tries again"
+                ),
+            );
+        }));
         let mut c = Connection {
             stream: Stream::plain(stream),
             session,
@@ -555,6 +566,9 @@ impl Connection {
                 if let (false, Some(len)) = (had_header, self.session.body_len()) {
                     let by_size = len.saturating_mul(1000).checked_div(self.conf.body_rate_min).unwrap_or(0);
                     deadline = clock::deadline(ms(self.conf.body_timeout_ms.saturating_add(by_size)));
+                    if !self.session.charge(0, deadline) {
+                        return End::Refused(Refusal::Busy("the bytes in flight are at their limit".into()));
+                    }
                 }
                 if let Some(name) = self.session.take_pinged() {
                     if let Err(end) = self.pong(&name) {

@@ -35,6 +35,8 @@ struct Item {
     refusals: u32,
     first_refusal_ms: u64,
     busy: bool,
+    /// It got no answer when its address had taken so many others.
+    unanswered: Option<u64>,
     /// The address that it is bound to; none = the one in use.
     bound: Option<usize>,
 }
@@ -44,6 +46,8 @@ struct Item {
 struct Lane {
     ready_ms: u64,
     fails: u32,
+    /// Packs that were taken there.
+    taken: u64,
     /// Packs bound to it among the items.
     bound: usize,
     /// The others: mere numbers, which cost little, and no time when the next pack is looked for.
@@ -329,15 +333,34 @@ impl Queue {
             (lane.fails, lane.ready_ms) = (fails, ready_ms);
         }
         let bound = self.bound(number);
-        let next = self.weigh(number, to, outcome, now_ms);
+        let its_own = self.is_its_own(number, to, outcome);
+        let next = self.weigh(number, to, outcome, its_own, now_ms);
         self.unpark(bound);
-        if self.route.note(to, outcome, now_ms) {
+        // What one pack is answered says nothing of the address that takes others.
+        if !its_own && self.route.note(to, outcome, now_ms) {
             self.begin_anew(now_ms);
         }
         next
     }
 
-    fn weigh(&mut self, number: u64, to: usize, outcome: &Outcome, now_ms: u64) -> Next {
+    /// A pack that gets no answer again, although others were taken since it got none before: it is not the address.
+    fn is_its_own(&mut self, number: u64, to: usize, outcome: &Outcome) -> bool {
+        let Some(lane) = self.lanes.get_mut(to) else { return false };
+        match outcome {
+            Outcome::Sent => {
+                lane.taken = lane.taken.saturating_add(1);
+                false
+            }
+            Outcome::TempFail { how: Fail::NoAnswer, .. } => {
+                let Some(item) = self.items.get_mut(&number) else { return false };
+                let before = item.unanswered.replace(lane.taken);
+                before.is_some_and(|taken| lane.taken > taken)
+            }
+            _ => false,
+        }
+    }
+
+    fn weigh(&mut self, number: u64, to: usize, outcome: &Outcome, its_own: bool, now_ms: u64) -> Next {
         let Some(mut item) = self.take(number) else { return Next::Done };
         item.busy = false;
         item.attempts = item.attempts.saturating_add(1);
@@ -348,6 +371,12 @@ impl Queue {
             Outcome::TempFail { how: Fail::NoConnection, .. } => item.ready_ms = now_ms,
             Outcome::TempFail { .. } if planted::is(Bug::SentCountsAsAcked) => return Next::Done,
             Outcome::TempFail { how: Fail::Denied, .. } if self.holds_denied => {
+                if self.is_given_up(&mut item, now_ms) {
+                    return Next::Hold;
+                }
+            }
+            // In a relay's queue it would be in the way of others for ever.
+            Outcome::TempFail { how: Fail::NoAnswer, .. } if self.holds_denied && its_own => {
                 if self.is_given_up(&mut item, now_ms) {
                     return Next::Hold;
                 }
@@ -406,6 +435,40 @@ mod tests {
         assert_eq!(q.next(0), Some(3));
         assert_eq!(q.next(0), None);
         assert_eq!(q.next(60_000), Some(1));
+    }
+
+    /// The story: packs that the next receiver closed its connection for, each time, made a relay leave a good address, and
+    /// stayed in its spool for ever.
+    #[test]
+    fn a_pack_that_is_never_answered_while_others_are_taken_is_no_fault_of_the_address() {
+        let text = b"[tail]\nlog_file = /l.<%Y%m%d%H>\nsend_to = a:1, b:1\nfailover_after = 3\n";
+        let conf = Config::parse("t", text).tail(false).unwrap().0.sender;
+        let silence = Outcome::TempFail { reason: String::new(), how: Fail::NoAnswer };
+        let mut q = Queue::new(&conf, 1).holding_denied();
+        q.push(1);
+        let (mut now, mut next, mut tries) = (0, 2, 0);
+        while q.has(1) {
+            now += 1_000;
+            q.push(next);
+            next += 1;
+            while let Some(n) = q.next(now) {
+                tries += u64::from(n == 1);
+                let outcome = if n == 1 { &silence } else { &Outcome::Sent };
+                let next = q.report(n, outcome, now);
+                assert_eq!(next == Next::Hold, n == 1 && !q.has(1));
+            }
+            assert!(now < 3_600_000, "it stays for ever");
+        }
+        assert!(now >= conf.held_after_ms && tries < 12, "{tries} attempts in {now} ms");
+        // When nothing else is taken the address is to blame.
+        assert_eq!(q.route().used(), 0);
+        (1..=3).for_each(|n| q.push(next + n));
+        for _ in 1..=3 {
+            assert_eq!(q.route().used(), 0);
+            let number = q.next(now).unwrap();
+            q.report(number, &silence, now);
+        }
+        assert_eq!(q.route().used(), 1);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! In the original anyone with a route to the port could write any host's files.
 
-use super::peer::{Answer, Hour, Pack, hex, lines, until};
+use super::peer::{Answer, Hour, Pack, hex, lines, newlines, until, zlib};
 use super::store::{Scratch, Store};
 use super::support::{self, Temp, fixed_addr, logd, past_hours, tag, tail};
 use std::os::unix::fs::PermissionsExt;
@@ -100,6 +100,63 @@ fn of_the_matrix_only_what_is_right_is_taken() {
         said.contains("set key_file on that host") && said.contains("did not make this signature"),
         "{said}"
     );
+}
+
+/// Other lines of the same length and CRC-32: five bytes are changed by the polynomial of the CRC itself.
+fn alike(raw: &[u8]) -> Vec<u8> {
+    let mut other = raw.to_vec();
+    for (byte, bits) in other[4..].iter_mut().zip([0x41, 0x06, 0x71, 0xdb, 0x01]) {
+        *byte ^= bits;
+    }
+    assert_eq!(crc32fast::hash(&other), crc32fast::hash(raw));
+    assert_eq!(newlines(&other), newlines(raw));
+    other
+}
+
+/// The story: whoever was on the path sent lines of his own under the header that web1 had signed, and web1's own pack was
+/// acknowledged and not stored.
+#[test]
+fn lines_that_were_not_signed_are_refused_although_their_checksum_is_right() {
+    let dir = Scratch::new("forged-keys");
+    let keys = key_file(&dir);
+    let with_keys = [("keys_file", keys.to_str().unwrap())];
+    let store = Store::new("forged", &with_keys);
+    let relay = Store::relay("forged-open", store.addr(), &[]);
+    let guarded = Store::relay("forged-guarded", store.addr(), &with_keys);
+    for (name, door) in [("web1", &store), ("web1+open", &relay), ("web1+guarded", &guarded)] {
+        let h = hour(name);
+        let mut forged = signed(&h).remove(0);
+        let tag = forged.body.split_off(zlib(&h.raws[0]).len());
+        forged.body = [zlib(&alike(&h.raws[0])), tag].concat();
+        assert_eq!(door.peer().send(&forged), Answer::WrongHeader, "{name}");
+        door.peer().send_all(&signed(&h));
+        assert_eq!(store.proven(&h, 1)["authentic"], true, "{name}");
+    }
+    // What nobody has signed, and its own digest is right: it takes nothing from what is signed.
+    let open = Store::new("forged-accept", &[("keys_file", keys.to_str().unwrap()), ("keys", "accept")]);
+    let h = hour("web1");
+    let unsigned = Pack::ours("web1", HOUR, 0, 1, &alike(&h.raws[0]));
+    for _ in 0..2 {
+        assert_eq!(open.peer().send(&unsigned), Answer::Ok);
+    }
+    assert_eq!(open.peer().send(&signed(&h)[0]), Answer::Ok);
+    open.wait_log("other bytes under this number are stored already; kept in ");
+}
+
+/// The story: a key that had been taken away was good for as long as a body may take.
+#[test]
+fn a_key_is_asked_for_again_when_its_pack_is_whole() {
+    let dir = Scratch::new("removed-key");
+    let keys = key_file(&dir);
+    let store = Store::new("removed", &[("keys_file", keys.to_str().unwrap())]);
+    let frame = signed(&hour("web1"))[0].frame();
+    let mut peer = store.peer();
+    peer.write(&frame[..frame.len() - 1]);
+    write(&keys, &format!("db1 d1 {}\n", hex(&OTHER)), 0o600);
+    store.wait_log("read again: 1 key");
+    peer.write(&frame[frame.len() - 1..]);
+    assert_eq!(peer.answer(), Answer::Denied);
+    assert!(store.names("log_data").is_empty());
 }
 
 /// The story: whoever had recorded a header could set the day from which its host must sign.

@@ -254,6 +254,46 @@ fn a_pack_that_is_too_large_for_this_receiver_gets_a_word() {
     nothing_stored(&store);
 }
 
+/// The story: a header that a relay could read and the next receiver could not, with the relay's entry, stayed in the relay's
+/// spool for ever.
+#[test]
+fn a_relay_refuses_a_header_that_its_own_entry_makes_too_long() {
+    let store = Store::new("longheader", &[]);
+    let relay = Store::relay("longheader-relay", store.addr(), &[]);
+    let raw = lines("long", 0, 3);
+    let long = |last: usize| {
+        let pack = Pack::ours("web1", HOUR, 0, 1, &raw);
+        let pack = (0..40).fold(pack, |p, n| p.set(&format!("{n:0>700}"), &"x".repeat(850)));
+        let missing = last - pack.json().len();
+        let half = "y".repeat(missing / 4);
+        let pack = (1..=3).fold(pack, |p, n| p.set(&format!("y{n}"), &half));
+        let rest = last - pack.json().len() - 7;
+        pack.set("z", &"z".repeat(rest))
+    };
+    assert_eq!(long(64_800).json().len(), 64_800);
+    for len in [65_530, 65_420] {
+        assert_eq!(relay.peer().send(&long(len)), Answer::WrongHeader, "{len}");
+    }
+    assert_eq!(relay.peer().send(&long(64_800)), Answer::Ok);
+    store.wait_data("web1", HOUR, raw.len());
+}
+
+/// The story: 900 connections, each with a header of two thousand tiny keys, took 300 MB.
+#[test]
+fn a_route_of_many_keys_is_refused() {
+    let store = Store::new("manykeys", &[]);
+    let keys: Vec<String> = (0..40).map(|n| format!("{n:x}")).collect();
+    let entry: Vec<(&str, &str)> = keys.iter().map(|k| (k.as_str(), "")).collect();
+    let mut pack = Pack::ours("web1", HOUR, 0, 1, &lines("many", 0, 3));
+    for _ in 0..8 {
+        pack = pack.hop(&entry);
+    }
+    assert_eq!(store.peer().send(&pack), closed());
+    store.wait_log("keys; the limit is 256");
+    store.settle();
+    nothing_stored(&store);
+}
+
 #[test]
 fn headers_that_are_none_close_the_connection() {
     let store = Store::new("headers", &[]);

@@ -1,8 +1,9 @@
 //! P4: every limit of a receiver holds, one bad host stops only itself, and what was refused is taken later.
 
+use super::auth::{OTHER, OWN, key_file};
 use super::original::other_address;
 use super::peer::{Answer, Hour, Pack, Peer, Random, lines, newlines, until};
-use super::store::{Store, tree};
+use super::store::{Scratch, Store, tree};
 use logd::clock::{Clock, Zone};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -200,6 +201,40 @@ fn when_the_bytes_in_flight_are_used_up_others_wait_and_are_served() {
     }
     store.settle_patiently();
     assert!(store.process().status_kb("VmHWM") < 40_000);
+}
+
+/// The story: one host with 24 connections on which nothing came any more kept all others waiting for minutes.
+#[test]
+fn a_host_that_stalls_has_its_share_of_the_bytes_in_flight_and_makes_room_again() {
+    let dir = Scratch::new("stall-keys");
+    let keys = key_file(&dir);
+    let store = Store::new(
+        "stall",
+        &[("keys_file", keys.to_str().unwrap()), ("inflight_bytes", "1M"), ("max_body", "1M")],
+    );
+    let mut random = Random::new();
+    let mut stalled: Vec<Peer> = (0..6)
+        .map(|i| {
+            let frame =
+                Pack::ours(&format!("web1+s{i}"), HOUR, 0, 1, &random.bytes(400_000)).signed("w1", &OWN);
+            let mut peer = store.peer();
+            peer.write_apart(&frame.frame()[..300_000]);
+            peer
+        })
+        .collect();
+    let begun = Instant::now();
+    let other = Hour::new("db1", HOUR, 3, 2_000);
+    let packs: Vec<Pack> = other.packs().into_iter().map(|p| p.signed("d1", &OTHER)).collect();
+    store.peer().send_all(&packs);
+    assert!(begun.elapsed() < Duration::from_secs(3), "db1 waited {:?}", begun.elapsed());
+    // A pack of the same host waits for the slowest of them to go.
+    let raw = random.bytes(20_000);
+    let pack =
+        Pack::ours("web1", HOUR, 0, 1, &raw).set("lines", &newlines(&raw).to_string()).signed("w1", &OWN);
+    assert_eq!(store.peer().send(&pack), Answer::Ok);
+    assert!(begun.elapsed() < Duration::from_secs(25), "web1 waited {:?}", begun.elapsed());
+    store.wait_log("its pack comes too slowly");
+    assert_eq!(stalled.remove(0).answer(), closed());
 }
 
 /// The story: the copy of a host whose clock was wrong was newer than all that were sent to mend it.

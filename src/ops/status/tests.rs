@@ -122,7 +122,7 @@ fn missing_prints_what_resend_reads_and_nothing_else() {
     // With the expected names and what the collector has accepted.
     let config = store_config(&temp, "web1\nweb5\nweb9\n");
     let mut print = crate::footprint::Footprint::default();
-    let pending = crate::footprint::Pending { bytes: 1, crc32: 0, seq: 1, weight: 1 };
+    let pending = crate::footprint::Pending { bytes: 1, crc32: 0, mark: 0, seq: 1, weight: 1 };
     let key = super::super::testing::key("web3_2026112210");
     for id in [1, 2, 3, 7] {
         print.accept(&key, 0, id, pending, 0);

@@ -14,6 +14,7 @@ use crate::disk;
 use crate::pack::split_frame;
 use crate::receiver::gate::Gate;
 use crate::receiver::lock;
+use crate::sender::{Fail, Outcome};
 use crate::spool::AppendError;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -109,7 +110,8 @@ impl Relay {
     }
 
     /// Keeps a pack aside, durably; false = there is no room.
-    pub(super) fn hold(&mut self, seq: u64, frame: &[u8], denied: bool) -> disk::Result<bool> {
+    pub(super) fn hold(&mut self, seq: u64, frame: &[u8], outcome: &Outcome) -> disk::Result<bool> {
+        let denied = matches!(outcome, Outcome::TempFail { how: Fail::Denied, .. });
         let meta = split_frame(frame).and_then(|(h, _)| h.meta("unknown").ok());
         let Some(m) = meta else { return Ok(true) };
         // Two packs under one number may both be refused: the CRC tells them apart.
@@ -119,9 +121,13 @@ impl Relay {
         let kept = self.held.put(name, &file, frame).inspect_err(|_| self.queue.push(seq))?;
         let dir = self.held.dir().join(name);
         if !denied {
+            let what = match outcome {
+                Outcome::TempFail { .. } => "ends the connection without an answer, and takes others",
+                _ => "refuses it for good",
+            };
             if kept {
                 self.alarms.push(format!(
-                    "{}: the next receiver refuses it for good; kept in {}; it is tried again later",
+                    "{}: the next receiver {what}; kept in {}; it is tried again later",
                     m.label(),
                     dir.join(&file).display()
                 ));
@@ -175,6 +181,7 @@ impl Relay {
             }
         }
         let mut frame = Vec::new();
+        let denied = Outcome::TempFail { reason: String::new(), how: Fail::Denied };
         for (host, seq) in aside {
             let Some(wary) = self.wary.get_mut(&host).filter(|w| !w.no_room) else { continue };
             let base = self.bases.get(&seq).copied().unwrap_or(seq);
@@ -183,7 +190,7 @@ impl Relay {
             if found.is_none() {
                 // Damaged: it is told of when its turn comes.
                 self.queue.push(seq);
-            } else if self.hold(seq, &frame, true)? {
+            } else if self.hold(seq, &frame, &denied)? {
                 self.finish(seq, gate)?;
             } else if let Some(wary) = self.wary.get_mut(&host) {
                 wary.parked.insert(seq);
