@@ -269,7 +269,9 @@ impl Monitor {
             kind: kind.to_owned(),
             msg: text.to_owned(),
         };
-        let Err(e) = self.events.append(event) else { return true };
+        let appended = self.events.append(event);
+        self.said.append(&mut self.events.said);
+        let Err(e) = appended else { return true };
         self.said.push((0, format!("{e}; the event is not recorded: {}: {kind}: {text}", node.label())));
         self.unrecorded = Some((now_ms, e.to_string()));
         false
@@ -493,14 +495,12 @@ fn set_aside(disk: &Disk, path: &Path, why: &str, next: &str) -> disk::Result<St
         name.push(if n == 1 { ".damaged".to_owned() } else { format!(".damaged-{n}") });
         PathBuf::from(name)
     };
-    // Bounded: what was set aside first is what somebody may still want.
-    let mut aside = name(ASIDE_MAX);
-    for n in 1..ASIDE_MAX {
-        if disk.stat(&name(n))?.is_none() {
-            aside = name(n);
-            break;
-        }
+    // Bounded: what was set aside first is what somebody may still want. But a directory gives way to no file.
+    let mut n = 1;
+    while disk.stat(&name(n))?.is_some_and(|s| n < ASIDE_MAX || s.is_dir) {
+        n = n.saturating_add(1);
     }
+    let aside = name(n);
     disk.rename(path, &aside)?;
     Ok(format!("{}: {why}; it is now {}; {next}", path.display(), aside.display()))
 }

@@ -351,9 +351,70 @@ fn events_come_in_order_through_segments_damage_and_restarts() {
         add(&mut d, n);
     }
     d.m.events.sync().unwrap();
-    assert_eq!(d.disk.list(&dir).unwrap().len(), events::SEGMENTS);
+    let sizes = |d: &Desk| -> Vec<u64> {
+        let all = d.disk.list(&dir).unwrap();
+        all.iter().map(|e| d.disk.stat(&dir.join(&e.name)).unwrap().unwrap().len).collect()
+    };
+    let kept: u64 = sizes(&d).iter().sum();
+    assert!((events::KEPT..=events::KEPT + 2 * events::SEGMENT).contains(&kept), "{kept}");
     let all = read(&mut d, 0, 500);
     assert!(all[0].0 > 1 && all[0].0 == d.m.events.oldest() && all.last() == Some(&(10_000, 9_999)));
+}
+
+/// The story: each start began a segment and eight were kept, so that eight starts deleted whatever there was before.
+#[test]
+fn no_number_of_starts_costs_an_event() {
+    let mut d = Desk::new("any");
+    for n in 0..50 {
+        d.say(&[("type", "ERROR"), ("msg", &n.to_string())], "10.0.0.7");
+        d.m.events.sync().unwrap();
+        d.again();
+    }
+    let dir = Path::new(DIR).join("events");
+    assert_eq!((d.m.events.oldest(), d.m.events.newest(), d.disk.list(&dir).unwrap().len()), (1, 50, 1));
+    assert_eq!(d.m.events.recent().count(), 50);
+    let all = d.m.events.batch(0, 100).unwrap();
+    assert_eq!((all.len(), all[49].msg.as_str()), (50, "49"));
+    // Small segments of before are read as far back as it takes.
+    for n in 51..60_u64 {
+        let line = d.disk.read(&dir.join(format!("{:020}.jsonl", 1)), 1 << 20).unwrap();
+        let line = String::from_utf8(line)
+            .unwrap()
+            .lines()
+            .next()
+            .unwrap()
+            .replace("\"seq\":1,", &format!("\"seq\":{n},"));
+        d.disk.replace(&dir.join(format!("{n:020}.jsonl")), format!("{line}\n").as_bytes(), 0o640).unwrap();
+    }
+    d.again();
+    assert_eq!((d.m.events.recent().count(), d.m.events.newest()), (59, 59));
+}
+
+/// The story: such a segment was deleted, without a word.
+#[test]
+fn a_segment_without_a_line_that_can_be_read_is_set_aside() {
+    let mut d = Desk::new("any");
+    for _ in 0..3 {
+        d.say(&[("type", "ERROR"), ("msg", "x")], "10.0.0.7");
+    }
+    d.m.events.sync().unwrap();
+    let path = Path::new(DIR).join("events/00000000000000000001.jsonl");
+    d.disk.replace(&path, b"#\n#\n#\n", 0o640).unwrap();
+    d.again();
+    assert!(d.m.said.iter().any(|(level, s)| *level == 0 && s.contains("jsonl.damaged")), "{:?}", d.m.said);
+    d.say(&[("type", "ERROR"), ("msg", "y")], "10.0.0.7");
+    let aside = path.with_extension("jsonl.damaged");
+    assert_eq!(d.disk.read(&aside, 99).unwrap(), b"#\n#\n#\n");
+    assert_eq!(d.m.events.newest(), 4, "numbers only grow");
+    // Nine copies, of which one is a directory, stop no start.
+    let list = Path::new(DIR).join("nodes.json");
+    for n in 1..12 {
+        d.disk.replace(&list, b"[", 0o640).unwrap();
+        d.again();
+        if n == 1 {
+            d.disk.create_dir_all(&list.with_extension("json.damaged-9"), 0o750).unwrap();
+        }
+    }
 }
 
 #[test]
