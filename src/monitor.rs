@@ -18,6 +18,7 @@
 //! whoever reaches the port could have the monitor knock at any door. `any` names nobody. P4: nodes, events and hours have
 //! limits.
 
+pub mod alarms;
 pub mod check;
 pub mod events;
 pub mod hours;
@@ -34,6 +35,7 @@ use crate::heartbeat::{self, Message};
 use crate::log::escape;
 use crate::metrics;
 use crate::overview::{self, ErrorEntry, Overview};
+use alarms::Turns;
 use events::{Event, Events, What};
 use hours::Hours;
 use nodes::{Node, Nodes};
@@ -60,8 +62,6 @@ const LATE_MS: i64 = 31 * 86_400_000;
 const AHEAD_MS: i64 = 300_000;
 /// Copies of one file that are set aside.
 const ASIDE_MAX: u32 = 9;
-/// Nodes of one round that are an alarm each; more of them are one alarm.
-const ALARMS_MAX: usize = 3;
 
 /// Something for the monitor's own log: 0 is an error, 1 a warning, 2 what goes on.
 pub type Said = (u8, String);
@@ -79,8 +79,10 @@ pub struct Monitor {
     pub hours: Hours,
     /// Sentences for the log.
     pub said: Vec<Said>,
-    /// Subject and text of alarms.
-    pub alarms: Vec<(String, String)>,
+    /// The same of nodes that do not answer, and answer again.
+    pub outages: Vec<Said>,
+    /// When which of them may be told to the operator's program.
+    turns: Turns,
     /// When heart-beats were made durable last (Unix milliseconds).
     beats_ms: i64,
     /// When an event could not be recorded last (Unix milliseconds), and why.
@@ -95,8 +97,20 @@ impl Monitor {
         let events = Events::open(disk, &dir.join("events"), &mut said)?;
         let hours = Hours::open(disk, &dir.join("hours.json"), &mut said)?;
         let (allow, keep_hours) = (conf.allow.clone(), conf.keep_hours);
-        let (zone, alarms, unrecorded) = (zone.clone(), Vec::new(), None);
-        Ok(Self { allow, zone, keep_hours, nodes, events, hours, said, alarms, beats_ms: 0, unrecorded })
+        let (zone, outages, turns, unrecorded) = (zone.clone(), Vec::new(), Turns::default(), None);
+        Ok(Self {
+            allow,
+            zone,
+            keep_hours,
+            nodes,
+            events,
+            hours,
+            said,
+            outages,
+            turns,
+            beats_ms: 0,
+            unrecorded,
+        })
     }
 
     /// Takes what a peer sent; the answer, if there is to be one. It may go out after [`Self::commit`].
@@ -212,6 +226,12 @@ impl Monitor {
         if ip != peer && node.by != Some(peer) {
             return Err(format!("{ip}:{port} was not registered by {peer}"));
         }
+        if node.alive == Some(false) {
+            // Somebody has stopped it, and so its outage is over.
+            let text = self.over(node.since_ms, now_ms);
+            self.event(What::Error, &node, "unregistered", &text, now_ms);
+            self.outages.push((2, format!("node {}: unregistered: {text}", node.label())));
+        }
         self.event(What::Unregister, &node, "", "", now_ms);
         self.said.push((2, format!("node {}: unregistered", node.label())));
         (node.stopped, node.alive, node.since_ms, node.lag) = (true, None, now_ms, None);
@@ -301,14 +321,12 @@ impl Monitor {
 
     /// What came of a round.
     pub fn checked(&mut self, results: Vec<(SocketAddr, Result<(), String>)>, now_ms: i64) {
-        let (mut down, mut up) = (Vec::new(), Vec::new());
         for (at, result) in results {
             let count = if result.is_ok() { &metrics::BEATS_ANSWERED } else { &metrics::BEATS_MISSED };
             count.inc();
             // It may have unregistered meanwhile.
             let known = self.nodes.get(at.ip(), at.port()).filter(|n| !n.stopped);
             let Some(mut node) = known.cloned() else { continue };
-            let subject = format!("node {at}");
             let changed = node.alive != Some(result.is_ok());
             let (was, since) = (node.alive, node.since_ms);
             if changed {
@@ -318,47 +336,33 @@ impl Monitor {
                     node.since_ms = node.beat_ms.min(now_ms);
                 }
             }
+            node.heard = Some(result.as_ref().err().cloned().unwrap_or_default());
             match result {
                 Ok(()) => {
                     node.beat_ms = now_ms;
                     if was == Some(false) {
-                        let [from, to] = [since, now_ms].map(|ms| self.seconds(ms));
-                        let text =
-                            format!("down from {from} to {to}, {}", span(now_ms.saturating_sub(since)));
+                        let text = self.over(since, now_ms);
                         self.event(What::Error, &node, "heart-beat again", &text, now_ms);
-                        self.said.push((2, format!("node {}: answers again: {text}", node.label())));
-                        let text = format!("node {} answers again, {text}", node.label());
-                        up.push((subject, text, node.label()));
+                        self.outages.push((2, format!("node {}: answers again: {text}", node.label())));
                     }
                 }
                 Err(why) if changed => {
                     metrics::OUTAGES.inc();
-                    let text = format!("{at}: {why}; down since {}", self.seconds(node.since_ms));
-                    self.event(What::Error, &node, "no heart-beat", &text, now_ms);
-                    self.said.push((1, format!("node {}: no heart-beat: {why}", node.label())));
-                    down.push((
-                        subject,
-                        format!("node {} does not answer: {why}", node.label()),
-                        node.label(),
-                    ));
+                    // The time makes it another sentence than that of the outage before: the log leaves out what it said.
+                    let text = format!("{why}; down since {}", self.seconds(node.since_ms));
+                    self.event(What::Error, &node, "no heart-beat", &format!("{at}: {text}"), now_ms);
+                    self.outages.push((1, format!("node {}: no heart-beat: {text}", node.label())));
                 }
                 Err(_) => {}
             }
             self.nodes.put(node, changed);
         }
-        self.alarm(down, "nodes do not answer");
-        self.alarm(up, "nodes answer again");
     }
 
-    /// An alarm for each, or one for all: behind a switch that is dead there are hundreds, and a program that is run for each of
-    /// them would keep the others waiting.
-    fn alarm(&mut self, of: Vec<(String, String, String)>, what: &str) {
-        if of.len() <= ALARMS_MAX {
-            self.alarms.extend(of.into_iter().map(|(subject, text, _)| (subject, text)));
-            return;
-        }
-        let named: Vec<&str> = of.iter().take(NAMED_MAX).map(|(.., label)| label.as_str()).collect();
-        self.alarms.push((what.to_owned(), format!("{} {what}, such as {}", of.len(), named.join(", "))));
+    /// What is said of an outage that is over.
+    fn over(&self, since_ms: i64, now_ms: i64) -> String {
+        let [from, to] = [since_ms, now_ms].map(|ms| self.seconds(ms));
+        format!("down from {from} to {to}, {}", span(now_ms.saturating_sub(since_ms)))
     }
 
     /// A time without its milliseconds.
@@ -414,9 +418,11 @@ impl Monitor {
             if !node.stopped {
                 self.event(What::Unregister, &node, "", "", now_ms);
                 let days = nodes::SILENT_DAYS;
-                self.said.push((1, format!("node {}: not heard for {days} days; forgotten", node.label())));
+                self.outages
+                    .push((1, format!("node {}: not heard for {days} days; forgotten", node.label())));
             }
         }
+        self.turns.retain(|(ip, port)| self.nodes.get(ip, port).is_some());
         // After a crash it must still be known since when a node is down.
         if now_ms.saturating_sub(self.beats_ms) > BEATS_MS {
             self.beats_ms = now_ms;

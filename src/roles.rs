@@ -14,6 +14,7 @@ pub mod denied;
 mod fleet;
 pub mod follower;
 mod monitor;
+mod outages;
 mod pulse;
 pub mod relay;
 mod report;

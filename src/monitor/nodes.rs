@@ -57,6 +57,12 @@ pub struct Node {
     /// It took its leave: it is not asked, and shown for some days.
     #[serde(default, skip_serializing_if = "is_false")]
     pub stopped: bool,
+    /// Since when the outage was that the operator's program was told last (Unix milliseconds); 0 = its end was told, too.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub told_ms: i64,
+    /// Why it did not answer last; empty = it did; `None` = not asked since the start.
+    #[serde(skip)]
+    pub heard: Option<String>,
     /// When it told its lag (Unix milliseconds), and that (seconds).
     #[serde(skip)]
     pub lag: Option<(i64, u64)>,
@@ -77,6 +83,8 @@ impl Node {
             alive: None,
             since_ms: 0,
             stopped: false,
+            told_ms: 0,
+            heard: None,
             lag: None,
         }
     }
@@ -118,6 +126,11 @@ impl Node {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this form")]
 fn is_false(b: &bool) -> bool {
     !*b
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this form")]
+fn is_zero(n: &i64) -> bool {
+    *n == 0
 }
 
 #[derive(Serialize)]
@@ -219,10 +232,10 @@ impl Nodes {
         self.dirty |= self.list.remove(&(ip, port)).is_some();
     }
 
-    /// Forgets nodes that were stopped: all that are meant.
+    /// Forgets nodes that were stopped: all that are meant, but for those of whose outage the end is not told yet.
     pub fn forget_stopped(&mut self, meant: impl Fn(&Node) -> bool) {
         let before = self.list.len();
-        self.list.retain(|_, n| !(n.stopped && meant(n)));
+        self.list.retain(|_, n| !(n.stopped && n.told_ms == 0 && meant(n)));
         self.dirty |= self.list.len() != before;
     }
 

@@ -123,26 +123,143 @@ fn one_peer_does_not_take_all_places() {
     assert_eq!(d.register("10.0.0.8", "4000", "10.0.0.8"), "0");
 }
 
+/// Tells what there is to be told at this second, and what came of it; the texts.
+fn told(d: &mut Desk, second: u64, works: bool) -> Vec<String> {
+    let mut texts = Vec::new();
+    while let Some(alarm) = d.m.alarm(second * 1_000) {
+        let done = if works { Ok(()) } else { Err("no".to_owned()) };
+        d.m.alarmed(&alarm, done, second * 1_000);
+        d.m.commit(T).unwrap();
+        texts.push(alarm.text);
+    }
+    texts
+}
+
 #[test]
-fn many_outages_of_one_round_are_one_alarm() {
+fn many_outages_at_once_are_one_alarm_and_the_same_ones_again_another() {
     let mut d = Desk::new("10.0.0.0/8");
     let all: Vec<SocketAddr> = (1..=9).map(|n| format!("10.0.0.{n}:4000").parse().unwrap()).collect();
     for at in &all {
         d.register("", "4000", &at.ip().to_string());
     }
-    let results =
-        |alive: bool| all.iter().map(|at| (*at, if alive { Ok(()) } else { Err("no".into()) })).collect();
-    for (alive, said) in
-        [(true, ""), (false, "9 nodes do not answer, such as 10.0.0.1:4000"), (true, "9 nodes answer")]
+    let results = |alive: bool, all: &[SocketAddr]| {
+        all.iter().map(|at| (*at, if alive { Ok(()) } else { Err("no".into()) })).collect()
+    };
+    let down = "9 nodes do not answer, such as 10.0.0.1:4000";
+    let up = "9 nodes answer again";
+    for (n, (alive, said)) in
+        [(true, ""), (false, down), (true, up), (false, down), (true, up)].into_iter().enumerate()
     {
-        d.m.alarms.clear();
-        d.m.checked(results(alive), T);
-        let told: Vec<&str> = d.m.alarms.iter().map(|(_, text)| text.as_str()).collect();
+        let second = n as u64 * 2_000;
+        d.m.checked(results(alive, &all), T + i64::try_from(second).unwrap() * 1_000);
+        let told = told(&mut d, second, true);
         assert!(
-            if said.is_empty() { told.is_empty() } else { told.len() == 1 && told[0].starts_with(said) },
+            told.len() == usize::from(!said.is_empty()) && told.iter().all(|t| t.starts_with(said)),
             "{told:?}"
         );
     }
+    // One that was told singly, then with others, then singly again.
+    for (n, (alive, of, said)) in [
+        (false, 1, "node 10.0.0.1:4000"),
+        (false, 9, "8 nodes do"),
+        (true, 9, up),
+        (false, 1, "node 10.0.0.1:4000"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let second = (n as u64 + 5) * 2_000;
+        d.m.checked(results(alive, &all[..of]), T + i64::try_from(second).unwrap() * 1_000);
+        let told = told(&mut d, second, true);
+        assert!(told.len() == 1 && told[0].starts_with(said), "{told:?}");
+    }
+}
+
+/// The stories: a program that failed, or hung, or a stop of the monitor between two tries, and an outage that nobody was
+/// ever told.
+#[test]
+fn an_outage_that_could_not_be_told_is_told_later_and_after_a_restart() {
+    let mut d = Desk::new("any");
+    let (at, minute) = ("10.0.0.7:4000", Duration::from_mins(1));
+    d.register("", "4000", "10.0.0.7");
+    d.round(at, false, minute);
+    assert_eq!(told(&mut d, 60, false).len(), 1);
+    assert!(told(&mut d, 64, true).is_empty(), "its turn has not come");
+    assert_eq!(d.m.untold().len(), 1);
+    d.again();
+    assert!(told(&mut d, 0, true).is_empty(), "it may answer meanwhile");
+    d.round(at, false, minute * 2);
+    let texts = told(&mut d, 1, true);
+    assert!(texts.len() == 1 && texts[0].ends_with("refused; down since 2026-11-22 08:23:58"), "{texts:?}");
+    // Told is told, also after a crash.
+    d.sim.crash();
+    d.sim.restart(Outcome::LoseUnsynced);
+    d.again();
+    d.round(at, false, minute * 3);
+    assert!(told(&mut d, 2, true).is_empty());
+    // The end cannot be told, and a new outage begins: it is told as soon as the program works.
+    d.round(at, true, minute * 4);
+    for second in [10, 15, 25] {
+        assert_eq!(told(&mut d, second, false).len(), 1, "{second}");
+    }
+    d.round(at, false, minute * 5);
+    let texts = told(&mut d, 26, true);
+    assert!(texts.len() == 1 && texts[0].contains("down since 2026-11-22 08:27:58"), "{texts:?}");
+    // What it fails of keeps nothing else waiting, and is tried again, at last every hour.
+    d.round(at, true, minute * 6);
+    let mut second = 1_000;
+    for _ in 0..20 {
+        let alarm = d.m.alarm(second * 1_000).unwrap();
+        d.m.alarmed(&alarm, Err("no".into()), second * 1_000);
+        second += 3_600;
+    }
+    d.register("", "4000", "10.0.0.8");
+    d.round("10.0.0.8:4000", false, minute * 6);
+    assert!(d.m.alarm(second * 1_000).unwrap().text.contains("10.0.0.8"));
+}
+
+#[test]
+fn what_changes_to_and_fro_is_told_less_and_less_often() {
+    let mut d = Desk::new("any");
+    d.register("", "4000", "10.0.0.7");
+    let mut seconds = Vec::new();
+    for second in 0..20_000_u64 {
+        if second.is_multiple_of(3) {
+            d.m.checked(
+                vec![(
+                    "10.0.0.7:4000".parse().unwrap(),
+                    if second.is_multiple_of(2) { Ok(()) } else { Err("no".into()) },
+                )],
+                T + i64::try_from(second).unwrap() * 1_000,
+            );
+        }
+        if let Some(alarm) = d.m.alarm(second * 1_000) {
+            d.m.alarmed(&alarm, Ok(()), second * 1_000);
+            seconds.push(second);
+        }
+    }
+    let waits: Vec<u64> = seconds.windows(2).map(|w| w[1] - w[0]).collect();
+    assert!(waits[0] < 10 && waits.len() < 20 && *waits.last().unwrap() >= 3_600, "{waits:?}");
+}
+
+/// The story: a node that was down and was then stopped was down for ever, for whoever reads alarms.
+#[test]
+fn the_end_of_an_outage_may_be_that_somebody_stops_the_role() {
+    let mut d = Desk::new("any");
+    d.register("", "4000", "10.0.0.7");
+    d.round("10.0.0.7:4000", false, Duration::from_secs(1));
+    assert_eq!(told(&mut d, 1, true).len(), 1);
+    let leave = |d: &mut Desk| assert_eq!(d.say(&[("req", "unregister"), ("port", "4000")], "10.0.0.7"), "0");
+    leave(&mut d);
+    assert_eq!(d.kinds(), ["no heart-beat", "unregistered"]);
+    // It is not forgotten before that is told.
+    d.register("", "4001", "10.0.0.7");
+    let texts = told(&mut d, 60, true);
+    assert!(texts.len() == 1 && texts[0].contains("was unregistered, down from"), "{texts:?}");
+    // Of one that was not down there is nothing to tell.
+    d.round("10.0.0.7:4001", true, Duration::from_secs(1));
+    assert_eq!(d.say(&[("req", "unregister"), ("port", "4001")], "10.0.0.7"), "0");
+    assert!(told(&mut d, 120, true).is_empty() && d.kinds().len() == 2);
 }
 
 #[test]
@@ -192,7 +309,8 @@ fn an_outage_is_told_once_and_its_end_once() {
     assert_eq!(d.kinds(), ["no heart-beat", "heart-beat again"]);
     let end = d.m.events.recent().next().unwrap().msg.clone();
     assert_eq!(end, "down from 2026-11-22 08:24:58 to 2026-11-22 08:30:58, 6m 0s");
-    assert_eq!(d.m.alarms.len(), 1, "of this start: {:?}", d.m.alarms);
+    let said: Vec<&String> = d.m.outages.iter().map(|(_, text)| text).collect();
+    assert!(said.len() == 1 && said[0].contains("answers again"), "of this start: {said:?}");
     d.round(at, false, minute * 9);
     assert_eq!(d.kinds().len(), 3, "the next outage is another one");
     let node = &d.m.overview(T, "mon").nodes[0];
@@ -200,7 +318,7 @@ fn an_outage_is_told_once_and_its_end_once() {
     // One that took its leave is not asked, and not missed.
     d.say(&[("req", "unregister"), ("port", "4000")], "10.0.0.7");
     d.round(at, false, minute * 10);
-    assert_eq!(d.kinds().len(), 3);
+    assert_eq!(d.kinds().len(), 4);
 }
 
 /// The stories: a role that was stopped vanished from the page, one that died stayed on the list for ever.
@@ -223,7 +341,7 @@ fn who_was_stopped_is_shown_as_that_for_days_and_who_died_for_a_month() {
     for alive in [true, false] {
         d.round("10.0.0.9:4000", alive, Duration::from_secs(1));
     }
-    assert!(d.kinds().is_empty() && d.m.alarms.is_empty() && shown(&d, T).contains(&(4000, true, None)));
+    assert!(d.kinds().is_empty() && d.m.outages.is_empty() && shown(&d, T).contains(&(4000, true, None)));
     // A last message changes nothing either.
     d.say(&[("port", "4000"), ("type", "ERROR"), ("msg", "x")], "10.0.0.9");
     assert!(shown(&d, T).contains(&(4000, true, None)));

@@ -163,6 +163,9 @@ impl Report {
             }
         }
         if well.len() > NAMED_MAX {
+            for (hour, name) in &well {
+                self.alarms.settled(&format!("hour {name}_{hour}"));
+            }
             self.alarms.raise("hours", &format!("{} that were late are whole", count(well.len(), "hour")));
         } else {
             for (hour, name) in well {
