@@ -37,7 +37,7 @@ use crate::metrics;
 use crate::overview::{self, ErrorEntry, Overview};
 use alarms::Turns;
 use events::{Event, Events, What};
-use hours::Hours;
+use hours::{Hours, Whole};
 use nodes::{Node, Nodes};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -120,19 +120,31 @@ impl Monitor {
             self.message(&m, peer, now_ms);
             return Ok(None);
         };
+        let mut left = None;
         let done = match req.as_str() {
             "register" => self.register(&m, peer, now_ms),
             "unregister" => self.unregister(&m, peer, now_ms),
             "hours" => {
                 let host = short(m.get("hostname").map_or("", String::as_str), HOST_MAX);
                 let list = m.get("hours").map_or("", String::as_str);
-                self.hours.take(list, &format!("{peer} {host}"), now_ms)
+                // Two stores may be on one host.
+                let store = short(m.get("store").map_or("", String::as_str), WORD_MAX);
+                let from = format!("{peer} {host} {store}");
+                self.hours.take(list, from.trim_end(), Whole::of(&m).as_ref(), now_ms).map(|out| {
+                    left = Some(out).filter(|out| out.count() > 0);
+                })
             }
             other => return Ok(Some(answer("-1", &format!("unknown request {:?}", short(other, WORD_MAX))))),
         };
         Ok(Some(match done {
             Ok(()) => {
                 let mut good = answer("0", "success");
+                // No error: a store of an earlier version would be silent for an hour.
+                if let Some(left) = left {
+                    self.said.push((1, format!("{req} from {peer}: {}", left.text())));
+                    good.insert("left".into(), left.count().to_string());
+                    good.insert("msg".into(), left.text());
+                }
                 if req == "register" && m.contains_key("lag") {
                     good.insert("again".into(), heartbeat::LAG_AGAIN_S.to_string());
                 }

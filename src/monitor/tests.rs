@@ -595,6 +595,94 @@ fn hours_are_kept_for_days_and_not_longer() {
     assert_eq!(told, wanted.map(|(n, h, s)| (n.to_owned(), h.to_owned(), s.to_owned())));
 }
 
+fn hour(name: &str, hour: &str, state: &str) -> HostHour {
+    HostHour { name: name.into(), hour: hour.into(), state: state.into(), ..HostHour::default() }
+}
+
+/// Tells hours, with these members beside them; the answer.
+fn tell(d: &mut Desk, hours: &[HostHour], more: &[(&str, &str)], from: &str) -> Message {
+    let list = serde_json::to_string(hours).unwrap();
+    let pairs = [("req", "hours"), ("hours", list.as_str())];
+    let m: Message = pairs.iter().chain(more).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    d.m.take(&serde_json::to_vec(&m).unwrap(), ip(from), T).unwrap().unwrap()
+}
+
+/// The story: east of UTC all hours of the day were dropped until noon or so, and the answer was success.
+#[test]
+fn hours_are_named_in_their_hosts_zones_and_what_is_left_out_is_told() {
+    let mut d = Desk::new("any");
+    // It is 08:23 UTC, and so 22:23 where the day begins.
+    let all =
+        ["2026112222", "2026112223", "20261122", "2026112300", "20261124"].map(|h| hour("web1", h, "open"));
+    let answer = tell(&mut d, &all, &[], "10.0.0.7");
+    assert_eq!((answer["err"].as_str(), answer["left"].as_str()), ("0", "2"));
+    assert_eq!(answer["msg"], "2 hours are left out: 2 that have begun in no zone");
+    let told: Vec<String> = d.m.overview(T, "mon").hours.into_iter().map(|h| h.hour).collect();
+    assert_eq!(told, ["20261122", "2026112222", "2026112223"]);
+    let answer = tell(&mut d, &[hour("../x", "2026112207", "open")], &[], "10.0.0.7");
+    assert_eq!(answer["msg"], "1 hour is left out: 1 without a name, hour or state that is one");
+    assert!(!tell(&mut d, &all[..1], &[], "10.0.0.7").contains_key("left"));
+}
+
+/// The story: a store was emptied, and the monitor went on showing its hours as verified for three days.
+#[test]
+fn what_a_report_of_all_hours_does_not_name_any_more_goes() {
+    let mut d = Desk::new("any");
+    let whole = |report: &'static str, part: &'static str, parts: &'static str| {
+        [("store", "a"), ("report", report), ("part", part), ("parts", parts), ("first", "2026112200")]
+    };
+    let names = |d: &Desk| -> Vec<String> {
+        d.m.overview(T, "mon").hours.into_iter().map(|h| format!("{} {}", h.name, h.hour)).collect()
+    };
+    let [one, two, old] = ["2026112206", "2026112207", "2026112123"].map(|h| hour("web1", h, "verified"));
+    tell(&mut d, &[old.clone(), one.clone()], &whole("1", "1", "2"), "10.0.0.7");
+    tell(&mut d, &[two.clone()], &whole("1", "2", "2"), "10.0.0.7");
+    // Of another store on the same host, and of a store of before.
+    tell(&mut d, &[hour("web2", "2026112207", "verified")], &[("store", "b")], "10.0.0.7");
+    tell(&mut d, &[hour("web3", "2026112207", "verified")], &[], "10.0.0.7");
+    let all = ["web1 2026112123", "web1 2026112206", "web1 2026112207", "web2 2026112207", "web3 2026112207"];
+    assert_eq!(names(&d), all);
+    // Changes take nothing away, nor does a report of which a part is lacking, or that another address tells.
+    tell(&mut d, &[one.clone()], &[("store", "a")], "10.0.0.7");
+    tell(&mut d, &[one.clone()], &whole("2", "1", "3"), "10.0.0.7");
+    tell(&mut d, &[], &whole("2", "3", "3"), "10.0.0.7");
+    tell(&mut d, &[], &whole("3", "1", "1"), "10.0.0.8");
+    assert_eq!(names(&d), all);
+    d.m.hours.save().unwrap();
+    d.again();
+    tell(&mut d, &[one.clone()], &whole("4", "1", "1"), "10.0.0.7");
+    assert_eq!(names(&d), ["web1 2026112123", "web1 2026112206", "web2 2026112207", "web3 2026112207"]);
+    tell(&mut d, &[], &whole("5", "1", "1"), "10.0.0.7");
+    assert_eq!(
+        names(&d),
+        ["web1 2026112123", "web2 2026112207", "web3 2026112207"],
+        "older ones are not looked at"
+    );
+}
+
+/// The stories: a full list was counted for each hour that was left out of it; invented names left the page one column.
+#[test]
+fn one_address_that_tells_very_much_leaves_room_for_others_and_costs_little() {
+    let mut d = Desk::new("any");
+    let begun = std::time::Instant::now();
+    tell(&mut d, &[hour("good", "2026112207", "verified")], &[], "10.0.0.7");
+    let hours = |n: usize| format!("202611{:02}{:02}", 1 + n / 24 % 20, n % 24);
+    for frame in 0..120 {
+        let all: Vec<HostHour> =
+            (0..400).map(|n| hour(&format!("x{}", n + frame % 6 * 400), &hours(frame / 6), "open")).collect();
+        tell(&mut d, &all, &[], "10.0.0.66");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    let o = d.m.overview(T, "mon");
+    let names: std::collections::BTreeSet<&str> = o.hours.iter().map(|h| h.name.as_str()).collect();
+    assert_eq!((o.hours.len(), names.len()), (crate::overview::HOURS_MAX, overview::NODES_MAX / 2 + 1));
+    assert!(names.contains("good"));
+    // Who comes later gets room, too.
+    let all: Vec<HostHour> = (0..300).map(|n| hour(&format!("late{n}"), "2026112208", "open")).collect();
+    assert!(!tell(&mut d, &all, &[], "10.0.0.8").contains_key("left"));
+    assert_eq!(d.m.overview(T, "mon").hours.iter().filter(|h| h.name.starts_with("late")).count(), 300);
+}
+
 #[test]
 fn a_host_that_one_store_has_is_not_silent_because_another_has_it_not() {
     let mut d = Desk::new("any");
