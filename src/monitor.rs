@@ -51,10 +51,8 @@ const WORD_MAX: usize = 32;
 const HOST_MAX: usize = 128;
 /// Nodes that are named one by one in a sentence.
 const NAMED_MAX: usize = 10;
-/// Nodes that one address may register.
+/// Nodes that one address may have, and that may be registered from one, for itself and for others whom `allow` names.
 const NODES_PER_ADDRESS: usize = 64;
-/// Nodes that one peer may register, for others whom `allow` names; one must not take the places of all.
-const NODES_PER_PEER: usize = overview::NODES_MAX / 4;
 /// Heart-beats are made durable so often, ms.
 const BEATS_MS: i64 = 600_000;
 /// A message may be of so long ago, and of a clock that is so far ahead, ms; else the clock of its sender is wrong.
@@ -65,6 +63,27 @@ const ASIDE_MAX: u32 = 9;
 
 /// Something for the monitor's own log: 0 is an error, 1 a warning, 2 what goes on.
 pub type Said = (u8, String);
+
+/// Where a connection comes from.
+#[derive(Clone, Copy)]
+pub struct Peer {
+    ip: IpAddr,
+    /// Of a link-local address: the link.
+    scope: u32,
+}
+
+impl From<IpAddr> for Peer {
+    fn from(ip: IpAddr) -> Self {
+        Self { ip: ip.to_canonical(), scope: 0 }
+    }
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(at: SocketAddr) -> Self {
+        let scope = if let SocketAddr::V6(v6) = at { v6.scope_id() } else { 0 };
+        Self { ip: at.ip().to_canonical(), scope }
+    }
+}
 
 /// See the module's header.
 pub struct Monitor {
@@ -114,15 +133,22 @@ impl Monitor {
     }
 
     /// Takes what a peer sent; the answer, if there is to be one. It may go out after [`Self::commit`].
-    pub fn take(&mut self, json: &[u8], peer: IpAddr, now_ms: i64) -> Result<Option<Message>, String> {
+    pub fn take(
+        &mut self,
+        json: &[u8],
+        from: impl Into<Peer>,
+        now_ms: i64,
+    ) -> Result<Option<Message>, String> {
         let m = heartbeat::parse(json)?;
+        let from = from.into();
+        let peer = from.ip;
         let Some(req) = m.get("req") else {
             self.message(&m, peer, now_ms);
             return Ok(None);
         };
         let mut left = None;
         let done = match req.as_str() {
-            "register" => self.register(&m, peer, now_ms),
+            "register" => self.register(&m, from, now_ms),
             "unregister" => self.unregister(&m, peer, now_ms),
             "hours" => {
                 let host = short(m.get("hostname").map_or("", String::as_str), HOST_MAX);
@@ -182,7 +208,43 @@ impl Monitor {
         (peer, port)
     }
 
-    fn register(&mut self, m: &Message, peer: IpAddr, now_ms: i64) -> Result<(), String> {
+    /// Makes room for a node that is not known: those that were stopped go, and for one that is registered from its own
+    /// address those that somebody has registered for others.
+    fn make_room(&mut self, ip: IpAddr, peer: IpAddr, now_ms: i64) -> Result<(), String> {
+        let of_address = |n: &Node| n.ip == ip;
+        let by_peer = |n: &Node| n.by == Some(peer);
+        let all = |_: &Node| true;
+        let limits: [(&dyn Fn(&Node) -> bool, usize, String); 3] = [
+            (&of_address, NODES_PER_ADDRESS, format!("of {ip}")),
+            (&by_peer, NODES_PER_ADDRESS, format!("from {peer}")),
+            (&all, overview::NODES_MAX, "in all".into()),
+        ];
+        for (which, most, what) in limits {
+            let full = |nodes: &Nodes| nodes.iter().filter(|n| which(n)).count() >= most;
+            if full(&self.nodes) {
+                self.nodes.make_room(which);
+            }
+            if full(&self.nodes) && ip == peer {
+                let foreign = |n: &&Node| which(n) && n.by.is_some_and(|by| by != n.ip);
+                let first =
+                    self.nodes.iter().filter(foreign).min_by_key(|n| (n.alive == Some(true), n.beat_ms));
+                if let Some(node) = first.cloned() {
+                    self.nodes.remove(node.ip, node.port);
+                    self.event(What::Unregister, &node, "", "", now_ms);
+                    let by = node.by.map_or(String::new(), |by| by.to_string());
+                    let text = "gives way to one that registers itself";
+                    self.outages.push((1, format!("node {}: registered by {by}: {text}", node.label())));
+                }
+            }
+            if full(&self.nodes) {
+                return Err(format!("{most} nodes {what} are registered already, the limit"));
+            }
+        }
+        Ok(())
+    }
+
+    fn register(&mut self, m: &Message, from: Peer, now_ms: i64) -> Result<(), String> {
+        let peer = from.ip;
         let (ip, port) = self.claimed(m, peer);
         if port == 0 {
             return Err("`port` is no port on which a heart-beat could be asked for".into());
@@ -192,34 +254,19 @@ impl Monitor {
         if self.nodes.get(ip, port).is_none() {
             // It has another port now; what it was is no news any more.
             self.nodes.forget_stopped(|n| n.ip == ip && n.role == role && n.hostname == hostname);
-            if self.nodes.of_address(ip) >= NODES_PER_ADDRESS {
-                self.nodes.make_room(|n| n.ip == ip);
-            }
-            if self.nodes.registered_by(peer) >= NODES_PER_PEER {
-                self.nodes.make_room(|n| n.by == Some(peer));
-            }
-            if self.nodes.len() >= overview::NODES_MAX {
-                self.nodes.make_room(|_| true);
-            }
+            self.make_room(ip, peer, now_ms)?;
         }
         let known = self.nodes.get(ip, port);
-        if known.is_none() && self.nodes.of_address(ip) >= NODES_PER_ADDRESS {
-            return Err(format!("{NODES_PER_ADDRESS} nodes of {ip} are registered already, the limit"));
-        }
-        if known.is_none() && self.nodes.len() >= overview::NODES_MAX {
-            return Err(format!("{} nodes are registered already, the limit", overview::NODES_MAX));
-        }
         // Whoever is at an address speaks for it before anybody who only says so.
         if let Some(by) = known.and_then(|n| n.by).filter(|by| *by != peer && ip != peer) {
             return Err(format!("{ip}:{port} was registered by {by}, not by {peer}"));
         }
-        if known.is_none() && self.nodes.registered_by(peer) >= NODES_PER_PEER {
-            return Err(format!("{peer} has registered {NODES_PER_PEER} nodes already, the limit"));
-        }
-        let same = known
-            .is_some_and(|n| !n.stopped && n.role == role && n.hostname == hostname && n.by == Some(peer));
+        let scope = if ip == peer { from.scope } else { known.map_or(0, |n| n.scope) };
+        let same = known.is_some_and(|n| {
+            !n.stopped && n.role == role && n.hostname == hostname && n.by == Some(peer) && n.scope == scope
+        });
         let mut node = known.cloned().unwrap_or_else(|| Node::new(ip, port));
-        (node.by, node.stopped) = (Some(peer), false);
+        (node.by, node.stopped, node.scope) = (Some(peer), false, scope);
         (node.role, node.hostname, node.version) = (role, hostname, word("version", WORD_MAX));
         (node.registered_ms, node.beat_ms) = (now_ms, now_ms);
         node.lag = m.get("lag").and_then(|lag| lag.parse().ok()).map(|lag| (now_ms, lag));
@@ -314,7 +361,7 @@ impl Monitor {
         let (mut targets, mut others) = (Vec::new(), Vec::new());
         for node in self.nodes.iter().filter(|n| !n.stopped) {
             if node.by == Some(node.ip) || self.allow.names(node.ip) {
-                targets.push((SocketAddr::new(node.ip, node.port), node.alive == Some(false)));
+                targets.push((node.at(), node.alive == Some(false)));
             } else {
                 others.push(node.label());
             }

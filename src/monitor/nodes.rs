@@ -7,7 +7,7 @@ use crate::disk::{self, Disk};
 use crate::overview;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 
 const FORMAT: u32 = 1;
@@ -30,6 +30,9 @@ pub struct Node {
     pub ip: IpAddr,
     /// The port on which it answers.
     pub port: u16,
+    /// Of a link-local address: the link, as a number of this host.
+    #[serde(default, skip_serializing_if = "is_no_link")]
+    pub scope: u32,
     /// Its role.
     #[serde(default)]
     pub role: String,
@@ -74,6 +77,7 @@ impl Node {
         Self {
             ip,
             port,
+            scope: 0,
             role: String::new(),
             hostname: String::new(),
             version: String::new(),
@@ -89,11 +93,19 @@ impl Node {
         }
     }
 
+    /// Where it answers.
+    pub fn at(&self) -> SocketAddr {
+        match self.ip {
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, self.port, 0, self.scope).into(),
+            ip @ IpAddr::V4(_) => SocketAddr::new(ip, self.port),
+        }
+    }
+
     /// For messages: `10.0.0.7:4000 (tail, web1)`.
     pub fn label(&self) -> String {
         let known = [&self.role, &self.hostname].into_iter().filter(|t| !t.is_empty());
         let known: Vec<&str> = known.map(String::as_str).collect();
-        let at = std::net::SocketAddr::new(self.ip, self.port);
+        let at = SocketAddr::new(self.ip, self.port);
         if known.is_empty() { at.to_string() } else { format!("{at} ({})", known.join(", ")) }
     }
 
@@ -130,6 +142,11 @@ fn is_false(b: &bool) -> bool {
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this form")]
 fn is_zero(n: &i64) -> bool {
+    *n == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this form")]
+fn is_no_link(n: &u32) -> bool {
     *n == 0
 }
 
@@ -265,16 +282,6 @@ impl Nodes {
     /// None?
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
-    }
-
-    /// How many one address has.
-    pub fn of_address(&self, ip: IpAddr) -> usize {
-        self.list.range((ip, 0)..=(ip, u16::MAX)).count()
-    }
-
-    /// How many this peer has registered.
-    pub fn registered_by(&self, peer: IpAddr) -> usize {
-        self.list.values().filter(|n| n.by == Some(peer)).count()
     }
 
     /// Writes the file if something changed.

@@ -112,15 +112,52 @@ fn a_node_that_registered_itself_is_nobody_elses() {
     assert_eq!(d.register("10.0.0.9", "4000", "10.0.0.66"), "1");
 }
 
+/// The stories: one peer registered a thousand nodes for addresses that `allow` names, and four of them all there may be;
+/// or all that one address may have, which was then refused itself.
 #[test]
-fn one_peer_does_not_take_all_places() {
+fn one_peer_does_not_take_the_places_of_others() {
     let mut d = Desk::new("10.0.0.0/8");
     let ip = |n: usize| format!("10.1.{}.{}", n / 200, n % 200 + 1);
-    for n in 0..NODES_PER_PEER + 3 {
+    for n in 0..NODES_PER_ADDRESS + 3 {
         let err = d.register(&ip(n), "1", "10.0.0.66");
-        assert_eq!(err, if n < NODES_PER_PEER { "0" } else { "1" }, "{n}");
+        assert_eq!(err, if n < NODES_PER_ADDRESS { "0" } else { "1" }, "{n}");
     }
+    // But its own role it may always register, instead of one of those.
+    assert_eq!(d.register("", "4000", "10.0.0.66"), "0");
+    assert_eq!(d.m.nodes.len(), NODES_PER_ADDRESS);
+    for n in 0..NODES_PER_ADDRESS {
+        assert_eq!(d.register("10.0.0.8", &(n + 1).to_string(), "10.0.0.67"), "0");
+    }
+    assert_eq!(d.register("10.0.0.8", "4000", "10.0.0.68"), "1", "nobody else does");
     assert_eq!(d.register("10.0.0.8", "4000", "10.0.0.8"), "0");
+    assert!(d.m.outages.iter().any(|(_, s)| s.contains("registered by 10.0.0.67: gives way")));
+    // All places.
+    for n in 0..overview::NODES_MAX {
+        let peer = format!("10.2.0.{}", n / NODES_PER_ADDRESS + 1);
+        let port = (n % NODES_PER_ADDRESS + 1).to_string();
+        let m = [("req", "register"), ("ip", &ip(n)), ("port", &port)];
+        let m: Message = m.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        d.m.take(&serde_json::to_vec(&m).unwrap(), super::tests::ip(&peer), T).unwrap();
+    }
+    assert_eq!(d.m.nodes.len(), overview::NODES_MAX);
+    assert_eq!(d.register("10.3.0.1", "4000", "10.3.0.2"), "1");
+    assert_eq!(d.register("", "4000", "10.3.0.1"), "0");
+    assert_eq!(d.m.nodes.len(), overview::NODES_MAX);
+}
+
+/// The story: a node that registered itself over a link-local address was asked without the link, and so was down.
+#[test]
+fn a_link_local_node_is_asked_on_its_link() {
+    let mut d = Desk::new("any");
+    let m: Message =
+        [("req", "register"), ("ip", "fe80::7"), ("port", "4000")].map(|(k, v)| (k.into(), v.into())).into();
+    let peer: SocketAddr = "[fe80::7%3]:999".parse().unwrap();
+    d.m.take(&serde_json::to_vec(&m).unwrap(), peer, T).unwrap();
+    d.m.commit(T).unwrap();
+    d.again();
+    assert_eq!(d.asked(), ["[fe80::7%3]:4000"]);
+    d.round("[fe80::7%3]:4000", false, Duration::from_secs(1));
+    assert_eq!(d.kinds(), ["no heart-beat"]);
 }
 
 /// Tells what there is to be told at this second, and what came of it; the texts.
@@ -373,7 +410,7 @@ fn who_was_stopped_is_shown_as_that_for_days_and_who_died_for_a_month() {
         assert_eq!(d.say(&m, "10.0.0.7"), "0", "{n}");
         assert_eq!(d.say(&[("req", "unregister"), ("port", &port)], "10.0.0.7"), "0");
     }
-    assert_eq!(d.m.nodes.of_address(ip("10.0.0.7")), NODES_PER_ADDRESS);
+    assert_eq!(d.m.nodes.iter().filter(|n| n.ip == ip("10.0.0.7")).count(), NODES_PER_ADDRESS);
 }
 
 /// The story: messages that had waited for the monitor were all of the minute in which it came back.

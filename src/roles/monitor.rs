@@ -30,7 +30,7 @@ use crate::shutdown::Shutdown;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::{BTreeMap, HashMap};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -303,6 +303,8 @@ impl Shared {
 struct Peer {
     stream: TcpStream,
     ip: IpAddr,
+    /// The same with its port and link.
+    at: SocketAddr,
     frames: Frames,
     /// When it said something last.
     heard: Instant,
@@ -443,8 +445,10 @@ impl Receiver {
             let _ = stream.set_nodelay(true);
             let (frames, heard) = (Frames::default(), Instant::now());
             self.next = self.next.wrapping_add(1);
-            self.peers
-                .insert(self.next, Peer { stream, ip, frames, heard, begun: None, answers: Vec::new() });
+            self.peers.insert(
+                self.next,
+                Peer { stream, ip, at: addr, frames, heard, begun: None, answers: Vec::new() },
+            );
         }
     }
 
@@ -494,7 +498,7 @@ impl Peer {
             self.frames.feed(buf.get(..n).unwrap_or_default());
             while let Some(json) = self.frames.take()? {
                 self.begun = None;
-                let answer: Option<Message> = lock(&s.monitor).take(&json, self.ip, now_ms)?;
+                let answer: Option<Message> = lock(&s.monitor).take(&json, self.at, now_ms)?;
                 if let Some(m) = answer {
                     self.answers.extend(heartbeat::frame(&m));
                 }
