@@ -7,7 +7,10 @@
 //!                   ours adds "again":"60" for whoever tells a "lag": to register again after so many seconds
 //! node  -> monitor  {"ip":…,"msg":…,"port":…,"time":…,"type":…}, a message; it is not answered
 //!                   ours adds "ms", its time in Unix milliseconds, which needs no zone
-//! node  -> monitor  {"hours":…,"hostname":…,"ip":…,"port":…,"req":"hours","role":…}, states of hours (ours)
+//! node  -> monitor  {"hours":…,"hostname":…,"ip":…,"port":…,"req":"hours","role":…,"store":…}, states of hours (ours)
+//!                   "store" tells stores of one host apart; of all hours from "first" on, and not of changes only, are those
+//!                   of "report" (a number), of which this is "part" of "parts": what it does not name is there no more
+//!                   "left":"3" in the answer: so many hours are left out, and `msg` says why
 //! ```
 //! All of it but `hours` is the original's, which ignores members that it does not know (`version`, `ms`, and `lag`: the age of
 //! the oldest line that is not delivered, in seconds) and answers a request that it does not know with an `err`. An original monitor reads a frame by its length and nothing else, so that a
@@ -139,6 +142,11 @@ pub fn done(answer: &Message) -> Result<(), String> {
         Some(_) => Err(format!("it answers {:?}", answer.get("msg").map_or("", String::as_str))),
         None => Err("an answer without `err`: is it a monitor?".into()),
     }
+}
+
+/// Does it say that it knows no such request, as an original does of ours?
+pub fn is_unknown(answer: &Message) -> bool {
+    answer.get("err").is_some_and(|err| err == "-1")
 }
 
 /// After how many ms the monitor wants to hear of the role again.

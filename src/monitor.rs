@@ -18,6 +18,7 @@
 //! whoever reaches the port could have the monitor knock at any door. `any` names nobody. P4: nodes, events and hours have
 //! limits.
 
+pub mod alarms;
 pub mod check;
 pub mod events;
 pub mod hours;
@@ -34,8 +35,9 @@ use crate::heartbeat::{self, Message};
 use crate::log::escape;
 use crate::metrics;
 use crate::overview::{self, ErrorEntry, Overview};
+use alarms::Turns;
 use events::{Event, Events, What};
-use hours::Hours;
+use hours::{Hours, Whole};
 use nodes::{Node, Nodes};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -49,10 +51,8 @@ const WORD_MAX: usize = 32;
 const HOST_MAX: usize = 128;
 /// Nodes that are named one by one in a sentence.
 const NAMED_MAX: usize = 10;
-/// Nodes that one address may register.
+/// Nodes that one address may have, and that may be registered from one, for itself and for others whom `allow` names.
 const NODES_PER_ADDRESS: usize = 64;
-/// Nodes that one peer may register, for others whom `allow` names; one must not take the places of all.
-const NODES_PER_PEER: usize = overview::NODES_MAX / 4;
 /// Heart-beats are made durable so often, ms.
 const BEATS_MS: i64 = 600_000;
 /// A message may be of so long ago, and of a clock that is so far ahead, ms; else the clock of its sender is wrong.
@@ -60,11 +60,30 @@ const LATE_MS: i64 = 31 * 86_400_000;
 const AHEAD_MS: i64 = 300_000;
 /// Copies of one file that are set aside.
 const ASIDE_MAX: u32 = 9;
-/// Nodes of one round that are an alarm each; more of them are one alarm.
-const ALARMS_MAX: usize = 3;
 
 /// Something for the monitor's own log: 0 is an error, 1 a warning, 2 what goes on.
 pub type Said = (u8, String);
+
+/// Where a connection comes from.
+#[derive(Clone, Copy)]
+pub struct Peer {
+    ip: IpAddr,
+    /// Of a link-local address: the link.
+    scope: u32,
+}
+
+impl From<IpAddr> for Peer {
+    fn from(ip: IpAddr) -> Self {
+        Self { ip: ip.to_canonical(), scope: 0 }
+    }
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(at: SocketAddr) -> Self {
+        let scope = if let SocketAddr::V6(v6) = at { v6.scope_id() } else { 0 };
+        Self { ip: at.ip().to_canonical(), scope }
+    }
+}
 
 /// See the module's header.
 pub struct Monitor {
@@ -79,8 +98,10 @@ pub struct Monitor {
     pub hours: Hours,
     /// Sentences for the log.
     pub said: Vec<Said>,
-    /// Subject and text of alarms.
-    pub alarms: Vec<(String, String)>,
+    /// The same of nodes that do not answer, and answer again.
+    pub outages: Vec<Said>,
+    /// When which of them may be told to the operator's program.
+    turns: Turns,
     /// When heart-beats were made durable last (Unix milliseconds).
     beats_ms: i64,
     /// When an event could not be recorded last (Unix milliseconds), and why.
@@ -95,30 +116,61 @@ impl Monitor {
         let events = Events::open(disk, &dir.join("events"), &mut said)?;
         let hours = Hours::open(disk, &dir.join("hours.json"), &mut said)?;
         let (allow, keep_hours) = (conf.allow.clone(), conf.keep_hours);
-        let (zone, alarms, unrecorded) = (zone.clone(), Vec::new(), None);
-        Ok(Self { allow, zone, keep_hours, nodes, events, hours, said, alarms, beats_ms: 0, unrecorded })
+        let (zone, outages, turns, unrecorded) = (zone.clone(), Vec::new(), Turns::default(), None);
+        Ok(Self {
+            allow,
+            zone,
+            keep_hours,
+            nodes,
+            events,
+            hours,
+            said,
+            outages,
+            turns,
+            beats_ms: 0,
+            unrecorded,
+        })
     }
 
     /// Takes what a peer sent; the answer, if there is to be one. It may go out after [`Self::commit`].
-    pub fn take(&mut self, json: &[u8], peer: IpAddr, now_ms: i64) -> Result<Option<Message>, String> {
+    pub fn take(
+        &mut self,
+        json: &[u8],
+        from: impl Into<Peer>,
+        now_ms: i64,
+    ) -> Result<Option<Message>, String> {
         let m = heartbeat::parse(json)?;
+        let from = from.into();
+        let peer = from.ip;
         let Some(req) = m.get("req") else {
             self.message(&m, peer, now_ms);
             return Ok(None);
         };
+        let mut left = None;
         let done = match req.as_str() {
-            "register" => self.register(&m, peer, now_ms),
+            "register" => self.register(&m, from, now_ms),
             "unregister" => self.unregister(&m, peer, now_ms),
             "hours" => {
                 let host = short(m.get("hostname").map_or("", String::as_str), HOST_MAX);
                 let list = m.get("hours").map_or("", String::as_str);
-                self.hours.take(list, &format!("{peer} {host}"), now_ms)
+                // Two stores may be on one host.
+                let store = short(m.get("store").map_or("", String::as_str), WORD_MAX);
+                let from = format!("{peer} {host} {store}");
+                self.hours.take(list, from.trim_end(), Whole::of(&m).as_ref(), now_ms).map(|out| {
+                    left = Some(out).filter(|out| out.count() > 0);
+                })
             }
             other => return Ok(Some(answer("-1", &format!("unknown request {:?}", short(other, WORD_MAX))))),
         };
         Ok(Some(match done {
             Ok(()) => {
                 let mut good = answer("0", "success");
+                // No error: a store of an earlier version would be silent for an hour.
+                if let Some(left) = left {
+                    self.said.push((1, format!("{req} from {peer}: {}", left.text())));
+                    good.insert("left".into(), left.count().to_string());
+                    good.insert("msg".into(), left.text());
+                }
                 if req == "register" && m.contains_key("lag") {
                     good.insert("again".into(), heartbeat::LAG_AGAIN_S.to_string());
                 }
@@ -156,7 +208,43 @@ impl Monitor {
         (peer, port)
     }
 
-    fn register(&mut self, m: &Message, peer: IpAddr, now_ms: i64) -> Result<(), String> {
+    /// Makes room for a node that is not known: those that were stopped go, and for one that is registered from its own
+    /// address those that somebody has registered for others.
+    fn make_room(&mut self, ip: IpAddr, peer: IpAddr, now_ms: i64) -> Result<(), String> {
+        let of_address = |n: &Node| n.ip == ip;
+        let by_peer = |n: &Node| n.by == Some(peer);
+        let all = |_: &Node| true;
+        let limits: [(&dyn Fn(&Node) -> bool, usize, String); 3] = [
+            (&of_address, NODES_PER_ADDRESS, format!("of {ip}")),
+            (&by_peer, NODES_PER_ADDRESS, format!("from {peer}")),
+            (&all, overview::NODES_MAX, "in all".into()),
+        ];
+        for (which, most, what) in limits {
+            let full = |nodes: &Nodes| nodes.iter().filter(|n| which(n)).count() >= most;
+            if full(&self.nodes) {
+                self.nodes.make_room(which);
+            }
+            if full(&self.nodes) && ip == peer {
+                let foreign = |n: &&Node| which(n) && n.by.is_some_and(|by| by != n.ip);
+                let first =
+                    self.nodes.iter().filter(foreign).min_by_key(|n| (n.alive == Some(true), n.beat_ms));
+                if let Some(node) = first.cloned() {
+                    self.nodes.remove(node.ip, node.port);
+                    self.event(What::Unregister, &node, "", "", now_ms);
+                    let by = node.by.map_or(String::new(), |by| by.to_string());
+                    let text = "gives way to one that registers itself";
+                    self.outages.push((1, format!("node {}: registered by {by}: {text}", node.label())));
+                }
+            }
+            if full(&self.nodes) {
+                return Err(format!("{most} nodes {what} are registered already, the limit"));
+            }
+        }
+        Ok(())
+    }
+
+    fn register(&mut self, m: &Message, from: Peer, now_ms: i64) -> Result<(), String> {
+        let peer = from.ip;
         let (ip, port) = self.claimed(m, peer);
         if port == 0 {
             return Err("`port` is no port on which a heart-beat could be asked for".into());
@@ -166,34 +254,19 @@ impl Monitor {
         if self.nodes.get(ip, port).is_none() {
             // It has another port now; what it was is no news any more.
             self.nodes.forget_stopped(|n| n.ip == ip && n.role == role && n.hostname == hostname);
-            if self.nodes.of_address(ip) >= NODES_PER_ADDRESS {
-                self.nodes.make_room(|n| n.ip == ip);
-            }
-            if self.nodes.registered_by(peer) >= NODES_PER_PEER {
-                self.nodes.make_room(|n| n.by == Some(peer));
-            }
-            if self.nodes.len() >= overview::NODES_MAX {
-                self.nodes.make_room(|_| true);
-            }
+            self.make_room(ip, peer, now_ms)?;
         }
         let known = self.nodes.get(ip, port);
-        if known.is_none() && self.nodes.of_address(ip) >= NODES_PER_ADDRESS {
-            return Err(format!("{NODES_PER_ADDRESS} nodes of {ip} are registered already, the limit"));
-        }
-        if known.is_none() && self.nodes.len() >= overview::NODES_MAX {
-            return Err(format!("{} nodes are registered already, the limit", overview::NODES_MAX));
-        }
         // Whoever is at an address speaks for it before anybody who only says so.
         if let Some(by) = known.and_then(|n| n.by).filter(|by| *by != peer && ip != peer) {
             return Err(format!("{ip}:{port} was registered by {by}, not by {peer}"));
         }
-        if known.is_none() && self.nodes.registered_by(peer) >= NODES_PER_PEER {
-            return Err(format!("{peer} has registered {NODES_PER_PEER} nodes already, the limit"));
-        }
-        let same = known
-            .is_some_and(|n| !n.stopped && n.role == role && n.hostname == hostname && n.by == Some(peer));
+        let scope = if ip == peer { from.scope } else { known.map_or(0, |n| n.scope) };
+        let same = known.is_some_and(|n| {
+            !n.stopped && n.role == role && n.hostname == hostname && n.by == Some(peer) && n.scope == scope
+        });
         let mut node = known.cloned().unwrap_or_else(|| Node::new(ip, port));
-        (node.by, node.stopped) = (Some(peer), false);
+        (node.by, node.stopped, node.scope) = (Some(peer), false, scope);
         (node.role, node.hostname, node.version) = (role, hostname, word("version", WORD_MAX));
         (node.registered_ms, node.beat_ms) = (now_ms, now_ms);
         node.lag = m.get("lag").and_then(|lag| lag.parse().ok()).map(|lag| (now_ms, lag));
@@ -211,6 +284,12 @@ impl Monitor {
         let Some(mut node) = self.nodes.get(ip, port).filter(|n| !n.stopped).cloned() else { return Ok(()) };
         if ip != peer && node.by != Some(peer) {
             return Err(format!("{ip}:{port} was not registered by {peer}"));
+        }
+        if node.alive == Some(false) {
+            // Somebody has stopped it, and so its outage is over.
+            let text = self.over(node.since_ms, now_ms);
+            self.event(What::Error, &node, "unregistered", &text, now_ms);
+            self.outages.push((2, format!("node {}: unregistered: {text}", node.label())));
         }
         self.event(What::Unregister, &node, "", "", now_ms);
         self.said.push((2, format!("node {}: unregistered", node.label())));
@@ -269,7 +348,9 @@ impl Monitor {
             kind: kind.to_owned(),
             msg: text.to_owned(),
         };
-        let Err(e) = self.events.append(event) else { return true };
+        let appended = self.events.append(event);
+        self.said.append(&mut self.events.said);
+        let Err(e) = appended else { return true };
         self.said.push((0, format!("{e}; the event is not recorded: {}: {kind}: {text}", node.label())));
         self.unrecorded = Some((now_ms, e.to_string()));
         false
@@ -280,7 +361,7 @@ impl Monitor {
         let (mut targets, mut others) = (Vec::new(), Vec::new());
         for node in self.nodes.iter().filter(|n| !n.stopped) {
             if node.by == Some(node.ip) || self.allow.names(node.ip) {
-                targets.push((SocketAddr::new(node.ip, node.port), node.alive == Some(false)));
+                targets.push((node.at(), node.alive == Some(false)));
             } else {
                 others.push(node.label());
             }
@@ -299,14 +380,12 @@ impl Monitor {
 
     /// What came of a round.
     pub fn checked(&mut self, results: Vec<(SocketAddr, Result<(), String>)>, now_ms: i64) {
-        let (mut down, mut up) = (Vec::new(), Vec::new());
         for (at, result) in results {
             let count = if result.is_ok() { &metrics::BEATS_ANSWERED } else { &metrics::BEATS_MISSED };
             count.inc();
             // It may have unregistered meanwhile.
             let known = self.nodes.get(at.ip(), at.port()).filter(|n| !n.stopped);
             let Some(mut node) = known.cloned() else { continue };
-            let subject = format!("node {at}");
             let changed = node.alive != Some(result.is_ok());
             let (was, since) = (node.alive, node.since_ms);
             if changed {
@@ -316,47 +395,33 @@ impl Monitor {
                     node.since_ms = node.beat_ms.min(now_ms);
                 }
             }
+            node.heard = Some(result.as_ref().err().cloned().unwrap_or_default());
             match result {
                 Ok(()) => {
                     node.beat_ms = now_ms;
                     if was == Some(false) {
-                        let [from, to] = [since, now_ms].map(|ms| self.seconds(ms));
-                        let text =
-                            format!("down from {from} to {to}, {}", span(now_ms.saturating_sub(since)));
+                        let text = self.over(since, now_ms);
                         self.event(What::Error, &node, "heart-beat again", &text, now_ms);
-                        self.said.push((2, format!("node {}: answers again: {text}", node.label())));
-                        let text = format!("node {} answers again, {text}", node.label());
-                        up.push((subject, text, node.label()));
+                        self.outages.push((2, format!("node {}: answers again: {text}", node.label())));
                     }
                 }
                 Err(why) if changed => {
                     metrics::OUTAGES.inc();
-                    let text = format!("{at}: {why}; down since {}", self.seconds(node.since_ms));
-                    self.event(What::Error, &node, "no heart-beat", &text, now_ms);
-                    self.said.push((1, format!("node {}: no heart-beat: {why}", node.label())));
-                    down.push((
-                        subject,
-                        format!("node {} does not answer: {why}", node.label()),
-                        node.label(),
-                    ));
+                    // The time makes it another sentence than that of the outage before: the log leaves out what it said.
+                    let text = format!("{why}; down since {}", self.seconds(node.since_ms));
+                    self.event(What::Error, &node, "no heart-beat", &format!("{at}: {text}"), now_ms);
+                    self.outages.push((1, format!("node {}: no heart-beat: {text}", node.label())));
                 }
                 Err(_) => {}
             }
             self.nodes.put(node, changed);
         }
-        self.alarm(down, "nodes do not answer");
-        self.alarm(up, "nodes answer again");
     }
 
-    /// An alarm for each, or one for all: behind a switch that is dead there are hundreds, and a program that is run for each of
-    /// them would keep the others waiting.
-    fn alarm(&mut self, of: Vec<(String, String, String)>, what: &str) {
-        if of.len() <= ALARMS_MAX {
-            self.alarms.extend(of.into_iter().map(|(subject, text, _)| (subject, text)));
-            return;
-        }
-        let named: Vec<&str> = of.iter().take(NAMED_MAX).map(|(.., label)| label.as_str()).collect();
-        self.alarms.push((what.to_owned(), format!("{} {what}, such as {}", of.len(), named.join(", "))));
+    /// What is said of an outage that is over.
+    fn over(&self, since_ms: i64, now_ms: i64) -> String {
+        let [from, to] = [since_ms, now_ms].map(|ms| self.seconds(ms));
+        format!("down from {from} to {to}, {}", span(now_ms.saturating_sub(since_ms)))
     }
 
     /// A time without its milliseconds.
@@ -412,9 +477,11 @@ impl Monitor {
             if !node.stopped {
                 self.event(What::Unregister, &node, "", "", now_ms);
                 let days = nodes::SILENT_DAYS;
-                self.said.push((1, format!("node {}: not heard for {days} days; forgotten", node.label())));
+                self.outages
+                    .push((1, format!("node {}: not heard for {days} days; forgotten", node.label())));
             }
         }
+        self.turns.retain(|(ip, port)| self.nodes.get(ip, port).is_some());
         // After a crash it must still be known since when a node is down.
         if now_ms.saturating_sub(self.beats_ms) > BEATS_MS {
             self.beats_ms = now_ms;
@@ -493,14 +560,12 @@ fn set_aside(disk: &Disk, path: &Path, why: &str, next: &str) -> disk::Result<St
         name.push(if n == 1 { ".damaged".to_owned() } else { format!(".damaged-{n}") });
         PathBuf::from(name)
     };
-    // Bounded: what was set aside first is what somebody may still want.
-    let mut aside = name(ASIDE_MAX);
-    for n in 1..ASIDE_MAX {
-        if disk.stat(&name(n))?.is_none() {
-            aside = name(n);
-            break;
-        }
+    // Bounded: what was set aside first is what somebody may still want. But a directory gives way to no file.
+    let mut n = 1;
+    while disk.stat(&name(n))?.is_some_and(|s| n < ASIDE_MAX || s.is_dir) {
+        n = n.saturating_add(1);
     }
+    let aside = name(n);
     disk.rename(path, &aside)?;
     Ok(format!("{}: {why}; it is now {}; {next}", path.display(), aside.display()))
 }

@@ -15,6 +15,7 @@ pub mod documents;
 mod fleet;
 pub mod follower;
 mod monitor;
+mod outages;
 mod pulse;
 pub mod relay;
 mod report;

@@ -1,8 +1,9 @@
 //! The event log: messages of nodes, outages, registrations; append-only, in segments, bounded.
 //!
 //! `events/<seq>.jsonl` begins with the event of that number; each line is one event. Numbers only grow. The oldest
-//! segment goes when there are more than [`SEGMENTS`]. A torn last line is left where it is, and a new segment begun;
-//! whoever reads leaves out lines that are no events.
+//! segment goes when those after it hold [`KEPT`] bytes; a start goes on with the last one, so that no number of starts
+//! costs an event. A torn last line is left where it is, and ended; whoever reads leaves out lines that are no events.
+//! A segment of which no line is an event is set aside.
 
 use super::{Said, reason, set_aside};
 use crate::disk::{self, Disk, File};
@@ -13,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 /// Bytes after which a segment ends.
 pub const SEGMENT: u64 = 8 << 20;
-/// Segments that are kept.
-pub const SEGMENTS: usize = 8;
+/// Bytes that are kept, at least; two segments more at most.
+pub const KEPT: u64 = 64 << 20;
 /// The first number of a segment, at most; more is no number that was ever counted to.
 const BASE_MAX: u64 = u64::MAX / 2;
 /// Read at a time; longer than any line.
@@ -77,23 +78,44 @@ fn segment(base: u64) -> String {
     format!("{base:020}.jsonl")
 }
 
+struct Segment {
+    /// The number of its first event.
+    base: u64,
+    /// Its bytes.
+    len: u64,
+}
+
 struct Open {
     file: File,
-    len: u64,
+    /// Its last line has no end.
+    torn: bool,
+}
+
+/// What a segment holds.
+#[derive(Default)]
+struct Held {
+    /// The latest messages and outages, the oldest first.
+    errors: VecDeque<Event>,
+    /// The highest number; 0 = none.
+    last: u64,
+    /// Lines that are no events.
+    bad: u64,
 }
 
 /// See the module's header.
 pub struct Events {
     disk: Disk,
     dir: PathBuf,
-    /// First numbers of the segments.
-    bases: VecDeque<u64>,
+    segments: VecDeque<Segment>,
+    /// The last one, if it may grow.
     open: Option<Open>,
     next: u64,
     synced: u64,
     recent: VecDeque<Event>,
     /// Where the event after the last one that was read begins: number before it, segment, byte.
     cursor: (u64, u64, u64),
+    /// Sentences for the log.
+    pub said: Vec<Said>,
 }
 
 impl Events {
@@ -113,7 +135,10 @@ impl Events {
                     let at = dir.join(segment(base));
                     said.push((0, set_aside(disk, &at, "not a file", "what it was is not known")?));
                 }
-                Some(base) => bases.push(base),
+                Some(base) => {
+                    let len = disk.stat(&dir.join(&entry.name))?.map_or(0, |s| s.len);
+                    bases.push(Segment { base, len });
+                }
             }
         }
         if let Some(first) = foreign.first() {
@@ -123,53 +148,103 @@ impl Events {
                 format!("{}: {n} names are not ours and left alone, such as {first}", dir.display()),
             ));
         }
-        bases.sort_unstable();
-        let next = bases.last().copied().unwrap_or(1);
+        bases.sort_unstable_by_key(|s: &Segment| s.base);
         let mut events = Self {
             disk: disk.clone(),
             dir: dir.to_owned(),
-            bases: bases.into(),
+            next: bases.last().map_or(1, |s| s.base),
+            segments: bases.into(),
             open: None,
-            next,
             synced: 0,
             recent: VecDeque::new(),
             cursor: (0, 0, 0),
+            said: Vec::new(),
         };
-        let last_two: Vec<u64> = events.bases.iter().rev().take(2).rev().copied().collect();
-        for base in last_two {
-            let mut bad = 0_u64;
-            let (mut at, mut last) = (0, 0);
-            loop {
-                let window = match events.window(base, at) {
-                    Err(e) if e.is_of_one_path() => {
-                        let path = events.path(base);
-                        said.push((0, set_aside(disk, &path, &reason(&e), "its events are not known")?));
-                        events.bases.retain(|b| *b != base);
-                        break;
-                    }
-                    other => other?,
-                };
-                let Some((lines, end, torn)) = window else { break };
-                for line in lines.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
-                    match serde_json::from_slice::<Event>(line) {
-                        Ok(e) => {
-                            last = e.seq.max(last);
-                            events.remember(e);
-                        }
-                        Err(_) => bad = bad.saturating_add(1),
-                    }
-                }
-                bad = bad.saturating_add(u64::from(torn));
-                at = end;
+        events.look_back()?;
+        events.go_on()?;
+        events.synced = events.next.saturating_sub(1);
+        said.append(&mut events.said);
+        Ok(events)
+    }
+
+    /// Reads segments from the last one back, until the latest messages are known.
+    fn look_back(&mut self) -> disk::Result<()> {
+        let bases: Vec<u64> = self.segments.iter().rev().map(|s| s.base).collect();
+        for (n, base) in bases.into_iter().enumerate() {
+            if n > 0 && self.recent.len() >= ERRORS_MAX {
+                break;
             }
-            events.next = events.next.max(last.saturating_add(1));
-            if bad > 0 {
-                let path = events.path(base);
-                said.push((1, format!("{}: {bad} lines are torn or damaged and left out", path.display())));
+            let path = self.path(base);
+            let held = match self.held(base) {
+                Err(e) if e.is_of_one_path() => {
+                    self.damaged(base, &reason(&e))?;
+                    continue;
+                }
+                other => other?,
+            };
+            if held.last == 0 && held.bad > 0 {
+                self.damaged(base, "no line of it can be read")?;
+                // Whoever was told of its events knows their numbers.
+                self.next = self.next.max(base.saturating_add(held.bad));
+                continue;
+            }
+            self.next = self.next.max(held.last.saturating_add(1));
+            self.recent.extend(held.errors.into_iter().rev());
+            if held.bad > 0 {
+                let text = format!("{}: {} lines are torn or damaged and left out", path.display(), held.bad);
+                self.said.push((1, text));
             }
         }
-        events.synced = events.next.saturating_sub(1);
-        Ok(events)
+        self.recent.truncate(ERRORS_MAX);
+        Ok(())
+    }
+
+    fn damaged(&mut self, base: u64, why: &str) -> disk::Result<()> {
+        let text = set_aside(&self.disk, &self.path(base), why, "its events are not known")?;
+        self.said.push((0, text));
+        self.segments.retain(|s| s.base != base);
+        Ok(())
+    }
+
+    fn held(&self, base: u64) -> disk::Result<Held> {
+        let (mut held, mut at) = (Held::default(), 0);
+        while let Some((lines, end, torn)) = self.window(base, at)? {
+            for line in lines.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
+                let Ok(e) = serde_json::from_slice::<Event>(line) else {
+                    held.bad = held.bad.saturating_add(1);
+                    continue;
+                };
+                held.last = e.seq.max(held.last);
+                if e.what == What::Error {
+                    if held.errors.len() >= ERRORS_MAX {
+                        held.errors.pop_front();
+                    }
+                    held.errors.push_back(e);
+                }
+            }
+            held.bad = held.bad.saturating_add(u64::from(torn));
+            at = end;
+        }
+        Ok(held)
+    }
+
+    /// Opens the last segment to add to it, if it is not full.
+    fn go_on(&mut self) -> disk::Result<()> {
+        let Some(last) = self.segments.back().filter(|s| s.len < SEGMENT) else { return Ok(()) };
+        let file = match self.disk.open_rw(&self.path(last.base)) {
+            // Then a new one is begun.
+            Err(e) if e.is_of_one_path() => return Ok(()),
+            other => other?,
+        };
+        // What was read of it counts as durable from now on.
+        file.sync()?;
+        let mut end = *b"\n";
+        let torn = match last.len.checked_sub(1) {
+            Some(at) => file.read_at(&mut end, at)? == 1 && end != *b"\n",
+            None => false,
+        };
+        self.open = Some(Open { file, torn });
+        Ok(())
     }
 
     fn path(&self, base: u64) -> PathBuf {
@@ -212,7 +287,7 @@ impl Events {
 
     /// Number of the oldest event that is still here, if any is.
     pub fn oldest(&self) -> u64 {
-        self.bases.front().copied().unwrap_or(self.next)
+        self.segments.front().map_or(self.next, |s| s.base)
     }
 
     /// Adds an event, and gives it its number.
@@ -221,13 +296,17 @@ impl Events {
         // Plain values cannot fail to be written.
         let mut line = serde_json::to_vec(&event).unwrap_or_default();
         line.push(b'\n');
-        let len = line.len() as u64;
-        if self.open.as_ref().is_none_or(|o| o.len.saturating_add(len) > SEGMENT) {
+        let full = |s: &Segment| s.len.saturating_add(line.len() as u64) > SEGMENT;
+        if self.open.is_none() || self.segments.back().is_none_or(full) {
             self.begin()?;
         }
-        if let Some(open) = &mut self.open {
-            open.file.write_at(&line, open.len)?;
-            open.len = open.len.saturating_add(len);
+        if let (Some(open), Some(last)) = (&mut self.open, self.segments.back_mut()) {
+            if open.torn {
+                line.insert(0, b'\n');
+            }
+            open.file.write_at(&line, last.len)?;
+            open.torn = false;
+            last.len = last.len.saturating_add(line.len() as u64);
         }
         self.next = self.next.saturating_add(1);
         self.remember(event);
@@ -238,19 +317,21 @@ impl Events {
         self.sync()?;
         self.open = None;
         let path = self.path(self.next);
-        // After a start whose segment held no whole line its name is there already.
-        self.disk.remove(&path)?;
+        if self.disk.stat(&path)?.is_some() {
+            self.damaged(self.next, "it is in the way of a new segment")?;
+        }
         let file = self.disk.create_new(&path, 0o640)?;
         self.disk.sync_dir(&self.dir)?;
-        if self.bases.back() != Some(&self.next) {
-            self.bases.push_back(self.next);
-        }
-        self.open = Some(Open { file, len: 0 });
-        while self.bases.len() > SEGMENTS {
-            if let Some(oldest) = self.bases.front().copied() {
-                self.disk.remove(&self.path(oldest))?;
-                self.bases.pop_front();
+        self.segments.push_back(Segment { base: self.next, len: 0 });
+        self.open = Some(Open { file, torn: false });
+        let mut bytes = self.segments.iter().map(|s| s.len).fold(0, u64::saturating_add);
+        while let Some((base, len)) = self.segments.front().map(|s| (s.base, s.len)) {
+            bytes = bytes.saturating_sub(len);
+            if bytes < KEPT {
+                break;
             }
+            self.disk.remove(&self.path(base))?;
+            self.segments.pop_front();
         }
         Ok(())
     }
@@ -273,10 +354,10 @@ impl Events {
         if after >= self.synced {
             return Ok(found);
         }
-        let first =
-            self.bases.iter().rev().find(|b| **b <= after.saturating_add(1)).or(self.bases.front()).copied();
+        let bases: Vec<u64> = self.segments.iter().map(|s| s.base).collect();
+        let first = bases.iter().rev().find(|b| **b <= after.saturating_add(1)).or(bases.first()).copied();
         let Some(first) = first else { return Ok(found) };
-        let start = if self.cursor.0 == after && self.bases.contains(&self.cursor.1) {
+        let start = if self.cursor.0 == after && bases.contains(&self.cursor.1) {
             (self.cursor.1, self.cursor.2)
         } else {
             (first, 0)
@@ -284,7 +365,7 @@ impl Events {
         let (mut base, mut at) = start;
         loop {
             let Some((lines, end, _)) = self.window(base, at)? else {
-                let Some(next) = self.bases.iter().find(|b| **b > base).copied() else { return Ok(found) };
+                let Some(next) = bases.iter().find(|b| **b > base).copied() else { return Ok(found) };
                 (base, at) = (next, 0);
                 continue;
             };

@@ -7,7 +7,7 @@ use crate::disk::{self, Disk};
 use crate::overview;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 
 const FORMAT: u32 = 1;
@@ -30,6 +30,9 @@ pub struct Node {
     pub ip: IpAddr,
     /// The port on which it answers.
     pub port: u16,
+    /// Of a link-local address: the link, as a number of this host.
+    #[serde(default, skip_serializing_if = "is_no_link")]
+    pub scope: u32,
     /// Its role.
     #[serde(default)]
     pub role: String,
@@ -57,6 +60,12 @@ pub struct Node {
     /// It took its leave: it is not asked, and shown for some days.
     #[serde(default, skip_serializing_if = "is_false")]
     pub stopped: bool,
+    /// Since when the outage was that the operator's program was told last (Unix milliseconds); 0 = its end was told, too.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub told_ms: i64,
+    /// Why it did not answer last; empty = it did; `None` = not asked since the start.
+    #[serde(skip)]
+    pub heard: Option<String>,
     /// When it told its lag (Unix milliseconds), and that (seconds).
     #[serde(skip)]
     pub lag: Option<(i64, u64)>,
@@ -68,6 +77,7 @@ impl Node {
         Self {
             ip,
             port,
+            scope: 0,
             role: String::new(),
             hostname: String::new(),
             version: String::new(),
@@ -77,7 +87,17 @@ impl Node {
             alive: None,
             since_ms: 0,
             stopped: false,
+            told_ms: 0,
+            heard: None,
             lag: None,
+        }
+    }
+
+    /// Where it answers.
+    pub fn at(&self) -> SocketAddr {
+        match self.ip {
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, self.port, 0, self.scope).into(),
+            ip @ IpAddr::V4(_) => SocketAddr::new(ip, self.port),
         }
     }
 
@@ -85,7 +105,7 @@ impl Node {
     pub fn label(&self) -> String {
         let known = [&self.role, &self.hostname].into_iter().filter(|t| !t.is_empty());
         let known: Vec<&str> = known.map(String::as_str).collect();
-        let at = std::net::SocketAddr::new(self.ip, self.port);
+        let at = SocketAddr::new(self.ip, self.port);
         if known.is_empty() { at.to_string() } else { format!("{at} ({})", known.join(", ")) }
     }
 
@@ -118,6 +138,16 @@ impl Node {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this form")]
 fn is_false(b: &bool) -> bool {
     !*b
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this form")]
+fn is_zero(n: &i64) -> bool {
+    *n == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this form")]
+fn is_no_link(n: &u32) -> bool {
+    *n == 0
 }
 
 #[derive(Serialize)]
@@ -219,10 +249,10 @@ impl Nodes {
         self.dirty |= self.list.remove(&(ip, port)).is_some();
     }
 
-    /// Forgets nodes that were stopped: all that are meant.
+    /// Forgets nodes that were stopped: all that are meant, but for those of whose outage the end is not told yet.
     pub fn forget_stopped(&mut self, meant: impl Fn(&Node) -> bool) {
         let before = self.list.len();
-        self.list.retain(|_, n| !(n.stopped && meant(n)));
+        self.list.retain(|_, n| !(n.stopped && n.told_ms == 0 && meant(n)));
         self.dirty |= self.list.len() != before;
     }
 
@@ -252,16 +282,6 @@ impl Nodes {
     /// None?
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
-    }
-
-    /// How many one address has.
-    pub fn of_address(&self, ip: IpAddr) -> usize {
-        self.list.range((ip, 0)..=(ip, u16::MAX)).count()
-    }
-
-    /// How many this peer has registered.
-    pub fn registered_by(&self, peer: IpAddr) -> usize {
-        self.list.values().filter(|n| n.by == Some(peer)).count()
     }
 
     /// Writes the file if something changed.

@@ -112,37 +112,191 @@ fn a_node_that_registered_itself_is_nobody_elses() {
     assert_eq!(d.register("10.0.0.9", "4000", "10.0.0.66"), "1");
 }
 
+/// The stories: one peer registered a thousand nodes for addresses that `allow` names, and four of them all there may be;
+/// or all that one address may have, which was then refused itself.
 #[test]
-fn one_peer_does_not_take_all_places() {
+fn one_peer_does_not_take_the_places_of_others() {
     let mut d = Desk::new("10.0.0.0/8");
     let ip = |n: usize| format!("10.1.{}.{}", n / 200, n % 200 + 1);
-    for n in 0..NODES_PER_PEER + 3 {
+    for n in 0..NODES_PER_ADDRESS + 3 {
         let err = d.register(&ip(n), "1", "10.0.0.66");
-        assert_eq!(err, if n < NODES_PER_PEER { "0" } else { "1" }, "{n}");
+        assert_eq!(err, if n < NODES_PER_ADDRESS { "0" } else { "1" }, "{n}");
     }
+    // But its own role it may always register, instead of one of those.
+    assert_eq!(d.register("", "4000", "10.0.0.66"), "0");
+    assert_eq!(d.m.nodes.len(), NODES_PER_ADDRESS);
+    for n in 0..NODES_PER_ADDRESS {
+        assert_eq!(d.register("10.0.0.8", &(n + 1).to_string(), "10.0.0.67"), "0");
+    }
+    assert_eq!(d.register("10.0.0.8", "4000", "10.0.0.68"), "1", "nobody else does");
     assert_eq!(d.register("10.0.0.8", "4000", "10.0.0.8"), "0");
+    assert!(d.m.outages.iter().any(|(_, s)| s.contains("registered by 10.0.0.67: gives way")));
+    // All places.
+    for n in 0..overview::NODES_MAX {
+        let peer = format!("10.2.0.{}", n / NODES_PER_ADDRESS + 1);
+        let port = (n % NODES_PER_ADDRESS + 1).to_string();
+        let m = [("req", "register"), ("ip", &ip(n)), ("port", &port)];
+        let m: Message = m.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        d.m.take(&serde_json::to_vec(&m).unwrap(), super::tests::ip(&peer), T).unwrap();
+    }
+    assert_eq!(d.m.nodes.len(), overview::NODES_MAX);
+    assert_eq!(d.register("10.3.0.1", "4000", "10.3.0.2"), "1");
+    assert_eq!(d.register("", "4000", "10.3.0.1"), "0");
+    assert_eq!(d.m.nodes.len(), overview::NODES_MAX);
+}
+
+/// The story: a node that registered itself over a link-local address was asked without the link, and so was down.
+#[test]
+fn a_link_local_node_is_asked_on_its_link() {
+    let mut d = Desk::new("any");
+    let m: Message =
+        [("req", "register"), ("ip", "fe80::7"), ("port", "4000")].map(|(k, v)| (k.into(), v.into())).into();
+    let peer: SocketAddr = "[fe80::7%3]:999".parse().unwrap();
+    d.m.take(&serde_json::to_vec(&m).unwrap(), peer, T).unwrap();
+    d.m.commit(T).unwrap();
+    d.again();
+    assert_eq!(d.asked(), ["[fe80::7%3]:4000"]);
+    d.round("[fe80::7%3]:4000", false, Duration::from_secs(1));
+    assert_eq!(d.kinds(), ["no heart-beat"]);
+}
+
+/// Tells what there is to be told at this second, and what came of it; the texts.
+fn told(d: &mut Desk, second: u64, works: bool) -> Vec<String> {
+    let mut texts = Vec::new();
+    while let Some(alarm) = d.m.alarm(second * 1_000) {
+        let done = if works { Ok(()) } else { Err("no".to_owned()) };
+        d.m.alarmed(&alarm, done, second * 1_000);
+        d.m.commit(T).unwrap();
+        texts.push(alarm.text);
+    }
+    texts
 }
 
 #[test]
-fn many_outages_of_one_round_are_one_alarm() {
+fn many_outages_at_once_are_one_alarm_and_the_same_ones_again_another() {
     let mut d = Desk::new("10.0.0.0/8");
     let all: Vec<SocketAddr> = (1..=9).map(|n| format!("10.0.0.{n}:4000").parse().unwrap()).collect();
     for at in &all {
         d.register("", "4000", &at.ip().to_string());
     }
-    let results =
-        |alive: bool| all.iter().map(|at| (*at, if alive { Ok(()) } else { Err("no".into()) })).collect();
-    for (alive, said) in
-        [(true, ""), (false, "9 nodes do not answer, such as 10.0.0.1:4000"), (true, "9 nodes answer")]
+    let results = |alive: bool, all: &[SocketAddr]| {
+        all.iter().map(|at| (*at, if alive { Ok(()) } else { Err("no".into()) })).collect()
+    };
+    let down = "9 nodes do not answer, such as 10.0.0.1:4000";
+    let up = "9 nodes answer again";
+    for (n, (alive, said)) in
+        [(true, ""), (false, down), (true, up), (false, down), (true, up)].into_iter().enumerate()
     {
-        d.m.alarms.clear();
-        d.m.checked(results(alive), T);
-        let told: Vec<&str> = d.m.alarms.iter().map(|(_, text)| text.as_str()).collect();
+        let second = n as u64 * 2_000;
+        d.m.checked(results(alive, &all), T + i64::try_from(second).unwrap() * 1_000);
+        let told = told(&mut d, second, true);
         assert!(
-            if said.is_empty() { told.is_empty() } else { told.len() == 1 && told[0].starts_with(said) },
+            told.len() == usize::from(!said.is_empty()) && told.iter().all(|t| t.starts_with(said)),
             "{told:?}"
         );
     }
+    // One that was told singly, then with others, then singly again.
+    for (n, (alive, of, said)) in [
+        (false, 1, "node 10.0.0.1:4000"),
+        (false, 9, "8 nodes do"),
+        (true, 9, up),
+        (false, 1, "node 10.0.0.1:4000"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let second = (n as u64 + 5) * 2_000;
+        d.m.checked(results(alive, &all[..of]), T + i64::try_from(second).unwrap() * 1_000);
+        let told = told(&mut d, second, true);
+        assert!(told.len() == 1 && told[0].starts_with(said), "{told:?}");
+    }
+}
+
+/// The stories: a program that failed, or hung, or a stop of the monitor between two tries, and an outage that nobody was
+/// ever told.
+#[test]
+fn an_outage_that_could_not_be_told_is_told_later_and_after_a_restart() {
+    let mut d = Desk::new("any");
+    let (at, minute) = ("10.0.0.7:4000", Duration::from_mins(1));
+    d.register("", "4000", "10.0.0.7");
+    d.round(at, false, minute);
+    assert_eq!(told(&mut d, 60, false).len(), 1);
+    assert!(told(&mut d, 64, true).is_empty(), "its turn has not come");
+    assert_eq!(d.m.untold().len(), 1);
+    d.again();
+    assert!(told(&mut d, 0, true).is_empty(), "it may answer meanwhile");
+    d.round(at, false, minute * 2);
+    let texts = told(&mut d, 1, true);
+    assert!(texts.len() == 1 && texts[0].ends_with("refused; down since 2026-11-22 08:23:58"), "{texts:?}");
+    // Told is told, also after a crash.
+    d.sim.crash();
+    d.sim.restart(Outcome::LoseUnsynced);
+    d.again();
+    d.round(at, false, minute * 3);
+    assert!(told(&mut d, 2, true).is_empty());
+    // The end cannot be told, and a new outage begins: it is told as soon as the program works.
+    d.round(at, true, minute * 4);
+    for second in [10, 15, 25] {
+        assert_eq!(told(&mut d, second, false).len(), 1, "{second}");
+    }
+    d.round(at, false, minute * 5);
+    let texts = told(&mut d, 26, true);
+    assert!(texts.len() == 1 && texts[0].contains("down since 2026-11-22 08:27:58"), "{texts:?}");
+    // What it fails of keeps nothing else waiting, and is tried again, at last every hour.
+    d.round(at, true, minute * 6);
+    let mut second = 1_000;
+    for _ in 0..20 {
+        let alarm = d.m.alarm(second * 1_000).unwrap();
+        d.m.alarmed(&alarm, Err("no".into()), second * 1_000);
+        second += 3_600;
+    }
+    d.register("", "4000", "10.0.0.8");
+    d.round("10.0.0.8:4000", false, minute * 6);
+    assert!(d.m.alarm(second * 1_000).unwrap().text.contains("10.0.0.8"));
+}
+
+#[test]
+fn what_changes_to_and_fro_is_told_less_and_less_often() {
+    let mut d = Desk::new("any");
+    d.register("", "4000", "10.0.0.7");
+    let mut seconds = Vec::new();
+    for second in 0..20_000_u64 {
+        if second.is_multiple_of(3) {
+            d.m.checked(
+                vec![(
+                    "10.0.0.7:4000".parse().unwrap(),
+                    if second.is_multiple_of(2) { Ok(()) } else { Err("no".into()) },
+                )],
+                T + i64::try_from(second).unwrap() * 1_000,
+            );
+        }
+        if let Some(alarm) = d.m.alarm(second * 1_000) {
+            d.m.alarmed(&alarm, Ok(()), second * 1_000);
+            seconds.push(second);
+        }
+    }
+    let waits: Vec<u64> = seconds.windows(2).map(|w| w[1] - w[0]).collect();
+    assert!(waits[0] < 10 && waits.len() < 20 && *waits.last().unwrap() >= 3_600, "{waits:?}");
+}
+
+/// The story: a node that was down and was then stopped was down for ever, for whoever reads alarms.
+#[test]
+fn the_end_of_an_outage_may_be_that_somebody_stops_the_role() {
+    let mut d = Desk::new("any");
+    d.register("", "4000", "10.0.0.7");
+    d.round("10.0.0.7:4000", false, Duration::from_secs(1));
+    assert_eq!(told(&mut d, 1, true).len(), 1);
+    let leave = |d: &mut Desk| assert_eq!(d.say(&[("req", "unregister"), ("port", "4000")], "10.0.0.7"), "0");
+    leave(&mut d);
+    assert_eq!(d.kinds(), ["no heart-beat", "unregistered"]);
+    // It is not forgotten before that is told.
+    d.register("", "4001", "10.0.0.7");
+    let texts = told(&mut d, 60, true);
+    assert!(texts.len() == 1 && texts[0].contains("was unregistered, down from"), "{texts:?}");
+    // Of one that was not down there is nothing to tell.
+    d.round("10.0.0.7:4001", true, Duration::from_secs(1));
+    assert_eq!(d.say(&[("req", "unregister"), ("port", "4001")], "10.0.0.7"), "0");
+    assert!(told(&mut d, 120, true).is_empty() && d.kinds().len() == 2);
 }
 
 #[test]
@@ -192,7 +346,8 @@ fn an_outage_is_told_once_and_its_end_once() {
     assert_eq!(d.kinds(), ["no heart-beat", "heart-beat again"]);
     let end = d.m.events.recent().next().unwrap().msg.clone();
     assert_eq!(end, "down from 2026-11-22 08:24:58 to 2026-11-22 08:30:58, 6m 0s");
-    assert_eq!(d.m.alarms.len(), 1, "of this start: {:?}", d.m.alarms);
+    let said: Vec<&String> = d.m.outages.iter().map(|(_, text)| text).collect();
+    assert!(said.len() == 1 && said[0].contains("answers again"), "of this start: {said:?}");
     d.round(at, false, minute * 9);
     assert_eq!(d.kinds().len(), 3, "the next outage is another one");
     let node = &d.m.overview(T, "mon").nodes[0];
@@ -200,7 +355,7 @@ fn an_outage_is_told_once_and_its_end_once() {
     // One that took its leave is not asked, and not missed.
     d.say(&[("req", "unregister"), ("port", "4000")], "10.0.0.7");
     d.round(at, false, minute * 10);
-    assert_eq!(d.kinds().len(), 3);
+    assert_eq!(d.kinds().len(), 4);
 }
 
 /// The stories: a role that was stopped vanished from the page, one that died stayed on the list for ever.
@@ -223,7 +378,7 @@ fn who_was_stopped_is_shown_as_that_for_days_and_who_died_for_a_month() {
     for alive in [true, false] {
         d.round("10.0.0.9:4000", alive, Duration::from_secs(1));
     }
-    assert!(d.kinds().is_empty() && d.m.alarms.is_empty() && shown(&d, T).contains(&(4000, true, None)));
+    assert!(d.kinds().is_empty() && d.m.outages.is_empty() && shown(&d, T).contains(&(4000, true, None)));
     // A last message changes nothing either.
     d.say(&[("port", "4000"), ("type", "ERROR"), ("msg", "x")], "10.0.0.9");
     assert!(shown(&d, T).contains(&(4000, true, None)));
@@ -255,7 +410,7 @@ fn who_was_stopped_is_shown_as_that_for_days_and_who_died_for_a_month() {
         assert_eq!(d.say(&m, "10.0.0.7"), "0", "{n}");
         assert_eq!(d.say(&[("req", "unregister"), ("port", &port)], "10.0.0.7"), "0");
     }
-    assert_eq!(d.m.nodes.of_address(ip("10.0.0.7")), NODES_PER_ADDRESS);
+    assert_eq!(d.m.nodes.iter().filter(|n| n.ip == ip("10.0.0.7")).count(), NODES_PER_ADDRESS);
 }
 
 /// The story: messages that had waited for the monitor were all of the minute in which it came back.
@@ -347,13 +502,75 @@ fn events_come_in_order_through_segments_damage_and_restarts() {
     let all = read(&mut d, 0, 500);
     assert_eq!((all.len(), all.last()), (2_500, Some(&(2_501, 2_500))), "one of them was damaged");
     // Bounded: the oldest go.
-    for n in 2_501..10_000 {
+    for n in 2_501..13_000 {
         add(&mut d, n);
     }
     d.m.events.sync().unwrap();
-    assert_eq!(d.disk.list(&dir).unwrap().len(), events::SEGMENTS);
+    let sizes = |d: &Desk| -> Vec<u64> {
+        let all = d.disk.list(&dir).unwrap();
+        all.iter().map(|e| d.disk.stat(&dir.join(&e.name)).unwrap().unwrap().len).collect()
+    };
+    let kept: u64 = sizes(&d).iter().sum();
+    assert!((events::KEPT..=events::KEPT + 2 * events::SEGMENT).contains(&kept), "{kept}");
     let all = read(&mut d, 0, 500);
-    assert!(all[0].0 > 1 && all[0].0 == d.m.events.oldest() && all.last() == Some(&(10_000, 9_999)));
+    assert_eq!((all[0].0, all.last()), (d.m.events.oldest(), Some(&(13_000, 12_999))));
+    assert!(all[0].0 > 1);
+}
+
+/// The story: each start began a segment and eight were kept, so that eight starts deleted whatever there was before.
+#[test]
+fn no_number_of_starts_costs_an_event() {
+    let mut d = Desk::new("any");
+    for n in 0..50 {
+        d.say(&[("type", "ERROR"), ("msg", &n.to_string())], "10.0.0.7");
+        d.m.events.sync().unwrap();
+        d.again();
+    }
+    let dir = Path::new(DIR).join("events");
+    assert_eq!((d.m.events.oldest(), d.m.events.newest(), d.disk.list(&dir).unwrap().len()), (1, 50, 1));
+    assert_eq!(d.m.events.recent().count(), 50);
+    let all = d.m.events.batch(0, 100).unwrap();
+    assert_eq!((all.len(), all[49].msg.as_str()), (50, "49"));
+    // Small segments of before are read as far back as it takes.
+    for n in 51..60_u64 {
+        let line = d.disk.read(&dir.join(format!("{:020}.jsonl", 1)), 1 << 20).unwrap();
+        let line = String::from_utf8(line)
+            .unwrap()
+            .lines()
+            .next()
+            .unwrap()
+            .replace("\"seq\":1,", &format!("\"seq\":{n},"));
+        d.disk.replace(&dir.join(format!("{n:020}.jsonl")), format!("{line}\n").as_bytes(), 0o640).unwrap();
+    }
+    d.again();
+    assert_eq!((d.m.events.recent().count(), d.m.events.newest()), (59, 59));
+}
+
+/// The story: such a segment was deleted, without a word.
+#[test]
+fn a_segment_without_a_line_that_can_be_read_is_set_aside() {
+    let mut d = Desk::new("any");
+    for _ in 0..3 {
+        d.say(&[("type", "ERROR"), ("msg", "x")], "10.0.0.7");
+    }
+    d.m.events.sync().unwrap();
+    let path = Path::new(DIR).join("events/00000000000000000001.jsonl");
+    d.disk.replace(&path, b"#\n#\n#\n", 0o640).unwrap();
+    d.again();
+    assert!(d.m.said.iter().any(|(level, s)| *level == 0 && s.contains("jsonl.damaged")), "{:?}", d.m.said);
+    d.say(&[("type", "ERROR"), ("msg", "y")], "10.0.0.7");
+    let aside = path.with_extension("jsonl.damaged");
+    assert_eq!(d.disk.read(&aside, 99).unwrap(), b"#\n#\n#\n");
+    assert_eq!(d.m.events.newest(), 4, "numbers only grow");
+    // Nine copies, of which one is a directory, stop no start.
+    let list = Path::new(DIR).join("nodes.json");
+    for n in 1..12 {
+        d.disk.replace(&list, b"[", 0o640).unwrap();
+        d.again();
+        if n == 1 {
+            d.disk.create_dir_all(&list.with_extension("json.damaged-9"), 0o750).unwrap();
+        }
+    }
 }
 
 #[test]
@@ -413,6 +630,94 @@ fn hours_are_kept_for_days_and_not_longer() {
     let wanted =
         [("web1", "20261122", "open"), ("web1", "2026112207", "verified"), ("web2", "2026112207", "open")];
     assert_eq!(told, wanted.map(|(n, h, s)| (n.to_owned(), h.to_owned(), s.to_owned())));
+}
+
+fn hour(name: &str, hour: &str, state: &str) -> HostHour {
+    HostHour { name: name.into(), hour: hour.into(), state: state.into(), ..HostHour::default() }
+}
+
+/// Tells hours, with these members beside them; the answer.
+fn tell(d: &mut Desk, hours: &[HostHour], more: &[(&str, &str)], from: &str) -> Message {
+    let list = serde_json::to_string(hours).unwrap();
+    let pairs = [("req", "hours"), ("hours", list.as_str())];
+    let m: Message = pairs.iter().chain(more).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    d.m.take(&serde_json::to_vec(&m).unwrap(), ip(from), T).unwrap().unwrap()
+}
+
+/// The story: east of UTC all hours of the day were dropped until noon or so, and the answer was success.
+#[test]
+fn hours_are_named_in_their_hosts_zones_and_what_is_left_out_is_told() {
+    let mut d = Desk::new("any");
+    // It is 08:23 UTC, and so 22:23 where the day begins.
+    let all =
+        ["2026112222", "2026112223", "20261122", "2026112300", "20261124"].map(|h| hour("web1", h, "open"));
+    let answer = tell(&mut d, &all, &[], "10.0.0.7");
+    assert_eq!((answer["err"].as_str(), answer["left"].as_str()), ("0", "2"));
+    assert_eq!(answer["msg"], "2 hours are left out: 2 that have begun in no zone");
+    let told: Vec<String> = d.m.overview(T, "mon").hours.into_iter().map(|h| h.hour).collect();
+    assert_eq!(told, ["20261122", "2026112222", "2026112223"]);
+    let answer = tell(&mut d, &[hour("../x", "2026112207", "open")], &[], "10.0.0.7");
+    assert_eq!(answer["msg"], "1 hour is left out: 1 without a name, hour or state that is one");
+    assert!(!tell(&mut d, &all[..1], &[], "10.0.0.7").contains_key("left"));
+}
+
+/// The story: a store was emptied, and the monitor went on showing its hours as verified for three days.
+#[test]
+fn what_a_report_of_all_hours_does_not_name_any_more_goes() {
+    let mut d = Desk::new("any");
+    let whole = |report: &'static str, part: &'static str, parts: &'static str| {
+        [("store", "a"), ("report", report), ("part", part), ("parts", parts), ("first", "2026112200")]
+    };
+    let names = |d: &Desk| -> Vec<String> {
+        d.m.overview(T, "mon").hours.into_iter().map(|h| format!("{} {}", h.name, h.hour)).collect()
+    };
+    let [one, two, old] = ["2026112206", "2026112207", "2026112123"].map(|h| hour("web1", h, "verified"));
+    tell(&mut d, &[old.clone(), one.clone()], &whole("1", "1", "2"), "10.0.0.7");
+    tell(&mut d, &[two.clone()], &whole("1", "2", "2"), "10.0.0.7");
+    // Of another store on the same host, and of a store of before.
+    tell(&mut d, &[hour("web2", "2026112207", "verified")], &[("store", "b")], "10.0.0.7");
+    tell(&mut d, &[hour("web3", "2026112207", "verified")], &[], "10.0.0.7");
+    let all = ["web1 2026112123", "web1 2026112206", "web1 2026112207", "web2 2026112207", "web3 2026112207"];
+    assert_eq!(names(&d), all);
+    // Changes take nothing away, nor does a report of which a part is lacking, or that another address tells.
+    tell(&mut d, &[one.clone()], &[("store", "a")], "10.0.0.7");
+    tell(&mut d, &[one.clone()], &whole("2", "1", "3"), "10.0.0.7");
+    tell(&mut d, &[], &whole("2", "3", "3"), "10.0.0.7");
+    tell(&mut d, &[], &whole("3", "1", "1"), "10.0.0.8");
+    assert_eq!(names(&d), all);
+    d.m.hours.save().unwrap();
+    d.again();
+    tell(&mut d, &[one.clone()], &whole("4", "1", "1"), "10.0.0.7");
+    assert_eq!(names(&d), ["web1 2026112123", "web1 2026112206", "web2 2026112207", "web3 2026112207"]);
+    tell(&mut d, &[], &whole("5", "1", "1"), "10.0.0.7");
+    assert_eq!(
+        names(&d),
+        ["web1 2026112123", "web2 2026112207", "web3 2026112207"],
+        "older ones are not looked at"
+    );
+}
+
+/// The stories: a full list was counted for each hour that was left out of it; invented names left the page one column.
+#[test]
+fn one_address_that_tells_very_much_leaves_room_for_others_and_costs_little() {
+    let mut d = Desk::new("any");
+    let begun = std::time::Instant::now();
+    tell(&mut d, &[hour("good", "2026112207", "verified")], &[], "10.0.0.7");
+    let hours = |n: usize| format!("202611{:02}{:02}", 1 + n / 24 % 20, n % 24);
+    for frame in 0..120 {
+        let all: Vec<HostHour> =
+            (0..400).map(|n| hour(&format!("x{}", n + frame % 6 * 400), &hours(frame / 6), "open")).collect();
+        tell(&mut d, &all, &[], "10.0.0.66");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    let o = d.m.overview(T, "mon");
+    let names: std::collections::BTreeSet<&str> = o.hours.iter().map(|h| h.name.as_str()).collect();
+    assert_eq!((o.hours.len(), names.len()), (crate::overview::HOURS_MAX, overview::NODES_MAX / 2 + 1));
+    assert!(names.contains("good"));
+    // Who comes later gets room, too.
+    let all: Vec<HostHour> = (0..300).map(|n| hour(&format!("late{n}"), "2026112208", "open")).collect();
+    assert!(!tell(&mut d, &all, &[], "10.0.0.8").contains_key("left"));
+    assert_eq!(d.m.overview(T, "mon").hours.iter().filter(|h| h.name.starts_with("late")).count(), 300);
 }
 
 #[test]

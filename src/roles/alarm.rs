@@ -46,9 +46,14 @@ struct Queue {
     quit: bool,
 }
 
-struct Inner {
+/// What is run.
+pub struct Program {
     words: Vec<String>,
     prefix: String,
+}
+
+struct Inner {
+    program: Program,
     queue: Mutex<Queue>,
     more: Condvar,
 }
@@ -60,15 +65,8 @@ pub struct Alarms(Option<Arc<Inner>>);
 impl Alarms {
     /// Starts the thread, if there is a program. `prefix` begins every text.
     pub fn start(words: &[String], prefix: &str, log: &Log) -> (Self, Option<JoinHandle<()>>) {
-        if words.is_empty() {
-            return (Self(None), None);
-        }
-        let inner = Arc::new(Inner {
-            words: words.to_vec(),
-            prefix: prefix.to_owned(),
-            queue: Mutex::default(),
-            more: Condvar::new(),
-        });
+        let Some(program) = Program::new(words, prefix) else { return (Self(None), None) };
+        let inner = Arc::new(Inner { program, queue: Mutex::default(), more: Condvar::new() });
         let (i, log) = (Arc::clone(&inner), log.clone());
         (Self(Some(inner)), Some(spawn("alarm", move || i.run(&log))))
     }
@@ -87,11 +85,18 @@ impl Alarms {
         }
         let fresh = || Subject { pending: None, told: None, due: now, wait: WAIT.0, tries: 0 };
         let s = queue.subjects.entry(subject.to_owned()).or_insert_with(fresh);
-        let mut text = escape(text);
-        text.truncate(text.floor_char_boundary(TEXT_MAX));
-        s.pending = Some(text);
+        s.pending = Some(bounded(text));
         drop(queue);
         inner.more.notify_all();
+    }
+
+    /// What was told of `subject` is over, and was told with others: the same is news again.
+    pub fn settled(&self, subject: &str) {
+        if let Some(inner) = &self.0
+            && let Some(s) = lock(&inner.queue).subjects.get_mut(subject)
+        {
+            (s.pending, s.told) = (None, None);
+        }
     }
 
     /// The thread ends when the program that runs has ended or its time is over.
@@ -121,15 +126,20 @@ impl Inner {
                     let Some(text) = queue.subjects.get_mut(&name).and_then(Subject::turn) else { continue };
                     let quit = queue.quit;
                     drop(queue);
-                    let done = self.call(&text, quit);
+                    let done = self.program.call(&text, &|| lock(&self.queue).quit);
                     queue = lock(&self.queue);
                     if let Some(s) = queue.subjects.get_mut(&name)
                         && let Some(why) = s.called(done, text, quit)
                     {
-                        log.error(&format!("alarm_command: {}: {why}", self.words.first().map_or("", |w| w)));
+                        log.error(&format!("alarm_command: {}: {why}", self.program.name()));
                     }
                 }
-                _ if queue.quit => return,
+                _ if queue.quit => {
+                    for text in queue.subjects.values_mut().filter_map(Subject::turn) {
+                        log.error(&format!("alarm_command: this alarm was not told: {text}"));
+                    }
+                    return;
+                }
                 _ => {
                     let wait =
                         next.map_or(Duration::from_mins(1), |(_, due)| due.saturating_duration_since(now));
@@ -138,9 +148,29 @@ impl Inner {
             }
         }
     }
+}
 
-    fn call(&self, text: &str, quit: bool) -> Result<(), String> {
-        let text = format!("{}: {text}", self.prefix);
+/// A text that may be an argument.
+fn bounded(text: &str) -> String {
+    let mut text = escape(text);
+    text.truncate(text.floor_char_boundary(TEXT_MAX));
+    text
+}
+
+impl Program {
+    /// The program, if there is one. `prefix` begins every text.
+    pub fn new(words: &[String], prefix: &str) -> Option<Self> {
+        (!words.is_empty()).then(|| Self { words: words.to_vec(), prefix: prefix.to_owned() })
+    }
+
+    /// Its path.
+    pub fn name(&self) -> &str {
+        self.words.first().map_or("", |w| w)
+    }
+
+    /// Runs it; `quit` says whether the role stops, and then it has little time.
+    pub fn call(&self, text: &str, quit: &dyn Fn() -> bool) -> Result<(), String> {
+        let text = format!("{}: {}", self.prefix, bounded(text));
         let mut words = self.words.iter();
         let program = words.next().map_or("", String::as_str);
         let child = Command::new(program)
@@ -152,7 +182,7 @@ impl Inner {
             .process_group(0)
             .spawn();
         let mut child = child.map_err(|e| format!("cannot be run: {e}"))?;
-        match self.wait_for(&mut child, quit) {
+        match wait_for(&mut child, quit) {
             Some(status) if status.success() => Ok(()),
             Some(status) => Err(format!("ended with {status}")),
             None => {
@@ -165,23 +195,22 @@ impl Inner {
             }
         }
     }
+}
 
-    fn wait_for(&self, child: &mut Child, mut quit: bool) -> Option<ExitStatus> {
-        let mut left = if quit { LIMIT_AT_END } else { LIMIT };
-        let step = Duration::from_millis(20);
-        while !left.is_zero() {
-            if let Ok(Some(status)) = child.try_wait() {
-                return Some(status);
-            }
-            std::thread::sleep(step);
-            left = left.saturating_sub(step);
-            if !quit && lock(&self.queue).quit {
-                quit = true;
-                left = left.min(LIMIT_AT_END);
-            }
+fn wait_for(child: &mut Child, quit: &dyn Fn() -> bool) -> Option<ExitStatus> {
+    let mut left = LIMIT;
+    let step = Duration::from_millis(20);
+    while !left.is_zero() {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Some(status);
         }
-        None
+        std::thread::sleep(step);
+        left = left.saturating_sub(step);
+        if quit() {
+            left = left.min(LIMIT_AT_END);
+        }
     }
+    None
 }
 
 impl Subject {
@@ -215,7 +244,8 @@ impl Subject {
                     self.due = later(Duration::from_secs(5).saturating_mul(self.tries));
                     return Some(format!("{why}; it is run again"));
                 }
-                self.tries = 0;
+                // Nobody knows how it is: whatever comes next is news.
+                (self.told, self.tries) = (None, 0);
                 self.due = later(self.wait);
                 Some(format!("{why}; this alarm was not told: {text}"))
             }
@@ -256,6 +286,13 @@ mod tests {
             assert_eq!(said.contains("it is run again"), n < TRIES, "{said}");
             assert_eq!(s.pending.take().is_some(), n < TRIES);
         }
+        // What was told before is not what is known now.
+        s.called(Ok(()), "down".into(), false);
+        for _ in 0..TRIES {
+            s.called(Err("no".into()), "up".into(), false);
+        }
+        s.pending = Some("down".into());
+        assert_eq!(s.turn().as_deref(), Some("down"));
         s.pending = Some("up".into());
         s.called(Err("no".into()), "down".into(), false);
         assert_eq!(s.turn().as_deref(), Some("up"));

@@ -32,6 +32,15 @@ pub struct Fleet {
     began_ms: i64,
     /// The last judgements.
     kept: BTreeMap<HourKey, Kept>,
+    /// The store could not be read at the last look.
+    failed: bool,
+}
+
+/// The hours that a store has.
+pub struct Seen {
+    pub hours: Vec<HostHour>,
+    /// From which one on these are all of them, if that is known.
+    pub first: Option<String>,
 }
 
 /// A judgement, and what it was made from.
@@ -61,7 +70,15 @@ impl Fleet {
             host,
             began_ms,
             kept: BTreeMap::new(),
+            failed: false,
         }
+    }
+
+    /// For the report to the monitor.
+    pub fn seen(&mut self, span: u64) -> Seen {
+        let mut o = self.look(span);
+        let first = o.columns.pop().filter(|_| !self.failed);
+        Seen { hours: o.hours, first }
     }
 
     /// One look, of which the latest `shown` hours are told.
@@ -83,7 +100,9 @@ impl Fleet {
         let columns = s.zone.latest_hours(now_ms, self.span_hours);
         o.columns = columns.iter().rev().map(ToString::to_string).collect();
         o.newest = o.columns.first().cloned().unwrap_or_default();
-        let (older, said) = self.hours(&mut o, &columns, now_ms, &mut trouble).unwrap_or_else(|why| {
+        let hours = self.hours(&mut o, &columns, now_ms, &mut trouble);
+        self.failed = hours.is_err();
+        let (older, said) = hours.unwrap_or_else(|why| {
             trouble.push(why);
             (false, Known::default())
         });

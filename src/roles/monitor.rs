@@ -5,9 +5,10 @@
 //! one `poll` serves all of them, and another one all heart-beats.
 
 use super::admission::may_monitor;
-use super::alarm::Alarms;
+use super::alarm::Program;
 use super::control::{Control, Live};
 use super::fleet;
+use super::outages;
 use super::serve::{fd_limit, raise_fd_limit, spawn};
 use super::start::{RunOptions, World, bind, host_name, warn_all, world};
 use super::watch::Watch;
@@ -29,7 +30,7 @@ use crate::shutdown::Shutdown;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::{BTreeMap, HashMap};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -70,10 +71,12 @@ pub(super) struct Shared {
     zone: Zone,
     /// The name of this host.
     host: String,
-    alarms: Alarms,
-    /// Messages of the core that were logged lately.
-    told: Mutex<Cap>,
+    /// Sentences that were logged lately, of each kind.
+    told: Mutex<[Cap; 4]>,
 }
+
+/// The kind of what is said of nodes that do not answer. What others cause is counted apart from it, by its level.
+const OUTAGE: usize = 3;
 
 /// Runs the role; the exit code.
 pub(super) fn run(
@@ -106,14 +109,17 @@ pub(super) fn run(
     let known = count(monitor.nodes.len(), "node");
     let host = host_name();
     let prefix = format!("logd monitor on {host}");
-    let (alarms, alarm_thread) = Alarms::start(&conf.alarm, &prefix, &w.log);
     let World { disk, clock, zone, log, stop, instance, .. } = w;
     let (monitor, health) = (Mutex::new(monitor), Health::default());
     let told = Mutex::default();
-    let s = Arc::new(Shared { monitor, disk, clock, log, stop, health, zone, host, alarms, told });
+    let s = Arc::new(Shared { monitor, disk, clock, log, stop, health, zone, host, told });
     s.tell();
     s.log.info(&format!("listening on {addr}, {known} known"));
-    let mut threads: Vec<_> = alarm_thread.into_iter().collect();
+    let mut threads = Vec::new();
+    if let Some(program) = Program::new(&conf.alarm, &prefix) {
+        let s = Arc::clone(&s);
+        threads.push(spawn("alarm", move || outages::run(&s, &program)));
+    }
     let (r, allow) = (Arc::clone(&s), conf.allow.clone());
     threads.push(spawn("receive", move || Receiver::new(r, allow).run(&listener)));
     let (c, every) = (Arc::clone(&s), Duration::from_millis(conf.check_interval_ms));
@@ -129,7 +135,6 @@ pub(super) fn run(
     let control = Control::start(Role::Monitor, file, (&instance.dir, &s.disk, &s.log), &s.stop, Live::Other);
     s.keep();
     drop(control);
-    s.alarms.stop();
     web.join();
     let until = Instant::now().checked_add(Duration::from_millis(conf.quit_timeout_ms));
     for thread in threads {
@@ -153,23 +158,29 @@ pub(super) fn run(
 }
 
 impl Shared {
-    /// Says what the core has to say. Never under its lock: an alarm or a full log must not hold it up.
+    /// Says what the core has to say. Never under its lock: a full log must not hold it up.
     pub fn tell(&self) {
-        let (said, alarms) = {
+        let (said, outages) = {
             let mut m = lock(&self.monitor);
-            (std::mem::take(&mut m.said), std::mem::take(&mut m.alarms))
+            (std::mem::take(&mut m.said), std::mem::take(&mut m.outages))
         };
+        for (level, text) in outages {
+            self.say_of(OUTAGE, level, &text);
+        }
         for (level, text) in said {
             self.say(level, &text);
         }
-        for (subject, text) in alarms {
-            self.alarms.raise(&subject, &text);
-        }
     }
 
-    /// Logs what others can cause, but not more of it than a disk can bear.
     fn say(&self, level: u8, text: &str) {
-        let (allowed, unsaid) = lock(&self.told).allows(self.clock.mono_ms());
+        self.say_of(usize::from(level), level, text);
+    }
+
+    /// Logs what others can cause, but not more of it than a disk can bear. Refusals, registrations and outages do not
+    /// keep each other out.
+    fn say_of(&self, kind: usize, level: u8, text: &str) {
+        let now = self.clock.mono_ms();
+        let (allowed, unsaid) = lock(&self.told).get_mut(kind).map_or((true, None), |cap| cap.allows(now));
         if let Some(unsaid) = unsaid {
             self.log.warn(&unsaid);
         }
@@ -292,6 +303,8 @@ impl Shared {
 struct Peer {
     stream: TcpStream,
     ip: IpAddr,
+    /// The same with its port and link.
+    at: SocketAddr,
     frames: Frames,
     /// When it said something last.
     heard: Instant,
@@ -432,8 +445,10 @@ impl Receiver {
             let _ = stream.set_nodelay(true);
             let (frames, heard) = (Frames::default(), Instant::now());
             self.next = self.next.wrapping_add(1);
-            self.peers
-                .insert(self.next, Peer { stream, ip, frames, heard, begun: None, answers: Vec::new() });
+            self.peers.insert(
+                self.next,
+                Peer { stream, ip, at: addr, frames, heard, begun: None, answers: Vec::new() },
+            );
         }
     }
 
@@ -483,7 +498,7 @@ impl Peer {
             self.frames.feed(buf.get(..n).unwrap_or_default());
             while let Some(json) = self.frames.take()? {
                 self.begun = None;
-                let answer: Option<Message> = lock(&s.monitor).take(&json, self.ip, now_ms)?;
+                let answer: Option<Message> = lock(&s.monitor).take(&json, self.at, now_ms)?;
                 if let Some(m) = answer {
                     self.answers.extend(heartbeat::frame(&m));
                 }

@@ -1,20 +1,23 @@
 //! A receiver's look at itself, every few seconds: what it tells the monitor of its hours, and what is an alarm.
 //!
 //! One thread, beside the role and never waited for. The states of hours go to the monitor as requests `hours`, on
-//! connections of their own: what changed, and all of it every five minutes, in case the monitor has lost it. A monitor that does
-//! not know that request (the original) says so, and is left alone for an hour.
+//! connections of their own: what changed, and all of it every five minutes, in case the monitor has lost it, or has what is not
+//! here any more. A monitor that does not know that request (the original) says so, and is left alone for an hour; one that
+//! refuses it for another reason is asked again soon.
 //!
 //! Alarms: an hour that is not whole some time after its end, a spool that fills, a disk that pauses the role, files that
 //! were put into quarantine; and that each of them is well again.
 
 use super::alarm::Alarms;
+use super::fleet::Seen;
 use super::pulse::{self, World};
 use super::serve::{Shared, spawn};
 use crate::clock::Hour;
 use crate::disk::{self, Disk};
-use crate::heartbeat;
+use crate::heartbeat::{self, Message};
 use crate::log::count;
 use crate::overview::HostHour;
+use crate::pack::{Seal, hex};
 use crate::receiver::lock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -28,6 +31,8 @@ const EVERY: Duration = Duration::from_secs(10);
 const ASK: Duration = Duration::from_secs(5);
 /// A monitor that does not understand is tried again after this time, ms.
 const AGAIN_MS: u64 = 3_600_000;
+/// The first wait for one that refuses; the longest is [`ALL_MS`], ms.
+const REFUSED_MS: u64 = 10_000;
 /// All hours are told again after this time, ms: the monitor may have lost them, or be told false ones by others.
 const ALL_MS: u64 = 5 * 60_000;
 /// Hours back from now that are looked at.
@@ -40,7 +45,7 @@ const NAMED_MAX: usize = 3;
 const SHARE: u64 = 20;
 
 /// What tells the states of the hours: those of the last days, each time it is called.
-pub type Source = Box<dyn FnMut() -> Vec<HostHour> + Send>;
+pub type Source = Box<dyn FnMut() -> Seen + Send>;
 
 /// What a receiver reports of.
 pub struct Report {
@@ -65,6 +70,10 @@ struct Told {
     all_again_ms: u64,
     quiet_until_ms: u64,
     failing: bool,
+    /// How often it refused, one after the other.
+    refused: u32,
+    /// What it left out.
+    left: String,
     /// By alarm.
     overdue: BTreeSet<(String, String)>,
     filling: bool,
@@ -86,11 +95,11 @@ impl Report {
                 if began < look_ms {
                     continue;
                 }
-                let Some(hours) = self.hours.as_mut().map(|look| look()) else { continue };
+                let Some(seen) = self.hours.as_mut().map(|look| look()) else { continue };
                 let ended = self.shared.clock.mono_ms();
                 look_ms = ended.saturating_add(ended.saturating_sub(began).saturating_mul(SHARE));
-                self.overdue(&mut told, &hours);
-                self.tell(&mut told, &hours);
+                self.overdue(&mut told, &seen.hours);
+                self.tell(&mut told, &seen);
             }
         })
     }
@@ -163,6 +172,9 @@ impl Report {
             }
         }
         if well.len() > NAMED_MAX {
+            for (hour, name) in &well {
+                self.alarms.settled(&format!("hour {name}_{hour}"));
+            }
             self.alarms.raise("hours", &format!("{} that were late are whole", count(well.len(), "hour")));
         } else {
             for (hour, name) in well {
@@ -172,36 +184,41 @@ impl Report {
         told.overdue = late.into_keys().collect();
     }
 
-    fn tell(&self, told: &mut Told, hours: &[HostHour]) {
+    fn tell(&self, told: &mut Told, seen: &Seen) {
         let Some(monitor) = &self.monitor else { return };
         let now = self.shared.clock.mono_ms();
         if now < told.quiet_until_ms {
             return;
         }
-        if now >= told.all_again_ms {
+        let hours = &seen.hours;
+        let all = now >= told.all_again_ms;
+        if all {
             told.hours.clear();
-            told.all_again_ms = now.saturating_add(ALL_MS);
         }
         let key = |h: &HostHour| (h.hour.clone(), h.name.clone());
         let changed: Vec<&HostHour> = hours.iter().filter(|h| told.hours.get(&key(h)) != Some(h)).collect();
-        for chunk in chunks(&changed) {
+        let mut parts = chunks(&changed);
+        // That there are none at all is to be told, too.
+        if all && parts.is_empty() {
+            parts.push(Vec::new());
+        }
+        let first = seen.first.as_ref().filter(|_| all);
+        let report = self.shared.clock.now_ms().unsigned_abs();
+        let mut left = String::new();
+        for (n, chunk) in parts.iter().enumerate() {
             if self.world.quit.requested() {
                 return;
             }
-            match self.ask(monitor, &chunk) {
-                Ok(Ok(())) => {
-                    told.hours.extend(chunk.iter().map(|h| (key(h), (*h).clone())));
-                    if std::mem::take(&mut told.failing) {
-                        self.world.log.info(&format!("monitor {monitor}: states of hours are told again"));
-                    }
-                }
-                Ok(Err(why)) => {
-                    told.quiet_until_ms = now.saturating_add(AGAIN_MS);
-                    let text = format!(
-                        "monitor {monitor}: it does not take the states of hours: {why}; asked again in an hour"
-                    );
-                    return self.world.log.info(&text);
-                }
+            let whole = first.map(|first| {
+                [
+                    ("report", report.to_string()),
+                    ("part", n.saturating_add(1).to_string()),
+                    ("parts", parts.len().to_string()),
+                    ("first", first.clone()),
+                ]
+            });
+            let answer = match self.ask(monitor, chunk, whole.into_iter().flatten()) {
+                Ok(answer) => answer,
                 Err(why) => {
                     if !std::mem::replace(&mut told.failing, true) {
                         self.world
@@ -210,24 +227,67 @@ impl Report {
                     }
                     return;
                 }
+            };
+            if let Err(why) = heartbeat::done(&answer) {
+                return self.refused(told, monitor, &why, heartbeat::is_unknown(&answer), now);
             }
+            told.hours.extend(chunk.iter().map(|h| (key(h), (*h).clone())));
+            if answer.contains_key("left") {
+                left = crate::log::escape(answer.get("msg").map_or("", String::as_str));
+            }
+            told.refused = 0;
+            if std::mem::take(&mut told.failing) {
+                self.world.log.info(&format!("monitor {monitor}: states of hours are told again"));
+            }
+        }
+        if all {
+            told.all_again_ms = now.saturating_add(ALL_MS);
+            if !left.is_empty() && left != told.left {
+                self.world.log.warn(&format!("monitor {monitor}: {left}"));
+            }
+            told.left = left;
         }
         let seen: BTreeSet<_> = hours.iter().map(key).collect();
         told.hours.retain(|k, _| seen.contains(k));
     }
 
-    /// The outer error is of the way there, the inner one the monitor's answer.
-    fn ask(&self, monitor: &str, hours: &[&HostHour]) -> Result<Result<(), String>, String> {
+    /// It answers, and does not take it.
+    fn refused(&self, told: &mut Told, monitor: &str, why: &str, unknown: bool, now: u64) {
+        let log = &self.world.log;
+        if unknown {
+            told.quiet_until_ms = now.saturating_add(AGAIN_MS);
+            let text = format!("it does not take the states of hours: {why}; asked again in an hour");
+            return log.info(&format!("monitor {monitor}: {text}"));
+        }
+        let wait_ms = REFUSED_MS.checked_shl(told.refused.min(20)).unwrap_or(ALL_MS).min(ALL_MS);
+        told.quiet_until_ms = now.saturating_add(wait_ms);
+        told.refused = told.refused.saturating_add(1);
+        if !std::mem::replace(&mut told.failing, true) {
+            log.warn(&format!("monitor {monitor}: {why}; states of hours are told later"));
+        }
+    }
+
+    /// The monitor's answer. An error is of the way there.
+    fn ask(
+        &self,
+        monitor: &str,
+        hours: &[&HostHour],
+        whole: impl Iterator<Item = (&'static str, String)>,
+    ) -> Result<Message, String> {
         let me = lock(&self.world.me).clone();
         let list = serde_json::to_string(hours).unwrap_or_default();
-        let answer = pulse::reach(monitor, |to| {
+        // The same after a restart, and another one of another store on this host.
+        let store = hex(&Seal::of(self.state_dir.as_os_str().as_encoded_bytes()).sha256);
+        let mut more: Vec<(&str, String)> = whole.collect();
+        more.push(("hours", list));
+        more.push(("store", store.chars().take(16).collect()));
+        pulse::reach(monitor, |to| {
             heartbeat::ask(to, ASK, |own| {
                 let mut m = me.request("hours", Some(own));
-                m.insert("hours".into(), list.clone());
+                m.extend(more.iter().map(|(k, v)| ((*k).to_owned(), v.clone())));
                 m
             })
-        })?;
-        Ok(heartbeat::done(&answer))
+        })
     }
 }
 

@@ -117,7 +117,7 @@ pub(super) fn run_store(
     // One for both, so that the monitor is told what the page shows.
     let fleet = Arc::new(Mutex::new(Fleet::new(&shared, dir, hosts, span, host_name())));
     let for_report = Arc::clone(&fleet);
-    let hours: report::Source = Box::new(move || lock(&for_report).look(report::SPAN).hours);
+    let hours: report::Source = Box::new(move || lock(&for_report).seen(report::SPAN));
     start_report(
         &mut pulse,
         &conf.watch,
