@@ -446,7 +446,7 @@ fn several_packs_in_one_segment_are_all_taken() {
 
 #[test]
 fn a_sender_that_dribbles_byte_by_byte_is_understood() {
-    let store = Store::new("dribble", &[]);
+    let store = Store::new("dribble", &[("header_timeout", "5m"), ("body_timeout", "5m")]);
     let hour = Hour::new("slow", "2026112205", 2, 3);
     let mut peer = store.peer();
     for pack in hour.packs() {
