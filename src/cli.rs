@@ -114,6 +114,14 @@ pub static COMMANDS: &[Command] = &[
         run: |call, _| Ok(role(Role::Etlcollector, call, false, None)),
     },
     Command {
+        name: "mgocollector",
+        alias: "",
+        args: "CONFIG",
+        help: "do what fcollector does, and write the lines to a MongoDB",
+        options: &[DETACH],
+        run: |call, _| Ok(role(Role::Mgocollector, call, false, None)),
+    },
+    Command {
         name: "etl",
         alias: "",
         args: "CONFIG [FILE...]",
@@ -161,10 +169,14 @@ pub static COMMANDS: &[Command] = &[
     Command {
         name: "verify",
         alias: "",
-        args: "SAVE_DIR",
+        args: "SAVE_DIR|CONFIG [HOUR]",
         help: "read stored hours again and compare them with what their sources sent",
-        options: &[HOST, SINCE],
-        run: |call, out| Ok(verify::run(call.path(0), &call.filter()?, out)),
+        options: &[
+            HOST,
+            SINCE,
+            flag("mongodb", "count the documents of HOUR (or of a day) in the database of CONFIG instead"),
+        ],
+        run: verify_of,
     },
     Command {
         name: "cat",
@@ -437,15 +449,6 @@ fn complain(out: &mut Out, command: &str, why: &str) -> u8 {
 }
 
 fn unknown(name: &str, out: &mut Out) -> u8 {
-    if let Some(role) = Role::from_command(name) {
-        // It is a command of the original: a cron table that starts it is right, this version is too old.
-        out.complain(format_args!(
-            "logd: {}: this version does not have that role yet; keep the original program for it, or wait for a \
-             later version",
-            role.command()
-        ));
-        return ops::ERROR;
-    }
     let names = COMMANDS.iter().flat_map(|c| [c.name, c.alias]).filter(|n| !n.is_empty());
     out.complain(format_args!(
         "logd: no command {name:?}; the nearest is `{}`; `logd help` lists all",
@@ -505,7 +508,12 @@ fn help(call: &Call, out: &mut Out) -> u8 {
 
 /// What `logd version` prints. The commit is what `LOGD_COMMIT` said when it was built.
 fn version() -> String {
-    let built = [("tls", crate::tls::BUILT), ("mysql", cfg!(feature = "mysql"))];
+    let built = [
+        ("tls", crate::tls::BUILT),
+        ("mysql", cfg!(feature = "mysql")),
+        ("etl", cfg!(feature = "etl")),
+        ("mongodb", cfg!(feature = "mongodb")),
+    ];
     let features: Vec<&str> = built.iter().filter(|(_, is)| *is).map(|(name, _)| *name).collect();
     let features = if features.is_empty() { "none".to_owned() } else { features.join(", ") };
     let libc = if cfg!(target_env = "musl") {
@@ -610,6 +618,28 @@ fn key_new(call: &Call, out: &mut Out) -> Result<u8, String> {
         out.line(key.line());
     }
     Ok(ops::YES)
+}
+
+fn verify_of(call: &Call, out: &mut Out) -> Result<u8, String> {
+    match (call.has("mongodb"), call.arg(1)) {
+        (false, None) => Ok(verify::run(call.path(0), &call.filter()?, out)),
+        (false, Some(extra)) => Err(format!(
+            "{extra:?} is one argument too many; an hour goes with --mongodb, or as --since HOUR"
+        )),
+        (true, None) => Err("HOUR is missing: verify --mongodb CONFIG HOUR".into()),
+        (true, Some(text)) => Ok(documents_of(call.path(0), hour(text)?, out)),
+    }
+}
+
+#[cfg(not(feature = "mongodb"))]
+fn documents_of(_: &Path, _: Hour, out: &mut Out) -> u8 {
+    out.complain(format_args!("logd: verify: {}", crate::roles::documents::NOT_BUILT));
+    ops::ERROR
+}
+
+#[cfg(feature = "mongodb")]
+fn documents_of(config: &Path, hour: Hour, out: &mut Out) -> u8 {
+    ops::documents::run(config, hour, out)
 }
 
 #[cfg(not(feature = "etl"))]

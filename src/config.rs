@@ -49,7 +49,7 @@ pub enum Role {
     Fcollector,
     /// As [`Role::Fcollector`], then makes tables of the hours.
     Etlcollector,
-    /// Receives and writes to `MongoDB` (later version).
+    /// As [`Role::Fcollector`], and writes the lines to `MongoDB`.
     Mgocollector,
     /// Knows which nodes are alive.
     Monitor,
@@ -515,6 +515,49 @@ pub struct EtlConfig {
     pub max_reject: u64,
 }
 
+/// What `mgocollector` needs.
+#[derive(Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // independent settings
+pub struct MongoConfig {
+    /// Everything of `fcollector`.
+    pub store: StoreConfig,
+    /// Connection strings; another one is used when one does not answer.
+    pub uris: Vec<String>,
+    /// Database; the day is appended.
+    pub db: String,
+    /// Collection.
+    pub collection: String,
+    /// Senders that are worked on at once.
+    pub savers: usize,
+    /// Documents in one message.
+    pub bulk_size: usize,
+    /// By transaction id.
+    pub upsert: bool,
+    /// A write counts when it is in the journal.
+    pub journal: bool,
+    /// `None` = majority.
+    pub write_concern: Option<u32>,
+    /// One server will do where a single server cannot have `write_concern`.
+    pub fallback: bool,
+    /// The parameter that is the transaction id.
+    pub id_key: String,
+    /// Lines without one are left out.
+    pub only_with_id: bool,
+    /// Names begin with the host's first label.
+    pub prefix: bool,
+    /// How lines look.
+    pub log_format: String,
+    /// Further fields.
+    pub fields: Vec<String>,
+}
+
+impl fmt::Debug for MongoConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A connection string may hold a password.
+        f.debug_struct("MongoConfig").field("db", &self.db).finish_non_exhaustive()
+    }
+}
+
 /// What the page and the metrics need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpConfig {
@@ -612,18 +655,31 @@ impl Config {
         self.role(strict, Role::Monitor, build::monitor)
     }
 
-    /// The store of this file, whichever of the two roles has it.
+    /// The store of this file, whichever of the three roles has it.
     pub fn any_store(&self, strict: bool) -> Result<(Role, StoreConfig), Errors> {
         let roles = self.roles();
-        if roles.contains(&Role::Etlcollector) && !roles.contains(&Role::Fcollector) {
-            return self.etl(strict).map(|(etl, _)| (Role::Etlcollector, etl.store));
+        let stores = [Role::Fcollector, Role::Etlcollector, Role::Mgocollector];
+        let role = stores.into_iter().find(|r| roles.contains(r)).unwrap_or(Role::Fcollector);
+        self.store_of(role, strict).map(|(store, _)| (role, store))
+    }
+
+    /// The store's half of a role that stores; `strict` as in [`Self::tail`].
+    pub fn store_of(&self, role: Role, strict: bool) -> Result<(StoreConfig, Vec<Warning>), Errors> {
+        match role {
+            Role::Etlcollector => self.etl(strict).map(|(c, w)| (c.store, w)),
+            Role::Mgocollector => self.mongo(strict).map(|(c, w)| (c.store, w)),
+            _ => self.store(strict),
         }
-        self.store(strict).map(|(store, _)| (Role::Fcollector, store))
     }
 
     /// The values of the store with tables; `strict` as in [`Self::tail`].
     pub fn etl(&self, strict: bool) -> Result<(EtlConfig, Vec<Warning>), Errors> {
         self.role(strict, Role::Etlcollector, build::etl)
+    }
+
+    /// The values of the store with a database; `strict` as in [`Self::tail`].
+    pub fn mongo(&self, strict: bool) -> Result<(MongoConfig, Vec<Warning>), Errors> {
+        self.role(strict, Role::Mgocollector, build::mongo)
     }
 
     fn role<T>(
@@ -654,7 +710,7 @@ impl Config {
                 Role::Fcollector => drop(build::store(&mut r)),
                 Role::Monitor => drop(build::monitor(&mut r)),
                 Role::Etlcollector => drop(build::etl(&mut r)),
-                Role::Mgocollector => {}
+                Role::Mgocollector => drop(build::mongo(&mut r)),
             }
         }
         // For a file without a role that reads it.

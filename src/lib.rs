@@ -50,6 +50,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod disk;
+pub mod documents;
 #[cfg(feature = "etl")]
 pub mod etl;
 pub mod footprint;

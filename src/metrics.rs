@@ -20,6 +20,8 @@ pub const STORE: Roles = 4;
 pub const MONITOR: Roles = 8;
 /// `logd etlcollector`, beside what a store has.
 pub const TABLES: Roles = 16;
+/// `logd mgocollector`, beside what a store has.
+pub const DATABASE: Roles = 32;
 
 const SENDS: Roles = TAIL | RELAY;
 const TAKES: Roles = RELAY | STORE;
@@ -221,6 +223,12 @@ metrics! {
     REJECTED_LINES = Metric::counter("logd_etl_rejected_lines_total", TABLES, "Lines of these hours that could not be read; they are in etl_reject.");
     /// Hours that wait for a worker.
     WAITING_HOURS = Metric::gauge("logd_etl_waiting_hours", TABLES, "Whole hours whose rows are not made yet.");
+    /// Lines that a database has acknowledged.
+    DOCUMENTS = Metric::counter("logd_documents_total", DATABASE, "Lines that the database has acknowledged as documents or changes of them.");
+    /// Lines that can be no document.
+    REJECTED_DOCUMENTS = Metric::counter("logd_rejected_documents_total", DATABASE, "Lines that can be no document; they are in documents_reject.");
+    /// Hours that wait for a saver.
+    WAITING_DOCUMENTS = Metric::gauge("logd_documents_waiting_hours", DATABASE, "Hours with lines that wait for the database.");
     /// Tags of verified hours.
     CERTIFIED_VERIFIED = certified("verified");
     /// Tags of hours without bytes.

@@ -12,6 +12,7 @@
 //! * [`cat`]: the lines of an hour
 //! * [`prune`]: removes what was certified long ago
 //! * [`accept`]: an hour stays as it is, a host sends no more
+//! * `documents`: are an hour's documents in the database
 //! * [`etl`]: rows of the hours of a store, or of given lines
 //! * [`demo`]: a whole pipeline on this machine, a process for each role, its files in a directory of its own
 //!
@@ -22,6 +23,8 @@ pub mod cat;
 pub mod check;
 pub mod control;
 pub mod demo;
+#[cfg(feature = "mongodb")]
+pub mod documents;
 #[cfg(feature = "etl")]
 pub mod etl;
 pub mod init;

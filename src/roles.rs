@@ -11,6 +11,7 @@ mod compress;
 mod control;
 mod database;
 pub mod denied;
+pub mod documents;
 mod fleet;
 pub mod follower;
 mod monitor;

@@ -21,8 +21,8 @@ const LAYERS: &[(u8, &[&str])] = &[
     (8, &["ops"]),
     // Stages joined; threads.
     (7, &["roles"]),
-    // What a monitor knows of all others.
-    (6, &["monitor"]),
+    // What a monitor knows of all others; a store's lines in a database.
+    (6, &["monitor", "documents"]),
     // Stages: they never use each other.
     (5, &["tail", "sender", "receiver", "output", "heartbeat", "http", "inventory", "etl"]),
     // What is durable. The packer is no state, but the part of `tail` that cuts; it needs nothing but `pack`.

@@ -102,10 +102,3 @@ fn an_argument_that_is_no_text_is_refused() {
     let args = ["check".into(), OsString::from_vec(vec![b'a', 0xff])];
     assert_eq!(run_with(args.into_iter(), &mut Out::new(&mut out, &mut err, false)), USAGE);
 }
-
-#[test]
-fn a_role_of_the_original_that_is_not_here_yet_is_an_error_of_its_own() {
-    let (code, _, err) = call(&["mgocollector", "x.ini"]);
-    assert_eq!(code, 2);
-    assert!(err.contains("does not have that role yet"), "{err}");
-}

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use super::allow::Allow;
 use super::read::Reader;
 use super::{
-    DbConfig, EtlConfig, Failover, HttpConfig, Level, LogConfig, MonitorConfig, Peer, ReceiverConfig,
-    RelayConfig, Role, SenderConfig, SpoolConfig, Start, StoreConfig, StreamConfig, TailConfig, TlsListen,
-    TlsSend, WatchConfig, keys, value,
+    DbConfig, EtlConfig, Failover, HttpConfig, Level, LogConfig, MongoConfig, MonitorConfig, Peer,
+    ReceiverConfig, RelayConfig, Role, SenderConfig, SpoolConfig, Start, StoreConfig, StreamConfig,
+    TailConfig, TlsListen, TlsSend, WatchConfig, keys, value,
 };
 
 pub(super) fn tail(r: &mut Reader) -> TailConfig {
@@ -190,6 +190,71 @@ pub(super) fn etl(r: &mut Reader) -> EtlConfig {
         max_partitions: r.count(s, "max_partitions"),
         max_reject: r.number(s, "max_reject"),
     }
+}
+
+pub(super) fn mongo(r: &mut Reader) -> MongoConfig {
+    let s = Role::Mgocollector.section();
+    if !cfg!(feature = "mongodb") {
+        let text = "this program was built without the feature mongodb: `logd mgocollector` does not start with it; build \
+                    with `cargo build --release --features mongodb`";
+        r.warning(r.line_of(s, "mongos"), "mongos", text);
+    }
+    let list = |text: Option<String>| -> Vec<String> {
+        let text = text.unwrap_or_default();
+        text.split(',').map(|p| p.trim().to_owned()).filter(|p| !p.is_empty()).collect()
+    };
+    let concern = r.text(s, "write_concern").unwrap_or_default();
+    let majority = concern.eq_ignore_ascii_case("majority");
+    let servers = concern.parse().ok().filter(|n| (1..=50).contains(n));
+    if !majority && servers.is_none() {
+        let text = format!("`{concern}` is neither a number from 1 to 50 nor majority");
+        r.error(r.line_of(s, "write_concern"), "write_concern", text);
+    }
+    let uris = match r.text(s, "uri") {
+        Some(uri) => vec![uri],
+        None => list(r.text(s, "mongos")).iter().map(|a| direct(r, s, a)).collect(),
+    };
+    let named = |r: &mut Reader, key| r.text(s, key).unwrap_or_default();
+    let (db, collection) = (named(r, "db"), named(r, "collection"));
+    for (key, name, bad) in [("db", &db, "/\\. \"$*<>:|?"), ("collection", &collection, "$")] {
+        if name.contains(|c: char| bad.contains(c)) || name.len() > 55 || name.starts_with("system.") {
+            let text = format!(
+                "`{name}` cannot be the name of a {key} in MongoDB: at most 55 bytes, without any of {bad}"
+            );
+            r.error(r.line_of(s, key), key, text);
+        }
+    }
+    let yes = |r: &mut Reader, key| matches!(r.text(s, key).as_deref(), Some("yes" | "true"));
+    MongoConfig {
+        uris,
+        db,
+        collection,
+        savers: r.count(s, "savers"),
+        bulk_size: r.count(s, "bulk_size"),
+        upsert: yes(r, "upsert"),
+        journal: yes(r, "journal"),
+        write_concern: servers.filter(|_| !majority),
+        fallback: yes(r, "write_concern_fallback"),
+        id_key: named(r, "transaction_id_key"),
+        only_with_id: r.text(s, "filter").as_deref() != Some("none"),
+        prefix: r.text(s, "prefix").as_deref() != Some("none"),
+        log_format: named(r, "log_format"),
+        fields: list(r.text(s, "fields")),
+        store: store_of(r, s),
+    }
+}
+
+/// The connection string of one address, which is asked alone: whether another one takes its place is our decision.
+fn direct(r: &mut Reader, s: &str, address: &str) -> String {
+    if address.starts_with("mongodb://") || address.starts_with("mongodb+srv://") {
+        return address.to_owned();
+    }
+    let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    if port.is_none() || address.contains(['/', '@', ' ', '?']) {
+        let text = "is no list of host:port; for a user, a password or options use uri";
+        r.error(r.line_of(s, "mongos"), "mongos", text);
+    }
+    format!("mongodb://{address}/?directConnection=true")
 }
 
 fn store_of(r: &mut Reader, s: &str) -> StoreConfig {

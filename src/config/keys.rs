@@ -1,8 +1,8 @@
 //! The one table of keys: names, types, ranges, defaults, help. The parser, `check`, `etc/full.ini` and the manual's test all
 //! read it, and a default is written nowhere else.
 //!
-//! Keys of the original that no built feature reads yet are here too (`unused`), so that its files are accepted as they
-//! are. Keys of ours are here only if something reads them.
+//! Keys of the original that nothing reads are here too (`unused`), so that its files are accepted as they are. Keys of ours
+//! are here only if something reads them.
 
 use super::value::{Kind, Value};
 
@@ -116,22 +116,17 @@ const fn key(
     }
 }
 
-/// A key of the original whose feature is not built.
-const fn later(sections: &'static [&'static str], name: &'static str, help: &'static str) -> Key {
-    Key { original: true, unused: true, ..key(sections, name, Kind::Text, "", help) }
-}
-
 const T: &[&str] = &["tail"];
 const TS: &[&str] = &["tail", STREAM];
-const F: &[&str] = &["fcollector", "etlcollector"];
+const F: &[&str] = &["fcollector", "etlcollector", "mgocollector"];
 const TC: &[&str] = &["tail", "collector"];
-const CF: &[&str] = &["collector", "fcollector", "etlcollector"];
-const TCF: &[&str] = &["tail", "collector", "fcollector", "etlcollector"];
+const CF: &[&str] = &["collector", "fcollector", "etlcollector", "mgocollector"];
+const TCF: &[&str] = &["tail", "collector", "fcollector", "etlcollector", "mgocollector"];
 const L: &[&str] = &["logAgent"];
 const E: &[&str] = &["etlcollector"];
 const M: &[&str] = &["mgocollector"];
 const R: &[&str] = &["receiver"];
-const CFR: &[&str] = &["collector", "fcollector", "etlcollector", "receiver"];
+const CFR: &[&str] = &["collector", "fcollector", "etlcollector", "mgocollector", "receiver"];
 const MON: &[&str] = &["monitor"];
 const HB: &[&str] = &["heart_beat"];
 const H: &[&str] = &["http"];
@@ -256,6 +251,23 @@ pub static KEYS: &[Key] = &[
     key(E, "max_partitions", Kind::Number(1, 100_000), "4096", "Files of rows that one hour may make; lines that ask for more are rejected."),
     key(E, "max_reject", Kind::Number(0, 100), "5", "Percent of an hour's lines that may be rejected; beyond it the hour fails and gets no rows."),
 
+    // The documents.
+    key(M, "mongos", Kind::Uri, "localhost:27017", "Addresses of mongos or of a server, host:port, separated by commas; when one does not answer another is used.").original(),
+    key(M, "uri", Kind::Uri, "", "In the place of mongos: a connection string with user, password, TLS or a replica set."),
+    key(M, "db", Kind::Text, "", "Database; the day of the hour is appended, as YYYYMMDD.").original().required(),
+    key(M, "collection", Kind::Text, "", "Collection.").original().required(),
+    key(M, "savers", Kind::Number(1, 64), "4", "Senders whose lines are written at the same time, each over a connection of its own.").original(),
+    key(M, "bulk_size", Kind::Number(1, 100_000), "1000", "Documents in one message to the database.").original(),
+    key(M, "upsert", Kind::Choice(&["no", "yes", "false", "true"]), "no", "Whether a line changes the document with its transaction id, instead of being one.").original(),
+    key(M, "journal", Kind::Choice(&["no", "yes"]), "yes", "Whether a write counts only when it is in the database's journal on disk."),
+    key(M, "write_concern", Kind::Text, "2", "How many servers must have a write before it counts, or majority."),
+    key(M, "write_concern_fallback", Kind::Choice(&["no", "yes"]), "no", "Whether one server will do where a single server cannot have write_concern."),
+    key(M, "transaction_id_key", Kind::Text, "transaction_id", "The query parameter that is a line's transaction id."),
+    key(M, "filter", Kind::Choice(&["id", "none"]), "id", "Whether lines without a transaction id are left out (id), or not (none)."),
+    key(M, "prefix", Kind::Choice(&["host", "none"]), "host", "Whether names of fields begin with the first label of the line's host."),
+    key(M, "log_format", Kind::Text, "$host $remote_addr $_ident $_user [$time_local] \"$request\"$_rest", "How lines look, as log_format of [etlcollector] tells it."),
+    key(M, "fields", Kind::Text, "", "Further fields of a document, as a columns_file names them, separated by commas."),
+
     key(TCF, "quit_timeout", Kind::Duration(100, 10 * MIN), "10s", "How long a clean stop may take; what is left continues at the next start."),
 
     // Messages.
@@ -289,12 +301,4 @@ pub static KEYS: &[Key] = &[
     key(H, "hosts", Kind::Hosts, "", "Names by which a browser may call it beside localhost and its address, separated by commas."),
     key(H, "hours", Kind::Number(1, 744), "72", "Hours that the page shows, back from now."),
 
-    // Features of later versions.
-    later(M, "listen", "Address to listen on."),
-    Key { kind: Kind::Uri, ..later(M, "mongos", "MongoDB server or URI.") },
-    later(M, "db", "Database; the day is appended."),
-    later(M, "collection", "Collection."),
-    later(M, "savers", "Connections to the database."),
-    later(M, "upsert", "Whether to update by transaction_id."),
-    later(M, "bulk_size", "Documents per insert."),
 ];

@@ -51,7 +51,8 @@ fn all_errors_come_at_once_in_the_order_of_lines() {
 
 #[test]
 fn a_start_is_an_hour_where_files_hold_hours_and_a_day_where_they_hold_days() {
-    let stream = |file: &str, start: &str| format!("[tail]\nlog_file = {file}\nsend_to = c:1\nstart = {start}\n");
+    let stream =
+        |file: &str, start: &str| format!("[tail]\nlog_file = {file}\nsend_to = c:1\nstart = {start}\n");
     let (hourly, daily) = ("/l/a.<%Y%m%d%H>", "/l/a.<%F>");
     assert!(parse(&stream(hourly, "2026112205")).check_all().is_ok());
     assert!(parse(&stream(daily, "20261122")).check_all().is_ok());
@@ -65,8 +66,10 @@ fn a_start_is_an_hour_where_files_hold_hours_and_a_day_where_they_hold_days() {
     );
     assert_eq!(
         errors(&stream("/l/a", "20261122")),
-        ["f:4: start: `20261122`: /l/a has no date in its name, and nobody knows where that hour begins in it; use \
-          beginning or end"]
+        [
+            "f:4: start: `20261122`: /l/a has no date in its name, and nobody knows where that hour begins in it; use \
+          beginning or end"
+        ]
     );
 }
 

@@ -383,6 +383,16 @@ impl Record {
         [self.ip_addr, self.client_addr]
     }
 
+    /// The query's parameters, decoded, in their order.
+    pub fn params(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.params.iter().map(|p| (p.name.of(&self.buffer), p.value.of(&self.buffer)))
+    }
+
+    /// When it was.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
     fn at<'v>(&'v self, line: &'v [u8], place: Place) -> &'v [u8] {
         match place {
             Place::Nowhere => b"",

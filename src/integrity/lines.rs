@@ -269,11 +269,21 @@ pub struct Reader {
 impl Reader {
     /// Opens the proof; a missing one has no lines.
     pub fn open(disk: &Disk, path: &Path) -> disk::Result<Self> {
+        Self::open_at(disk, path, 0)
+    }
+
+    /// The same, to go on at a byte at which a line begins.
+    pub fn open_at(disk: &Disk, path: &Path, at: u64) -> disk::Result<Self> {
         let file = match disk.stat(path)? {
             Some(_) => Some(disk.open(path)?),
             None => None,
         };
-        Ok(Self { file, at: 0, buf: Vec::new(), start: 0, end_of_file: false })
+        Ok(Self { file, at, buf: Vec::new(), start: 0, end_of_file: false })
+    }
+
+    /// The byte behind the last line that was given out.
+    pub fn position(&self) -> u64 {
+        self.at.saturating_add(self.start as u64)
     }
 
     /// The next line and the byte at which it begins. A last line without its newline is [`Line::Bad`].

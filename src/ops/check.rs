@@ -110,15 +110,6 @@ pub fn run(path: &Path, machine: bool, out: &mut Out) -> u8 {
     for warning in warnings {
         out.complain(format_args!("{warning} (warning)"));
     }
-    for role in config.roles() {
-        if matches!(role, Role::Mgocollector) {
-            out.complain(format_args!(
-                "{file}: [{}]: this version does not have the role {} yet; the section is not checked (warning)",
-                role.section(),
-                role.command()
-            ));
-        }
-    }
     if machine {
         return host::run(path, &config, out);
     }

@@ -41,7 +41,7 @@ pub fn run(path: &Path, what: What, out: &mut Out) -> u8 {
     let file = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let (mut worst, mut running) = (YES, 0_usize);
     for role in roles {
-        let Some((dir, quit_ms)) = place(&config, role) else { continue };
+        let (dir, quit_ms) = place(&config, role);
         let wait = Duration::from_millis(quit_ms).saturating_add(BEYOND);
         let mut asking = Asking { disk: Disk::real(), role: role.command(), file: &file, dir, wait, out };
         match asking.ask(what) {
@@ -66,16 +66,13 @@ pub fn run(path: &Path, what: What, out: &mut Out) -> u8 {
 }
 
 /// The state directory of a role, and `quit_timeout`. A config that is wrong in other places still says where that is.
-fn place(config: &Config, role: Role) -> Option<(PathBuf, u64)> {
+fn place(config: &Config, role: Role) -> (PathBuf, u64) {
     let value = |key| config.value(role.section(), key);
     let dir = value("state_dir").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-    if role == Role::Mgocollector {
-        return None;
-    }
-    Some((
+    (
         state::resolve(&role, dir.as_deref()),
         config.duration_ms(role.section(), "quit_timeout").unwrap_or(10_000),
-    ))
+    )
 }
 
 struct Asking<'a, 'b> {

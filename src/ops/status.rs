@@ -13,11 +13,11 @@ use super::inventory::{Filter, PARTS};
 use super::out::{self, Out, Paint};
 use super::{ERROR, YES};
 use crate::clock::{Clock, Zone};
-use crate::config::{Config, Errors, MonitorConfig, Role, SpoolConfig, StoreConfig, TailConfig};
+use crate::config::{Config, Errors, MonitorConfig, Role, SpoolConfig, TailConfig};
 use crate::disk::Disk;
 use crate::inventory::hour::Row;
 use crate::pack::HourKey;
-use crate::{integrity, state};
+use crate::{documents, integrity, state};
 use follower::Follower;
 use keys::Keys;
 use queue::Queue;
@@ -157,13 +157,6 @@ fn files(conf: &TailConfig) -> String {
     }
 }
 
-fn store_of(config: &Config, role: Role) -> Result<StoreConfig, Errors> {
-    match role {
-        Role::Etlcollector => config.etl(false).map(|(c, _)| c.store),
-        _ => config.store(false).map(|(c, _)| c),
-    }
-}
-
 /// Where the store of a config lies.
 pub fn save_dir_of(path: &Path) -> Result<PathBuf, String> {
     let config = Config::load(path).map_err(|e| e.to_string())?;
@@ -198,7 +191,6 @@ impl Status<'_, '_> {
         };
         let roles = config.roles();
         for role in &roles {
-            let file = path.display();
             match role {
                 Role::Tail => match config.tail(false) {
                     Ok((c, _)) => {
@@ -242,41 +234,40 @@ impl Status<'_, '_> {
                     }
                     Err(errors) => self.refuse(&errors),
                 },
-                Role::Fcollector | Role::Etlcollector => match store_of(&config, *role) {
-                    Ok(c) => {
-                        let hosts = match c.hosts_file.as_deref().map(integrity::read_hosts) {
-                            None => Vec::new(),
-                            Some(Ok(names)) => names,
-                            Some(Err(why)) => {
-                                self.fail(format_args!("{why}; silent hosts cannot be told"));
-                                Vec::new()
-                            }
-                        };
-                        let dir = state::resolve(role, c.state_dir.as_deref());
-                        let title = c.save_dir.display().to_string();
-                        match Keys::read(&self.disk, &c.receiver, &dir, self.now_ms) {
-                            Ok(keys) => {
-                                let state = Some((dir, c.spool.clone()));
-                                self.store(&title, &Place { save_dir: &c.save_dir, state, hosts, keys });
-                            }
-                            Err(e) => {
-                                let role = role.command();
-                                self.fail(format_args!("{role}: {e}; run it as the user of the role"));
+                Role::Fcollector | Role::Etlcollector | Role::Mgocollector => {
+                    match config.store_of(*role, false) {
+                        Ok((c, _)) => {
+                            let hosts = match c.hosts_file.as_deref().map(integrity::read_hosts) {
+                                None => Vec::new(),
+                                Some(Ok(names)) => names,
+                                Some(Err(why)) => {
+                                    self.fail(format_args!("{why}; silent hosts cannot be told"));
+                                    Vec::new()
+                                }
+                            };
+                            let dir = state::resolve(role, c.state_dir.as_deref());
+                            let title = c.save_dir.display().to_string();
+                            match Keys::read(&self.disk, &c.receiver, &dir, self.now_ms) {
+                                Ok(keys) => {
+                                    let state = Some((dir.clone(), c.spool.clone()));
+                                    self.store(&title, &Place { save_dir: &c.save_dir, state, hosts, keys });
+                                    if *role == Role::Mgocollector && self.view != View::Missing {
+                                        self.documents(&c.save_dir, &dir);
+                                    }
+                                }
+                                Err(e) => {
+                                    let role = role.command();
+                                    self.fail(format_args!("{role}: {e}; run it as the user of the role"));
+                                }
                             }
                         }
+                        Err(errors) => self.refuse(&errors),
                     }
-                    Err(errors) => self.refuse(&errors),
-                },
+                }
                 Role::Monitor => match config.monitor(false) {
                     Ok((c, _)) => self.monitor(&c),
                     Err(errors) => self.refuse(&errors),
                 },
-                Role::Mgocollector => {
-                    self.out.complain(format_args!(
-                        "logd: status: {file}: [{}]: this version does not have that role yet; left out",
-                        role.section()
-                    ));
-                }
             }
         }
         if roles.is_empty() {
@@ -322,6 +313,16 @@ impl Status<'_, '_> {
         }
         let state_dir = place.state.as_ref().map(|(dir, _)| dir.as_path());
         self.show(("store", title), state_dir, &text, &report.wrong(), || report.json());
+    }
+
+    /// How far the database of a store is behind it.
+    fn documents(&mut self, save_dir: &Path, state_dir: &Path) {
+        let waits = match documents::Waits::read(&self.disk, save_dir, state_dir) {
+            Ok(waits) => waits,
+            Err(e) => return self.fail(format_args!("mgocollector: {e}; run it as the user of the role")),
+        };
+        let title = save_dir.display().to_string();
+        self.show(("database", &title), None, &waits.text(), &waits.wrong(), || waits.json());
     }
 
     /// Neither side of a store has ever been written. One that has served and lost its `save_dir` is another matter.

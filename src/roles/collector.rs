@@ -98,6 +98,8 @@ pub struct Collector {
     pub messages: Vec<(bool, String)>,
     /// Hours that got a tag, for whoever works on whole hours.
     pub certified: Vec<HourKey>,
+    /// Hours that have more durable packs, for whoever works on these.
+    pub grown: Vec<HourKey>,
 }
 
 impl Collector {
@@ -115,6 +117,7 @@ impl Collector {
             settle_ms: None,
             messages: Vec::new(),
             certified: Vec::new(),
+            grown: Vec::new(),
         }
     }
 
@@ -194,6 +197,7 @@ impl Collector {
         if due == Due::All {
             self.last_checkpoint_ms = now_ms;
         }
+        self.grown.extend(progress.stored.iter().map(|(key, ..)| key.clone()));
         let mut g = lock(gate);
         if let Some(m) = &mut g.memory {
             for (key, generation, high, seqs) in &progress.stored {

@@ -16,14 +16,14 @@ const LOOK: Duration = Duration::from_mins(10);
 /// How much it gives way to what is urgent.
 const NICE: i32 = 10;
 
-/// Starts it; it ends with the role. `etl`: only hours that have their rows.
-pub fn start(store: Store, etl: bool, after_secs: i64, s: &Arc<Shared>) -> JoinHandle<()> {
+/// Starts it; it ends with the role. `done`: only hours that have a marker there, below `save_dir`.
+pub fn start(store: Store, done: Option<&'static str>, after_secs: i64, s: &Arc<Shared>) -> JoinHandle<()> {
     let s = Arc::clone(s);
     spawn("compress", move || {
         // The niceness of a thread; without it, it is only less polite.
         let _ = rustix::process::setpriority_process(None, NICE);
         loop {
-            turn(&store, etl, after_secs, &s);
+            turn(&store, done, after_secs, &s);
             if s.stop.wait(LOOK) {
                 return;
             }
@@ -32,7 +32,7 @@ pub fn start(store: Store, etl: bool, after_secs: i64, s: &Arc<Shared>) -> JoinH
 }
 
 /// Compresses what is old enough.
-fn turn(store: &Store, etl: bool, after_secs: i64, s: &Shared) {
+fn turn(store: &Store, done: Option<&str>, after_secs: i64, s: &Shared) {
     let dir = store.path("log_data");
     let names = match store.disk().list_some(&dir, &mut |name| HourKey::parse(name).is_some()) {
         Ok(names) => names,
@@ -44,7 +44,7 @@ fn turn(store: &Store, etl: bool, after_secs: i64, s: &Shared) {
         if s.stop.requested() || lock(&s.paused).is_some() {
             return;
         }
-        match due(store, etl, after_secs, &s.clock, &key)
+        match due(store, done, after_secs, &s.clock, &key)
             .and_then(|c| c.map_or(Ok(()), |c| one(store, &key, &c, s)))
         {
             Ok(()) => {}
@@ -57,7 +57,7 @@ fn turn(store: &Store, etl: bool, after_secs: i64, s: &Shared) {
 /// The certificate of an hour that is to be compressed now.
 fn due(
     store: &Store,
-    etl: bool,
+    done: Option<&str>,
     after_secs: i64,
     clock: &Clock,
     key: &HourKey,
@@ -68,7 +68,9 @@ fn due(
     if store.disk().stat(&store.place(key).data)?.is_none_or(|s| young(s.mtime_ms)) {
         return Ok(None);
     }
-    if etl && store.disk().stat(&store.path("etl_done").join(key.to_string()))?.is_none() {
+    if let Some(done) = done
+        && store.disk().stat(&store.path(done).join(key.to_string()))?.is_none()
+    {
         return Ok(None);
     }
     let closed = store.closed(key)?;

@@ -242,9 +242,9 @@ impl Asked {
                 return Ok(None);
             }
             Role::Collector => config.relay(false).map_err(text)?.0.receiver,
-            Role::Fcollector => config.store(false).map_err(text)?.0.receiver,
-            Role::Etlcollector => config.etl(false).map_err(text)?.0.store.receiver,
-            Role::Mgocollector => return Ok(None),
+            Role::Fcollector | Role::Etlcollector | Role::Mgocollector => {
+                config.store_of(self.role, false).map_err(text)?.0.receiver
+            }
         };
         admission::may_receive(&receiver, &self.dir)?;
         admission::keyring(&receiver)?;

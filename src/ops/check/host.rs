@@ -129,14 +129,9 @@ impl Look<'_, '_> {
                     self.watch(&c.watch, &c.http, runs);
                 }
             }
-            Role::Fcollector => {
-                if let Ok((c, _)) = config.store(true) {
+            Role::Fcollector | Role::Etlcollector | Role::Mgocollector => {
+                if let Ok((c, _)) = config.store_of(role, true) {
                     self.store(role, path, &c);
-                }
-            }
-            Role::Etlcollector => {
-                if let Ok((c, _)) = config.etl(true) {
-                    self.store(role, path, &c.store);
                 }
             }
             Role::Monitor => {
@@ -144,7 +139,6 @@ impl Look<'_, '_> {
                     self.monitor(path, &c);
                 }
             }
-            Role::Mgocollector => {}
         }
     }
 

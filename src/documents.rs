@@ -1,0 +1,166 @@
+//! Documents: the lines of a store in a `MongoDB`, each once.
+//!
+//! Carries P1 for what lies behind the store. The store's own files are the queue: an hour's lines are read from its data file
+//! pack by pack as its proof grows, so that nothing is written which is not durable here, and what a database has lost can be
+//! written again. [`Progress`] (below the state directory, `documents/NAME_HOUR`) says how many packs of which copy the
+//! database has acknowledged; it is written behind the writes, so that after a crash some are done twice. That changes
+//! nothing: a document's `_id` is `NAME_HOUR.COPY.PACK.LINE`.
+//!
+//! When the hour is certified and all of its packs are acknowledged, the documents are counted in the database and
+//! `documents_done/NAME_HOUR` below `save_dir` says so ([`Marker`]). Lines that can be no document are in
+//! `documents_reject/NAME_HOUR`: pack and line, reason, the line.
+
+#[cfg(feature = "mongodb")]
+pub mod hour;
+#[cfg(feature = "mongodb")]
+pub mod server;
+#[cfg(feature = "mongodb")]
+pub mod shape;
+
+use crate::disk::{self, Disk};
+use crate::integrity::Certificate;
+use crate::pack::HourKey;
+use crate::record;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// Markers, below `save_dir`.
+pub const DONE: &str = "documents_done";
+/// Lines that are no document, below `save_dir`.
+pub const REJECT: &str = "documents_reject";
+/// Progress, below the state directory.
+pub const STATE: &str = "documents";
+/// Why nothing is written at the moment, below [`STATE`].
+const TROUBLE: &str = ".trouble";
+/// Longest file of this module, in bytes.
+const SMALL: u64 = 1 << 20;
+
+/// What became of an hour's lines.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Lines read.
+    pub lines: u64,
+    /// Lines that were written: each is a document, or has changed one.
+    pub written: u64,
+    /// Lines without a transaction id.
+    pub skipped: u64,
+    /// Lines that can be no document.
+    pub rejected: u64,
+}
+
+/// How far the database has an hour.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// 1.
+    pub format: u32,
+    /// Copy.
+    #[serde(rename = "gen")]
+    pub generation: u64,
+    /// Packs of it that are acknowledged.
+    pub packs: u64,
+    /// Bytes of the proof that told of them.
+    pub proof: u64,
+    /// Bytes of the data file.
+    pub bytes: u64,
+    /// What became of them.
+    pub counts: Counts,
+    /// Bytes of the rejected lines.
+    pub reject_bytes: u64,
+    /// Beginnings of `_id`s of documents that must go before any more is written.
+    pub clear: Vec<String>,
+}
+
+/// An hour is in the database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marker {
+    /// 1.
+    pub format: u32,
+    /// Copy of the hour, from its certificate.
+    #[serde(rename = "gen")]
+    pub generation: u64,
+    /// How often it was certified.
+    pub revision: u64,
+    /// Where the documents are.
+    pub database: String,
+    /// Where in it.
+    pub collection: String,
+    /// Lines read: as many as inserted, updated, skipped and rejected ones.
+    pub lines: u64,
+    /// Documents that lines of this hour have made; the database was asked.
+    pub inserted: u64,
+    /// Lines that changed a document that was there.
+    pub updated: u64,
+    /// Lines without a transaction id.
+    pub skipped: u64,
+    /// Lines in `documents_reject`.
+    pub rejected: u64,
+    /// When (unix seconds).
+    pub at: i64,
+}
+
+impl Marker {
+    /// Is it of this certificate?
+    pub fn is_of(&self, certificate: &Certificate) -> bool {
+        (self.generation, self.revision) == (certificate.generation, certificate.revision)
+    }
+}
+
+/// The marker of an hour.
+pub fn marker(disk: &Disk, save_dir: &Path, key: &HourKey) -> disk::Result<Option<Marker>> {
+    let bytes = disk.read_opt(&save_dir.join(DONE).join(key.to_string()), SMALL)?;
+    Ok(bytes.and_then(|b| record::from_json(&b).ok()))
+}
+
+/// What is not in the database yet, for people.
+#[derive(Debug)]
+pub struct Waits {
+    hours: usize,
+    trouble: Option<String>,
+}
+
+impl Waits {
+    /// Reads it; changes nothing.
+    pub fn read(disk: &Disk, save_dir: &Path, state_dir: &Path) -> disk::Result<Self> {
+        let names = |dir: PathBuf| -> disk::Result<Vec<String>> {
+            if disk.stat(&dir)?.is_none() {
+                return Ok(Vec::new());
+            }
+            let keys = disk.list(&dir)?.into_iter().filter(|e| HourKey::parse(&e.name).is_some());
+            Ok(keys.map(|e| e.name).collect())
+        };
+        // Both are sorted by name.
+        let done = names(save_dir.join(DONE))?;
+        let hours = names(save_dir.join("headers"))?;
+        let waiting = hours.iter().filter(|name| done.binary_search(name).is_err()).count();
+        let trouble = disk.read_opt(&state_dir.join(STATE).join(TROUBLE), SMALL)?;
+        Ok(Self { hours: waiting, trouble: trouble.map(|t| String::from_utf8_lossy(&t).into_owned()) })
+    }
+
+    /// A line about them.
+    pub fn text(&self) -> String {
+        format!("  {} not whole in the database\n", crate::log::count(self.hours, "hour"))
+    }
+
+    /// What somebody should look at.
+    pub fn wrong(&self) -> Vec<String> {
+        self.trouble
+            .iter()
+            .map(|why| format!("database: {why}; lines wait in the store, nothing is lost"))
+            .collect()
+    }
+
+    /// The same for programs.
+    pub fn json(&self) -> Value {
+        json!({"role": "mgocollector", "hours_waiting": self.hours, "trouble": self.trouble})
+    }
+}
+
+/// Notes why nothing is written, or that something is.
+pub fn note_trouble(disk: &Disk, state_dir: &Path, why: Option<&str>) -> disk::Result<()> {
+    let path = state_dir.join(STATE).join(TROUBLE);
+    match why {
+        Some(why) => disk.replace(&path, why.as_bytes(), 0o640),
+        None => disk.remove(&path),
+    }
+}

@@ -1,0 +1,433 @@
+//! One hour's way into the database, as far as its proof goes.
+
+use super::server::{Server, Trouble, Write};
+use super::shape::{Made, Shape, Work};
+use super::{Counts, DONE, Marker, Progress, REJECT, STATE, marker};
+use crate::config::MongoConfig;
+use crate::disk::{self, Disk, File};
+use crate::etl::fields::Source;
+use crate::integrity::lines::{Line, Reader, Stored};
+use crate::integrity::{Certificate, Store};
+use crate::pack::HourKey;
+use crate::record;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Bytes of one message; a server takes 48 MB.
+const MESSAGE_MAX: usize = 12 << 20;
+/// How long what was acknowledged may be known in memory only.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// Longest pack that is believed, in bytes.
+const PACK_MAX: u64 = 256 << 20;
+
+/// Why an hour does not go on.
+#[derive(Debug)]
+pub enum Stopped {
+    /// Our own disk.
+    Disk(disk::Error),
+    /// The database: later.
+    Away(String),
+    /// The role stops.
+    Stop,
+}
+
+impl From<disk::Error> for Stopped {
+    fn from(e: disk::Error) -> Self {
+        Self::Disk(e)
+    }
+}
+
+/// What a turn came to.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// Lines that were written.
+    pub written: u64,
+    /// Lines that can be no document.
+    pub rejected: u64,
+    /// The hour is in the database now.
+    pub done: Option<Marker>,
+    /// What stands in the way, for people: the store must mend it.
+    pub wrong: Option<String>,
+}
+
+/// What all hours share.
+pub struct Documents {
+    store: Store,
+    save_dir: PathBuf,
+    conf: MongoConfig,
+    shape: Shape,
+}
+
+/// One hour, while it is worked on.
+struct Run<'a> {
+    all: &'a Documents,
+    key: &'a HourKey,
+    database: String,
+    now: Progress,
+    batch: Vec<Write>,
+    /// For each document of the batch, its line: where it stands, and itself.
+    lines: Vec<(u64, u64, Vec<u8>)>,
+    batch_bytes: usize,
+    reject: Option<File>,
+    saved: Instant,
+    turn: Turn,
+}
+
+impl Documents {
+    /// Makes the directories.
+    pub fn open(disk: &Disk, conf: &MongoConfig, state_dir: &std::path::Path) -> Result<Self, String> {
+        let shape = Shape::new(conf)?;
+        let s = &conf.store;
+        for dir in [DONE, REJECT] {
+            disk.create_dir_all(&s.save_dir.join(dir), s.dir_mode).map_err(|e| e.to_string())?;
+        }
+        disk.create_dir_all(&state_dir.join(STATE), 0o750).map_err(|e| e.to_string())?;
+        let store = Store::new(disk, &s.save_dir, state_dir, s.file_mode, s.dir_mode);
+        Ok(Self { store, save_dir: s.save_dir.clone(), conf: conf.clone(), shape })
+    }
+
+    /// What it was made of.
+    pub fn conf(&self) -> &MongoConfig {
+        &self.conf
+    }
+
+    /// Hours that are not whole in the database.
+    pub fn pending(&self) -> disk::Result<Vec<HourKey>> {
+        let mut keys: Vec<HourKey> = self.store.hours()?;
+        // An hour without lines has no proof.
+        keys.extend(self.store.closed_list()?);
+        keys.sort();
+        keys.dedup();
+        let mut list = Vec::new();
+        for key in keys {
+            if !self.is_done(&key)? {
+                list.push(key);
+            }
+        }
+        Ok(list)
+    }
+
+    fn certificate(&self, key: &HourKey) -> disk::Result<Option<Certificate>> {
+        Ok(self.store.closed(key)?.filter(Certificate::is_tag))
+    }
+
+    fn is_done(&self, key: &HourKey) -> disk::Result<bool> {
+        let Some(certificate) = self.certificate(key)? else { return Ok(false) };
+        Ok(marker(self.store.disk(), &self.save_dir, key)?.is_some_and(|m| m.is_of(&certificate)))
+    }
+
+    fn progress_path(&self, key: &HourKey) -> PathBuf {
+        self.store.state_dir().join(STATE).join(key.to_string())
+    }
+
+    /// Writes what the proof has and the database has not. `stop` is asked between messages.
+    pub fn hour(
+        &self,
+        key: &HourKey,
+        server: &mut Server,
+        work: &mut Work,
+        now_secs: i64,
+        stop: &mut dyn FnMut() -> bool,
+    ) -> Result<Turn, Stopped> {
+        if self.is_done(key)? {
+            return Ok(Turn::default());
+        }
+        let disk = self.store.disk();
+        let path = self.progress_path(key);
+        let known = disk.read_opt(&path, super::SMALL)?;
+        let mut now: Progress = known.and_then(|b| record::from_json(&b).ok()).unwrap_or_default();
+        let mut run = Run {
+            all: self,
+            key,
+            database: server.database(&key.hour.day_of().to_string()),
+            batch: Vec::new(),
+            lines: Vec::new(),
+            batch_bytes: 0,
+            reject: None,
+            saved: Instant::now(),
+            turn: Turn::default(),
+            now: Progress::default(),
+        };
+        let place = self.store.place(key);
+        if let Some((_, Line::Ours(first))) = Reader::open(disk, &place.headers)?.next()? {
+            let upsert = self.conf.upsert;
+            if now.format != 1 || now.generation != first.generation {
+                // A later copy has taken the place of the one that was written, or nobody knows what was written. A document that
+                // was updated may be that of other hours by now: it stays, and is updated again.
+                let mut clear = std::mem::take(&mut now.clear);
+                clear.push(if now.format == 1 {
+                    format!("{key}.{}.", now.generation)
+                } else {
+                    format!("{key}.")
+                });
+                clear.retain(|_| !upsert);
+                now = Progress { format: 1, generation: first.generation, clear, ..Progress::default() };
+                run.now = now;
+                run.save()?;
+            } else {
+                run.now = now;
+            }
+        } else {
+            run.now = Progress { format: 1, ..now };
+        }
+        for prefix in std::mem::take(&mut run.now.clear) {
+            match server.remove(&run.database, &prefix) {
+                Ok(()) | Err(Trouble::Refused(_)) => {}
+                Err(Trouble::Away(why)) => return Err(Stopped::Away(why)),
+            }
+        }
+        run.all_packs(server, work, stop)?;
+        run.flush(server)?;
+        run.save()?;
+        run.certified(server, now_secs)?;
+        Ok(run.turn)
+    }
+}
+
+impl Run<'_> {
+    fn disk(&self) -> &Disk {
+        self.all.store.disk()
+    }
+
+    fn all_packs(
+        &mut self,
+        server: &mut Server,
+        work: &mut Work,
+        stop: &mut dyn FnMut() -> bool,
+    ) -> Result<(), Stopped> {
+        let place = self.all.store.place(self.key);
+        let mut reader = Reader::open_at(self.disk(), &place.headers, self.now.proof)?;
+        let source = Source { name: self.key.name.clone(), hour: self.key.hour.to_string() };
+        let (mut data, mut raw, mut again) = (None, Vec::new(), self.now.proof == 0);
+        loop {
+            let pack = match reader.next()? {
+                Some((_, Line::Ours(pack))) if pack.generation == self.now.generation => pack,
+                // A line was mended: those behind it moved.
+                Some(_) if !again => {
+                    (reader, again) = (Reader::open(self.disk(), &place.headers)?, true);
+                    continue;
+                }
+                Some((_, Line::Foreign(_))) => {
+                    let why = "the original began it, and its proof does not tell which lines are whose; send it again by \
+                               `logd resend` of its host: the copy is written";
+                    self.turn.wrong = Some(why.into());
+                    return Ok(());
+                }
+                // The end; or it is being written, or the store mends it, or has put another copy in its place.
+                _ => return Ok(()),
+            };
+            if pack.id <= self.now.packs {
+                continue;
+            }
+            if pack.id != self.now.packs.saturating_add(1) || pack.offset != self.now.bytes {
+                if again {
+                    return Ok(());
+                }
+                (reader, again) = (Reader::open(self.disk(), &place.headers)?, true);
+                continue;
+            }
+            if data.is_none() && pack.bytes > 0 {
+                data = match self.disk().open(&place.data) {
+                    Ok(file) => Some(file),
+                    Err(e) if e.not_found() => {
+                        let why = "its data file was taken away before its lines were in the database; put it back as \
+                                   log_data/NAME_HOUR, or send the hour again by `logd resend` of its host";
+                        self.turn.wrong = Some(why.into());
+                        return Ok(());
+                    }
+                    Err(e) => return Err(e.into()),
+                };
+            }
+            if !read(data.as_ref(), &pack, &mut raw)? {
+                self.turn.wrong = Some(format!(
+                    "bytes {} to {} of its data file are not what its proof says; `logd verify` tells more",
+                    pack.offset,
+                    pack.offset.saturating_add(pack.bytes)
+                ));
+                return Ok(());
+            }
+            self.pack(&pack, &raw, &source, (server, work), stop)?;
+            self.now.packs = pack.id;
+            self.now.bytes = pack.offset.saturating_add(pack.bytes);
+            self.now.proof = reader.position();
+            if self.saved.elapsed() >= SAVE_EVERY {
+                self.flush(server)?;
+                self.save()?;
+            }
+            if stop() {
+                return Err(Stopped::Stop);
+            }
+        }
+    }
+
+    fn pack(
+        &mut self,
+        pack: &Stored,
+        raw: &[u8],
+        source: &Source,
+        (server, work): (&mut Server, &mut Work),
+        stop: &mut dyn FnMut() -> bool,
+    ) -> Result<(), Stopped> {
+        let lines = raw.strip_suffix(b"\n").unwrap_or(raw);
+        if raw.is_empty() {
+            return Ok(());
+        }
+        for (n, line) in (1_u64..).zip(lines.split(|b| *b == b'\n')) {
+            self.now.counts.lines = self.now.counts.lines.saturating_add(1);
+            let id = format!("{}.{}.{}.{n}", self.key, self.now.generation, pack.id);
+            let with = (!self.all.conf.upsert).then_some(id.as_str());
+            match self.all.shape.document(work, line, source, with) {
+                Made::Skipped => self.now.counts.skipped = self.now.counts.skipped.saturating_add(1),
+                Made::Rejected(why) => self.reject(pack.id, n, &why, line)?,
+                Made::Document(document, transaction) => {
+                    self.batch_bytes =
+                        self.batch_bytes.saturating_add(document.as_bytes().len()).saturating_add(256);
+                    self.batch.push(Write { id, transaction, document });
+                    self.lines.push((pack.id, n, line.to_vec()));
+                    if self.batch.len() >= self.all.conf.bulk_size || self.batch_bytes >= MESSAGE_MAX {
+                        self.flush(server)?;
+                        if stop() {
+                            return Err(Stopped::Stop);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the batch.
+    fn flush(&mut self, server: &mut Server) -> Result<(), Stopped> {
+        while !self.batch.is_empty() {
+            let upsert = self.all.conf.upsert;
+            let written = if upsert {
+                server.upsert(&self.database, &self.batch)
+            } else {
+                server.insert(&self.database, &self.batch)
+            };
+            let refused = match written {
+                Ok(()) => Vec::new(),
+                Err(Trouble::Away(why)) => return Err(Stopped::Away(why)),
+                Err(Trouble::Refused(refused)) => refused,
+            };
+            // An update stopped at the first that was refused.
+            let to = if upsert { refused.first().map(|(at, _)| at.saturating_add(1)) } else { None };
+            let to = to.unwrap_or(self.batch.len()).min(self.batch.len());
+            self.batch.drain(..to);
+            let lines: Vec<_> = self.lines.drain(..to).collect();
+            let good = to.saturating_sub(refused.len()) as u64;
+            self.now.counts.written = self.now.counts.written.saturating_add(good);
+            self.turn.written = self.turn.written.saturating_add(good);
+            for (at, why) in refused {
+                if let Some((pack, n, line)) = lines.get(at) {
+                    self.reject(*pack, *n, &format!("the database refuses it: {why}"), line)?;
+                }
+            }
+        }
+        self.batch_bytes = 0;
+        Ok(())
+    }
+
+    /// Keeps a line: pack and line, the reason, the line.
+    fn reject(&mut self, pack: u64, n: u64, why: &str, line: &[u8]) -> Result<(), Stopped> {
+        if self.reject.is_none() {
+            let path = self.all.save_dir.join(REJECT).join(self.key.to_string());
+            let file = self.disk().create(&path, self.all.store.file_mode)?;
+            // What a crash has left behind what is known comes again.
+            file.set_len(self.now.reject_bytes)?;
+            self.reject = Some(file);
+        }
+        let mut text = Vec::new();
+        // Writing to a vector cannot fail.
+        let _ = write!(text, "{pack}:{n}\t{}\t", why.replace(['\t', '\n', '\r'], " "));
+        text.extend_from_slice(line);
+        text.push(b'\n');
+        if let Some(file) = &self.reject {
+            file.write_at(&text, self.now.reject_bytes)?;
+        }
+        self.now.reject_bytes = self.now.reject_bytes.saturating_add(text.len() as u64);
+        self.now.counts.rejected = self.now.counts.rejected.saturating_add(1);
+        self.turn.rejected = self.turn.rejected.saturating_add(1);
+        Ok(())
+    }
+
+    /// Makes durable what is known. Nothing may wait in the batch.
+    fn save(&mut self) -> disk::Result<()> {
+        if let Some(file) = &self.reject {
+            file.sync()?;
+            self.disk().sync_dir(&self.all.save_dir.join(REJECT))?;
+        }
+        let path = self.all.progress_path(self.key);
+        self.disk().replace(&path, &record::to_json(&self.now), 0o640)?;
+        self.saved = Instant::now();
+        Ok(())
+    }
+
+    /// Writes the marker, if the hour is certified and all of it is acknowledged.
+    fn certified(&mut self, server: &mut Server, now_secs: i64) -> Result<(), Stopped> {
+        let Some(certificate) = self.all.certificate(self.key)? else { return Ok(()) };
+        let now = &self.now;
+        // An hour without lines has no proof.
+        let same = certificate.bytes == 0
+            || (certificate.generation, certificate.packs, certificate.bytes)
+                == (now.generation, now.packs, now.bytes);
+        if !same {
+            return Ok(());
+        }
+        let counts = now.counts.clone();
+        let upsert = self.all.conf.upsert;
+        let prefix =
+            if upsert { format!("{}.", self.key) } else { format!("{}.{}.", self.key, now.generation) };
+        let found = server.count(&self.database, &prefix).map_err(|e| match e {
+            Trouble::Away(why) => Stopped::Away(why),
+            Trouble::Refused(_) => Stopped::Away("the documents could not be counted".into()),
+        })?;
+        if !upsert && found != counts.written {
+            // The database has lost what it had acknowledged, or somebody was there.
+            self.now = Progress {
+                format: 1,
+                generation: self.now.generation,
+                clear: vec![prefix],
+                ..Progress::default()
+            };
+            self.save()?;
+            return Err(Stopped::Away(format!(
+                "{}: {found} documents are there, and {} were acknowledged; they are removed and written again",
+                self.key, counts.written
+            )));
+        }
+        let marker = self.marker(&certificate, &counts, found, now_secs);
+        let path = self.all.save_dir.join(DONE).join(self.key.to_string());
+        self.disk().replace(&path, &record::to_json(&marker), self.all.store.file_mode)?;
+        self.turn.done = Some(marker);
+        Ok(())
+    }
+
+    fn marker(&self, certificate: &Certificate, counts: &Counts, found: u64, at: i64) -> Marker {
+        Marker {
+            format: 1,
+            generation: certificate.generation,
+            revision: certificate.revision,
+            database: self.database.clone(),
+            collection: self.all.conf.collection.clone(),
+            lines: counts.lines,
+            inserted: found,
+            updated: counts.written.saturating_sub(found),
+            skipped: counts.skipped,
+            rejected: counts.rejected,
+            at,
+        }
+    }
+}
+
+/// Reads a pack's lines; false if they are not those that the proof tells of.
+fn read(data: Option<&File>, pack: &Stored, raw: &mut Vec<u8>) -> disk::Result<bool> {
+    let len = usize::try_from(pack.bytes.min(PACK_MAX)).unwrap_or(0);
+    raw.resize(len, 0);
+    let n = match data {
+        Some(file) if len > 0 => file.read_at(raw, pack.offset)?,
+        _ => 0,
+    };
+    Ok(n as u64 == pack.bytes && crc32fast::hash(raw) == pack.crc32)
+}

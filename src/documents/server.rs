@@ -1,0 +1,283 @@
+//! One connection to a database: inserts, updates, counts. It asks one address at a time and goes to the next when one does not
+//! answer. Every write says how many servers must have it and whether their journals must.
+
+use crate::config::MongoConfig;
+use mongodb::bson::raw::{RawArrayBuf, RawDocumentBuf};
+use mongodb::bson::{Document, doc, rawdoc};
+use mongodb::error::ErrorKind;
+use mongodb::options::ClientOptions;
+use mongodb::sync::Client;
+use std::time::Duration;
+
+/// An address that does not answer is given up after this time.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long other servers are waited for, in ms.
+const WTIMEOUT_MS: i32 = 30_000;
+/// Error code of a document whose `_id` is there.
+const DUPLICATE: i32 = 11_000;
+/// Error codes of a document that is refused for good: invalid values, names and keys, documents that are too large or that a
+/// collection's rules refuse.
+const FOR_GOOD: &[i32] = &[2, 9, 14, 22, 52, 54, 56, 57, 61, 66, 121, 10_334, 17_280, 17_419, 17_420];
+/// Error codes of a write concern that a server cannot have.
+const NO_CONCERN: &[i32] = &[2, 79, 100];
+
+/// Why something was not written.
+#[derive(Debug)]
+pub enum Trouble {
+    /// It may be later: nobody answers, a disk is full, another server takes over.
+    Away(String),
+    /// Some can never be: their places in the batch, and why. An insert has written all others, an update those before the
+    /// first.
+    Refused(Vec<(usize, String)>),
+}
+
+/// A document to be written.
+pub struct Write {
+    /// Its `_id`.
+    pub id: String,
+    /// With `upsert`: its transaction id.
+    pub transaction: Option<String>,
+    /// It.
+    pub document: RawDocumentBuf,
+}
+
+/// See the module's header.
+pub struct Server {
+    uris: Vec<String>,
+    at: usize,
+    client: Option<Client>,
+    collection: String,
+    db: String,
+    concern: Document,
+    /// Whether one server will do.
+    fallback: bool,
+    /// Sentences for the log.
+    pub told: Vec<String>,
+    indexed: String,
+    id_key: String,
+}
+
+impl Server {
+    /// Connects to nobody yet.
+    pub fn new(conf: &MongoConfig) -> Self {
+        let w =
+            conf.write_concern.map_or_else(|| "majority".into(), |n| mongodb::bson::Bson::Int64(n.into()));
+        Self {
+            uris: conf.uris.clone(),
+            at: 0,
+            client: None,
+            collection: conf.collection.clone(),
+            db: conf.db.clone(),
+            concern: doc! { "w": w, "j": conf.journal, "wtimeout": WTIMEOUT_MS },
+            fallback: conf.fallback,
+            told: Vec::new(),
+            indexed: String::new(),
+            id_key: conf.id_key.clone(),
+        }
+    }
+
+    /// The database of a day.
+    pub fn database(&self, day: &str) -> String {
+        format!("{}{day}", self.db)
+    }
+
+    fn client(&mut self) -> Result<&Client, String> {
+        if self.client.is_none() {
+            let uri = self.uris.get(self.at).map(String::as_str).unwrap_or_default();
+            let mut options = ClientOptions::parse(uri).run().map_err(|e| e.to_string())?;
+            options.app_name = Some("logd".into());
+            options.server_selection_timeout = Some(ANSWER);
+            options.connect_timeout = Some(ANSWER);
+            self.client = Some(Client::with_options(options).map_err(|e| e.to_string())?);
+        }
+        self.client.as_ref().ok_or_else(|| "no client".into())
+    }
+
+    /// Asks the address that answered last, then each of the others.
+    fn command(
+        &mut self,
+        database: &str,
+        command: &RawDocumentBuf,
+    ) -> Result<Document, (Option<i32>, String)> {
+        let mut why = String::new();
+        for _ in 0..self.uris.len() {
+            let asked = match self.client() {
+                Ok(client) => client.database(database).run_raw_command(command.clone()).run(),
+                Err(e) => {
+                    why = e;
+                    self.next();
+                    continue;
+                }
+            };
+            match asked {
+                Ok(reply) => return Ok(reply),
+                Err(e) => match *e.kind {
+                    // It has answered, and another one would say the same.
+                    ErrorKind::Command(ref c) if !is_passing(c.code) => {
+                        return Err((Some(c.code), format!("{} (code {})", c.message, c.code)));
+                    }
+                    _ => {
+                        why = e.to_string();
+                        self.next();
+                    }
+                },
+            }
+        }
+        Err((None, why))
+    }
+
+    fn next(&mut self) {
+        self.client = None;
+        self.at = self.at.saturating_add(1).checked_rem(self.uris.len()).unwrap_or(0);
+    }
+
+    fn concern(&self) -> RawDocumentBuf {
+        RawDocumentBuf::from_document(&self.concern).unwrap_or_default()
+    }
+
+    /// Inserts documents; those that are there already stay as they are.
+    pub fn insert(&mut self, database: &str, batch: &[Write]) -> Result<(), Trouble> {
+        let mut documents = RawArrayBuf::new();
+        for w in batch {
+            documents.push(w.document.clone());
+        }
+        let command = rawdoc! {
+            "insert": self.collection.as_str(), "ordered": false, "writeConcern": self.concern(), "documents": documents,
+        };
+        self.write(database, &command, batch.len())
+    }
+
+    /// Sets the fields of the documents with these transaction ids, in this order; a document that is not there is made.
+    pub fn upsert(&mut self, database: &str, batch: &[Write]) -> Result<(), Trouble> {
+        self.index(database)?;
+        let mut updates = RawArrayBuf::new();
+        for w in batch {
+            let (mut query, set) = (RawDocumentBuf::new(), w.document.clone());
+            let change = if let Some(transaction) = &w.transaction {
+                query.append(self.id_key.as_str(), transaction.as_str());
+                rawdoc! { "$set": set, "$setOnInsert": { "_id": w.id.as_str() } }
+            } else {
+                query.append("_id", w.id.as_str());
+                rawdoc! { "$set": set }
+            };
+            updates.push(rawdoc! { "q": query, "u": change, "upsert": true });
+        }
+        let command = rawdoc! {
+            "update": self.collection.as_str(), "ordered": true, "writeConcern": self.concern(), "updates": updates,
+        };
+        self.write(database, &command, batch.len())
+    }
+
+    /// Without an index each update would read the whole collection.
+    fn index(&mut self, database: &str) -> Result<(), Trouble> {
+        if self.indexed == database {
+            return Ok(());
+        }
+        let mut keys = RawDocumentBuf::new();
+        keys.append(self.id_key.as_str(), 1_i32);
+        let mut indexes = RawArrayBuf::new();
+        indexes.push(rawdoc! { "key": keys, "name": format!("logd_{}", self.id_key) });
+        let command = rawdoc! { "createIndexes": self.collection.as_str(), "indexes": indexes };
+        match self.command(database, &command) {
+            Ok(_) => {}
+            Err((None, why)) => return Err(Trouble::Away(why)),
+            Err((Some(_), why)) => self.told.push(format!(
+                "database {database}: no index on {} could be made: {why}; without one every update reads the whole collection",
+                self.id_key
+            )),
+        }
+        database.clone_into(&mut self.indexed);
+        Ok(())
+    }
+
+    fn write(&mut self, database: &str, command: &RawDocumentBuf, len: usize) -> Result<(), Trouble> {
+        let reply = match self.command(database, command) {
+            Ok(reply) => reply,
+            Err((Some(code), why)) if len == 1 && FOR_GOOD.contains(&code) && !self.degrade(code, &why) => {
+                return Err(Trouble::Refused(vec![(0, why)]));
+            }
+            Err((_, why)) => return Err(Trouble::Away(why)),
+        };
+        let mut refused = Vec::new();
+        for error in reply.get_array("writeErrors").into_iter().flatten().filter_map(|e| e.as_document()) {
+            let number = |key| {
+                let value = error.get(key).and_then(|v| v.as_i32().map(i64::from).or_else(|| v.as_i64()));
+                value.and_then(|n| i32::try_from(n).ok())
+            };
+            let (code, index) = (number("code").unwrap_or(0), number("index").unwrap_or(0));
+            let text = format!("{} (code {code})", error.get_str("errmsg").unwrap_or_default());
+            // It was written before a crash. (An index of somebody else's may refuse a document, too.)
+            if code == DUPLICATE && text.contains("_id_ ") {
+                continue;
+            }
+            if !FOR_GOOD.contains(&code) && code != DUPLICATE {
+                return Err(Trouble::Away(text));
+            }
+            refused.push((usize::try_from(index).unwrap_or(0), text));
+        }
+        if let Ok(error) = reply.get_document("writeConcernError") {
+            let code = error.get_i32("code").unwrap_or(0);
+            let why = error.get_str("errmsg").unwrap_or_default();
+            self.degrade(code, why);
+            return Err(Trouble::Away(self.concern_text(code, why)));
+        }
+        if refused.is_empty() { Ok(()) } else { Err(Trouble::Refused(refused)) }
+    }
+
+    /// From now on one server will do, if that is allowed and this is why.
+    fn degrade(&mut self, code: i32, why: &str) -> bool {
+        let one = self.concern.get_i64("w") == Ok(1);
+        let concern =
+            NO_CONCERN.contains(&code) && (why.contains("'w'") || why.contains("replica") || code != 2);
+        if concern && self.fallback && !one {
+            self.concern.insert("w", 1_i64);
+            self.told.push(format!(
+                "the database cannot have a write on more than one server ({why}): one will do, as write_concern_fallback says"
+            ));
+        }
+        concern
+    }
+
+    fn concern_text(&self, code: i32, why: &str) -> String {
+        if NO_CONCERN.contains(&code) && !self.fallback {
+            let w = self.concern.get("w").map(ToString::to_string).unwrap_or_default();
+            return format!(
+                "write_concern = {w} cannot be had here: {why} (code {code}): a single server has no second one; set \
+                 write_concern = 1, or write_concern_fallback = yes"
+            );
+        }
+        format!("{why} (code {code})")
+    }
+
+    /// How many documents have an `_id` that begins so.
+    pub fn count(&mut self, database: &str, prefix: &str) -> Result<u64, Trouble> {
+        let command = rawdoc! { "count": self.collection.as_str(), "query": { "_id": range(prefix) } };
+        let reply = self.command(database, &command).map_err(|(_, why)| Trouble::Away(why))?;
+        let n = reply.get("n").and_then(|n| {
+            n.as_i64().or_else(|| n.as_i32().map(i64::from)).or_else(|| n.as_f64().map(|n| n as i64))
+        });
+        n.and_then(|n| u64::try_from(n).ok())
+            .ok_or_else(|| Trouble::Away(format!("count: no number in {reply}")))
+    }
+
+    /// Removes the documents whose `_id` begins so.
+    pub fn remove(&mut self, database: &str, prefix: &str) -> Result<(), Trouble> {
+        let mut deletes = RawArrayBuf::new();
+        deletes.push(rawdoc! { "q": { "_id": range(prefix) }, "limit": 0 });
+        let command = rawdoc! { "delete": self.collection.as_str(), "writeConcern": self.concern(), "deletes": deletes };
+        self.write(database, &command, 2)
+    }
+}
+
+/// All strings that begin with `prefix`, which ends with a dot: up to the first that would not, because `/` follows the dot.
+fn range(prefix: &str) -> RawDocumentBuf {
+    let end = format!("{}/", prefix.strip_suffix('.').unwrap_or(prefix));
+    rawdoc! { "$gte": prefix, "$lt": end }
+}
+
+/// Errors of a server that another one may not have, or the same one not later.
+fn is_passing(code: i32) -> bool {
+    const PASSING: &[i32] =
+        &[6, 7, 50, 63, 89, 91, 112, 133, 189, 202, 234, 262, 9001, 10_107, 11_600, 11_602, 13_435, 13_436];
+    PASSING.contains(&code)
+}
