@@ -359,7 +359,12 @@ fn the_units_start_their_role_and_give_what_it_needs() {
     let load = |file: &str| Config::load(&root().join(file)).unwrap();
     let store = load("etc/fcollector.ini").store(false).unwrap().0;
     let tables = load("etc/etlcollector.ini").etl(false).unwrap().0.store;
-    for (role, save_dir) in [(Role::Fcollector, store.save_dir), (Role::Etlcollector, tables.save_dir)] {
+    let database = load("etc/mgocollector.ini").mongo(false).unwrap().0.store;
+    for (role, save_dir) in [
+        (Role::Fcollector, store.save_dir),
+        (Role::Etlcollector, tables.save_dir),
+        (Role::Mgocollector, database.save_dir),
+    ] {
         let (_, values) = unit(role);
         assert_eq!(values("ReadWritePaths"), [save_dir.to_str().unwrap()]);
         assert_eq!(values("RequiresMountsFor"), values("ReadWritePaths"));

@@ -211,7 +211,13 @@ pub(super) fn mongo(r: &mut Reader) -> MongoConfig {
         r.error(r.line_of(s, "write_concern"), "write_concern", text);
     }
     let uris = match r.text(s, "uri") {
-        Some(uri) => vec![uri],
+        Some(uri) => {
+            if !uri.starts_with("mongodb://") && !uri.starts_with("mongodb+srv://") {
+                let text = "is no connection string: it begins with mongodb:// or mongodb+srv://";
+                r.error(r.line_of(s, "uri"), "uri", text);
+            }
+            vec![uri]
+        }
         None => list(r.text(s, "mongos")).iter().map(|a| direct(r, s, a)).collect(),
     };
     let named = |r: &mut Reader, key| r.text(s, key).unwrap_or_default();
@@ -223,6 +229,11 @@ pub(super) fn mongo(r: &mut Reader) -> MongoConfig {
             );
             r.error(r.line_of(s, key), key, text);
         }
+    }
+    let mut store = store_of(r, s);
+    if store.save_dir.as_os_str().is_empty() {
+        // The original kept nothing, and its files name no directory.
+        store.save_dir = store.state_dir.clone().unwrap_or("/var/lib/logd/mgocollector".into()).join("store");
     }
     let yes = |r: &mut Reader, key| matches!(r.text(s, key).as_deref(), Some("yes" | "true"));
     MongoConfig {
@@ -240,7 +251,7 @@ pub(super) fn mongo(r: &mut Reader) -> MongoConfig {
         prefix: r.text(s, "prefix").as_deref() != Some("none"),
         log_format: named(r, "log_format"),
         fields: list(r.text(s, "fields")),
-        store: store_of(r, s),
+        store,
     }
 }
 

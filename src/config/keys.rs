@@ -124,6 +124,7 @@ const CF: &[&str] = &["collector", "fcollector", "etlcollector", "mgocollector"]
 const TCF: &[&str] = &["tail", "collector", "fcollector", "etlcollector", "mgocollector"];
 const L: &[&str] = &["logAgent"];
 const E: &[&str] = &["etlcollector"];
+const FE: &[&str] = &["fcollector", "etlcollector"];
 const M: &[&str] = &["mgocollector"];
 const R: &[&str] = &["receiver"];
 const CFR: &[&str] = &["collector", "fcollector", "etlcollector", "mgocollector", "receiver"];
@@ -149,7 +150,8 @@ pub static KEYS: &[Key] = &[
     // What to read, where to listen, where to write.
     key(TS, "log_file", Kind::LogFile, "", "The log file of an hour: a path with strftime inside <>, or without for one file that is rotated away; a * stands for a part of a name. Required unless there is a [tail:NAME].").original(),
     key(CF, "listen", Kind::Listen, "", "Address to listen on; `:1302` means every IPv4 address, `[::]:1302` IPv6.").original().required(),
-    key(F, "save_dir", Kind::Text, "", "Directory of the hour files; a relative one is below the working directory.").original().required(),
+    key(FE, "save_dir", Kind::Text, "", "Directory of the hour files; a relative one is below the working directory.").original().required(),
+    key(M, "save_dir", Kind::Text, "", "Directory of the hour files. Empty: store below state_dir, or /var/lib/logd/mgocollector/store."),
     key(TC, "send_to", Kind::Addresses, "", "The collector to send to, host:port; others that take its place after commas.").original().required(),
     key(TC, "senders", Kind::Number(1, 1000), "2", "Connections to send on, one pack at a time each.").original(),
     key(CF, "allow", Kind::Networks, "", "Who may connect: addresses and networks separated by commas, or `any`. Empty: any, if the role has served before."),

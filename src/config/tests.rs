@@ -123,7 +123,11 @@ fn a_daemon_survives_keys_of_a_newer_version_but_no_slips() {
 #[test]
 fn a_key_of_another_section_is_named() {
     let text = "[collector]\nlisten = 1\nallow = any\nsend_to = a:1\nsave_dir = x\n";
-    assert!(errors(text)[0].ends_with("it is a key of [fcollector], [etlcollector]"), "{:?}", errors(text));
+    assert!(
+        errors(text)[0].ends_with("it is a key of [fcollector], [etlcollector], [mgocollector]"),
+        "{:?}",
+        errors(text)
+    );
 }
 
 #[test]
@@ -346,6 +350,7 @@ fn every_example_is_clean() {
         "collector.ini",
         "fcollector.ini",
         "etlcollector.ini",
+        "mgocollector.ini",
         "monitor.ini",
         "nginx-hourly.ini",
         "nginx-plain.ini",
@@ -362,7 +367,7 @@ fn every_example_is_clean() {
     let files = std::fs::read_dir(etc("")).unwrap().map(|f| f.unwrap().path());
     assert_eq!(
         files.filter(|f| f.extension().is_some_and(|e| e == "ini")).count(),
-        9,
+        10,
         "an example is not tested"
     );
 }
@@ -395,6 +400,8 @@ fn full_ini() -> String {
         ("hb_port", "4000"),
         ("mon_addr", "monitor.example.com:4040"),
         ("columns_file", "/etc/logd/columns.json"),
+        ("db", "logs"),
+        ("collection", "requests"),
     ];
     for section in [
         "tail",
@@ -402,6 +409,7 @@ fn full_ini() -> String {
         "collector",
         "fcollector",
         "etlcollector",
+        "mgocollector",
         "logAgent",
         "monitor",
         "receiver",
@@ -418,7 +426,7 @@ fn full_ini() -> String {
             continue;
         }
         let mut all: Vec<&keys::Key> = keys::of(section).collect();
-        if section == "etlcollector" {
+        if ["etlcollector", "mgocollector"].contains(&section) {
             text += "; Every key of [fcollector], too; here are those that must be set.\n";
             all.retain(|k| {
                 k.required || k.name == "allow" || !keys::of("fcollector").any(|f| f.name == k.name)

@@ -4,11 +4,12 @@ use super::YES;
 use super::out::Out;
 use crate::config::{Role, nearest};
 
-const ALL: [(Role, &str); 5] = [
+const ALL: [(Role, &str); 6] = [
     (Role::Tail, include_str!("../../etc/tail.ini")),
     (Role::Collector, include_str!("../../etc/collector.ini")),
     (Role::Fcollector, include_str!("../../etc/fcollector.ini")),
     (Role::Etlcollector, include_str!("../../etc/etlcollector.ini")),
+    (Role::Mgocollector, include_str!("../../etc/mgocollector.ini")),
     (Role::Monitor, include_str!("../../etc/monitor.ini")),
 ];
 
@@ -41,6 +42,9 @@ mod tests {
             if role == Role::Etlcollector {
                 // Its columns file is the user's.
                 assert!(text.contains("columns_file"), "{text}");
+                continue;
+            }
+            if role == Role::Mgocollector && !cfg!(feature = "mongodb") {
                 continue;
             }
             let temp = Temp::new();

@@ -126,7 +126,13 @@ fn run_at(path: &Path, mut s: Status) -> (u8, BTreeMap<String, u64>) {
     if path.is_dir() {
         s.store(
             &path.display().to_string(),
-            &Place { save_dir: path, state: None, hosts: Vec::new(), keys: Keys::default() },
+            &Place {
+                role: Role::Fcollector,
+                save_dir: path,
+                state: None,
+                hosts: Vec::new(),
+                keys: Keys::default(),
+            },
         );
     } else {
         s.config(path);
@@ -169,7 +175,7 @@ pub fn row_of(path: &Path, key: &HourKey) -> Result<(PathBuf, Option<Row>), Stri
     let (role, c) = config.any_store(false).map_err(|e| e.to_string())?;
     let hosts = c.hosts_file.as_deref().map_or(Ok(Vec::new()), integrity::read_hosts)?;
     let state = Some((state::resolve(&role, c.state_dir.as_deref()), c.spool.clone()));
-    let place = Place { save_dir: &c.save_dir, state, hosts, keys: Keys::default() };
+    let place = Place { role, save_dir: &c.save_dir, state, hosts, keys: Keys::default() };
     let filter = Filter { host: Some(key.name.clone()), since: Some(key.hour) };
     let zone = Zone::local()?;
     let report = Report::read(&Disk::real(), &place, &filter, Some(&zone), Clock::real().now_ms())?;
@@ -250,7 +256,10 @@ impl Status<'_, '_> {
                             match Keys::read(&self.disk, &c.receiver, &dir, self.now_ms) {
                                 Ok(keys) => {
                                     let state = Some((dir.clone(), c.spool.clone()));
-                                    self.store(&title, &Place { save_dir: &c.save_dir, state, hosts, keys });
+                                    self.store(
+                                        &title,
+                                        &Place { role: *role, save_dir: &c.save_dir, state, hosts, keys },
+                                    );
                                     if *role == Role::Mgocollector && self.view != View::Missing {
                                         self.documents(&c.save_dir, &dir);
                                     }
@@ -297,7 +306,7 @@ impl Status<'_, '_> {
         self.stores = self.stores.saturating_add(1);
         if let Some((dir, conf)) = place.state.as_ref().filter(|(dir, _)| self.untouched(place.save_dir, dir))
         {
-            return self.not_begun(title, dir, conf, &place.keys);
+            return self.not_begun(title, place.role, (dir, conf), &place.keys);
         }
         let report = match Report::read(&self.disk, place, self.filter, self.zone.as_ref(), self.now_ms) {
             Ok(report) => report,
@@ -331,24 +340,25 @@ impl Status<'_, '_> {
         none(&state_dir.join("role.json")) && PARTS.iter().all(|part| none(&save_dir.join(part)))
     }
 
-    fn not_begun(&mut self, title: &str, dir: &Path, conf: &SpoolConfig, keys: &Keys) {
-        const WHAT: &str =
-            "it has not started yet; `logd fcollector CONFIG` starts it and makes its directories";
+    fn not_begun(&mut self, title: &str, role: Role, (dir, conf): (&Path, &SpoolConfig), keys: &Keys) {
+        let role_word = role.command();
+        let what =
+            format!("it has not started yet; `logd {role_word} CONFIG` starts it and makes its directories");
         if self.view == View::Missing {
-            return self.fail(format_args!("{title}: {WHAT}"));
+            return self.fail(format_args!("{title}: {what}"));
         }
-        match Queue::read(&self.disk, dir, Role::Fcollector, conf) {
+        match Queue::read(&self.disk, dir, role, conf) {
             Ok(q) => {
-                let text = format!("  {WHAT}\n{}", keys.text());
+                let text = format!("  {what}\n{}", keys.text());
                 let wrong = [keys.wrong(), q.wrong(0, self.now_ms)].concat();
                 self.show(("store", title), Some(dir), &text, &wrong, || {
                     json!({
-                        "role": "fcollector", "save_dir": title, "hours": [], "queue": q.json(), "paused": null,
+                        "role": role_word, "save_dir": title, "hours": [], "queue": q.json(), "paused": null,
                         "keys": keys.json(),
                     })
                 });
             }
-            Err(e) => self.fail(format_args!("fcollector: {e}; run it as the user of the role")),
+            Err(e) => self.fail(format_args!("{role_word}: {e}; run it as the user of the role")),
         }
     }
 

@@ -27,6 +27,8 @@ const UNSIGNED_SHOWN: usize = 20;
 pub struct Place<'a> {
     /// The store.
     pub save_dir: &'a Path,
+    /// Which of the roles that store; without a config nobody knows.
+    pub role: Role,
     /// State directory and spool, if a config told.
     pub state: Option<(PathBuf, SpoolConfig)>,
     /// Expected names.
@@ -85,9 +87,7 @@ impl<'a> Report<'a> {
         let state = place.state.as_ref();
         let prints = state.and_then(|(dir, _)| footprint::load_json(disk, dir)).unwrap_or_default();
         let queue = match state {
-            Some((dir, conf)) => {
-                Some(Queue::read(disk, dir, Role::Fcollector, conf).map_err(|e| e.to_string())?)
-            }
+            Some((dir, conf)) => Some(Queue::read(disk, dir, place.role, conf).map_err(|e| e.to_string())?),
             None => None,
         };
         let short = match state {

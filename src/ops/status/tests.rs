@@ -487,7 +487,7 @@ fn roles_in_turn_and_faults_of_one_do_not_hide_the_others() {
     let config = temp.file("c.ini", &text);
     let (code, out, err) = status_at(&config, &Filter::default(), View::Summary, NOON);
     assert_eq!(code, ERROR);
-    assert!(err.contains("c.ini:2: log_file") && err.contains("mgocollector]"), "{err}");
+    assert!(err.contains("c.ini:2: log_file") && err.contains(": db: missing"), "{err}");
     assert!(out.contains("collector 0.0.0.0:1 to c:2") && out.contains("the role has not run yet"), "{out}");
     assert!(out.contains("5 hosts, 10 hours"), "{out}");
 }
