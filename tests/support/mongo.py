@@ -238,13 +238,13 @@ def mongos(listen, server):
 
 # ---- lines ----
 
-def with_ids(line, rng, number):
+def with_ids(line, rng, first, number):
     """A line of a real log with a transaction id in its query."""
     before, quote_mark, rest = line.partition(b'"')
     method, _, rest = rest.partition(b" ")
     url, space, rest = rest.partition(b" ")
-    # Some ids come again, near and far.
-    id = b"t%d" % (number if rng.random() < 0.6 else rng.randrange(number + 1))
+    # Some ids come again, near and far, but in no other sender's part: between senders there is no order.
+    id = b"t%d" % (number if rng.random() < 0.6 else rng.randrange(first, number + 1))
     url += (b"&" if b"?" in url else b"?") + b"transaction_id=%s&n=%d" % (id, number)
     return before + quote_mark + method + b" " + url + space + rest
 
@@ -253,7 +253,7 @@ NAMES = ["a", "b", "q", "a.b", "$set", "$", "a.$.b", "", "per%cent", "x y", "üb
 VALUES = ["", "1", "a b", "+", "&=?", "\"quoted\"", "\\", "über 日志 \U0001f600", "\0", "\t\n", "x" * 300, "%41", "null", "0.5"]
 
 
-def made_up(rng, number):
+def made_up(rng, first, number):
     """A line in the original's layout; most of them have an id, one of a hundred is no line of a request."""
     host = rng.choice(["www.example.com", "img.example.com", "m.example.com", "localhost", "a-b.c.d"])
     ip = f"{rng.randrange(1, 256)}.{rng.randrange(256)}.{rng.randrange(256)}.{rng.randrange(256)}"
@@ -264,7 +264,7 @@ def made_up(rng, number):
     if rng.random() < 0.1:
         pairs.append(rng.choice(["bad=%E4%zz%", "raw=%ff%fe", "&", "=", "c=a+b", "semi=a;b=c"]))
     if rng.random() < 0.9:
-        id = number if rng.random() < 0.6 else rng.randrange(number + 1)
+        id = number if rng.random() < 0.6 else rng.randrange(first, number + 1)
         pairs.append(f"transaction_id=t{id}")
     rng.shuffle(pairs)
     if rng.random() < 0.01:
@@ -282,12 +282,12 @@ def lines(kind, seed, count, source, out):
     first, _, n = count.partition("+")
     first, n = int(first), int(n or 0)
     if kind == "original":
-        made = [made_up(rng, i) for i in range(first, first + n)]
+        made = [made_up(rng, first, i) for i in range(first, first + n)]
     else:
         with open(source, "rb") as f:
             real = f.read().split(b"\n")[:-1]
         real = real[first:first + n] if n else real
-        made = real if kind == "plain" else [with_ids(l, rng, i) for i, l in enumerate(real, first)]
+        made = real if kind == "plain" else [with_ids(l, rng, first, i) for i, l in enumerate(real, first)]
     with open(out, "wb") as f:
         f.write(b"".join(l + b"\n" for l in made))
     print(json.dumps({"lines": len(made)}))
