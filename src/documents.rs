@@ -67,8 +67,9 @@ pub struct Progress {
     pub counts: Counts,
     /// Bytes of the rejected lines.
     pub reject_bytes: u64,
-    /// Beginnings of `_id`s of documents that must go before any more is written.
-    pub clear: Vec<String>,
+    /// From where to where `_id`s are those of other copies, which must go before any more is written. Never those of this copy:
+    /// a server may carry out much later what it was given up for.
+    pub clear: Vec<(String, String)>,
 }
 
 /// An hour is in the database.

@@ -23,7 +23,8 @@
 //! [`footprint`] is what the gate remembers of each hour.
 //!
 //! **For queries** (`logd etlcollector`, [`roles::tables`]) [`etl`] takes the lines of each certified hour apart and puts rows
-//! into the folders of tables, all or nothing.
+//! into the folders of tables, all or nothing. **For a database** (`logd mgocollector`, [`roles::documents`]) [`documents`] makes each
+//! line a document, as soon as the hour's proof has it.
 //!
 //! **Beside the way of the lines**, so that none of it can hold them up: every role tells the [`monitor`] that it lives
 //! ([`heartbeat`]) and what it complains of, counts what it does ([`metrics`]), knows whether it is well ([`health`]), and

@@ -25,9 +25,14 @@ struct Feature {
     twice: &'static [&'static str],
 }
 
-const FEATURES: [Feature; 3] = [
+const FEATURES: [Feature; 4] = [
     Feature { name: "etl", licences: &[], twice: &[] },
     Feature { name: "tls", licences: &["Apache-2.0", "BSD-3-Clause", "ISC"], twice: &[] },
+    Feature {
+        name: "mongodb",
+        licences: &["Apache-2.0", "BSD-3-Clause", "CC0-1.0", "CDLA-Permissive-2.0", "ISC"],
+        twice: &["getrandom", "rand", "rand_core", "syn"],
+    },
     Feature {
         name: "mysql",
         licences: &[],

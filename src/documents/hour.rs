@@ -156,11 +156,12 @@ impl Documents {
                 // A later copy has taken the place of the one that was written, or nobody knows what was written. A document that
                 // was updated may be that of other hours by now: it stays, and is updated again.
                 let mut clear = std::mem::take(&mut now.clear);
-                clear.push(if now.format == 1 {
-                    format!("{key}.{}.", now.generation)
+                if now.format == 1 {
+                    clear.push(ids_of(key, now.generation));
                 } else {
-                    format!("{key}.")
-                });
+                    let (from, to) = ids_of(key, first.generation);
+                    clear.extend([(format!("{key}."), from), (to, format!("{key}/"))]);
+                }
                 clear.retain(|_| !upsert);
                 now = Progress { format: 1, generation: first.generation, clear, ..Progress::default() };
                 run.now = now;
@@ -171,8 +172,8 @@ impl Documents {
         } else {
             run.now = Progress { format: 1, ..now };
         }
-        for prefix in std::mem::take(&mut run.now.clear) {
-            match server.remove(&run.database, &prefix) {
+        for (from, to) in std::mem::take(&mut run.now.clear) {
+            match server.remove(&run.database, (&from, &to)) {
                 Ok(()) | Err(Trouble::Refused(_)) => {}
                 Err(Trouble::Away(why)) => return Err(Stopped::Away(why)),
             }
@@ -377,23 +378,26 @@ impl Run<'_> {
         }
         let counts = now.counts.clone();
         let upsert = self.all.conf.upsert;
-        let prefix =
-            if upsert { format!("{}.", self.key) } else { format!("{}.{}.", self.key, now.generation) };
-        let found = server.count(&self.database, &prefix).map_err(|e| match e {
+        let (from, to) = ids(self.key, now.generation, upsert);
+        let found = server.count(&self.database, (&from, &to)).map_err(|e| match e {
             Trouble::Away(why) => Stopped::Away(why),
             Trouble::Refused(_) => Stopped::Away("the documents could not be counted".into()),
         })?;
-        if !upsert && found != counts.written {
+        if !upsert && found > counts.written {
+            self.turn.wrong = Some(format!(
+                "{found} documents with its _id are there, and {} were written; somebody else has made some: remove those, \
+                 and start the role again",
+                counts.written
+            ));
+            return Ok(());
+        }
+        if !upsert && found < counts.written {
             // The database has lost what it had acknowledged, or somebody was there.
-            self.now = Progress {
-                format: 1,
-                generation: self.now.generation,
-                clear: vec![prefix],
-                ..Progress::default()
-            };
+            let generation = self.now.generation;
+            self.now = Progress { format: 1, generation, ..Progress::default() };
             self.save()?;
             return Err(Stopped::Away(format!(
-                "{}: {found} documents are there, and {} were acknowledged; they are removed and written again",
+                "{}: {found} documents are there, and {} were acknowledged; they are written again",
                 self.key, counts.written
             )));
         }
@@ -419,6 +423,16 @@ impl Run<'_> {
             at,
         }
     }
+}
+
+/// Where the `_id`s of a copy begin and end: `/` follows the dot.
+fn ids_of(key: &HourKey, generation: u64) -> (String, String) {
+    (format!("{key}.{generation}."), format!("{key}.{generation}/"))
+}
+
+/// The same of what is counted. A document that was updated may have been made by any copy.
+pub fn ids(key: &HourKey, generation: u64, upsert: bool) -> (String, String) {
+    if upsert { (format!("{key}."), format!("{key}/")) } else { ids_of(key, generation) }
 }
 
 /// Reads a pack's lines; false if they are not those that the proof tells of.

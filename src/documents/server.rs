@@ -2,15 +2,21 @@
 //! answer. Every write says how many servers must have it and whether their journals must.
 
 use crate::config::MongoConfig;
+use mongodb::Client;
 use mongodb::bson::raw::{RawArrayBuf, RawDocumentBuf};
 use mongodb::bson::{Document, doc, rawdoc};
 use mongodb::error::ErrorKind;
 use mongodb::options::ClientOptions;
-use mongodb::sync::Client;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
 
-/// An address that does not answer is given up after this time.
-const ANSWER: Duration = Duration::from_secs(5);
+/// An address to which no connection can be made is given up after this time.
+const CONNECT: Duration = Duration::from_secs(5);
+/// One that has taken a command and says nothing is given up after this time: longer than it may wait for other servers.
+const ANSWER: Duration = Duration::from_secs(40);
+/// How often it is asked meanwhile whether the role stops.
+const LOOK: Duration = Duration::from_millis(200);
 /// How long other servers are waited for, in ms.
 const WTIMEOUT_MS: i32 = 30_000;
 /// Error code of a document whose `_id` is there.
@@ -41,11 +47,17 @@ pub struct Write {
     pub document: RawDocumentBuf,
 }
 
+/// Whether the role stops.
+pub type Stop = Box<dyn Fn() -> bool + Send>;
+
 /// See the module's header.
 pub struct Server {
     uris: Vec<String>,
     at: usize,
+    runtime: Option<Runtime>,
     client: Option<Client>,
+    /// Nobody waits for an answer any more.
+    stop: Stop,
     collection: String,
     db: String,
     concern: Document,
@@ -59,13 +71,15 @@ pub struct Server {
 
 impl Server {
     /// Connects to nobody yet.
-    pub fn new(conf: &MongoConfig) -> Self {
+    pub fn new(conf: &MongoConfig, stop: Stop) -> Self {
         let w =
             conf.write_concern.map_or_else(|| "majority".into(), |n| mongodb::bson::Bson::Int64(n.into()));
         Self {
             uris: conf.uris.clone(),
             at: 0,
+            runtime: None,
             client: None,
+            stop,
             collection: conf.collection.clone(),
             db: conf.db.clone(),
             concern: doc! { "w": w, "j": conf.journal, "wtimeout": WTIMEOUT_MS },
@@ -81,16 +95,42 @@ impl Server {
         format!("{}{day}", self.db)
     }
 
-    fn client(&mut self) -> Result<&Client, String> {
+    /// Sends it to the address in use; `Ok(None)` = nobody answered in time.
+    fn send(
+        &mut self,
+        database: &str,
+        command: &RawDocumentBuf,
+    ) -> Result<Option<mongodb::error::Result<Document>>, String> {
+        if self.runtime.is_none() {
+            let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+            self.runtime = Some(runtime.map_err(|e| format!("no thread for its connection: {e}"))?);
+        }
+        let Some(runtime) = &self.runtime else { return Ok(None) };
+        let (stop, deadline) = (&self.stop, Instant::now().checked_add(ANSWER));
+        let over = || stop() || deadline.is_some_and(|at| Instant::now() >= at);
         if self.client.is_none() {
             let uri = self.uris.get(self.at).map(String::as_str).unwrap_or_default();
-            let mut options = ClientOptions::parse(uri).run().map_err(|e| e.to_string())?;
-            options.app_name = Some("logd".into());
-            options.server_selection_timeout = Some(ANSWER);
-            options.connect_timeout = Some(ANSWER);
-            self.client = Some(Client::with_options(options).map_err(|e| e.to_string())?);
+            let client = runtime.block_on(async {
+                let mut options = ClientOptions::parse(uri).await?;
+                options.app_name = Some("logd".into());
+                options.server_selection_timeout = Some(CONNECT);
+                options.connect_timeout = Some(CONNECT);
+                Client::with_options(options)
+            });
+            self.client = Some(client.map_err(|e| e.to_string())?);
         }
-        self.client.as_ref().ok_or_else(|| "no client".into())
+        let Some(client) = &self.client else { return Ok(None) };
+        Ok(runtime.block_on(async {
+            let database = client.database(database);
+            let mut answer = Box::pin(database.run_raw_command(command.clone()).into_future());
+            loop {
+                match timeout(LOOK, &mut answer).await {
+                    Ok(answer) => return Some(answer),
+                    Err(_) if over() => return None,
+                    Err(_) => {}
+                }
+            }
+        }))
     }
 
     /// Asks the address that answered last, then each of the others.
@@ -101,34 +141,27 @@ impl Server {
     ) -> Result<Document, (Option<i32>, String)> {
         let mut why = String::new();
         for _ in 0..self.uris.len() {
-            let asked = match self.client() {
-                Ok(client) => client.database(database).run_raw_command(command.clone()).run(),
-                Err(e) => {
-                    why = e;
-                    self.next();
-                    continue;
-                }
-            };
-            match asked {
-                Ok(reply) => return Ok(reply),
-                Err(e) => match *e.kind {
+            match self.send(database, command) {
+                Ok(Some(Ok(reply))) => return Ok(reply),
+                Ok(Some(Err(e))) => match *e.kind {
                     // It has answered, and another one would say the same.
                     ErrorKind::Command(ref c) if !is_passing(c.code) => {
                         return Err((Some(c.code), format!("{} (code {})", c.message, c.code)));
                     }
-                    _ => {
-                        why = e.to_string();
-                        self.next();
-                    }
+                    _ => why = self.named(&plain(&e)),
                 },
+                Ok(None) if (self.stop)() => return Err((None, "the role stops".into())),
+                Ok(None) => why = self.named(&format!("no answer within {} s", ANSWER.as_secs())),
+                Err(e) => why = self.named(&e),
             }
+            self.client = None;
+            self.at = self.at.saturating_add(1).checked_rem(self.uris.len()).unwrap_or(0);
         }
         Err((None, why))
     }
 
-    fn next(&mut self) {
-        self.client = None;
-        self.at = self.at.saturating_add(1).checked_rem(self.uris.len()).unwrap_or(0);
+    fn named(&self, why: &str) -> String {
+        format!("{}: {why}", self.uris.get(self.at).map_or("", |uri| hosts(uri)))
     }
 
     fn concern(&self) -> RawDocumentBuf {
@@ -249,9 +282,9 @@ impl Server {
         format!("{why} (code {code})")
     }
 
-    /// How many documents have an `_id` that begins so.
-    pub fn count(&mut self, database: &str, prefix: &str) -> Result<u64, Trouble> {
-        let command = rawdoc! { "count": self.collection.as_str(), "query": { "_id": range(prefix) } };
+    /// How many documents have an `_id` from here to there.
+    pub fn count(&mut self, database: &str, ids: (&str, &str)) -> Result<u64, Trouble> {
+        let command = rawdoc! { "count": self.collection.as_str(), "query": { "_id": range(ids) } };
         let reply = self.command(database, &command).map_err(|(_, why)| Trouble::Away(why))?;
         let n = reply.get("n").and_then(|n| {
             n.as_i64().or_else(|| n.as_i32().map(i64::from)).or_else(|| n.as_f64().map(|n| n as i64))
@@ -260,19 +293,46 @@ impl Server {
             .ok_or_else(|| Trouble::Away(format!("count: no number in {reply}")))
     }
 
-    /// Removes the documents whose `_id` begins so.
-    pub fn remove(&mut self, database: &str, prefix: &str) -> Result<(), Trouble> {
+    /// Removes these.
+    pub fn remove(&mut self, database: &str, ids: (&str, &str)) -> Result<(), Trouble> {
         let mut deletes = RawArrayBuf::new();
-        deletes.push(rawdoc! { "q": { "_id": range(prefix) }, "limit": 0 });
+        deletes.push(rawdoc! { "q": { "_id": range(ids) }, "limit": 0 });
         let command = rawdoc! { "delete": self.collection.as_str(), "writeConcern": self.concern(), "deletes": deletes };
         self.write(database, &command, 2)
     }
 }
 
-/// All strings that begin with `prefix`, which ends with a dot: up to the first that would not, because `/` follows the dot.
-fn range(prefix: &str) -> RawDocumentBuf {
-    let end = format!("{}/", prefix.strip_suffix('.').unwrap_or(prefix));
-    rawdoc! { "$gte": prefix, "$lt": end }
+fn range((from, to): (&str, &str)) -> RawDocumentBuf {
+    rawdoc! { "$gte": from, "$lt": to }
+}
+
+/// What went wrong, without the driver's own words around it, which are others each time.
+fn plain(e: &mongodb::error::Error) -> String {
+    let text = match &*e.kind {
+        ErrorKind::Io(e) => e.to_string(),
+        ErrorKind::ServerSelection { message, .. } => message.clone(),
+        ErrorKind::Command(c) => format!("{} (code {})", c.message, c.code),
+        other => other.to_string(),
+    };
+    let cause = text.split_once("I/O error: ").map_or(text.as_str(), |(_, cause)| cause);
+    let end = [", labels", ". Topology", " }"].iter().filter_map(|end| cause.find(end)).min();
+    cause.get(..end.unwrap_or(cause.len())).unwrap_or(cause).to_owned()
+}
+
+/// The servers of a connection string, without user, password and options.
+fn hosts(uri: &str) -> &str {
+    let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
+    let rest = rest.split(['/', '?']).next().unwrap_or(rest);
+    rest.rsplit_once('@').map_or(rest, |(_, hosts)| hosts)
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // What the driver still does in the background must not keep a role from ending.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// Errors of a server that another one may not have, or the same one not later.

@@ -85,6 +85,8 @@ impl Shape {
             return Made::Rejected(why.to_owned());
         }
         let transaction = record.params().find(|(name, _)| *name == self.id_key.as_bytes());
+        // An empty one would make one document of many lines.
+        let transaction = transaction.filter(|(_, value)| !value.is_empty());
         let transaction = transaction.map(|(_, value)| String::from_utf8_lossy(value).into_owned());
         if transaction.is_none() && self.only_with_id {
             return Made::Skipped;

@@ -199,6 +199,8 @@ enum Place {
 #[derive(Clone, Copy, Debug)]
 struct Pair {
     name: Span,
+    /// With the brackets of a list.
+    whole: Span,
     value: Span,
 }
 
@@ -383,9 +385,9 @@ impl Record {
         [self.ip_addr, self.client_addr]
     }
 
-    /// The query's parameters, decoded, in their order.
+    /// The query's parameters, decoded, in their order, with names as they stand there.
     pub fn params(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.params.iter().map(|p| (p.name.of(&self.buffer), p.value.of(&self.buffer)))
+        self.params.iter().map(|p| (p.whole.of(&self.buffer), p.value.of(&self.buffer)))
     }
 
     /// When it was.
@@ -525,11 +527,11 @@ impl Record {
             if self.params.len() >= PARAMS_MAX {
                 return None;
             }
-            let name = self.decoded(line, from_line, name);
+            let whole = self.decoded(line, from_line, name);
             // `a[]=1&a[]=2` is a list called a.
-            let name = trimmed(name, &self.buffer);
+            let name = trimmed(whole, &self.buffer);
             let value = self.decoded(line, from_line, value);
-            self.params.push(Pair { name, value });
+            self.params.push(Pair { name, whole, value });
         }
         Some(())
     }
@@ -540,13 +542,8 @@ impl Record {
             percent(what.of(line), &mut self.buffer);
         } else {
             // A part of the buffer, decoded to its end.
-            for i in what.start..what.end {
-                let byte = self.buffer.get(i).copied().unwrap_or_default();
-                self.buffer.push(byte);
-            }
-            let mut raw = self.buffer.split_off(start);
+            let raw = what.of(&self.buffer).to_vec();
             percent(&raw, &mut self.buffer);
-            raw.clear();
         }
         Span { start, end: self.buffer.len() }
     }
@@ -609,7 +606,7 @@ impl Record {
             if let Some(equals) = memchr::memchr(b'=', one).filter(|n| *n > 0) {
                 let name = Span { start: at, end: at.saturating_add(equals) };
                 let value = Span { start: name.end.saturating_add(1), end: at.saturating_add(len) };
-                self.cookies.push(Pair { name, value });
+                self.cookies.push(Pair { name, whole: name, value });
             }
             at = at.saturating_add(len).saturating_add(1);
         }

@@ -6,6 +6,7 @@ use super::{ERROR, NO, YES};
 use crate::clock::Hour;
 use crate::config::Config;
 use crate::disk::Disk;
+use crate::documents::hour::ids;
 use crate::documents::server::{Server, Trouble};
 use crate::documents::{DONE, marker};
 use crate::log::count;
@@ -30,7 +31,7 @@ fn compare(config: &Path, hour: Hour, out: &mut Out) -> Result<u8, String> {
     let list =
         disk.list(&done).map_err(|e| format!("{e}; no hour of {} was written yet", save_dir.display()))?;
     let wanted = |key: &HourKey| key.hour == hour || hour.is_daily() && key.hour.day_of() == hour;
-    let (mut server, mut right, mut wrong) = (Server::new(&conf), 0_usize, 0_usize);
+    let (mut server, mut right, mut wrong) = (Server::new(&conf, Box::new(|| false)), 0_usize, 0_usize);
     for key in list.iter().filter_map(|e| HourKey::parse(&e.name)).filter(wanted) {
         let Some(m) = marker(&disk, save_dir, &key).map_err(|e| e.to_string())? else {
             wrong = wrong.saturating_add(1);
@@ -40,8 +41,8 @@ fn compare(config: &Path, hour: Hour, out: &mut Out) -> Result<u8, String> {
             ));
             continue;
         };
-        let prefix = if conf.upsert { format!("{key}.") } else { format!("{key}.{}.", m.generation) };
-        let found = server.count(&m.database, &prefix).map_err(|e| match e {
+        let (from, to) = ids(&key, m.generation, conf.upsert);
+        let found = server.count(&m.database, (&from, &to)).map_err(|e| match e {
             Trouble::Away(why) => format!("database: {why}"),
             Trouble::Refused(_) => "database: it does not count".into(),
         })?;

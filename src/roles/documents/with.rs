@@ -108,7 +108,9 @@ impl All {
 
     fn work(&self) {
         let (s, mut retry) = (&self.shared, RETRY.0);
-        let (mut server, mut work) = (Server::new(self.documents.conf()), Work::default());
+        let stop = s.stop.clone();
+        let mut server = Server::new(self.documents.conf(), Box::new(move || stop.requested()));
+        let mut work = Work::default();
         while !s.stop.requested() {
             let mut q = lock(&self.queue);
             metrics::WAITING_DOCUMENTS.set(q.waiting.len() as u64);
@@ -138,13 +140,15 @@ impl All {
                     self.answers(&turn);
                     self.tell(&key, next, turn);
                 }
+                Err(Stopped::Disk(e)) => super::super::disk_trouble(&s.disk, &s.log, &s.stop, &e),
                 Err(Stopped::Stop) => {}
+                // Nobody was waited for.
+                Err(Stopped::Away(_)) if s.stop.requested() => {}
                 Err(Stopped::Away(why)) => {
                     self.away(&why);
                     s.stop.wait(retry);
                     retry = retry.saturating_mul(2).min(RETRY.1);
                 }
-                Err(Stopped::Disk(e)) => super::super::disk_trouble(&s.disk, &s.log, &s.stop, &e),
             }
         }
     }
