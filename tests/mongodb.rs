@@ -440,9 +440,9 @@ fn a_database_that_is_away_at_the_start_or_in_the_middle_costs_nothing() {
             server.kill();
         }
     }
-    // Once for each fault, not for each attempt.
+    // Not for each attempt: the same text is repeated only after a while.
     let away = node.log_of_all_starts().lines().filter(|l| l.contains("nothing is lost")).count();
-    assert!((3..=8).contains(&away), "{away} messages:\n{}", node.log_of_all_starts());
+    assert!((1..=8).contains(&away), "{away} messages:\n{}", node.log_of_all_starts());
     assert_eq!(node.terminate(), 0);
 }
 

@@ -207,29 +207,31 @@ def mongos(listen, server):
                 a.sendall(changed(*whole(b)))
         except OSError:
             pass
-        for s in (a, b):
+        over(a, b)
+
+    def over(*both):
+        for s in both:
             try:
                 s.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
 
     def serve(a):
-        try:
-            b = socket.create_connection(server)
-        except OSError:
-            a.close()
-            return
-        threading.Thread(target=answers, args=(a, b), daemon=True).start()
-        try:
-            while data := a.recv(1 << 16):
-                b.sendall(data)
-        except OSError:
-            pass
-        for s in (a, b):
+        with a:
             try:
-                s.shutdown(socket.SHUT_RDWR)
+                b = socket.create_connection(server)
             except OSError:
-                pass
+                return
+            with b:
+                back = threading.Thread(target=answers, args=(a, b), daemon=True)
+                back.start()
+                try:
+                    while data := a.recv(1 << 16):
+                        b.sendall(data)
+                except OSError:
+                    pass
+                over(a, b)
+                back.join()
 
     listener = socket.create_server(listen)
     while True:
