@@ -183,13 +183,16 @@ fn try_read(file: &File, offset: u64, max: u32, buf: &mut Vec<u8>) -> disk::Resu
 }
 
 /// A small state file: pretty JSON with a `check`, the CRC-32 of its other members, so that a changed byte is
-/// noticed and never believed.
+/// noticed and never believed. Members are sorted by name: a crate of another feature makes `serde_json` keep them in the order
+/// in which they came, and programs with and without it read each other's files.
 pub fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
     let mut value = serde_json::to_value(value).unwrap_or_default();
+    value.sort_all_objects();
     let check = format!("{:08x}", crc32fast::hash(value.to_string().as_bytes()));
     if let Some(map) = value.as_object_mut() {
         map.insert("check".into(), check.into());
     }
+    value.sort_all_objects();
     let mut out = serde_json::to_vec_pretty(&value).unwrap_or_default();
     out.push(b'\n');
     out
@@ -198,7 +201,9 @@ pub fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
 /// Reads what [`to_json`] wrote; the error says what is wrong with it.
 pub fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let mut value: Value = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    // Where members keep their order, the last one takes the place of the one that is removed.
     let told = value.as_object_mut().and_then(|m| m.remove("check"));
+    value.sort_all_objects();
     let check = format!("{:08x}", crc32fast::hash(value.to_string().as_bytes()));
     if told != Some(Value::String(check)) {
         return Err("its check does not hold: it was changed or damaged".into());
@@ -210,6 +215,7 @@ pub fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
 mod tests {
     use super::*;
     use crate::disk::Disk;
+    use std::collections::BTreeMap;
     use std::path::Path;
 
     fn file_with(records: &[&[u8]]) -> (crate::disk::SimDisk, Disk, File, Vec<u64>) {
@@ -256,6 +262,24 @@ mod tests {
         assert!(
             matches!(read(&file, 0, 1 << 20, &mut buf).unwrap(), Found::Damage { next } if next == at[1])
         );
+    }
+
+    #[test]
+    fn a_state_file_is_the_same_whatever_order_its_members_came_in() {
+        #[derive(Serialize, serde::Deserialize, PartialEq, Debug)]
+        struct File {
+            zone: String,
+            at: BTreeMap<String, u32>,
+            name: String,
+        }
+        let file =
+            File { zone: "UTC".into(), at: [("b".into(), 1), ("a".into(), 2)].into(), name: "x".into() };
+        let text = "{\n  \"at\": {\n    \"a\": 2,\n    \"b\": 1\n  },\n  \"check\": \"7b890a26\",\n  \"name\": \"x\",\n  \
+                    \"zone\": \"UTC\"\n}\n";
+        assert_eq!(String::from_utf8(to_json(&file)).unwrap(), text);
+        assert_eq!(from_json::<File>(text.as_bytes()).unwrap(), file);
+        let turned = r#"{"zone":"UTC","name":"x","check":"7b890a26","at":{"b":1,"a":2}}"#;
+        assert_eq!(from_json::<File>(turned.as_bytes()).unwrap(), file);
     }
 
     #[test]

@@ -60,6 +60,10 @@ impl Savers {
     /// Starts them, with what a stop or a crash has left.
     pub fn start(documents: Documents, s: &Arc<Shared>, state_dir: &Path) -> Self {
         let savers = documents.conf().savers;
+        // What an earlier process met.
+        if let Err(e) = note_trouble(&s.disk, state_dir, None) {
+            super::super::disk_error(&s.disk, &s.log, &e);
+        }
         let all = Arc::new(All {
             documents,
             queue: Mutex::default(),
