@@ -29,6 +29,8 @@ mod guest;
 mod lines;
 mod load;
 mod measure;
+#[cfg(feature = "mongodb")]
+mod mongo;
 mod nodes;
 mod peers;
 mod siege;
@@ -46,6 +48,8 @@ const SUITES: &[Suite] = &[
     ("relay", e2e::relay),
     #[cfg(feature = "etl")]
     ("etl", etl::etl),
+    #[cfg(feature = "mongodb")]
+    ("mongo", mongo::mongo),
     ("fanin", fanin::fanin),
     ("growth", growth::growth),
     ("latency", guest::latency),

@@ -9,6 +9,7 @@
 pub mod keeper;
 pub mod lines;
 pub mod load;
+pub mod mongo;
 pub mod peer;
 pub mod proxy;
 pub mod siege;
@@ -207,7 +208,7 @@ impl Node {
         } else {
             all.push(("min_free", "1M"));
         }
-        if ["collector", "fcollector", "etlcollector"].contains(&role) {
+        if ["collector", "fcollector", "etlcollector", "mgocollector"].contains(&role) {
             all.extend([("listen", "127.0.0.1:0"), ("allow", "127.0.0.0/8")]);
         }
         for (key, value) in keys {

@@ -1,0 +1,128 @@
+//! What a document costs the collector, by what it costs a program that has nothing to do but to insert it.
+//!
+//! - *bare*: CPU seconds (user, system, all threads) of this process while one thread hands the documents, built before, to
+//!   `insert_many` of the official driver: unordered, `bulk_size` at a time, the same write concern.
+//! - *by bare driver's*: CPU seconds of the collector's process, from when it serves until the hour is said to be in the
+//!   database, by the bare loop's on the very same documents (read back from what the collector has written). So all of
+//!   the collector's work is in it: receiving, verifying and storing packs, the certificate, parsing.
+//! - *by raw*: the same by a loop that has the documents' bytes already (`RawDocumentBuf`), for whoever compares: such a
+//!   loop does not even encode them.
+//! - *documents*: by wall second, of the collector; the server's own work is most of it.
+//!
+//! One server, which is on the same disk and the same cores; both write to it three times in turn, each time into an empty
+//! database, and sums are compared. Lines are those of all suites in the original's layout, with a transaction id and four
+//! more parameters; `journal`, one server. A tenth of `LOGD_BENCH_MB`.
+
+use super::lines;
+use super::measure::*;
+use super::support::mongo::Server;
+use super::support::{Node, Temp, until};
+use logd::clock::{Clock, Zone};
+use mongodb::bson::{Document, RawDocumentBuf, doc};
+use mongodb::options::{Acknowledgment, CollectionOptions, WriteConcern};
+use mongodb::sync::{Client, Collection};
+use std::fmt::Write as _;
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// As the key's default.
+const BULK: usize = 1_000;
+const ROUNDS: usize = 3;
+const PATIENCE: Duration = Duration::from_mins(30);
+const COLLECTION: &str = "lines";
+
+/// An hour of lines in the original's layout; how many.
+fn write(path: &std::path::Path, bytes: u64) -> u64 {
+    let (mut text, mut n) = (String::new(), 0);
+    let (origin, count) = lines::each(|line| {
+        n += 1;
+        // `IP - - [time] "GET /path…`: without its own query, so that each line has as many parameters.
+        let (before, rest) = line.split_once(" HTTP/").unwrap_or((line, "1.1\" 200 1\n"));
+        let before = before.split('?').next().unwrap_or_default();
+        let query = format!("transaction_id=t{n:09}&uid=u{}&page=p%2F{}&action=click&from=a+b", n % 9_973, n % 77);
+        let _ = write!(text, "www.example.com {before}?{query} HTTP/{rest}");
+        (text.len() as u64) < bytes
+    });
+    println!("lines: {origin}, {count} lines of {} bytes", text.len() as u64 / count);
+    fs::write(path, text).unwrap();
+    count
+}
+
+/// CPU and wall seconds of the collector for the hour, and where the documents are.
+fn collect(temp: &Temp, server: &Server, round: usize, hour: &str, count: u64) -> (f64, f64, String) {
+    let scratch = scratch("mongo");
+    let (save, mongos) = (scratch.path("save").display().to_string(), server.addr().to_string());
+    let (db, bulk) = (format!("ours{round}x"), BULK.to_string());
+    let keys = [
+        ("save_dir", save.as_str()),
+        ("listen", "127.0.0.1:0"),
+        ("mongos", &mongos),
+        ("db", &db),
+        ("collection", COLLECTION),
+        ("bulk_size", &bulk),
+        ("write_concern", "1"),
+        ("checkpoint", "1s"),
+    ];
+    let mut node = Node::start(&scratch, "mongo", "mgocollector", &keys, &[]);
+    let to = node.addr().to_string();
+    let pattern = temp.path("access.log.<%Y%m%d%H>").display().to_string();
+    let keys = [("log_file", pattern.as_str()), ("send_to", &to), ("name", "web1"), ("timezone", "UTC")];
+    let more = [("start", hour), ("quiet", "0"), ("close_wait", "0")];
+    let (before, start) = (usage(&node), Instant::now());
+    let tail = Node::spawn(&scratch, "web", "tail", &[&keys[..], &more].concat(), &[]);
+    let marker = scratch.path(&format!("save/documents_done/web1_{hour}"));
+    let done = until(PATIENCE, "the hour in the database", || fs::read_to_string(&marker).ok());
+    let wall = start.elapsed().as_secs_f64();
+    let after = usage(&node);
+    drop(tail);
+    assert!(done.contains(&format!("\"inserted\":{count},")), "{done}");
+    let (user, sys) = (after.cpu.user - before.cpu.user, after.cpu.sys - before.cpu.sys);
+    println!("collector: user {user:.2} s, sys {sys:.2} s, wall {wall:.1} s, RSS {:.1} MB", after.rss_mb);
+    (user + sys, wall, format!("{db}{}", &hour[..8]))
+}
+
+/// CPU seconds of this process for inserting the documents.
+fn insert<T: serde::Serialize + Send + Sync>(into: &Collection<T>, documents: &[T]) -> f64 {
+    let begun = own_cpu();
+    for part in documents.chunks(BULK) {
+        into.insert_many(part).ordered(false).run().unwrap();
+    }
+    own_cpu() - begun
+}
+
+/// See the header.
+pub fn mongo(report: &mut Report) {
+    let temp = scratch("mongo-lines");
+    let hour = Zone::named("UTC").unwrap().hour_at(Clock::real().now_ms() - 2 * 3_600_000).to_string();
+    let count = write(&temp.path(&format!("access.log.{hour}")), megabytes() * 100_000);
+    let server = Server::new(&temp);
+    let client =
+        Client::with_uri_str(format!("mongodb://{}/?directConnection=true", server.addr())).unwrap();
+    let concern = WriteConcern::builder().w(Acknowledgment::Nodes(1)).journal(true).build();
+    let options = CollectionOptions::builder().write_concern(concern).build();
+    let bare = client.database("bare");
+    let (mut ours, mut wall, mut built, mut raw) = (0.0, 0.0, 0.0, 0.0);
+    for round in 0..ROUNDS {
+        let (cpu, seconds, db) = collect(&temp, &server, round, &hour, count);
+        ours += cpu;
+        wall += seconds;
+        let found = client.database(&db).collection::<Document>(COLLECTION).find(doc! {}).run().unwrap();
+        let documents: Vec<Document> = found.map(Result::unwrap).collect();
+        assert_eq!(documents.len() as u64, count);
+        let bytes: Vec<RawDocumentBuf> =
+            documents.iter().map(|d| RawDocumentBuf::try_from(d).unwrap()).collect();
+        client.database(&db).drop().run().unwrap();
+        // The connection is there, as the collector's is for all but its first documents.
+        let cpu = insert(&bare.collection_with_options("built", options.clone()), &documents);
+        let raw_cpu = insert(&bare.collection_with_options("raw", options.clone()), &bytes);
+        println!("bare: {cpu:.2} s; of bytes: {raw_cpu:.2} s");
+        built += cpu;
+        raw += raw_cpu;
+        bare.drop().run().unwrap();
+    }
+    let all = count as f64 * ROUNDS as f64;
+    println!("CPU by document: collector {:.2} us, bare {:.2} us, of bytes {:.2} us", ours / all * 1e6, built / all * 1e6, raw / all * 1e6);
+    report.row("mongo: collector's CPU by bare driver's", ours / built, "", Target::AtMost(1.3));
+    report.row("mongo: collector's CPU by raw driver's", ours / raw, "", Target::None);
+    report.row("mongo: documents", all / wall, "/s", Target::None);
+}
