@@ -588,6 +588,15 @@ fn a_list_that_cannot_be_read_is_set_aside() {
     );
     d.again();
     assert_eq!(d.nodes().len(), 2);
+    // Added by hand, and then given a name.
+    let added = |host: &str| {
+        format!("{{\"format\":1,\"nodes\":[{{\"ip\":\"10.0.0.9\",\"port\":4000,\"hostname\":\"{host}\"}}]}}")
+    };
+    for host in ["a", "b"] {
+        d.disk.replace(&file, added(host).as_bytes(), 0o640).unwrap();
+        d.m.read_again(T).unwrap();
+        assert_eq!(d.m.nodes.iter().map(|n| n.hostname.as_str()).collect::<Vec<_>>(), [host]);
+    }
     // Removed by hand.
     d.disk.replace(&file, b"{\"format\":1,\"nodes\":[]}", 0o640).unwrap();
     d.m.read_again(T).unwrap();
