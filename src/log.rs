@@ -306,10 +306,15 @@ impl Log {
     }
 }
 
-/// Replaces control characters, so that no peer writes our log lines.
+/// Does it end a line for some who read, or turn the direction in which the rest is shown?
+fn misleads(c: char) -> bool {
+    matches!(c, '\u{2028}' | '\u{2029}' | '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Replaces control characters, so that no peer writes our log lines, or makes them look like others.
 pub fn escape(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        if c.is_control() {
+        if c.is_control() || misleads(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);
@@ -334,6 +339,11 @@ mod tests {
         assert_eq!((written, cap.allows(159_999)), (CAP as usize, (false, None)));
         assert_eq!(cap.allows(160_000), (true, Some("and 181 more like these".into())));
         assert_eq!(cap.allows(220_000), (true, None));
+    }
+
+    #[test]
+    fn nothing_that_a_peer_says_ends_a_line_or_turns_it_around() {
+        assert_eq!(escape("a\n\u{202e}b\u{2028}\u{e4}"), "a\\n\\u{202e}b\\u{2028}\u{e4}");
     }
 
     #[test]

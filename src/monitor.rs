@@ -85,6 +85,9 @@ impl From<SocketAddr> for Peer {
     }
 }
 
+/// Some of the nodes.
+type Which<'a> = &'a dyn Fn(&Node) -> bool;
+
 /// See the module's header.
 pub struct Monitor {
     allow: Allow,
@@ -214,7 +217,7 @@ impl Monitor {
         let of_address = |n: &Node| n.ip == ip;
         let by_peer = |n: &Node| n.by == Some(peer);
         let all = |_: &Node| true;
-        let limits: [(&dyn Fn(&Node) -> bool, usize, String); 3] = [
+        let limits: [(Which, usize, String); 3] = [
             (&of_address, NODES_PER_ADDRESS, format!("of {ip}")),
             (&by_peer, NODES_PER_ADDRESS, format!("from {peer}")),
             (&all, overview::NODES_MAX, "in all".into()),

@@ -345,6 +345,15 @@ impl Nodes {
                 self.list.insert(*key, node);
             }
         }
+        // What a role says of itself counts; of others somebody may say more.
+        for (key, node) in &theirs {
+            let words = |n: &Node| (n.role.clone(), n.hostname.clone());
+            let changed = before.get(key).is_some_and(|b| words(b) != words(node));
+            if let Some(known) = self.list.get_mut(key).filter(|n| changed && n.by.is_none()) {
+                (known.role, known.hostname) = words(node);
+                self.said.push((2, format!("node {}: changed in nodes.json", known.label())));
+            }
+        }
         self.write()
     }
 }

@@ -588,6 +588,15 @@ fn a_list_that_cannot_be_read_is_set_aside() {
     );
     d.again();
     assert_eq!(d.nodes().len(), 2);
+    // Added by hand, and then given a name.
+    let added = |host: &str| {
+        format!("{{\"format\":1,\"nodes\":[{{\"ip\":\"10.0.0.9\",\"port\":4000,\"hostname\":\"{host}\"}}]}}")
+    };
+    for host in ["a", "b"] {
+        d.disk.replace(&file, added(host).as_bytes(), 0o640).unwrap();
+        d.m.read_again(T).unwrap();
+        assert_eq!(d.m.nodes.iter().map(|n| n.hostname.as_str()).collect::<Vec<_>>(), [host]);
+    }
     // Removed by hand.
     d.disk.replace(&file, b"{\"format\":1,\"nodes\":[]}", 0o640).unwrap();
     d.m.read_again(T).unwrap();
@@ -673,21 +682,21 @@ fn what_a_report_of_all_hours_does_not_name_any_more_goes() {
     };
     let [one, two, old] = ["2026112206", "2026112207", "2026112123"].map(|h| hour("web1", h, "verified"));
     tell(&mut d, &[old.clone(), one.clone()], &whole("1", "1", "2"), "10.0.0.7");
-    tell(&mut d, &[two.clone()], &whole("1", "2", "2"), "10.0.0.7");
+    tell(&mut d, std::slice::from_ref(&two), &whole("1", "2", "2"), "10.0.0.7");
     // Of another store on the same host, and of a store of before.
     tell(&mut d, &[hour("web2", "2026112207", "verified")], &[("store", "b")], "10.0.0.7");
     tell(&mut d, &[hour("web3", "2026112207", "verified")], &[], "10.0.0.7");
     let all = ["web1 2026112123", "web1 2026112206", "web1 2026112207", "web2 2026112207", "web3 2026112207"];
     assert_eq!(names(&d), all);
     // Changes take nothing away, nor does a report of which a part is lacking, or that another address tells.
-    tell(&mut d, &[one.clone()], &[("store", "a")], "10.0.0.7");
-    tell(&mut d, &[one.clone()], &whole("2", "1", "3"), "10.0.0.7");
+    tell(&mut d, std::slice::from_ref(&one), &[("store", "a")], "10.0.0.7");
+    tell(&mut d, std::slice::from_ref(&one), &whole("2", "1", "3"), "10.0.0.7");
     tell(&mut d, &[], &whole("2", "3", "3"), "10.0.0.7");
     tell(&mut d, &[], &whole("3", "1", "1"), "10.0.0.8");
     assert_eq!(names(&d), all);
     d.m.hours.save().unwrap();
     d.again();
-    tell(&mut d, &[one.clone()], &whole("4", "1", "1"), "10.0.0.7");
+    tell(&mut d, std::slice::from_ref(&one), &whole("4", "1", "1"), "10.0.0.7");
     assert_eq!(names(&d), ["web1 2026112123", "web1 2026112206", "web2 2026112207", "web3 2026112207"]);
     tell(&mut d, &[], &whole("5", "1", "1"), "10.0.0.7");
     assert_eq!(

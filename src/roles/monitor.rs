@@ -368,7 +368,12 @@ impl Receiver {
                 Err(why) => {
                     let ip = peer.ip;
                     self.peers.remove(id);
-                    self.s.say(1, &format!("connection from {ip}: {why}; closed; nothing of it is kept"));
+                    self.s.say(
+                        1,
+                        &format!(
+                            "connection from {ip}: {why}; closed; only what came whole before it is kept"
+                        ),
+                    );
                 }
             }
         }

@@ -166,15 +166,23 @@ fn a_role_starts_without_its_monitor_registers_when_it_comes_and_takes_its_leave
     let listener = TcpListener::bind(at).unwrap();
     let (tx, asked) = mpsc::channel();
     thread::spawn(move || {
-        for (n, stream) in listener.incoming().enumerate() {
+        let mut refused = false;
+        for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let m = answer(&mut stream);
-            let err = if n == 0 { "1" } else { "0" };
+            let hours = m.get("req").is_some_and(|req| req == "hours");
+            let err = match hours {
+                true => "-1",
+                false if std::mem::replace(&mut refused, true) => "0",
+                false => "1",
+            };
             let said: Message = [("err", err), ("msg", "x")].map(|(k, v)| (k.into(), v.into())).into();
             // Messages are on connections of their own.
             if m.contains_key("req") {
                 stream.write_all(&heartbeat::frame(&said)).unwrap();
-                tx.send(m).unwrap();
+                if !hours {
+                    tx.send(m).unwrap();
+                }
             }
         }
     });
@@ -660,6 +668,65 @@ fn an_original_monitor_is_not_bothered_with_hours() {
     store.says("it does not take the states of hours");
     assert_eq!(asked.load(Ordering::SeqCst), 1);
     assert_eq!(store.terminate(), 0);
+}
+
+/// The stories: one refusal, as of a full disk, and the store said nothing for an hour; and a store that was emptied was
+/// shown for three days as if it had everything.
+#[test]
+fn a_refusal_is_asked_again_soon_and_an_empty_store_is_told() {
+    let temp = Temp::new("refusal");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap().to_string();
+    let (tx, asked) = mpsc::channel();
+    thread::spawn(move || {
+        for (n, stream) in listener.incoming().enumerate() {
+            let mut stream = stream.unwrap();
+            let m = answer(&mut stream);
+            let said = if n == 0 {
+                [("err", "1"), ("msg", "try again")]
+            } else {
+                [("err", "0"), ("msg", "success")]
+            };
+            stream.write_all(&heartbeat::frame(&said.map(|(k, v)| (k.into(), v.into())).into())).unwrap();
+            tx.send(m).unwrap();
+        }
+    });
+    let save = temp.path("save").display().to_string();
+    let keys = [("save_dir", save.as_str()), ("[monitor] mon_addr", &at)];
+    let mut store = Node::start(&temp, "store", "fcollector", &keys, &[]);
+    let all: Vec<Message> = (0..2).map(|_| asked.recv_timeout(SOON).unwrap()).collect();
+    for m in &all {
+        let told = ["req", "hours", "part", "parts"].map(|k| m[k].as_str());
+        assert_eq!(told, ["hours", "[]", "1", "1"]);
+        assert_eq!((m["store"].len(), m["first"].len()), (16, 10));
+    }
+    assert_eq!(all[0]["store"], all[1]["store"]);
+    store.says("states of hours are told again");
+    assert_eq!(store.terminate(), 0);
+}
+
+/// The story: whom `allow` keeps out could use up the lines that the log has in a minute, and then nobody read of an outage.
+#[test]
+fn strangers_do_not_use_up_the_lines_of_an_outage() {
+    let temp = Temp::new("lines");
+    let keys = [("allow", "127.0.0.1"), ("[heart_beat] check_interval", "1s")];
+    let mut m = Node::start(&temp, "monitor", "monitor", &keys, &[]);
+    let to = m.addr();
+    for _ in 0..200 {
+        drop(support::connect_from(9, to));
+    }
+    for port in 1..=3 {
+        let me = heartbeat::Me {
+            role: "tail".into(),
+            hostname: "x".into(),
+            version: String::new(),
+            port,
+            ip: None,
+        };
+        assert_eq!(ask(to, &heartbeat::frame(&me.request("register", None)))["err"], "0");
+    }
+    m.says("127.0.0.1:3 (tail, x): no heart-beat");
+    assert_eq!(m.terminate(), 0);
 }
 
 #[test]
