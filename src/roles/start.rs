@@ -497,6 +497,8 @@ fn share(
         keys,
         memory,
         refusals: Mutex::default(),
+        alarms: Mutex::default(),
+        chatter: Mutex::default(),
         tls,
         health: Health::default(),
         senders: Mutex::default(),
