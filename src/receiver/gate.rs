@@ -364,9 +364,11 @@ fn compare(store: &Store, meta: &Meta, a: &Arrived) -> disk::Result<Verdict> {
 
 fn find(store: &Store, place: &Place, meta: &Meta) -> disk::Result<Option<Stored>> {
     let mut reader = Reader::open(store.disk(), &place.headers)?;
+    let in_order = reader.go_near(meta.id)?;
     while let Some((_, line)) = reader.next()? {
         match line {
             Line::Ours(s) if s.id == meta.id && s.generation == meta.generation => return Ok(Some(s)),
+            Line::Ours(s) if in_order && s.id > meta.id => return Ok(None),
             _ => {}
         }
     }
