@@ -564,7 +564,7 @@ fn the_tables_of_state_files_name_what_is_written() {
     assert_eq!(members(&written), named(FORMATS, "Ss follower.json"));
 
     let mut footprint = Footprint::default();
-    footprint.accept(&key(), 0, 2, Pending { bytes: 7, crc32: 1, seq: 1, weight: 20 }, 0);
+    footprint.accept(&key(), 0, 2, Pending { bytes: 7, crc32: 1, mark: 0, seq: 1, weight: 20 }, 0);
     footprint.save(&disk, dir, "now").unwrap();
     let written: Value =
         serde_json::from_slice(&disk.read(&dir.join("footprint.json"), 1 << 16).unwrap()).unwrap();

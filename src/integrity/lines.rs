@@ -286,6 +286,34 @@ impl Reader {
         self.at.saturating_add(self.start as u64)
     }
 
+    /// Goes to a line before that of pack `id`, or to it, with a few reads: lines are in the order of their numbers. Where they
+    /// are not it stays at the first one and says false.
+    pub fn go_near(&mut self, id: u64) -> disk::Result<bool> {
+        let Some(file) = &self.file else { return Ok(true) };
+        let (mut from, mut to) = (0, file.stat()?.len);
+        while to.saturating_sub(from) > BLOCK as u64 {
+            let middle = from.saturating_add(to.saturating_sub(from) / 2);
+            self.go_to(middle);
+            // Whatever is left of the line there.
+            self.next()?;
+            match self.next()? {
+                Some((at, Line::Ours(s))) if s.id <= id => from = at,
+                Some((_, Line::Ours(_))) => to = middle,
+                _ => {
+                    self.go_to(0);
+                    return Ok(false);
+                }
+            }
+        }
+        self.go_to(from);
+        Ok(true)
+    }
+
+    fn go_to(&mut self, at: u64) {
+        self.buf.clear();
+        (self.at, self.start, self.end_of_file) = (at, 0, false);
+    }
+
     /// The next line and the byte at which it begins. A last line without its newline is [`Line::Bad`].
     #[allow(clippy::should_implement_trait)] // it can fail, and its item is not worth a type
     pub fn next(&mut self) -> disk::Result<Option<(u64, Line)>> {
@@ -445,6 +473,39 @@ pub fn rebuild(key: &HourKey, id: u64, generation: u64, offset: u64, raw: &[u8])
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The story: a pack of a long hour that came again had the whole proof read while all others waited.
+    #[test]
+    fn a_line_is_found_by_its_number_without_reading_all() {
+        let (disk, _) = Disk::sim(1);
+        let (key, path) = (HourKey::parse("web1_2026112205").unwrap(), Path::new("/proof"));
+        let missing = 700;
+        let lines = (1..=4_000).filter(|id| *id != missing).map(|id| rebuild(&key, id, 0, id * 2, b"a\n"));
+        let proof: Vec<u8> = lines.flatten().collect();
+        assert!(proof.len() > 8 * BLOCK);
+        disk.replace(path, &proof, 0o640).unwrap();
+        for id in (1..=4_100).step_by(37).chain([missing, 3_999, 4_000]) {
+            let mut reader = Reader::open(&disk, path).unwrap();
+            assert!(reader.go_near(id).unwrap());
+            let mut looked = 0;
+            let found = loop {
+                looked += 1;
+                match reader.next().unwrap() {
+                    Some((_, Line::Ours(s))) if s.id < id => {}
+                    Some((_, Line::Ours(s))) => break s.id == id,
+                    None => break false,
+                    other => panic!("{other:?}"),
+                }
+            };
+            assert_eq!(found, id <= 4_000 && id != missing, "{id}");
+            assert!(looked < 1_000, "{looked} lines");
+        }
+        // What the original wrote is in no order.
+        disk.replace(path, &b"{}\n".repeat(BLOCK), 0o640).unwrap();
+        let mut reader = Reader::open(&disk, path).unwrap();
+        assert!(!reader.go_near(5).unwrap());
+        assert_eq!(reader.next().unwrap().unwrap().0, 0);
+    }
 
     const KEY: &str = "web1_2026112205";
 

@@ -25,6 +25,10 @@ use std::collections::{HashMap, VecDeque};
 /// Packs that a relay recognises when they come again.
 const RECENT: usize = 4096;
 
+/// Packs of a copy of an hour that are kept although they contradict stored ones; what nobody has signed must not take the room
+/// of what is signed.
+const CONFLICTS: usize = 8;
+const CONFLICTS_SIGNED: usize = 16;
 /// Default of `max_header`, which the next receiver may have.
 const HEADER_DEFAULT: usize = 64 << 10;
 const NAME_RESERVE: usize = 128;
@@ -272,6 +276,20 @@ impl Gate {
                 Ok(Some(Answer::Refuse(Refusal::Busy(format!("{key} is being certified; try again")))))
             }
             Verdict::Conflict => {
+                let of_copy = format!("{}.{}.", key.hour, meta.generation);
+                let kept =
+                    m.conflict.list(&key.name)?.iter().filter(|file| file.starts_with(&of_copy)).count();
+                let most = if a.authentic { CONFLICTS_SIGNED } else { CONFLICTS };
+                if kept >= most {
+                    // Those that are kept bar the certificate; what is right comes with a new copy.
+                    self.alarms.push(format!(
+                        "{}: other bytes under this number are stored already; {kept} packs that contradict others are kept \
+                         of this hour, the limit: acknowledged and dropped; send the hour again from its source to end \
+                         the conflict",
+                        meta.label()
+                    ));
+                    return Ok(Some(Answer::Now));
+                }
                 let frame = [a.header.encode(), a.body.clone()].concat();
                 let file =
                     format!("{}.{:08x}", Store::shelf_name(key, meta.generation, meta.id), a.checked.crc32);
@@ -346,9 +364,11 @@ fn compare(store: &Store, meta: &Meta, a: &Arrived) -> disk::Result<Verdict> {
 
 fn find(store: &Store, place: &Place, meta: &Meta) -> disk::Result<Option<Stored>> {
     let mut reader = Reader::open(store.disk(), &place.headers)?;
+    let in_order = reader.go_near(meta.id)?;
     while let Some((_, line)) = reader.next()? {
         match line {
             Line::Ours(s) if s.id == meta.id && s.generation == meta.generation => return Ok(Some(s)),
+            Line::Ours(s) if in_order && s.id > meta.id => return Ok(None),
             _ => {}
         }
     }

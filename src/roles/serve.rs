@@ -73,6 +73,9 @@ pub struct Shared {
     pub memory: Arc<Memory>,
     /// Refusals that were logged lately.
     pub refusals: Mutex<Cap>,
+    /// What was told lately of packs that contradict others, and of those that changed nothing.
+    pub alarms: Mutex<Cap>,
+    pub chatter: Mutex<Cap>,
     /// Is the role well?
     pub health: Health,
     /// Who has sent lately, by name.
@@ -92,6 +95,18 @@ impl Shared {
             return;
         }
         if error { self.log.error(text) } else { self.log.warn(text) }
+    }
+
+    /// Logs what senders can cause as often as they like, unless there was too much of it lately.
+    fn capped(&self, cap: &Mutex<Cap>, error: bool, text: &str) {
+        let say = |text: &str| if error { self.log.error(text) } else { self.log.info(text) };
+        let (allowed, unsaid) = lock(cap).allows(self.clock.mono_ms());
+        if let Some(unsaid) = unsaid {
+            say(&unsaid);
+        }
+        if allowed {
+            say(text);
+        }
     }
 
     /// Writes what is remembered of senders, if that is due.
@@ -630,7 +645,8 @@ impl Connection {
         if lock(&self.s.gate).spool.room().is_ok_and(|room| room == 0) {
             return Err(End::Refused(Refusal::Busy("the spool is full".into())));
         }
-        self.s.log.info(&format!("test pack of {name} from {}: accepted; nothing of it is stored", self.ip));
+        let text = format!("test pack of {name} from {}: accepted; nothing of it is stored", self.ip);
+        self.s.capped(&self.s.chatter, false, &text);
         self.stream.set_deadline(clock::deadline(Duration::from_secs(10)));
         let said = self.stream.write_all(b"ok").and_then(|()| self.stream.flush());
         said.map_err(|e| End::Broken(tls::explain(&e)))
@@ -659,11 +675,12 @@ impl Connection {
             (answer, std::mem::take(&mut gate.alarms), gate.known > before)
         };
         for a in alarms {
-            self.s.log.error(&a);
+            self.s.capped(&self.s.alarms, true, &a);
         }
         if known {
             metrics::KNOWN_PACKS.inc();
-            self.s.log.info(&format!("{label}: came again from {}; not stored twice", self.ip));
+            let text = format!("{label}: came again from {}; not stored twice", self.ip);
+            self.s.capped(&self.s.chatter, false, &text);
         }
         match answer {
             Err(e) => {

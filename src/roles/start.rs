@@ -492,6 +492,8 @@ fn share(
         keys,
         memory,
         refusals: Mutex::default(),
+        alarms: Mutex::default(),
+        chatter: Mutex::default(),
         tls,
         health: Health::default(),
         senders: Mutex::default(),

@@ -203,6 +203,28 @@ fn when_the_bytes_in_flight_are_used_up_others_wait_and_are_served() {
     assert!(store.process().status_kb("VmHWM") < 40_000);
 }
 
+/// The story: one number with other bytes each time made 13,280 files in eight seconds, and as many messages.
+#[test]
+fn of_packs_that_contradict_stored_ones_a_few_are_kept() {
+    let store = Store::new("contradict", &[]);
+    let mut peer = store.peer();
+    for n in 0..200 {
+        assert_eq!(peer.send(&Pack::ours("web1", HOUR, 0, 1, &lines("other", n, 1))), Answer::Ok);
+    }
+    let kept = std::fs::read_dir(store.save("aside/conflict/web1")).unwrap().count();
+    assert_eq!(kept, 8);
+    let told = store.log().matches("other bytes under this number").count();
+    assert!((9..150).contains(&told), "{told} messages");
+    // What comes again is told of as seldom.
+    for n in 1..=200 {
+        for _ in 0..2 {
+            assert_eq!(peer.send(&Pack::ours("web2", HOUR, 0, n, &lines("again", n, 1))), Answer::Ok);
+        }
+    }
+    let told = store.log().matches("came again from").count();
+    assert!((100..150).contains(&told), "{told} messages");
+}
+
 /// The story: one host with 24 connections on which nothing came any more kept all others waiting for minutes.
 #[test]
 fn a_host_that_stalls_has_its_share_of_the_bytes_in_flight_and_makes_room_again() {

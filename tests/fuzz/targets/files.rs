@@ -357,7 +357,7 @@ fn prints(s: &mut Script) {
             0..24 => {
                 let checked = Checked { bytes: 10, crc32 };
                 let done = stored.get(&(n, generation)).copied().unwrap_or(0);
-                let verdict = f.judge(k, generation, id, &checked);
+                let verdict = f.judge(k, generation, id, &checked, 0);
                 let want = match copy.get(&id) {
                     _ if generation < floor[&n] => Verdict::Old(floor[&n]),
                     Some(_) if id <= done => Verdict::Stored,
@@ -373,7 +373,7 @@ fn prints(s: &mut Script) {
                 if matches!(verdict, Verdict::New | Verdict::Early) {
                     seq += 1;
                     copy.insert(id, crc32);
-                    f.accept(k, generation, id, Pending { bytes: 10, crc32, seq, weight: 100 }, 0);
+                    f.accept(k, generation, id, Pending { bytes: 10, crc32, mark: 0, seq, weight: 100 }, 0);
                 }
             }
             24..28 => {
