@@ -39,7 +39,8 @@ fn write(path: &std::path::Path, bytes: u64) -> u64 {
         // `IP - - [time] "GET /path…`: without its own query, so that each line has as many parameters.
         let (before, rest) = line.split_once(" HTTP/").unwrap_or((line, "1.1\" 200 1\n"));
         let before = before.split('?').next().unwrap_or_default();
-        let query = format!("transaction_id=t{n:09}&uid=u{}&page=p%2F{}&action=click&from=a+b", n % 9_973, n % 77);
+        let query =
+            format!("transaction_id=t{n:09}&uid=u{}&page=p%2F{}&action=click&from=a+b", n % 9_973, n % 77);
         let _ = write!(text, "www.example.com {before}?{query} HTTP/{rest}");
         (text.len() as u64) < bytes
     });
@@ -96,8 +97,7 @@ pub fn mongo(report: &mut Report) {
     let hour = Zone::named("UTC").unwrap().hour_at(Clock::real().now_ms() - 2 * 3_600_000).to_string();
     let count = write(&temp.path(&format!("access.log.{hour}")), megabytes() * 100_000);
     let server = Server::new(&temp);
-    let client =
-        Client::with_uri_str(format!("mongodb://{}/?directConnection=true", server.addr())).unwrap();
+    let client = Client::with_uri_str(format!("mongodb://{}/?directConnection=true", server.addr())).unwrap();
     let concern = WriteConcern::builder().w(Acknowledgment::Nodes(1)).journal(true).build();
     let options = CollectionOptions::builder().write_concern(concern).build();
     let bare = client.database("bare");
@@ -121,7 +121,12 @@ pub fn mongo(report: &mut Report) {
         bare.drop().run().unwrap();
     }
     let all = count as f64 * ROUNDS as f64;
-    println!("CPU by document: collector {:.2} us, bare {:.2} us, of bytes {:.2} us", ours / all * 1e6, built / all * 1e6, raw / all * 1e6);
+    println!(
+        "CPU by document: collector {:.2} us, bare {:.2} us, of bytes {:.2} us",
+        ours / all * 1e6,
+        built / all * 1e6,
+        raw / all * 1e6
+    );
     report.row("mongo: collector's CPU by bare driver's", ours / built, "", Target::AtMost(1.3));
     report.row("mongo: collector's CPU by raw driver's", ours / raw, "", Target::None);
     report.row("mongo: documents", all / wall, "/s", Target::None);
