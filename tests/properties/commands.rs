@@ -47,6 +47,43 @@ fn a_role_is_stopped_and_that_is_waited_for() {
     }
 }
 
+/// A start right behind a stop finds all that it needs, although the old process may still be there.
+#[test]
+fn a_store_can_be_started_as_soon_as_it_was_stopped() {
+    let temp = Temp::new("stop-start");
+    let addr = fixed_addr();
+    let store = Node::prepare(
+        &temp,
+        "store",
+        "fcollector",
+        &[
+            ("listen", addr.to_string().as_str()),
+            ("save_dir", temp.path("save").to_str().unwrap()),
+            ("state_dir", temp.path("state").to_str().unwrap()),
+        ],
+        &[],
+    );
+    let start = || {
+        let mut command = std::process::Command::new(support::bin());
+        let log = fs::File::options().create(true).append(true).open(temp.path("log")).unwrap();
+        support::Reaped(command.arg("fcollector").arg(store.config()).stderr(log).spawn().unwrap())
+    };
+    let mut old = start();
+    for _ in 0..8 {
+        until(SOON, "it serves", || {
+            TcpStream::connect(addr).ok().filter(|_| old.0.try_wait().unwrap().is_none())
+        });
+        // It serves before it can be asked.
+        until(SOON, "it is stopped", || Some(ask("stop", &store)).filter(|r| r.code == 0));
+        let new = start();
+        assert!(old.0.wait().unwrap().success());
+        old = new;
+    }
+    until(SOON, "it serves", || TcpStream::connect(addr).ok());
+    let log = fs::read_to_string(temp.path("log")).unwrap();
+    assert!(!log.contains("another logd stores there"), "{log}");
+}
+
 #[test]
 fn a_receiver_takes_over_what_can_change_and_says_what_cannot() {
     let temp = Temp::new("reload");

@@ -79,7 +79,7 @@ pub(super) fn run_store(
     let now = w.clock.mono_ms();
     w.disk.create_dir_all(&conf.save_dir, conf.dir_mode).map_err(|e| say(format!("save_dir: {e}")))?;
     crate::state::refuse_links(&conf.save_dir).map_err(|e| say(format!("save_dir: {e}")))?;
-    let Some(_save_lock) =
+    let Some(save_lock) =
         w.disk.lock(&conf.save_dir.join(".lock")).map_err(|e| say(format!("save_dir: {e}")))?
     else {
         return Err(say(format!(
@@ -158,6 +158,8 @@ pub(super) fn run_store(
     }
     shared.close_senders();
     web.join();
+    // Before the state directory is given back, on which `logd stop` waits: whoever starts right behind it needs both.
+    drop(save_lock);
     Ok(0)
 }
 
