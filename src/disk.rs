@@ -436,7 +436,12 @@ impl Disk {
     pub fn shortage(&self, path: &Path, min_free: u64) -> Result<Option<String>> {
         let free = self.free_bytes(path)?;
         if free < min_free.max(NEXT_TO_NOTHING) {
-            return Ok(Some(format!("{free} bytes free below {}, min_free is {min_free}", path.display())));
+            // Without the number, which is another one each time: a message that repeats is written once.
+            let least = min_free.max(NEXT_TO_NOTHING);
+            return Ok(Some(format!(
+                "fewer than {least} bytes free below {}, min_free is {min_free}",
+                path.display()
+            )));
         }
         let full = on!(self, d => d.free_inodes(path))? == 0;
         Ok(full.then(|| format!("no inode free below {}: remove files, however small", path.display())))

@@ -475,8 +475,7 @@ impl Spool {
             let free = self.disk.free_bytes(&self.dir).map_err(AppendError::Disk)?;
             if free < self.conf.min_free.saturating_add(len) {
                 return Err(AppendError::Full(format!(
-                    "paused: disk: {} bytes free below {}, min_free is {}",
-                    free,
+                    "paused: disk: too few bytes free below {}, min_free is {}",
                     self.dir.display(),
                     self.conf.min_free
                 )));
