@@ -14,7 +14,9 @@ use std::thread;
 use std::time::Duration;
 use support::mongo::{Mongos, Server, make};
 use support::peer::{Hour, Peer};
-use support::{LATER, Node, Ran, Rng, SOON, Temp, fixed_addr, logd, past_hours, seed, shared, soak, tail, until};
+use support::{
+    LATER, Node, Ran, Rng, SOON, Temp, fixed_addr, logd, past_hours, seed, shared, soak, tail, until,
+};
 
 /// Below `save_dir`: what is said of an hour when all of it is in the database, and lines that can be no document.
 const DONE: &str = "documents_done";
@@ -74,7 +76,8 @@ fn line(host: &str, query: &str) -> String {
 
 /// Lines with running numbers, each with an id of its own.
 fn numbered(numbers: std::ops::Range<u64>) -> String {
-    numbers.fold(String::new(), |all, n| all + &line("www.example.com", &format!("transaction_id=t{n}&n={n}")))
+    numbers
+        .fold(String::new(), |all, n| all + &line("www.example.com", &format!("transaction_id=t{n}&n={n}")))
 }
 
 /// An hour of hand-made packs, `per_pack` lines in each.
@@ -174,7 +177,8 @@ fn killed(upsert: bool) {
         let path = temp.file(&format!("logs/{host}/access.log.{past}"), "");
         let source = real.clone().unwrap_or_default();
         let (source, out) = (source.to_str().unwrap(), path.to_str().unwrap());
-        let lines = make("lines", &[kind, &(seed + first).to_string(), &format!("{first}+{part}"), source, out]);
+        let lines =
+            make("lines", &[kind, &(seed + first).to_string(), &format!("{first}+{part}"), source, out]);
         let layout = if kind == "original" { "original" } else { "combined" };
         let db = format!("{}{}", ROLES[role], &past[..8]);
         let file =
@@ -196,8 +200,7 @@ fn killed(upsert: bool) {
         }
         thread::sleep(Duration::from_millis(rng.below(500)));
         // Some of its packs are in the database, and not all.
-        let begun =
-            |l: &Load| temp.path(&format!("{}.state/documents/{}", ROLES[l.role], key(l))).exists();
+        let begun = |l: &Load| temp.path(&format!("{}.state/documents/{}", ROLES[l.role], key(l))).exists();
         loading += usize::from(loads.iter().any(|l| begun(l) && !is_done(l)));
         let pause = Duration::from_millis(rng.below(300));
         if rng.below(left[0] + left[1]) < left[0] {
@@ -321,8 +324,8 @@ fn names_and_values_that_a_database_cannot_hold_are_escaped_and_keys_of_the_role
     log["transaction_id_key"] = "tid".into();
     same(&server, false, &[log], &[]);
     // And as it stands in the manual, not only as the parser has it.
-    let first =
-        server.ask("find", &json!({"db": format!("docs{DAY}"), "collection": COLLECTION, "filter": {"tid": "1"}}));
+    let first = server
+        .ask("find", &json!({"db": format!("docs{DAY}"), "collection": COLLECTION, "filter": {"tid": "1"}}));
     let mut first = first[0].clone();
     first.as_object_mut().unwrap().remove("_id");
     let want = json!({"tid": "1", "a%2Eb": "1", "%24set": "2", "a%00b": "4", "%5Fid": "5", "%25": "6", "a[]": "9",
@@ -397,7 +400,10 @@ fn refused_documents_are_set_aside_with_the_reason_and_hold_up_nothing() {
             let done = wait_for(&temp, &format!("web2_{HOUR}"), |_| true);
             assert_eq!(counts(&done), [11, 10, 0, 0, 1], "{done}");
             let rejected = fs::read_to_string(temp.path(&format!("docs.save/{REJECT}/web2_{HOUR}"))).unwrap();
-            assert!(rejected.contains("transaction_id=t1005") && rejected.contains("duplicate"), "{rejected}");
+            assert!(
+                rejected.contains("transaction_id=t1005") && rejected.contains("duplicate"),
+                "{rejected}"
+            );
         }
         assert_eq!(verify(&node).code, 0, "{:?}", verify(&node));
         assert_eq!(node.terminate(), 0);
@@ -539,7 +545,10 @@ fn an_hours_counts_are_the_databases_and_verify_asks_it_again() {
         let (one, two) = if upsert { (130, 20) } else { (150, 0) };
         let done = wait_for(&temp, &key, |_| true);
         assert_eq!(counts(&done), [152, one, two, 1, 1], "{done}");
-        assert_eq!((done["database"].as_str(), done["collection"].as_str()), (Some("docs20261122"), Some("lines")));
+        assert_eq!(
+            (done["database"].as_str(), done["collection"].as_str()),
+            (Some("docs20261122"), Some("lines"))
+        );
         same(&server, upsert, &[log(&temp, "web1", &text)], &[]);
         let good = verify(&node);
         assert!(good.code == 0 && good.out.contains("1 hour as written, 0 wrong"), "{good:?}");
@@ -559,13 +568,21 @@ fn an_hours_counts_are_the_databases_and_verify_asks_it_again() {
         for _ in 0..2 {
             let bad = verify(&node);
             assert!(bad.code == 1 && bad.out.contains(&key), "{bad:?}");
-            assert!(bad.out.contains(&(one + 5).to_string()) && bad.out.contains(&(one + 4).to_string()), "{bad:?}");
+            assert!(
+                bad.out.contains(&(one + 5).to_string()) && bad.out.contains(&(one + 4).to_string()),
+                "{bad:?}"
+            );
             if node.runs() {
                 assert_eq!(node.terminate(), 0);
             }
         }
         // An hour that is not there, and a database that is not.
-        let none = logd(&["verify".as_ref(), "--mongodb".as_ref(), node.config().as_os_str(), "2026112206".as_ref()]);
+        let none = logd(&[
+            "verify".as_ref(),
+            "--mongodb".as_ref(),
+            node.config().as_os_str(),
+            "2026112206".as_ref(),
+        ]);
         assert_ne!(none.code, 0, "{none:?}");
         server.stop();
         let away = verify(&node);
@@ -652,7 +669,9 @@ fn each_day_has_a_database_of_its_own() {
         send(&mut node, &hour);
         wait_for(&temp, &format!("{name}_{when}"), |_| true);
         let path: PathBuf = temp.file(&format!("texts/{name}-{when}"), &text);
-        files.push(json!({"path": path, "name": name, "layout": "original", "db": format!("docs{}", &when[..8])}));
+        files.push(
+            json!({"path": path, "name": name, "layout": "original", "db": format!("docs{}", &when[..8])}),
+        );
     }
     same(&server, false, &files, &[]);
     assert_eq!(server.ask("databases", &Value::Null), json!(["docs20261122", "docs20261123"]));

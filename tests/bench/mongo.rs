@@ -20,10 +20,11 @@ use super::support::{Node, Temp, until};
 use logd::clock::{Clock, Zone};
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mongodb::options::{Acknowledgment, CollectionOptions, WriteConcern};
-use mongodb::sync::{Client, Collection};
+use mongodb::{Client, Collection, Database};
 use std::fmt::Write as _;
 use std::fs;
 use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
 
 /// As the key's default.
 const BULK: usize = 1_000;
@@ -39,7 +40,8 @@ fn write(path: &std::path::Path, bytes: u64) -> u64 {
         // `IP - - [time] "GET /path…`: without its own query, so that each line has as many parameters.
         let (before, rest) = line.split_once(" HTTP/").unwrap_or((line, "1.1\" 200 1\n"));
         let before = before.split('?').next().unwrap_or_default();
-        let query = format!("transaction_id=t{n:09}&uid=u{}&page=p%2F{}&action=click&from=a+b", n % 9_973, n % 77);
+        let query =
+            format!("transaction_id=t{n:09}&uid=u{}&page=p%2F{}&action=click&from=a+b", n % 9_973, n % 77);
         let _ = write!(text, "www.example.com {before}?{query} HTTP/{rest}");
         (text.len() as u64) < bytes
     });
@@ -82,12 +84,21 @@ fn collect(temp: &Temp, server: &Server, round: usize, hour: &str, count: u64) -
 }
 
 /// CPU seconds of this process for inserting the documents.
-fn insert<T: serde::Serialize + Send + Sync>(into: &Collection<T>, documents: &[T]) -> f64 {
+fn insert<T: serde::Serialize + Send + Sync>(tokio: &Runtime, into: &Collection<T>, documents: &[T]) -> f64 {
     let begun = own_cpu();
     for part in documents.chunks(BULK) {
-        into.insert_many(part).ordered(false).run().unwrap();
+        tokio.block_on(into.insert_many(part).ordered(false).into_future()).unwrap();
     }
     own_cpu() - begun
+}
+
+async fn all_of(db: &Database) -> Vec<Document> {
+    let mut found = db.collection::<Document>(COLLECTION).find(doc! {}).await.unwrap();
+    let mut documents = Vec::new();
+    while found.advance().await.unwrap() {
+        documents.push(found.deserialize_current().unwrap());
+    }
+    documents
 }
 
 /// See the header.
@@ -96,8 +107,9 @@ pub fn mongo(report: &mut Report) {
     let hour = Zone::named("UTC").unwrap().hour_at(Clock::real().now_ms() - 2 * 3_600_000).to_string();
     let count = write(&temp.path(&format!("access.log.{hour}")), megabytes() * 100_000);
     let server = Server::new(&temp);
-    let client =
-        Client::with_uri_str(format!("mongodb://{}/?directConnection=true", server.addr())).unwrap();
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let uri = format!("mongodb://{}/?directConnection=true", server.addr());
+    let client = tokio.block_on(Client::with_uri_str(uri)).unwrap();
     let concern = WriteConcern::builder().w(Acknowledgment::Nodes(1)).journal(true).build();
     let options = CollectionOptions::builder().write_concern(concern).build();
     let bare = client.database("bare");
@@ -106,22 +118,26 @@ pub fn mongo(report: &mut Report) {
         let (cpu, seconds, db) = collect(&temp, &server, round, &hour, count);
         ours += cpu;
         wall += seconds;
-        let found = client.database(&db).collection::<Document>(COLLECTION).find(doc! {}).run().unwrap();
-        let documents: Vec<Document> = found.map(Result::unwrap).collect();
+        let db = client.database(&db);
+        let documents = tokio.block_on(all_of(&db));
         assert_eq!(documents.len() as u64, count);
         let bytes: Vec<RawDocumentBuf> =
-            documents.iter().map(|d| RawDocumentBuf::try_from(d).unwrap()).collect();
-        client.database(&db).drop().run().unwrap();
-        // The connection is there, as the collector's is for all but its first documents.
-        let cpu = insert(&bare.collection_with_options("built", options.clone()), &documents);
-        let raw_cpu = insert(&bare.collection_with_options("raw", options.clone()), &bytes);
+            documents.iter().map(|d| RawDocumentBuf::from_document(d).unwrap()).collect();
+        tokio.block_on(db.drop().into_future()).unwrap();
+        let cpu = insert(&tokio, &bare.collection_with_options("built", options.clone()), &documents);
+        let raw_cpu = insert(&tokio, &bare.collection_with_options("raw", options.clone()), &bytes);
         println!("bare: {cpu:.2} s; of bytes: {raw_cpu:.2} s");
         built += cpu;
         raw += raw_cpu;
-        bare.drop().run().unwrap();
+        tokio.block_on(bare.drop().into_future()).unwrap();
     }
     let all = count as f64 * ROUNDS as f64;
-    println!("CPU by document: collector {:.2} us, bare {:.2} us, of bytes {:.2} us", ours / all * 1e6, built / all * 1e6, raw / all * 1e6);
+    println!(
+        "CPU by document: collector {:.2} us, bare {:.2} us, of bytes {:.2} us",
+        ours / all * 1e6,
+        built / all * 1e6,
+        raw / all * 1e6
+    );
     report.row("mongo: collector's CPU by bare driver's", ours / built, "", Target::AtMost(1.3));
     report.row("mongo: collector's CPU by raw driver's", ours / raw, "", Target::None);
     report.row("mongo: documents", all / wall, "/s", Target::None);

@@ -31,7 +31,8 @@ fn without_documents_what_writes_them_refuses_to_start() {
     assert!(store.log().contains("--features mongodb"), "{}", store.log());
     let check = logd(&["check".as_ref(), store.config().as_os_str()]);
     assert!(check.code == 0 && check.err.contains("--features mongodb"), "{check:?}");
-    let ran = logd(&["verify".as_ref(), "--mongodb".as_ref(), store.config().as_os_str(), "2026112205".as_ref()]);
+    let ran =
+        logd(&["verify".as_ref(), "--mongodb".as_ref(), store.config().as_os_str(), "2026112205".as_ref()]);
     assert!(ran.code == 2 && ran.err.contains("--features mongodb"), "{ran:?}");
     assert!(!save.exists() && !temp.path("mongo.state").join("closed").exists());
 }
