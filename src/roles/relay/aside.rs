@@ -121,13 +121,9 @@ impl Relay {
         let kept = self.held.put(name, &file, frame).inspect_err(|_| self.queue.push(seq))?;
         let dir = self.held.dir().join(name);
         if !denied {
-            let what = match outcome {
-                Outcome::TempFail { .. } => "ends the connection without an answer, and takes others",
-                _ => "refuses it for good",
-            };
             if kept {
                 self.alarms.push(format!(
-                    "{}: the next receiver {what}; kept in {}; it is tried again later",
+                    "{}: the next receiver refuses it for good; kept in {}; it is tried again later",
                     m.label(),
                     dir.join(&file).display()
                 ));
