@@ -15,7 +15,10 @@
 //! P3, P4: [`BodyCheck`] inflates into what its caller allows or through a fixed window, and stops at the first byte beyond what the header declared;
 //! nothing here allocates what a frame only promises.
 
+mod decoder;
 pub mod ping;
+
+pub use decoder::{Decoder, Event, HEADER_USUAL};
 
 use crate::clock::Hour;
 use crate::planted::{self, Bug};
@@ -684,88 +687,6 @@ pub fn inflate(body: &[u8], meta: &Meta, raw: &mut Vec<u8>, max: u64) -> Option<
     check.start(meta.seal.map_or(max, |s| s.bytes.min(max)));
     check.feed(body, raw).ok()?;
     check.finish(meta).ok()
-}
-
-/// What the decoder found next.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Event<'a> {
-    /// A whole header; the body follows.
-    Header(Header),
-    /// The same of a test pack ([`ping`]).
-    Ping(Header),
-    /// Some bytes of the body.
-    Body(&'a [u8]),
-    /// The body is complete.
-    End,
-}
-
-/// Cuts a byte stream into frames, whatever way the bytes are split.
-pub struct Decoder {
-    max_header: usize,
-    max_body: u64,
-    buf: Vec<u8>,
-    /// Header length, once the four length bytes are there.
-    header_len: Option<usize>,
-    body_left: Option<u64>,
-}
-
-impl Decoder {
-    /// Limits in bytes; what exceeds them is refused when it is declared.
-    pub fn new(max_header: usize, max_body: u64) -> Self {
-        Self { max_header, max_body, buf: Vec::new(), header_len: None, body_left: None }
-    }
-
-    /// True between two frames: an end of the stream here loses nothing.
-    pub fn at_boundary(&self) -> bool {
-        self.buf.is_empty() && self.body_left.is_none()
-    }
-
-    /// Takes a prefix of `input`: how many bytes, and what they completed. `(_, None)` asks for more input.
-    pub fn feed<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Option<Event<'a>>), Refusal> {
-        if let Some(left) = self.body_left {
-            if left == 0 {
-                self.body_left = None;
-                return Ok((0, Some(Event::End)));
-            }
-            let n = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
-            let (part, _) = input.split_at(n);
-            self.body_left = Some(left.saturating_sub(n as u64));
-            return Ok((n, (n > 0).then_some(Event::Body(part))));
-        }
-        let mut used = 0;
-        let want = |d: &Self| d.header_len.map_or(4, |h| h.saturating_add(4));
-        loop {
-            let part = input.get(used..).unwrap_or_default();
-            let n = part.len().min(want(self).saturating_sub(self.buf.len()));
-            self.buf.extend_from_slice(part.get(..n).unwrap_or_default());
-            used = used.saturating_add(n);
-            if self.buf.len() < want(self) {
-                return Ok((used, None));
-            }
-            match (self.header_len, self.buf.first_chunk::<4>()) {
-                (None, Some(len)) => match unvarint4(*len) {
-                    Some(n) if n > 0 && n <= self.max_header => self.header_len = Some(n),
-                    Some(n) => {
-                        return wrong(format!("a header of {n} bytes; the limit is {}", self.max_header));
-                    }
-                    None => return wrong("the first four bytes are not a length"),
-                },
-                _ => break,
-            }
-        }
-        let json = self.buf.get(4..).unwrap_or_default();
-        let test = json.strip_prefix(ping::WORD);
-        let is_test = test.is_some();
-        let header = Header::parse(test.unwrap_or(json))?;
-        if header.pack_len > self.max_body {
-            return wrong(format!("PackLen {}; the limit is {}", header.pack_len, self.max_body));
-        }
-        self.buf.clear();
-        self.buf.shrink_to(4096);
-        self.header_len = None;
-        self.body_left = Some(header.pack_len);
-        Ok((used, Some(if is_test { Event::Ping(header) } else { Event::Header(header) })))
-    }
 }
 
 /// What a damaged frame was, if its header is still whole.

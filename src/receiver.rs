@@ -11,7 +11,7 @@ use crate::auth::{self, Keyring, Memory};
 use crate::config::ReceiverConfig;
 use crate::config::allow::network;
 use crate::pack::ping::Ping;
-use crate::pack::{BodyCheck, Checked, Decoder, Event, Header, Meta, Refusal, Sink};
+use crate::pack::{BodyCheck, Checked, Decoder, Event, HEADER_USUAL, Header, Meta, Refusal, Sink};
 use crate::tls::Certificate;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -55,6 +55,9 @@ struct Coming {
 
 /// Of the budget one host's frames have this part, but the oldest of them may exceed it: others always find room.
 const SHARE: usize = 4;
+/// Long headers that are coming in have one share together: nobody knows yet whose they are, and bodies must find room beside
+/// them. No host has this name.
+const HEADERS: &str = "";
 /// Where room is short, a frame of which nothing came for this time goes, or that has been coming for the longer one.
 const STALLED: Duration = Duration::from_secs(5);
 const SLOW: Duration = Duration::from_secs(30);
@@ -330,6 +333,8 @@ pub struct Session {
     keep_raw: bool,
     budget: Arc<Budget>,
     decoder: Decoder,
+    /// For a header that is coming in and is longer than usual.
+    header: Option<Charge>,
     frame: Option<Frame>,
     /// A test pack that is coming in, and the CRC of what has come.
     ping: Option<(Ping, crc32fast::Hasher)>,
@@ -354,6 +359,7 @@ impl Session {
             budget: Arc::clone(budget),
             // The body's limit is kept by `begin`, which knows how to refuse.
             decoder: Decoder::new(conf.max_header, u64::MAX),
+            header: None,
             frame: None,
             ping: None,
             pinged: None,
@@ -443,6 +449,20 @@ impl Session {
         true
     }
 
+    /// Charges the memory of a header that `input` is part of, and makes it. False when the deadline passes first.
+    pub fn charge_header(&mut self, input: &[u8], deadline: Instant) -> bool {
+        let memory = self.decoder.memory_with(input);
+        if let Some(long) = memory.checked_sub(HEADER_USUAL).filter(|long| *long > 0) {
+            let budget = &self.budget;
+            let charge = self.header.get_or_insert_with(|| budget.enter(HEADERS, self.close.clone()));
+            if !charge.wait(long.saturating_sub(charge.bytes), deadline) {
+                return false;
+            }
+        }
+        self.decoder.reserve(memory);
+        true
+    }
+
     /// Takes a prefix of `input`; a complete pack comes out as soon as its last byte is in.
     pub fn feed(&mut self, input: &[u8]) -> Result<(usize, Option<Arrived>), Refusal> {
         let mut used = 0;
@@ -450,6 +470,9 @@ impl Session {
             let rest = input.get(used..).unwrap_or_default();
             let (n, event) = self.decoder.feed(rest)?;
             used = used.saturating_add(n);
+            if event.is_some() {
+                self.header = None;
+            }
             match event {
                 None => return Ok((used, None)),
                 Some(Event::Header(h)) => {

@@ -570,7 +570,12 @@ impl Connection {
             let mut chunk = buf.get(..n).unwrap_or_default();
             while !chunk.is_empty() {
                 let had_header = self.session.body_len().is_some();
-                if had_header && !self.session.charge(chunk.len(), deadline) {
+                let charged = if had_header {
+                    self.session.charge(chunk.len(), deadline)
+                } else {
+                    self.session.charge_header(chunk, deadline)
+                };
+                if !charged {
                     return End::Refused(Refusal::Busy("the bytes in flight are at their limit".into()));
                 }
                 let (used, arrived) = match self.session.feed(chunk) {

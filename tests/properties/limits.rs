@@ -203,6 +203,33 @@ fn when_the_bytes_in_flight_are_used_up_others_wait_and_are_served() {
     assert!(store.process().status_kb("VmHWM") < 40_000);
 }
 
+/// The story: four thousand connections with a header each that ended a little before its end took 340 MB.
+#[test]
+fn long_headers_that_do_not_end_take_little_memory_and_nobodys_time() {
+    let store = Store::new("long-headers", &[("inflight_bytes", "4M"), ("max_body", "4M")]);
+    let long = |n: usize| {
+        let raw = lines("long", n, 3);
+        let pack = Pack::ours(&format!("long{n}"), HOUR, 0, 1, &raw);
+        (0..50).fold(pack, |pack, i| pack.set(&format!("more{i}"), &"x".repeat(1_000)))
+    };
+    let stalled: Vec<Peer> = (0..1_000)
+        .map(|n| {
+            let mut peer = store.peer();
+            peer.write(&long(n).frame()[..50_000]);
+            peer
+        })
+        .collect();
+    let hour = Hour::new("web1", HOUR, 10, 2_000);
+    store.peer().send_all(&hour.packs());
+    store.proven(&hour, 1);
+    // One that ends has to wait until they are gone.
+    until("a long header is taken", || (store.peer().send(&long(1_000)) == Answer::Ok).then_some(()));
+    store.wait_log("its pack comes too slowly");
+    let rss = store.process().status_kb("VmHWM");
+    assert!(rss < 80_000, "{rss} kB");
+    drop(stalled);
+}
+
 /// The story: one number with other bytes each time made 13,280 files in eight seconds, and as many messages.
 #[test]
 fn of_packs_that_contradict_stored_ones_a_few_are_kept() {

@@ -46,8 +46,14 @@ impl Siege {
         let (stop, connections, sent) = <(Arc<AtomicBool>, Arc<AtomicU64>, Arc<AtomicU64>)>::default();
         let silent: Vec<TcpStream> = (0..idle).filter_map(|n| connect_from(address(n), to).ok()).collect();
         connections.fetch_add(silent.len() as u64, Ordering::Relaxed);
-        let works: [fn(&mut Attack); 5] =
-            [Attack::slow_headers, Attack::slow_bodies, Attack::bombs, Attack::garbage, Attack::floods];
+        let works: [fn(&mut Attack); 6] = [
+            Attack::slow_headers,
+            Attack::long_headers,
+            Attack::slow_bodies,
+            Attack::bombs,
+            Attack::garbage,
+            Attack::floods,
+        ];
         let threads = (0..).zip(works).map(|(n, work)| {
             let mut attack = Attack {
                 to,
@@ -119,6 +125,23 @@ impl Attack {
 
     fn slow_headers(&mut self) {
         self.drip(&stranger(1, &lines("slow", 0, 3)).frame(), 0);
+    }
+
+    /// Headers that end a little before their end: each takes as much memory as a header may.
+    fn long_headers(&mut self) {
+        let frame = stranger(1, b"a line\n").set("more", &"x".repeat(60_000)).frame();
+        let until = Instant::now() + Duration::from_secs(5);
+        let mut crowd = Vec::new();
+        while Instant::now() < until && !self.stop.load(Ordering::Relaxed) {
+            let some = if crowd.len() < 2_000 { self.connect() } else { None };
+            match some {
+                Some(mut s) => {
+                    self.send(&mut s, &frame[..60_000]);
+                    crowd.push(s);
+                }
+                None => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
     }
 
     fn slow_bodies(&mut self) {
