@@ -23,6 +23,7 @@ mod serve;
 mod ship;
 mod start;
 pub mod tables;
+mod verifying;
 pub mod watch;
 pub mod web;
 pub mod whole;

@@ -47,6 +47,12 @@ impl VerifyDone {
 }
 
 impl VerifyJob {
+    /// One of a copy in its place.
+    #[cfg(test)]
+    pub fn of(store: &crate::integrity::Store, key: &HourKey, generation: u64, high: u64) -> Self {
+        Self { key: key.clone(), generation, high, place: store.place(key) }
+    }
+
     /// Reads the copy again. Needs no lock.
     pub fn run(self, disk: &disk::Disk, whole: &mut dyn Whole) -> VerifyDone {
         let result = reread(disk, &self.place, whole);

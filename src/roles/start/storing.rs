@@ -9,6 +9,7 @@ use super::super::report;
 use super::super::serve::{Server, Shared, fd_limit, max_connections, spawn};
 use super::super::ship;
 use super::super::tables::{Etl, Workers};
+use super::super::verifying::Verifying;
 use super::super::watch::Watch;
 use super::super::web::{Look, Site, Web};
 use super::super::whole::Beside;
@@ -189,16 +190,25 @@ fn store_loop(
     state_dir: &Path,
 ) {
     let (tx, results) = mpsc::channel();
-    let mut jobs = std::collections::VecDeque::new();
+    let mut verifying = Verifying::default();
     let (mut running, mut last_minute) = (0usize, s.clock.mono_ms());
     let mut watch = Watch::new(&s.health);
     while !s.stop.requested() {
         let now = s.clock.mono_ms();
         let turn = turn(c, s, now);
         watch.disk(&turn);
-        jobs.extend(c.hours.take_jobs());
+        for job in c.hours.take_jobs() {
+            let key = job.key.clone();
+            let wait = verifying.push(job, now);
+            if wait >= 60_000 {
+                let secs = wait / 1000;
+                s.log.info(&format!(
+                    "{key}: was complete again and again; it is verified in {secs} s, nothing is lost"
+                ));
+            }
+        }
         while running < conf.max_verifying {
-            let Some(job) = jobs.pop_front() else { break };
+            let Some(job) = verifying.pop(now) else { break };
             let (tx, disk) = (tx.clone(), s.disk.clone());
             running = running.saturating_add(1);
             drop(spawn("verify", move || {
@@ -209,7 +219,9 @@ fn store_loop(
         while let Ok(result) = results.try_recv() {
             running = running.saturating_sub(1);
             certified = certified.saturating_add(1);
+            let key = result.job().key.clone();
             if let Err(e) = c.certify(result, &s.gate, now, s.clock.now_secs()) {
+                verifying.failed(&key);
                 disk_trouble(&s.disk, &s.log, &s.stop, &e);
             }
         }
