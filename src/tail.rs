@@ -565,7 +565,7 @@ impl Tail {
                 Content::Shorter(end) => {
                     self.note(journal, hour, "changed", None, end);
                     self.alarms.push(format!(
-                        "{}: it lost bytes that were sent already; going on at byte {end}; the hour is not certified",
+                        "{}: it lost bytes that were sent already; going on at byte {end}; the hour is not certified: see `logd status` of its store",
                         path.display()
                     ));
                 }
@@ -573,7 +573,7 @@ impl Tail {
                     self.note(journal, hour, "changed", None, 0);
                     self.alarms.push(format!(
                         "{}: it is not the file that was sent; read from its beginning as further packs; \
-                         the hour is not certified",
+                         the hour is not certified: see `logd status` of its store",
                         path.display()
                     ));
                 }
@@ -723,7 +723,7 @@ impl Tail {
             // Somebody may have read more of it before this state began: absence proves nothing for a copy.
             self.note(journal, hour, "loss", Some((pos, None)), pos);
             self.alarms.push(format!(
-                "{key}: its file is gone; it was read to byte {pos} and may have held more; the hour is not certified"
+                "{key}: its file is gone; it was read to byte {pos} and may have held more; the hour is not certified: see `logd status` of its store"
             ));
         }
         let empty = self.active.get(&hour).is_none_or(|f| f.packer.is_empty());

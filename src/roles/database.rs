@@ -210,7 +210,8 @@ mod with {
             if lost > 0 {
                 self.mark.resync = true;
                 self.s.log.error(&format!(
-                    "database {:?}: it was away for so long that {} are not kept any more and will not be in it",
+                    "database {:?}: it was away for so long that {} are not kept any more and will not be in it; \
+                     `logd status` has the newest",
                     self.conf,
                     count(lost, "event")
                 ));

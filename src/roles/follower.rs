@@ -532,7 +532,7 @@ impl Follower {
                 if !there {
                     let range = format!("{}-{}", cut.start, cut.end);
                     self.alarms.push(format!(
-                        "{}: {} does not hold bytes {range} any more; lost; the hour is not certified",
+                        "{}: {} does not hold bytes {range} any more; lost; the hour is not certified: see `logd status` of its store",
                         meta.label(),
                         path.display()
                     ));

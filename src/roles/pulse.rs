@@ -246,7 +246,7 @@ impl World {
                     }
                     if dropped > 0 {
                         self.log.warn(&format!(
-                            "tcp_addr {to}: {dropped} messages were too many to wait and were not sent"
+                            "tcp_addr {to}: {dropped} messages were too many to wait and were not sent; they are in the log here"
                         ));
                     }
                     (waiting, dropped, wait) = (None, 0, RETRY.0);

@@ -506,7 +506,7 @@ impl Connection {
             return Err(End::Closed);
         };
         if !stream.is_tls() {
-            self.s.log.warn(&format!("connection from {}: without TLS, which `tls = accept` takes", self.ip));
+            self.s.log.warn(&format!("connection from {}: without TLS, which `tls = accept` takes; set `tls = require` when all senders have it", self.ip));
         }
         self.stream = stream;
         self.trusted = (cas, self.s.clock.mono_ms());

@@ -243,7 +243,7 @@ impl Undated {
                 me.unsure = true;
                 me.alarms.push(format!(
                     "{key}: the journal's file of this closed hour is damaged; where {} was read to is found from older \
-                     hours; lines may be sent twice; the hour is not certified",
+                     hours; lines may be sent twice; the hour is not certified: see `logd status` of its store",
                     me.path.display()
                 ));
             }
@@ -603,7 +603,7 @@ impl Undated {
                     }
                     self.note(journal, hour, "loss", Some((self.pos(journal), None)));
                     self.alarms.push(format!(
-                        "{e}: another file has taken its place; not read on; the hour is not certified"
+                        "{e}: another file has taken its place; not read on; the hour is not certified: see `logd status` of its store"
                     ));
                     self.cur = None;
                     continue;
@@ -703,7 +703,7 @@ impl Undated {
                 Err(e) if last => {
                     self.note(journal, hour, "loss", Some((old.pos, None)));
                     self.alarms.push(format!(
-                        "{e}: it was rotated away and read to byte {}; not read on; the hour is not certified",
+                        "{e}: it was rotated away and read to byte {}; not read on; the hour is not certified: see `logd status` of its store",
                         old.pos
                     ));
                 }

@@ -460,7 +460,10 @@ impl Hours {
         match record::from_json::<Intent>(&bytes) {
             Ok(i) if i.name == key.name && i.hour == key.hour.to_string() => {
                 self.finish_install(key, i.from, i.to)?;
-                self.alarms.push(format!("{key}: installation of copy {} finished after a crash", i.to));
+                self.alarms.push(format!(
+                    "{key}: installation of copy {} was finished after a crash; nothing needs to be done",
+                    i.to
+                ));
             }
             _ => self.alarms.push(format!(
                 "{}: damaged; the copy below aside/ is verified and installed from the beginning",

@@ -134,7 +134,8 @@ impl Relay {
         let Some(wary) = self.wary.get_mut(host) else { return Ok(kept) };
         if !kept && !wary.no_room {
             self.alarms.push(format!(
-                "{}: no room for more packs of {host} (held_per_name, held_total): they stay in the spool",
+                "{}: no room for more packs of {host} (held_per_name, held_total): they stay in the spool; \
+                 nothing is lost, but they delay others: see `logd status`",
                 dir.display()
             ));
         }

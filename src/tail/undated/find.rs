@@ -63,7 +63,7 @@ impl Undated {
             self.broken.extend(cur.source.gz_inode());
             self.note(journal, hour, "loss", Some((pos, None)));
             self.alarms.push(format!(
-                "{}: damaged behind byte {pos} of the log ({why}); lost; the hour is not certified",
+                "{}: damaged behind byte {pos} of the log ({why}); lost; the hour is not certified: see `logd status` of its store",
                 cur.path.display()
             ));
         }
@@ -112,7 +112,7 @@ impl Undated {
                             self.unreadable.push(c.inode);
                             self.unsure = true;
                             self.alarms.push(format!(
-                                "{e}: it was rotated away and cannot be read; the hour is not certified"
+                                "{e}: it was rotated away and cannot be read; the hour is not certified: see `logd status` of its store"
                             ));
                         }
                         continue;
@@ -202,7 +202,7 @@ impl Undated {
             self.note(journal, hour, "partial", None);
             self.alarms.push(format!(
                 "{}: another file took its place, and begins with the {from} bytes that were sent of an earlier one; they are \
-                 not sent again; the hour is not certified",
+                 not sent again; the hour is not certified: see `logd status` of its store",
                 self.path.display()
             ));
         }
@@ -273,7 +273,7 @@ impl Undated {
             self.note(journal, hour, "partial", None);
             self.alarms.push(format!(
                 "{}: it was emptied, and no copy of it was found; it was read to byte {at}, and what came between the last \
-                 look and that moment is nowhere; the hour is not certified",
+                 look and that moment is nowhere; the hour is not certified: see `logd status` of its store",
                 path.display()
             ));
         }
@@ -372,7 +372,7 @@ impl Undated {
                     self.unsure = true;
                     self.alarms.push(format!(
                         "{}: rotated away, and not sent as far as the journal knows; it is not read, because newer lines \
-                         were; the hour is not certified",
+                         were; the hour is not certified: see `logd status` of its store",
                         c.path.display()
                     ));
                 }
@@ -402,7 +402,7 @@ impl Undated {
                     self.note(journal, hour, "changed", None);
                     self.rotate(journal, hour, end);
                     self.alarms.push(format!(
-                        "{}: it lost bytes that were sent already; going on at byte {end}; the hour is not certified",
+                        "{}: it lost bytes that were sent already; going on at byte {end}; the hour is not certified: see `logd status` of its store",
                         path.display()
                     ));
                     self.read_from(file, path, end)?;
@@ -451,7 +451,7 @@ impl Undated {
         self.note(journal, hour, "loss", Some((pos, None)));
         self.alarms.push(format!(
             "{}: the file that was read to byte {pos} is gone, and no rotated one holds what was read of it; it may have \
-             held more; the hour is not certified",
+             held more; the hour is not certified: see `logd status` of its store",
             self.path.display()
         ));
         self.rotate(journal, hour, 0);
