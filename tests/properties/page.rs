@@ -465,6 +465,11 @@ fn a_monitor_shows_the_hours_of_its_stores_as_they_do_and_who_does_not_answer() 
     let silent = hours(page, "ghost");
     assert!(silent.values().all(|h| h.state == "no data" && h.wrong && !h.repull.is_empty()), "{silent:?}");
     assert!(silent.contains_key(&hour), "{silent:?}");
+    // The monitor has expected it, and so it is the one to be told.
+    let mut retire = std::process::Command::new(bin());
+    retire.arg("retire").arg("--since").arg(&hour).arg(m.config()).args(["ghost", "scrapped"]);
+    assert_eq!(support::run(&mut retire, SOON).code, 0);
+    until(LATER, "the silence to end", || hours(page, "ghost").keys().all(|h| *h < hour).then_some(()));
     let node = |role: &str| overview(page).nodes.into_iter().find(|n| n.role == role);
     for role in ["fcollector", "collector", "tail"] {
         let seen = until(LATER, role, || node(role).filter(|n| n.alive == Some(true)));
