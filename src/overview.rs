@@ -53,6 +53,9 @@ pub struct HostHour {
     /// Must somebody act?
     #[serde(skip_serializing_if = "is_false")]
     pub wrong: bool,
+    /// An operator has said that it stays as it is: nobody waits for more of it.
+    #[serde(skip_serializing_if = "is_false")]
+    pub known: bool,
     /// Lines stored.
     pub lines: u64,
     /// Raw bytes stored.

@@ -353,6 +353,7 @@ fn cell(row: &Row, zone: &Zone, now_ms: i64) -> HostHour {
         state: state.into(),
         word: if word == state { String::new() } else { word.into() },
         wrong: row.wrong() || (late && row.known.is_none()),
+        known: row.known.is_some(),
         lines: row.lines,
         bytes: row.bytes,
         missing: row.missing.iter().take(RANGES_MAX).copied().collect(),
