@@ -53,8 +53,6 @@ const HOST_MAX: usize = 128;
 const NAMED_MAX: usize = 10;
 /// Nodes that one address may have, and that may be registered from one, for itself and for others whom `allow` names.
 const NODES_PER_ADDRESS: usize = 64;
-/// Heart-beats are made durable so often, ms.
-const BEATS_MS: i64 = 600_000;
 /// A message may be of so long ago, and of a clock that is so far ahead, ms; else the clock of its sender is wrong.
 const LATE_MS: i64 = 31 * 86_400_000;
 const AHEAD_MS: i64 = 300_000;
@@ -105,8 +103,6 @@ pub struct Monitor {
     pub outages: Vec<Said>,
     /// When which of them may be told to the operator's program.
     turns: Turns,
-    /// When heart-beats were made durable last (Unix milliseconds).
-    beats_ms: i64,
     /// When an event could not be recorded last (Unix milliseconds), and why.
     pub unrecorded: Option<(i64, String)>,
 }
@@ -120,19 +116,7 @@ impl Monitor {
         let hours = Hours::open(disk, &dir.join("hours.json"), &mut said)?;
         let (allow, keep_hours) = (conf.allow.clone(), conf.keep_hours);
         let (zone, outages, turns, unrecorded) = (zone.clone(), Vec::new(), Turns::default(), None);
-        Ok(Self {
-            allow,
-            zone,
-            keep_hours,
-            nodes,
-            events,
-            hours,
-            said,
-            outages,
-            turns,
-            beats_ms: 0,
-            unrecorded,
-        })
+        Ok(Self { allow, zone, keep_hours, nodes, events, hours, said, outages, turns, unrecorded })
     }
 
     /// Takes what a peer sent; the answer, if there is to be one. It may go out after [`Self::commit`].
@@ -485,11 +469,8 @@ impl Monitor {
             }
         }
         self.turns.retain(|(ip, port)| self.nodes.get(ip, port).is_some());
-        // After a crash it must still be known since when a node is down.
-        if now_ms.saturating_sub(self.beats_ms) > BEATS_MS {
-            self.beats_ms = now_ms;
-            self.nodes.touch();
-        }
+        // After a kill it must still be known since when a node is down.
+        self.nodes.keep_beats();
         let back = i64::try_from(self.keep_hours).unwrap_or(i64::MAX).saturating_mul(3_600_000);
         self.hours.forget_before(self.zone.hour_at(now_ms.saturating_sub(back)));
     }
