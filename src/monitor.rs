@@ -103,6 +103,8 @@ pub struct Monitor {
     pub outages: Vec<Said>,
     /// When which of them may be told to the operator's program.
     turns: Turns,
+    /// The number up to which a database has the events, if there is one.
+    pub delivered: Option<u64>,
     /// When an event could not be recorded last (Unix milliseconds), and why.
     pub unrecorded: Option<(i64, String)>,
 }
@@ -116,7 +118,19 @@ impl Monitor {
         let hours = Hours::open(disk, &dir.join("hours.json"), &mut said)?;
         let (allow, keep_hours) = (conf.allow.clone(), conf.keep_hours);
         let (zone, outages, turns, unrecorded) = (zone.clone(), Vec::new(), Turns::default(), None);
-        Ok(Self { allow, zone, keep_hours, nodes, events, hours, said, outages, turns, unrecorded })
+        Ok(Self {
+            allow,
+            zone,
+            keep_hours,
+            nodes,
+            events,
+            hours,
+            said,
+            outages,
+            turns,
+            delivered: None,
+            unrecorded,
+        })
     }
 
     /// Takes what a peer sent; the answer, if there is to be one. It may go out after [`Self::commit`].
@@ -501,8 +515,8 @@ impl Monitor {
         }
     }
 
-    /// Sets the numbers of nodes by their state.
-    pub fn count_nodes(&self) {
+    /// Sets the numbers of nodes by their state, and of events that a database lacks.
+    pub fn count(&self) {
         let states = [
             (Some(true), &metrics::NODES_UP),
             (Some(false), &metrics::NODES_DOWN),
@@ -511,6 +525,8 @@ impl Monitor {
         for (alive, metric) in states {
             metric.set(self.nodes.iter().filter(|n| n.alive == alive && !n.stopped).count() as u64);
         }
+        let waiting = self.delivered.map_or(0, |seq| self.events.newest().saturating_sub(seq));
+        metrics::DATABASE_QUEUE.set(waiting);
         metrics::NODES_STOPPED.set(self.nodes.iter().filter(|n| n.stopped).count() as u64);
     }
 }

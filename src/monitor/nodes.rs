@@ -397,4 +397,19 @@ mod tests {
         m.commit(T + 960_000).unwrap();
         assert_eq!(disk.stat(Path::new("/state/nodes.json")).unwrap(), before);
     }
+
+    /// The story: the number was that of the last try, a minute ago.
+    #[test]
+    fn events_that_a_database_lacks_are_counted_while_it_is_away() {
+        let (disk, _) = Disk::sim(1);
+        let conf = Config::parse("c", b"[receiver]\nallow = any\n").monitor(true).unwrap().0;
+        let mut m = Monitor::open(&disk, Path::new("/state"), &conf, &Zone::named("UTC").unwrap()).unwrap();
+        let mut waiting = |delivered| {
+            m.take(br#"{"msg":"x"}"#, "10.0.0.7".parse::<IpAddr>().unwrap(), 5).unwrap();
+            m.delivered = delivered;
+            m.count();
+            crate::metrics::DATABASE_QUEUE.get()
+        };
+        assert_eq!([waiting(None), waiting(Some(1)), waiting(Some(1))], [0, 1, 2]);
+    }
 }

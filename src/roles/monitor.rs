@@ -236,7 +236,7 @@ impl Shared {
         while !self.stop.wait(Duration::from_secs(1)) {
             let now = self.clock.mono_ms();
             let mut m = lock(&self.monitor);
-            m.count_nodes();
+            m.count();
             let mut nodes = Ok(());
             if now.saturating_sub(minute) >= 60_000 {
                 minute = now;

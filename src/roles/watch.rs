@@ -114,10 +114,9 @@ impl Watch {
     }
 }
 
-/// How many events wait for the monitor's database, and why it is away and for how many ms.
+/// Why the monitor's database is away and for how many ms, and how many events wait for it.
 #[cfg(any(test, feature = "mysql"))]
 pub fn database(health: &Health, away: Option<(&str, u64)>, waiting: u64) {
-    metrics::DATABASE_QUEUE.set(waiting);
     let long = away.filter(|(_, ms)| *ms >= LINK_MS).map(|(why, ms)| {
         format!(
             "{why}; for {} min, {waiting} events wait: see whether db_host can be reached and runs",
