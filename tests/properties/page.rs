@@ -220,7 +220,7 @@ fn the_health_tells_why_nothing_is_taken_and_that_it_is_over() {
     full.ready();
     let unwell =
         until(SOON, "the pause to be told", || Some(get(page, "/healthz")).filter(|(code, _)| *code == 503));
-    assert!(unwell.1.starts_with("paused: paused: disk: ") && unwell.1.contains("min_free"), "{unwell:?}");
+    assert!(unwell.1.starts_with("paused: disk: ") && unwell.1.contains("min_free"), "{unwell:?}");
     assert_eq!(number(page, "logd_paused"), 1);
     full.kill();
 

@@ -94,7 +94,9 @@ impl Told {
     pub fn paused(&mut self, why: Option<&str>) -> Option<News> {
         let before = std::mem::replace(&mut self.kept.paused, why.is_some());
         let text = match why {
-            Some(why) if !before => format!("nothing is taken: {why}"),
+            Some(why) if !before => {
+                format!("nothing is taken: {}", why.strip_prefix("paused: ").unwrap_or(why))
+            }
             None if before => "packs are taken again".into(),
             _ => return None,
         };
