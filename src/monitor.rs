@@ -271,6 +271,7 @@ impl Monitor {
         (node.role, node.hostname, node.version) = (role, hostname, word("version", WORD_MAX));
         (node.registered_ms, node.beat_ms) = (now_ms, now_ms);
         node.lag = m.get("lag").and_then(|lag| lag.parse().ok()).map(|lag| (now_ms, lag));
+        node.paused = m.get("paused").is_some_and(|paused| paused == "1");
         if !same {
             self.event(What::Register, &node, "", "", now_ms);
             self.said.push((2, format!("node {}: registered", node.label())));

@@ -69,6 +69,9 @@ pub struct Node {
     /// When it told its lag (Unix milliseconds), and that (seconds).
     #[serde(skip)]
     pub lag: Option<(i64, u64)>,
+    /// It told then that it takes nothing, for lack of room.
+    #[serde(skip)]
+    pub paused: bool,
 }
 
 impl Node {
@@ -90,6 +93,7 @@ impl Node {
             told_ms: 0,
             heard: None,
             lag: None,
+            paused: false,
         }
     }
 
@@ -120,6 +124,7 @@ impl Node {
     /// As the page has it.
     pub fn overview(&self, now_ms: i64) -> overview::Node {
         let lag = self.lag.filter(|(at, _)| now_ms.saturating_sub(*at) < LAG_MS);
+        let lag = lag.filter(|_| self.alive != Some(false));
         overview::Node {
             host: self.hostname.clone(),
             ip: self.ip.to_string(),
@@ -130,7 +135,8 @@ impl Node {
             alive: self.alive,
             since_ms: self.since_ms,
             stopped: self.stopped,
-            lag_s: lag.filter(|_| self.alive != Some(false)).map(|(_, lag)| lag),
+            lag_s: lag.map(|(_, lag)| lag),
+            paused: lag.is_some() && self.paused,
         }
     }
 }

@@ -203,6 +203,7 @@ impl Shared {
         let now_ms = self.clock.now_ms();
         let mut o = lock(&self.monitor).overview(now_ms, &self.host);
         o.advice = fleet::advice();
+        o.unwell = self.health.problems(self.clock.mono_ms());
         let mut trouble = Vec::new();
         o.expected = fleet::expected(hosts_file, &mut trouble);
         let said = Known::read(&self.disk, dir).unwrap_or_else(|e| {

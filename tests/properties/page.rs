@@ -222,6 +222,9 @@ fn the_health_tells_why_nothing_is_taken_and_that_it_is_over() {
         until(SOON, "the pause to be told", || Some(get(page, "/healthz")).filter(|(code, _)| *code == 503));
     assert!(unwell.1.starts_with("paused: disk: ") && unwell.1.contains("min_free"), "{unwell:?}");
     assert_eq!(number(page, "logd_paused"), 1);
+    // Who looks at the page is told, too.
+    let seen = until(LATER, "the pause on the page", || Some(overview(page)).filter(|o| o.nodes[0].paused));
+    assert!(seen.unwell[0].starts_with("paused: disk: "), "{:?}", seen.unwell);
     full.kill();
 
     let temp = Temp::new("page-keys");
