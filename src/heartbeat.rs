@@ -12,8 +12,8 @@
 //!                   of "report" (a number), of which this is "part" of "parts": what it does not name is there no more
 //!                   "left":"3" in the answer: so many hours are left out, and `msg` says why
 //! ```
-//! All of it but `hours` is the original's, which ignores members that it does not know (`version`, `ms`, and `lag`: the age of
-//! the oldest line that is not delivered, in seconds) and answers a request that it does not know with an `err`. An original monitor reads a frame by its length and nothing else, so that a
+//! All of it but `hours` is the original's, which ignores members that it does not know (`version`, `ms`, `lag`: the age of
+//! the oldest line that is not delivered, in seconds, and `paused`: `1` if nothing is taken for lack of room) and answers a request that it does not know with an `err`. An original monitor reads a frame by its length and nothing else, so that a
 //! request waits for its answer before the next one is sent.
 //!
 //! A heart-beat is the byte `!`, with which a node answers every connection to its `hb_port`.

@@ -53,8 +53,6 @@ const HOST_MAX: usize = 128;
 const NAMED_MAX: usize = 10;
 /// Nodes that one address may have, and that may be registered from one, for itself and for others whom `allow` names.
 const NODES_PER_ADDRESS: usize = 64;
-/// Heart-beats are made durable so often, ms.
-const BEATS_MS: i64 = 600_000;
 /// A message may be of so long ago, and of a clock that is so far ahead, ms; else the clock of its sender is wrong.
 const LATE_MS: i64 = 31 * 86_400_000;
 const AHEAD_MS: i64 = 300_000;
@@ -105,8 +103,8 @@ pub struct Monitor {
     pub outages: Vec<Said>,
     /// When which of them may be told to the operator's program.
     turns: Turns,
-    /// When heart-beats were made durable last (Unix milliseconds).
-    beats_ms: i64,
+    /// The number up to which a database has the events, if there is one.
+    pub delivered: Option<u64>,
     /// When an event could not be recorded last (Unix milliseconds), and why.
     pub unrecorded: Option<(i64, String)>,
 }
@@ -130,7 +128,7 @@ impl Monitor {
             said,
             outages,
             turns,
-            beats_ms: 0,
+            delivered: None,
             unrecorded,
         })
     }
@@ -273,6 +271,7 @@ impl Monitor {
         (node.role, node.hostname, node.version) = (role, hostname, word("version", WORD_MAX));
         (node.registered_ms, node.beat_ms) = (now_ms, now_ms);
         node.lag = m.get("lag").and_then(|lag| lag.parse().ok()).map(|lag| (now_ms, lag));
+        node.paused = m.get("paused").is_some_and(|paused| paused == "1");
         if !same {
             self.event(What::Register, &node, "", "", now_ms);
             self.said.push((2, format!("node {}: registered", node.label())));
@@ -485,11 +484,8 @@ impl Monitor {
             }
         }
         self.turns.retain(|(ip, port)| self.nodes.get(ip, port).is_some());
-        // After a crash it must still be known since when a node is down.
-        if now_ms.saturating_sub(self.beats_ms) > BEATS_MS {
-            self.beats_ms = now_ms;
-            self.nodes.touch();
-        }
+        // After a kill it must still be known since when a node is down.
+        self.nodes.keep_beats();
         let back = i64::try_from(self.keep_hours).unwrap_or(i64::MAX).saturating_mul(3_600_000);
         self.hours.forget_before(self.zone.hour_at(now_ms.saturating_sub(back)));
     }
@@ -520,8 +516,8 @@ impl Monitor {
         }
     }
 
-    /// Sets the numbers of nodes by their state.
-    pub fn count_nodes(&self) {
+    /// Sets the numbers of nodes by their state, and of events that a database lacks.
+    pub fn count(&self) {
         let states = [
             (Some(true), &metrics::NODES_UP),
             (Some(false), &metrics::NODES_DOWN),
@@ -530,6 +526,8 @@ impl Monitor {
         for (alive, metric) in states {
             metric.set(self.nodes.iter().filter(|n| n.alive == alive && !n.stopped).count() as u64);
         }
+        let waiting = self.delivered.map_or(0, |seq| self.events.newest().saturating_sub(seq));
+        metrics::DATABASE_QUEUE.set(waiting);
         metrics::NODES_STOPPED.set(self.nodes.iter().filter(|n| n.stopped).count() as u64);
     }
 }

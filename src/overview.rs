@@ -53,6 +53,9 @@ pub struct HostHour {
     /// Must somebody act?
     #[serde(skip_serializing_if = "is_false")]
     pub wrong: bool,
+    /// An operator has said that it stays as it is: nobody waits for more of it.
+    #[serde(skip_serializing_if = "is_false")]
+    pub known: bool,
     /// Lines stored.
     pub lines: u64,
     /// Raw bytes stored.
@@ -100,6 +103,9 @@ pub struct Node {
     pub stopped: bool,
     /// Age of the oldest line or pack that it has not delivered, in seconds; `null` = unknown.
     pub lag_s: Option<u64>,
+    /// It takes nothing, for lack of room.
+    #[serde(skip_serializing_if = "is_false")]
+    pub paused: bool,
 }
 
 /// One error.
@@ -147,6 +153,9 @@ pub struct Overview {
     pub hours: Vec<HostHour>,
     /// Names that are expected to have every hour.
     pub expected: Vec<String>,
+    /// What of the role that speaks is not well, as `/healthz` tells it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unwell: Vec<String>,
     /// The latest errors, the newest first.
     pub errors: Vec<ErrorEntry>,
     /// What could not be found out, as a sentence; empty: nothing.
@@ -172,6 +181,7 @@ impl Default for Overview {
             nodes: Vec::new(),
             hours: Vec::new(),
             expected: Vec::new(),
+            unwell: Vec::new(),
             errors: Vec::new(),
             trouble: String::new(),
             cut: false,
@@ -295,6 +305,8 @@ impl Overview {
             shorten(text, NAME_MAX);
         }
         shorten(&mut self.trouble, TEXT_MAX);
+        self.unwell.truncate(ADVICE_MAX);
+        self.unwell.iter_mut().for_each(|text| shorten(text, TEXT_MAX));
         self.expected.iter_mut().for_each(|name| shorten(name, NAME_MAX));
         self.hours.iter_mut().for_each(HostHour::limit);
         for n in &mut self.nodes {

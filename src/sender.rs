@@ -225,7 +225,11 @@ fn answer(stream: &mut Stream, deadline: Instant) -> Result<Outcome, String> {
                 let (how, hint) = if got == b"denied" {
                     (Fail::Denied, ": it does not accept this sender's key or certificate, or misses it")
                 } else {
-                    (Fail::Answered, "")
+                    // The wire has no more than this word.
+                    (
+                        Fail::Answered,
+                        ": it has no room on its disk or in its spool, or waits for other packs; `logd status` there says which",
+                    )
                 };
                 let reason = format!("the receiver says `{}`{hint}", String::from_utf8_lossy(&got));
                 return Ok(Outcome::TempFail { reason, how });

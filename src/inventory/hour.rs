@@ -388,6 +388,15 @@ fn uncertified(inv: &Inventory, key: &HourKey, files: &Files, print: Option<&Pri
     }
     let (generation, high, early) = beyond(s.generation, s.high, files, print);
     row.generation = generation;
+    if let Some(next) = kept_back(s.generation, s.high, files) {
+        let text = format!(
+            "its proof ends before pack {next}, which came and waits in aside/early with those after it"
+        );
+        return Ok(row.is(
+            State::Damaged,
+            text + ": the log of the store says why; its next start tries to put them in their place",
+        ));
+    }
     if let Some(ids) = files.conflict.get(&generation) {
         return Ok(row.is(State::Conflict, conflict(ids)));
     }
@@ -419,6 +428,15 @@ fn uncertified(inv: &Inventory, key: &HourKey, files: &Files, print: Option<&Pri
     } else {
         row.is(State::Complete, "")
     })
+}
+
+/// The next pack, if it is kept back. A proof may end between two lines and look good, but not to the store, which knows of
+/// bytes behind it; it has told what is wrong, and appends nothing.
+fn kept_back(generation: u64, high: u64, files: &Files) -> Option<u64> {
+    let next = high.saturating_add(1);
+    // Without a good line nobody knows which copy it is.
+    let mut copies = files.early.iter().filter(|(copy, _)| high == 0 || **copy == generation);
+    copies.any(|(_, ids)| ids.contains(&next)).then_some(next)
 }
 
 /// Copy, high-water number and early ids, from the proof, the shelf and the footprint. The footprint knows of packs

@@ -48,7 +48,7 @@ pub struct Db {
 /// Makes what is missing of the tables.
 pub fn init(conf: &DbConfig) -> Result<(), String> {
     let mut conn = connect(conf)?;
-    TABLES.iter().try_for_each(|t| conn.query_drop(t).map_err(|e| e.to_string()))
+    TABLES.iter().try_for_each(|t| conn.query_drop(t).map_err(said))
 }
 
 fn connect(conf: &DbConfig) -> Result<Conn, String> {
@@ -64,7 +64,7 @@ fn connect(conf: &DbConfig) -> Result<Conn, String> {
         .read_timeout(Some(ANSWER))
         .write_timeout(Some(ANSWER))
         .init(vec![format!("set names {}", conf.charset)]);
-    Conn::new(opts).map_err(|e| e.to_string())
+    Conn::new(opts).map_err(said)
 }
 
 impl Db {
@@ -73,7 +73,7 @@ impl Db {
         let mut conn = connect(conf)?;
         let mut has = |table: &str| -> Result<bool, String> {
             let found: Option<String> =
-                conn.query_first(format!("show tables like '{table}'")).map_err(|e| e.to_string())?;
+                conn.query_first(format!("show tables like '{table}'")).map_err(said)?;
             Ok(found.is_some())
         };
         for table in ["registered_node", "service_error_log"] {
@@ -95,9 +95,7 @@ impl Db {
         if !self.marks {
             return Ok(None);
         }
-        self.conn
-            .exec_first("select seq from logd_delivered where store=?", (store,))
-            .map_err(|e| e.to_string())
+        self.conn.exec_first("select seq from logd_delivered where store=?", (store,)).map_err(said)
     }
 
     /// Delivers events, all or none. What the database will never take as it is goes in plain letters.
@@ -106,7 +104,7 @@ impl Db {
             Err(e) if is_of_the_text(&e) => self.try_deliver(store, events, true),
             other => other,
         }
-        .map_err(|e| e.to_string())
+        .map_err(said)
     }
 
     fn try_deliver(&mut self, store: &str, events: &[Event], plain: bool) -> Result<(), Error> {
@@ -134,7 +132,7 @@ impl Db {
     /// Writes all nodes, after something was lost on either side.
     pub fn put(&mut self, nodes: &[Node], time: &str) -> Result<(), String> {
         let all = nodes.iter().map(|n| (n.ip.to_string(), n.port.to_string(), &n.role, &n.hostname, time));
-        self.conn.exec_batch(REGISTER, all).map_err(|e| e.to_string())
+        self.conn.exec_batch(REGISTER, all).map_err(said)
     }
 
     /// The nodes that it has, and rows that are none.
@@ -142,7 +140,7 @@ impl Db {
         type Row = (Option<String>, Option<String>, Option<String>, Option<String>);
         // As text, whatever types the columns have.
         let query = "select cast(ip as char), cast(port as char), cast(role as char), cast(hostname as char) from registered_node";
-        let rows: Vec<Row> = self.conn.query(query).map_err(|e| e.to_string())?;
+        let rows: Vec<Row> = self.conn.query(query).map_err(said)?;
         let (mut nodes, mut bad) = (Vec::new(), Vec::new());
         for (ip, port, role, hostname) in rows {
             let [ip, port, role, hostname] = [ip, port, role, hostname].map(Option::unwrap_or_default);
@@ -157,6 +155,17 @@ impl Db {
     }
 }
 
+/// What the driver says, without the names of its own types.
+fn said(e: Error) -> String {
+    match e {
+        Error::IoError(e) => format!("the connection failed: {e}"),
+        Error::MySqlError(e) => e.to_string(),
+        Error::DriverError(e) => e.to_string(),
+        Error::CodecError(e) => e.to_string(),
+        other => other.to_string(),
+    }
+}
+
 /// Will the database never take this, because of a character or a length?
 fn is_of_the_text(e: &Error) -> bool {
     // 22: data exceptions. MySQL has no class of its own for "incorrect string value" (1366).
@@ -165,4 +174,26 @@ fn is_of_the_text(e: &Error) -> bool {
 
 fn plain_text(text: &str) -> String {
     text.chars().take(PLAIN_MAX).map(|c| if c.is_ascii() { c } else { '?' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The story: the log said `IoError { server disconnected }`.
+    #[test]
+    fn what_the_driver_says_is_for_people() {
+        let conf = DbConfig {
+            host: "127.0.0.1".into(),
+            port: 1,
+            user: "u".into(),
+            password: "p".into(),
+            database: "d".into(),
+            charset: "utf8mb4".into(),
+        };
+        let why = Db::open(&conf).err().unwrap();
+        assert!(!why.contains('{') && why.contains("refused"), "{why}");
+        let gone = Error::IoError(std::io::Error::other("server disconnected"));
+        assert_eq!(said(gone), "the connection failed: server disconnected");
+    }
 }

@@ -69,6 +69,9 @@ pub struct Node {
     /// When it told its lag (Unix milliseconds), and that (seconds).
     #[serde(skip)]
     pub lag: Option<(i64, u64)>,
+    /// It told then that it takes nothing, for lack of room.
+    #[serde(skip)]
+    pub paused: bool,
 }
 
 impl Node {
@@ -90,6 +93,7 @@ impl Node {
             told_ms: 0,
             heard: None,
             lag: None,
+            paused: false,
         }
     }
 
@@ -120,6 +124,7 @@ impl Node {
     /// As the page has it.
     pub fn overview(&self, now_ms: i64) -> overview::Node {
         let lag = self.lag.filter(|(at, _)| now_ms.saturating_sub(*at) < LAG_MS);
+        let lag = lag.filter(|_| self.alive != Some(false));
         overview::Node {
             host: self.hostname.clone(),
             ip: self.ip.to_string(),
@@ -130,7 +135,8 @@ impl Node {
             alive: self.alive,
             since_ms: self.since_ms,
             stopped: self.stopped,
-            lag_s: lag.filter(|_| self.alive != Some(false)).map(|(_, lag)| lag),
+            lag_s: lag.map(|(_, lag)| lag),
+            paused: lag.is_some() && self.paused,
         }
     }
 }
@@ -185,6 +191,8 @@ pub struct Nodes {
     /// What the file holds, as far as we wrote it.
     written: Vec<u8>,
     dirty: bool,
+    /// Something was heard of a node since then, which alone is not worth a file.
+    heard: bool,
     /// What was added to the file by hand, and not taken over yet.
     pub added: Vec<Node>,
     /// What was removed from it.
@@ -203,6 +211,7 @@ impl Nodes {
             list: BTreeMap::new(),
             written: written.clone().unwrap_or_default(),
             dirty: false,
+            heard: false,
             added: Vec::new(),
             removed: Vec::new(),
             said: Vec::new(),
@@ -241,6 +250,7 @@ impl Nodes {
     /// Adds or replaces one; `save` if that is to be durable soon.
     pub fn put(&mut self, node: Node, save: bool) {
         self.dirty |= save;
+        self.heard = true;
         self.list.insert((node.ip, node.port), node);
     }
 
@@ -264,9 +274,9 @@ impl Nodes {
         }
     }
 
-    /// The next save writes the file, whether a node changed or only its heart-beat.
-    pub fn touch(&mut self) {
-        self.dirty = true;
+    /// The next save writes the file although only heart-beats have changed.
+    pub fn keep_beats(&mut self) {
+        self.dirty |= self.heard;
     }
 
     /// All of them.
@@ -296,7 +306,7 @@ impl Nodes {
 
     /// Writes the file with the newest heart-beats, at the end.
     pub fn close(&mut self) -> disk::Result<()> {
-        self.touch();
+        self.keep_beats();
         self.save()
     }
 
@@ -306,7 +316,7 @@ impl Nodes {
         let mut bytes = serde_json::to_vec_pretty(&file).unwrap_or_default();
         bytes.push(b'\n');
         self.disk.replace(&self.path, &bytes, 0o640)?;
-        (self.written, self.dirty) = (bytes, false);
+        (self.written, self.dirty, self.heard) = (bytes, false, false);
         Ok(())
     }
 
@@ -355,5 +365,57 @@ impl Nodes {
             }
         }
         self.write()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Monitor;
+    use super::*;
+    use crate::clock::Zone;
+    use crate::config::Config;
+    use std::path::Path;
+
+    /// The story: the monitor was killed, and an outage that followed had begun ten minutes before it did.
+    #[test]
+    fn after_a_kill_it_is_known_to_the_minute_when_a_node_was_heard() {
+        const T: i64 = 1_795_335_838_000;
+        let (disk, _) = Disk::sim(1);
+        let conf = Config::parse("c", b"[receiver]\nallow = any\n").monitor(true).unwrap().0;
+        let open = || Monitor::open(&disk, Path::new("/state"), &conf, &Zone::named("UTC").unwrap()).unwrap();
+        let at: SocketAddr = "10.0.0.7:4000".parse().unwrap();
+        let mut m = open();
+        m.take(br#"{"req":"register","port":"4000"}"#, at.ip(), T).unwrap();
+        m.commit(T).unwrap();
+        for minute in 1..5 {
+            let now = T + minute * 60_000;
+            m.checked(vec![(at, Ok(()))], now - 20_000);
+            m.forget(now);
+            m.commit(now).unwrap();
+        }
+        let mut m = open();
+        m.checked(vec![(at, Err("refused".into()))], T + 900_000);
+        assert_eq!(m.nodes.get(at.ip(), at.port()).unwrap().since_ms, T + 4 * 60_000 - 20_000);
+        // Where nothing is heard nothing is written.
+        m.commit(T).unwrap();
+        let before = disk.stat(Path::new("/state/nodes.json")).unwrap();
+        m.forget(T + 960_000);
+        m.commit(T + 960_000).unwrap();
+        assert_eq!(disk.stat(Path::new("/state/nodes.json")).unwrap(), before);
+    }
+
+    /// The story: the number was that of the last try, a minute ago.
+    #[test]
+    fn events_that_a_database_lacks_are_counted_while_it_is_away() {
+        let (disk, _) = Disk::sim(1);
+        let conf = Config::parse("c", b"[receiver]\nallow = any\n").monitor(true).unwrap().0;
+        let mut m = Monitor::open(&disk, Path::new("/state"), &conf, &Zone::named("UTC").unwrap()).unwrap();
+        let mut waiting = |delivered| {
+            m.take(br#"{"msg":"x"}"#, "10.0.0.7".parse::<IpAddr>().unwrap(), 5).unwrap();
+            m.delivered = delivered;
+            m.count();
+            crate::metrics::DATABASE_QUEUE.get()
+        };
+        assert_eq!([waiting(None), waiting(Some(1)), waiting(Some(1))], [0, 1, 2]);
     }
 }

@@ -781,9 +781,10 @@ fn a_lag_is_asked_for_again_and_not_believed_for_ever() {
     };
     // The original tells none, and gets the original's answer.
     assert_eq!(register(&[]).len(), 2);
-    assert_eq!(register(&[("lag", "7")]).get("again").map(String::as_str), Some("60"));
-    let lag = |d: &Desk, after_s: i64| d.m.overview(T + after_s * 1_000, "mon").nodes[0].lag_s;
-    assert_eq!((lag(&d, 0), lag(&d, 200), lag(&d, 220)), (Some(7), Some(7), None));
+    assert_eq!(register(&[("lag", "7"), ("paused", "1")]).get("again").map(String::as_str), Some("60"));
+    let node = |d: &Desk, after_s: i64| d.m.overview(T + after_s * 1_000, "mon").nodes[0].clone();
+    let [at_once, late, past] = [0, 200, 220].map(|s| node(&d, s)).map(|n| (n.lag_s, n.paused));
+    assert_eq!((at_once, late, past), ((Some(7), true), (Some(7), true), (None, false)));
 }
 
 #[test]

@@ -1,16 +1,18 @@
 //! `logd accept CONFIG HOST HOUR REASON` and `logd retire CONFIG HOST REASON`: an operator's word that an hour stays as it is, or
 //! that a host sends no more. It stands in the store with who, when and why ([`crate::inventory::known`]); no certificate is made of it.
+//! A monitor that expects hosts of its own has its own word on them, in its state directory: a store may say what it pleases.
 
 use super::out::Out;
 use super::status;
 use super::{ERROR, NO, YES};
 use crate::clock::{Clock, Hour, Zone};
+use crate::config::{Config, Role};
 use crate::disk::Disk;
 use crate::inventory::known::{Accepted, Known, Retired};
 use crate::pack::HourKey;
-use crate::record;
+use crate::{record, state};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Longest reason, in characters.
 const REASON_MAX: usize = 500;
@@ -122,34 +124,61 @@ fn retire_at(
     if let Some(why) = problem(reason) {
         return Err(why.into());
     }
-    let save_dir = status::save_dir_of(config)?;
-    may_write(&save_dir)?;
+    let places = places(config)?;
+    for (_, dir) in &places {
+        may_write(dir)?;
+    }
     let since = match since {
         Some(since) => since,
         None => Zone::local()?.hour_at(Clock::real().now_ms()),
     };
     let key = HourKey { name: host.to_owned(), hour: since };
-    let known = Known::read(&Disk::real(), &save_dir).map_err(|e| e.to_string())?;
-    if known.is_retired(&key) {
-        out.line(format_args!("{host}: retired already; nothing was changed"));
-        return Ok(YES);
+    for (role, dir) in places {
+        let at = dir.display();
+        let known = Known::read(&Disk::real(), &dir).map_err(|e| e.to_string())?;
+        if known.is_retired(&key) {
+            out.line(format_args!("{host}: retired already in {at}; nothing was changed there"));
+            continue;
+        }
+        let path = Retired::path(&dir, host);
+        let retired = Retired {
+            format: 1,
+            name: host.to_owned(),
+            since,
+            by: who(),
+            at: Clock::real().now_secs(),
+            reason: reason.trim().to_owned(),
+        };
+        put(&path, &record::to_json(&retired))?;
+        let more = if role == Role::Monitor {
+            "what stores tell of it is shown on"
+        } else {
+            "what is wrong with earlier ones stays wrong; received/all_HOUR does not wait for it any more, and where only it was \
+             lacking is written at the next start; a monitor with a hosts_file of its own is told by `logd retire` there"
+        };
+        out.line(format_args!(
+            "{host}: no hour from {since} on is expected of it, nor of its streams; {more}; to take it back remove {}",
+            path.display()
+        ));
     }
-    let path = Retired::path(&save_dir, host);
-    let retired = Retired {
-        format: 1,
-        name: host.to_owned(),
-        since,
-        by: who(),
-        at: Clock::real().now_secs(),
-        reason: reason.trim().to_owned(),
-    };
-    put(&path, &record::to_json(&retired))?;
-    out.line(format_args!(
-        "{host}: no hour from {since} on is expected of it, nor of its streams; what is wrong with earlier ones stays wrong; to \
-         take it back remove {}",
-        path.display()
-    ));
     Ok(YES)
+}
+
+/// Where the roles of a config that expect hosts keep such a word.
+fn places(config: &Path) -> Result<Vec<(Role, PathBuf)>, String> {
+    let config = Config::load(config).map_err(|e| e.to_string())?;
+    let mut places = Vec::new();
+    let roles = config.roles();
+    if roles.contains(&Role::Monitor) {
+        let (monitor, _) = config.monitor(false).map_err(|e| e.to_string())?;
+        places.push((Role::Monitor, state::resolve(&Role::Monitor, monitor.state_dir.as_deref())));
+    }
+    let stores = [Role::Fcollector, Role::Etlcollector, Role::Mgocollector];
+    if places.is_empty() || roles.iter().any(|r| stores.contains(r)) {
+        let (role, store) = config.any_store(false).map_err(|e| e.to_string())?;
+        places.push((role, store.save_dir));
+    }
+    Ok(places)
 }
 
 #[cfg(test)]
@@ -244,5 +273,30 @@ mod tests {
         assert_eq!(is_ready(&path, true).0, YES);
         assert!(!silent(&status(&path)), "{}", status(&path));
         assert!(say(None).1.contains("retired already"));
+    }
+
+    #[test]
+    fn a_monitor_has_its_own_word_on_hosts() {
+        let temp = Temp::new();
+        let text =
+            format!("[receiver]\nrecv_port = 1\nallow = any\nstate_dir = {}\n", temp.path("m").display());
+        let path = temp.file("m.ini", &text);
+        let say = || printed(|out| retire(&path, "web2", (None, "scrapped"), out));
+        assert!(say().2.contains("No such file"), "it has never started");
+        std::fs::create_dir_all(temp.path("m")).unwrap();
+        let (code, out, err) = say();
+        assert_eq!((code, err.as_str()), (YES, ""), "{out}");
+        let known = Known::read(&Disk::real(), &temp.path("m")).unwrap();
+        assert!(known.is_retired(&key("web2_2999010100")) && !known.is_retired(&key("web1_2999010100")));
+        // A store in the same file is told, too.
+        let save = temp.path("save");
+        std::fs::create_dir_all(&save).unwrap();
+        temp.file(
+            "m.ini",
+            &format!("{text}[fcollector]\nlisten = :1\nallow = any\nsave_dir = {}\n", save.display()),
+        );
+        let (code, out, _) = say();
+        assert!(code == YES && out.contains("retired already") && out.contains("all_HOUR"), "{out}");
+        assert!(save.join("retired/web2").exists());
     }
 }

@@ -139,12 +139,9 @@ fn judge(answer: &Result<(u64, Outcome), String>) -> (bool, String) {
                 "{reason}; its log says which it is, and logd-security(7) what to do; packs wait here, nothing is lost"
             ),
         ),
-        Ok((_, Outcome::TempFail { reason, .. })) => (
-            false,
-            format!(
-                "{reason}; its `logd status` says why (a full disk or spool); packs wait here, nothing is lost"
-            ),
-        ),
+        Ok((_, Outcome::TempFail { reason, .. })) => {
+            (false, format!("{reason}; packs wait here, nothing is lost"))
+        }
         Err(why) => (false, why.clone()),
     }
 }

@@ -44,6 +44,8 @@ struct Queue {
     subjects: BTreeMap<String, Subject>,
     dropped: u64,
     quit: bool,
+    /// The program runs.
+    calling: bool,
 }
 
 /// What is run.
@@ -99,6 +101,14 @@ impl Alarms {
         }
     }
 
+    /// Is there a program, and nothing that it is still to be told?
+    pub fn is_idle(&self) -> bool {
+        self.0.as_ref().is_some_and(|inner| {
+            let queue = lock(&inner.queue);
+            !queue.calling && queue.subjects.values().all(|s| s.pending.is_none())
+        })
+    }
+
     /// The thread ends when the program that runs has ended or its time is over.
     pub fn stop(&self) {
         if let Some(inner) = &self.0 {
@@ -125,9 +135,11 @@ impl Inner {
                 Some((name, due)) if due <= now => {
                     let Some(text) = queue.subjects.get_mut(&name).and_then(Subject::turn) else { continue };
                     let quit = queue.quit;
+                    queue.calling = true;
                     drop(queue);
                     let done = self.program.call(&text, &|| lock(&self.queue).quit);
                     queue = lock(&self.queue);
+                    queue.calling = false;
                     if let Some(s) = queue.subjects.get_mut(&name)
                         && let Some(why) = s.called(done, text, quit)
                     {

@@ -97,6 +97,8 @@ mod with {
         // After the rounds that read the list again.
         let every_ms = conf.check_interval_ms.saturating_mul(3);
         let delivery = Delivery { s: Arc::clone(s), conf: db, disk: s.disk.clone(), path, mark, every_ms };
+        // Counted from now on, however long the first connection takes.
+        lock(&s.monitor).delivered = Some(delivery.mark.seq);
         // Its name is durable before the first event goes out under it.
         delivery.save().map_err(say)?;
         Ok(Some(spawn("database", move || delivery.run())))
@@ -144,7 +146,11 @@ mod with {
 
         /// Sets what is told of the database: what it lacks, and why it is away and for how many ms.
         fn tell(&self, away: Option<(&str, u64)>) {
-            let waiting = lock(&self.s.monitor).events.newest().saturating_sub(self.mark.seq);
+            let waiting = {
+                let mut m = lock(&self.s.monitor);
+                m.delivered = Some(self.mark.seq);
+                m.events.newest().saturating_sub(self.mark.seq)
+            };
             watch::database(&self.s.health, away, waiting);
         }
 

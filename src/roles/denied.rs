@@ -25,6 +25,8 @@ const AGAIN_MS: i64 = 10 * 60 * 1000;
 const UPDATE_MS: i64 = 60 * 1000;
 /// Something new is written at once, but not more often than this, in ms.
 const NEWS_MS: i64 = 1_000;
+/// A receiver that says `busy` to everything for so long is told; for a moment each of them does.
+const BUSY_MS: i64 = 5_000;
 
 /// Packs of one sender that one address denies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +58,9 @@ pub struct Failing {
     pub since_ms: i64,
     /// The last attempt.
     pub last_ms: i64,
+    /// It is worth being told.
+    #[serde(skip)]
+    told: bool,
 }
 
 /// What the file holds.
@@ -149,31 +154,32 @@ impl Denials {
     /// Whether anything gets through to an address; an attempt to reach it tells, too.
     pub fn way(&mut self, to: &str, outcome: &Outcome, now_ms: i64) {
         let at = self.failing.iter().position(|f| f.to == to);
-        match outcome {
-            Outcome::TempFail { how: Fail::NoConnection | Fail::NoAnswer, reason } => {
-                let reason: String = reason.chars().take(REASON_MAX).collect();
-                if let Some(failing) = at.and_then(|at| self.failing.get_mut(at)) {
-                    self.news |= failing.reason != reason;
-                    self.updated = true;
-                    (failing.reason, failing.last_ms) = (reason, now_ms);
-                } else if self.failing.len() < NAMES_MAX {
-                    self.news = true;
-                    self.failing.push(Failing {
-                        to: to.to_owned(),
-                        reason,
-                        since_ms: now_ms,
-                        last_ms: now_ms,
-                    });
-                }
-            }
-            // Whoever answers is reached.
+        let (reason, at_once) = match outcome {
+            Outcome::TempFail { how: Fail::NoConnection | Fail::NoAnswer, reason } => (reason, true),
+            // Nothing more comes through there either, if that is all that it says.
+            Outcome::TempFail { how: Fail::Answered, reason } => (reason, false),
+            // Whoever answers anything else is reached.
             _ => {
                 if let Some(at) = at {
-                    self.failing.swap_remove(at);
-                    self.news = true;
+                    self.news |= self.failing.swap_remove(at).told;
                 }
+                return;
             }
+        };
+        let reason: String = reason.chars().take(REASON_MAX).collect();
+        let at = at.unwrap_or(self.failing.len());
+        if at == self.failing.len() {
+            if at >= NAMES_MAX {
+                return;
+            }
+            let (to, reason) = (to.to_owned(), reason.clone());
+            self.failing.push(Failing { to, reason, since_ms: now_ms, last_ms: now_ms, told: false });
         }
+        let Some(failing) = self.failing.get_mut(at) else { return };
+        let told = failing.told || at_once || now_ms.saturating_sub(failing.since_ms) >= BUSY_MS;
+        self.news |= told && (!failing.told || failing.reason != reason);
+        self.updated |= told;
+        (failing.reason, failing.last_ms, failing.told) = (reason, now_ms, told);
     }
 
     fn denied(&mut self, number: u64, frame: &[u8], to: &str, reason: &str, now_ms: i64) -> Option<String> {
@@ -280,13 +286,14 @@ impl Denials {
     /// Writes the file if anything changed: the role stops.
     pub fn close(&mut self, disk: &Disk, now_ms: i64) -> disk::Result<()> {
         // Nothing is tried any more.
-        self.news |= !self.failing.is_empty();
+        self.news |= self.failing.iter().any(|f| f.told);
         self.failing.clear();
         if self.news || self.updated { self.write(disk, now_ms) } else { Ok(()) }
     }
 
     fn write(&mut self, disk: &Disk, now_ms: i64) -> disk::Result<()> {
-        let written = if self.entries.is_empty() && self.failing.is_empty() {
+        let failing: Vec<Failing> = self.failing.iter().filter(|f| f.told).cloned().collect();
+        let written = if self.entries.is_empty() && failing.is_empty() {
             match disk.remove(&self.path) {
                 Err(e) if !e.not_found() => Err(e),
                 _ => Ok(()),
@@ -296,7 +303,7 @@ impl Denials {
                 format: 1,
                 denied: self.entries.iter().map(|e| e.told.clone()).collect(),
                 denied_more: self.more,
-                failing: self.failing.clone(),
+                failing,
             };
             disk.replace(&self.path, &record::to_json(&file), 0o640)
         };
@@ -433,8 +440,9 @@ mod tests {
         watch.save(&disk, 10, |_| true).unwrap();
         let told = load(&disk, dir).unwrap().failing;
         assert_eq!((told.len(), told[0].since_ms, told[0].reason.as_str()), (2, 5, "expired"));
-        // Whoever is busy is reached.
-        watch.note(1, &frame, "c:1", &Outcome::TempFail { reason: "busy".into(), how: Fail::Answered }, 20);
+        let denied = Outcome::TempFail { reason: "denied".into(), how: Fail::Denied };
+        watch.note(1, &frame, "c:1", &denied, 20);
+        watch.note(1, &frame, "c:1", &Outcome::Sent, 20);
         watch.way("d:1", &Outcome::Sent, 20);
         watch.save(&disk, 2_000, |_| true).unwrap();
         assert!(disk.stat(&dir.join(FILE)).unwrap().is_none());
@@ -442,5 +450,28 @@ mod tests {
         watch.way("d:1", &fails("no route"), 2_000);
         watch.close(&disk, 2_000).unwrap();
         assert!(load(&disk, dir).unwrap().failing.is_empty());
+    }
+
+    /// The story: packs waited for a receiver with a full disk, and the status of their host said nothing of it.
+    #[test]
+    fn a_receiver_that_is_busy_for_long_is_told_until_it_takes_something() {
+        let (disk, _) = Disk::sim(1);
+        let dir = Path::new("/state");
+        disk.create_dir_all(dir, 0o750).unwrap();
+        let busy = Outcome::TempFail { reason: "the receiver says `busy`".into(), how: Fail::Answered };
+        let mut watch = Denials::open(&disk, dir);
+        let mut told = |outcome: &Outcome, now: i64| {
+            watch.way("c:1", outcome, now);
+            watch.save(&disk, now, |_| true).unwrap();
+            load(&disk, dir).unwrap().failing.first().map(|f| (f.since_ms, f.last_ms))
+        };
+        // For a moment it may be; each pack that is taken ends that.
+        for now in [0, 4_000, 8_000] {
+            assert_eq!((told(&busy, now), told(&busy, now + 3_000)), (None, None));
+            assert_eq!(told(&Outcome::Sent, now + 3_500), None);
+        }
+        assert_eq!(told(&busy, 20_000), None);
+        assert_eq!(told(&busy, 20_000 + BUSY_MS), Some((20_000, 25_000)));
+        assert_eq!(told(&Outcome::Sent, 30_000), None);
     }
 }

@@ -96,6 +96,7 @@ impl Fleet {
         let mut trouble = Vec::new();
         o.expected = expected(self.hosts_file.as_deref(), &mut trouble);
         self.nodes(&mut o);
+        o.unwell = s.health.problems(s.clock.mono_ms());
         o.errors = s.log.recent().into_iter().map(|r| entry(&self.host, r)).collect();
         let columns = s.zone.latest_hours(now_ms, self.span_hours);
         o.columns = columns.iter().rev().map(ToString::to_string).collect();
@@ -120,6 +121,7 @@ impl Fleet {
             alive: Some(true),
             since_ms: self.began_ms,
             lag_s: metrics::LAG.get().checked_div(1_000),
+            paused: metrics::PAUSED.get() == 1,
             ..Node::default()
         });
         let senders = lock(&self.shared.senders);
@@ -353,6 +355,7 @@ fn cell(row: &Row, zone: &Zone, now_ms: i64) -> HostHour {
         state: state.into(),
         word: if word == state { String::new() } else { word.into() },
         wrong: row.wrong() || (late && row.known.is_none()),
+        known: row.known.is_some(),
         lines: row.lines,
         bytes: row.bytes,
         missing: row.missing.iter().take(RANGES_MAX).copied().collect(),

@@ -127,8 +127,8 @@ pub(super) fn run(
     threads.extend(super::database::start(conf, &s, &instance.dir)?);
     let (hosts, shown, began_ms) = (conf.hosts_file.clone(), conf.http.hours, s.clock.now_ms());
     let look: Look = {
-        let s = Arc::clone(&s);
-        Box::new(move || s.look(hosts.as_deref(), shown, began_ms))
+        let (s, dir) = (Arc::clone(&s), instance.dir.clone());
+        Box::new(move || s.look((hosts.as_deref(), &dir), shown, began_ms))
     };
     let site = Site { word: "monitor", roles: metrics::MONITOR, health: s.health.clone(), look: Some(look) };
     let web = Web::start(&conf.http, site, (&s.clock, &s.log, &s.stop));
@@ -197,14 +197,20 @@ impl Shared {
         super::disk_error(&self.disk, &self.log, e);
     }
 
-    /// What the page shows: all that was told, and the silence of hosts that are expected.
-    fn look(&self, hosts_file: Option<&Path>, shown: u64, began_ms: i64) -> Overview {
+    /// What the page shows: all that was told, and the silence of hosts that are expected, but for those who are retired in the
+    /// state directory.
+    fn look(&self, (hosts_file, dir): (Option<&Path>, &Path), shown: u64, began_ms: i64) -> Overview {
         let now_ms = self.clock.now_ms();
         let mut o = lock(&self.monitor).overview(now_ms, &self.host);
         o.advice = fleet::advice();
+        o.unwell = self.health.problems(self.clock.mono_ms());
         let mut trouble = Vec::new();
         o.expected = fleet::expected(hosts_file, &mut trouble);
-        trouble.extend(fleet::complete(&mut o, false, shown, &self.zone, now_ms, &Known::default()));
+        let said = Known::read(&self.disk, dir).unwrap_or_else(|e| {
+            trouble.push(e.to_string());
+            Known::default()
+        });
+        trouble.extend(fleet::complete(&mut o, false, shown, &self.zone, now_ms, &said));
         // Its own warnings are mostly of nodes, and so among the events.
         let own = self.log.recent().into_iter().filter(|r| r.error);
         o.errors.extend(own.map(|r| fleet::entry(&self.host, r)));
@@ -231,7 +237,7 @@ impl Shared {
         while !self.stop.wait(Duration::from_secs(1)) {
             let now = self.clock.mono_ms();
             let mut m = lock(&self.monitor);
-            m.count_nodes();
+            m.count();
             let mut nodes = Ok(());
             if now.saturating_sub(minute) >= 60_000 {
                 minute = now;

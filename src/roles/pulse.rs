@@ -190,6 +190,7 @@ impl World {
                     let mut m = me.request("register", Some(own));
                     let lag_s = metrics::LAG.get().checked_div(1_000).unwrap_or(0);
                     m.insert("lag".into(), lag_s.to_string());
+                    m.insert("paused".into(), metrics::PAUSED.get().to_string());
                     m
                 })?;
                 reached = Some(to);

@@ -8,6 +8,8 @@
 //! Alarms: an hour that is not whole some time after its end, a spool that fills, a disk that pauses the role, files that
 //! were put into quarantine; and that each of them is well again.
 
+mod told;
+
 use super::alarm::Alarms;
 use super::fleet::Seen;
 use super::pulse::{self, World};
@@ -24,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use told::{News, Told};
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(10);
@@ -39,8 +42,6 @@ const ALL_MS: u64 = 5 * 60_000;
 pub const SPAN: u64 = 72;
 /// Bytes of the list in one request, as they are quoted in it; with the rest below [`heartbeat::FRAME_MAX`].
 const CHUNK: usize = 56 << 10;
-/// Hours that are named one by one in alarms of one look.
-const NAMED_MAX: usize = 3;
 /// Looking at the hours may take one part in so many of the time.
 const SHARE: u64 = 20;
 
@@ -62,10 +63,9 @@ pub struct Report {
     pub alarm_after_ms: u64,
 }
 
-/// What was told.
+/// What the monitor was told.
 #[derive(Default)]
-struct Told {
-    /// To the monitor.
+struct ToMonitor {
     hours: BTreeMap<(String, String), HostHour>,
     all_again_ms: u64,
     quiet_until_ms: u64,
@@ -74,23 +74,20 @@ struct Told {
     refused: u32,
     /// What it left out.
     left: String,
-    /// By alarm.
-    overdue: BTreeSet<(String, String)>,
-    filling: bool,
-    paused: bool,
-    quarantine: Option<BTreeSet<String>>,
 }
 
 impl Report {
     /// Starts the thread.
     pub fn start(mut self) -> JoinHandle<()> {
         spawn("report", move || {
-            let mut told = Told::default();
+            let mut told = Told::open(&self.shared.disk, &self.state_dir);
+            let mut to_monitor = ToMonitor::default();
             let (mut wait, mut look_ms) = (Duration::from_secs(1), 0);
             while !self.world.quit.wait(wait) {
                 wait = EVERY;
                 self.spool(&mut told);
                 self.quarantine(&mut told);
+                self.remember(&mut told);
                 let began = self.shared.clock.mono_ms();
                 if began < look_ms {
                     continue;
@@ -98,93 +95,59 @@ impl Report {
                 let Some(seen) = self.hours.as_mut().map(|look| look()) else { continue };
                 let ended = self.shared.clock.mono_ms();
                 look_ms = ended.saturating_add(ended.saturating_sub(began).saturating_mul(SHARE));
-                self.overdue(&mut told, &seen.hours);
-                self.tell(&mut told, &seen);
+                self.overdue(&mut told, &seen);
+                self.tell(&mut to_monitor, &seen);
             }
+            self.remember(&mut told);
         })
+    }
+
+    fn raise(&self, news: impl IntoIterator<Item = News>) {
+        for (subject, text) in news {
+            match text {
+                Some(text) => self.alarms.raise(&subject, &text),
+                None => self.alarms.settled(&subject),
+            }
+        }
     }
 
     fn spool(&self, told: &mut Told) {
         let bytes = lock(&self.shared.gate).spool.bytes();
         let percent = bytes.saturating_mul(100).checked_div(self.spool_size.max(1)).unwrap_or(0);
-        // Between the two marks nothing changes, so that it is not told to and fro.
-        if !told.filling && percent >= 80 {
-            told.filling = true;
-            let text = "what it receives is not passed on as fast; when it is full senders are told to wait";
-            self.alarms.raise("spool", &format!("the spool is {percent}% full: {text}"));
-        } else if told.filling && percent < 50 {
-            told.filling = false;
-            self.alarms.raise("spool", "the spool has room again");
-        }
+        self.raise(told.spool(percent));
         let paused = lock(&self.shared.paused).clone();
-        match &paused {
-            Some(why) if !told.paused => self.alarms.raise("paused", &format!("nothing is taken: {why}")),
-            None if told.paused => self.alarms.raise("paused", "packs are taken again"),
-            _ => {}
-        }
-        told.paused = paused.is_some();
+        self.raise(told.paused(paused.as_deref()));
     }
 
     fn quarantine(&self, told: &mut Told) {
-        let dir = self.state_dir.join("quarantine");
-        let Ok(now) = files(&self.shared.disk, &dir) else { return };
-        if let Some(before) = &told.quarantine {
-            let new: Vec<&String> = now.difference(before).collect();
-            if let Some(first) = new.first() {
-                let text = format!("{} put into quarantine, such as {first}", count(new.len(), "file"));
-                self.alarms.raise("quarantine", &format!("{text}; the log says why"));
-            }
+        if let Ok(now) = files(&self.shared.disk, &self.state_dir.join("quarantine")) {
+            self.raise(told.quarantine(now));
         }
-        told.quarantine = Some(now);
     }
 
-    fn overdue(&self, told: &mut Told, hours: &[HostHour]) {
+    fn overdue(&self, told: &mut Told, seen: &Seen) {
+        // Of a store that could not be read nobody knows what is late.
+        let Some(first) = &seen.first else { return };
         let now_ms = self.shared.clock.now_ms();
         let limit = i64::try_from(self.alarm_after_ms).unwrap_or(i64::MAX);
-        let key = |h: &HostHour| (h.hour.clone(), h.name.clone());
-        let late = |h: &&HostHour| {
+        let late = |h: &HostHour| {
             let ends = Hour::parse(&h.hour).and_then(|hour| self.shared.zone.ends_ms(hour));
             !is_whole(h) && ends.is_some_and(|ends| now_ms.saturating_sub(ends) > limit)
         };
-        let late: BTreeMap<_, &HostHour> = hours.iter().filter(late).map(|h| (key(h), h)).collect();
-        let new: Vec<&&HostHour> =
-            late.iter().filter(|(k, _)| !told.overdue.contains(*k)).map(|(_, h)| h).collect();
-        let known: BTreeSet<_> = hours.iter().map(key).collect();
-        // What is too old to be looked at is not whole for that.
-        let well: Vec<_> =
-            told.overdue.iter().filter(|k| known.contains(*k) && !late.contains_key(*k)).collect();
         let after = crate::log::escape(&minutes(self.alarm_after_ms));
-        if new.len() > NAMED_MAX {
-            let names: Vec<String> =
-                new.iter().take(NAMED_MAX).map(|h| format!("{} {}", h.name, h.hour)).collect();
-            let text = format!(
-                "{} are not whole {after} after their end, such as {}",
-                count(new.len(), "hour"),
-                names.join(", ")
-            );
-            self.alarms.raise("hours", &format!("{text}; `logd status` tells what is missing"));
-        } else {
-            for h in &new {
-                let subject = format!("hour {}_{}", h.name, h.hour);
-                let text =
-                    format!("hour {} of {} is not whole {after} after its end: {}", h.hour, h.name, state(h));
-                self.alarms.raise(&subject, &text);
-            }
-        }
-        if well.len() > NAMED_MAX {
-            for (hour, name) in &well {
-                self.alarms.settled(&format!("hour {name}_{hour}"));
-            }
-            self.alarms.raise("hours", &format!("{} that were late are whole", count(well.len(), "hour")));
-        } else {
-            for (hour, name) in well {
-                self.alarms.raise(&format!("hour {name}_{hour}"), &format!("hour {hour} of {name} is whole"));
-            }
-        }
-        told.overdue = late.into_keys().collect();
+        self.raise(told.hours(&seen.hours, first, late, &after));
     }
 
-    fn tell(&self, told: &mut Told, seen: &Seen) {
+    /// Remembers what was told, unless something of it waits still.
+    fn remember(&self, told: &mut Told) {
+        if self.alarms.is_idle()
+            && let Err(e) = told.save(&self.shared.disk)
+        {
+            super::disk_error(&self.shared.disk, &self.world.log, &e);
+        }
+    }
+
+    fn tell(&self, told: &mut ToMonitor, seen: &Seen) {
         let Some(monitor) = &self.monitor else { return };
         let now = self.shared.clock.mono_ms();
         if now < told.quiet_until_ms {
@@ -252,7 +215,7 @@ impl Report {
     }
 
     /// It answers, and does not take it.
-    fn refused(&self, told: &mut Told, monitor: &str, why: &str, unknown: bool, now: u64) {
+    fn refused(&self, told: &mut ToMonitor, monitor: &str, why: &str, unknown: bool, now: u64) {
         let log = &self.world.log;
         if unknown {
             told.quiet_until_ms = now.saturating_add(AGAIN_MS);
@@ -294,16 +257,6 @@ impl Report {
 /// Is there nothing to wait for?
 fn is_whole(h: &HostHour) -> bool {
     matches!(h.state.as_str(), "verified" | "empty" | "unverified")
-}
-
-fn state(h: &HostHour) -> String {
-    let ranges: Vec<String> = h
-        .missing
-        .iter()
-        .map(|(from, to)| if from == to { from.to_string() } else { format!("{from}-{to}") })
-        .collect();
-    let word = if h.word.is_empty() { &h.state } else { &h.word };
-    if ranges.is_empty() { word.clone() } else { format!("{word}, packs {} are missing", ranges.join(",")) }
 }
 
 fn minutes(ms: u64) -> String {

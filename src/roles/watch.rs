@@ -104,7 +104,9 @@ impl Watch {
     /// Why nothing is taken for lack of room.
     pub fn paused(&self, why: Option<String>) {
         metrics::PAUSED.set(u64::from(why.is_some()));
-        self.health.set("paused", why);
+        // The part is named already.
+        let bare = |why: String| why.strip_prefix("paused: ").map_or(why.clone(), str::to_owned);
+        self.health.set("paused", why.map(bare));
     }
 
     /// How the last work on the disk ended.
@@ -114,10 +116,9 @@ impl Watch {
     }
 }
 
-/// How many events wait for the monitor's database, and why it is away and for how many ms.
+/// Why the monitor's database is away and for how many ms, and how many events wait for it.
 #[cfg(any(test, feature = "mysql"))]
 pub fn database(health: &Health, away: Option<(&str, u64)>, waiting: u64) {
-    metrics::DATABASE_QUEUE.set(waiting);
     let long = away.filter(|(_, ms)| *ms >= LINK_MS).map(|(why, ms)| {
         format!(
             "{why}; for {} min, {waiting} events wait: see whether db_host can be reached and runs",
@@ -229,7 +230,7 @@ mod tests {
         assert!(now(0).starts_with("spool: 90 of 100 bytes"), "{}", now(0));
         w.spool(0, 0, 0);
         w.paused(Some("paused: disk: x".into()));
-        assert_eq!(now(0), "paused: paused: disk: x");
+        assert_eq!(now(0), "paused: disk: x");
     }
 
     #[test]

@@ -629,6 +629,19 @@ fn hours_are_told_with_what_is_missing_and_then_as_whole() {
     let well = format!("hour {hour} of web1 is whole");
     until(SOON, "the all-clear", || alarms().contains(&well).then_some(()));
     assert_eq!(alarms().matches(&gap).count(), 1);
+    // What a start puts into quarantine is told, what goes on is not told again, and its end is.
+    assert_eq!(store.terminate(), 0);
+    temp.file("store.state/quarantine/spool/1-2-3.bin", "x");
+    store.restart();
+    until(SOON, "the alarm of the start", || {
+        alarms().contains("1 file put into quarantine, such as spool/1-2-3.bin").then_some(())
+    });
+    let mut retire = std::process::Command::new(support::bin());
+    retire.arg("retire").arg("--since").arg(&hour).arg(store.config()).args(["web2", "scrapped"]);
+    assert_eq!(support::run(&mut retire, SOON).code, 0);
+    let gone = format!("hour {hour} of web2 is not waited for any more");
+    until(SOON * 2, "the end of the silence", || alarms().contains(&gone).then_some(()));
+    assert_eq!((alarms().matches(&silent).count(), alarms().matches(&gap).count()), (1, 1), "{}", alarms());
     m.kill();
     m.restart();
     m.ready();

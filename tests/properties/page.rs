@@ -220,8 +220,11 @@ fn the_health_tells_why_nothing_is_taken_and_that_it_is_over() {
     full.ready();
     let unwell =
         until(SOON, "the pause to be told", || Some(get(page, "/healthz")).filter(|(code, _)| *code == 503));
-    assert!(unwell.1.starts_with("paused: paused: disk: ") && unwell.1.contains("min_free"), "{unwell:?}");
+    assert!(unwell.1.starts_with("paused: disk: ") && unwell.1.contains("min_free"), "{unwell:?}");
     assert_eq!(number(page, "logd_paused"), 1);
+    // Who looks at the page is told, too.
+    let seen = until(LATER, "the pause on the page", || Some(overview(page)).filter(|o| o.nodes[0].paused));
+    assert!(seen.unwell[0].starts_with("paused: disk: "), "{:?}", seen.unwell);
     full.kill();
 
     let temp = Temp::new("page-keys");
@@ -465,6 +468,11 @@ fn a_monitor_shows_the_hours_of_its_stores_as_they_do_and_who_does_not_answer() 
     let silent = hours(page, "ghost");
     assert!(silent.values().all(|h| h.state == "no data" && h.wrong && !h.repull.is_empty()), "{silent:?}");
     assert!(silent.contains_key(&hour), "{silent:?}");
+    // The monitor has expected it, and so it is the one to be told.
+    let mut retire = std::process::Command::new(bin());
+    retire.arg("retire").arg("--since").arg(&hour).arg(m.config()).args(["ghost", "scrapped"]);
+    assert_eq!(support::run(&mut retire, SOON).code, 0);
+    until(LATER, "the silence to end", || hours(page, "ghost").keys().all(|h| *h < hour).then_some(()));
     let node = |role: &str| overview(page).nodes.into_iter().find(|n| n.role == role);
     for role in ["fcollector", "collector", "tail"] {
         let seen = until(LATER, role, || node(role).filter(|n| n.alive == Some(true)));

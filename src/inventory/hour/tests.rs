@@ -143,6 +143,31 @@ fn damage_and_late_bytes() {
     assert_eq!(state(&temp), State::Late);
 }
 
+/// The story: the proof had lost its end, the store said so and appended nothing; the packs were sent again, and the hour
+/// was `open` as long as they waited.
+#[test]
+fn a_proof_that_ends_before_packs_that_wait_is_damaged() {
+    let temp = Temp::new();
+    let save = temp.path("save");
+    Build::new(HOUR, PACKS).store(&save);
+    let proof = save.join("headers").join(HOUR);
+    let lines = std::fs::read_to_string(&proof).unwrap();
+    let first = lines.split_inclusive('\n').next().unwrap();
+    std::fs::write(&proof, first).unwrap();
+    assert_eq!(state(&temp), State::Open, "so it looks while packs are stored, too");
+    temp.file("save/aside/early/web1/2026112205.0.3", "");
+    assert_eq!(state(&temp), State::Gaps);
+    temp.file("save/aside/early/web1/2026112205.0.2", "");
+    let row = look(&temp, Some(&(0, 3, vec![])));
+    assert_eq!(row.state, State::Damaged);
+    assert!(row.wrong() && row.mended_by_resend() && row.why().contains("before pack 2"), "{}", row.why());
+    // All of it is gone.
+    std::fs::remove_file(&proof).unwrap();
+    assert_eq!(state(&temp), State::Gaps);
+    temp.file("save/aside/early/web1/2026112205.0.1", "");
+    assert_eq!(state(&temp), State::Damaged);
+}
+
 #[test]
 fn hours_of_the_original() {
     let temp = Temp::new();

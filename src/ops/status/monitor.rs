@@ -77,7 +77,11 @@ impl Report {
         let down: Vec<&Node> = self.nodes.iter().filter(|n| n.alive == Some(false)).collect();
         let named = down.iter().take(NAMED_MAX);
         let mut list: Vec<String> = named
-            .map(|n| format!("node {}: no heart-beat{}: does it run?", n.label(), self.since(n)))
+            .map(|n| {
+                // One that was added by hand was perhaps never heard.
+                let what = if n.beat_ms > 0 { "no heart-beat" } else { "no heart-beat ever, asked" };
+                format!("node {}: {what}{}: does it run?", n.label(), self.since(n))
+            })
             .collect();
         if down.len() > NAMED_MAX {
             list.push(format!("and {} more", down.len().saturating_sub(NAMED_MAX)));

@@ -528,6 +528,13 @@ fn a_monitor_that_does_not_run_is_what_is_wrong() {
     assert!(out.contains(", running") && out.contains("nothing is wrong"), "{out}");
     assert!(out.contains("2 nodes: 1 alive, 0 without a heart-beat, 0 not asked yet"), "{out}");
     assert!(out.contains("stopped since 2026-11-22 12:00:00") && out.contains("10.0.0.7:2 (tail)"), "{out}");
+    // One that was never heard has no time at which it was.
+    let all = [("", 3), (",\"beat_ms\":1", 4)]
+        .map(|(beat, port)| node(port, &format!(",\"alive\":false,\"since_ms\":{NOON}{beat}")));
+    temp.file("state/nodes.json", &format!("{{\"format\":1,\"nodes\":[{}]}}", all.join(",")));
+    let out = status(&config, View::Summary);
+    assert!(out.contains("10.0.0.7:3 (tail): no heart-beat ever, asked since 2026-11-22 12:00:00"), "{out}");
+    assert!(out.contains("10.0.0.7:4 (tail): no heart-beat since 2026-11-22 12:00:00"), "{out}");
     drop(running);
     let out = status(&config, View::Summary);
     assert!(out.contains("what is told of nodes is what it saw last"), "{out}");
