@@ -15,11 +15,13 @@ struct Counts {
     bad: usize,
     bad_bytes: u64,
     bytes: u64,
+    /// Of all files.
+    size: u64,
 }
 
 /// The exit code: 0 all whole, 1 something is not.
 pub fn run(place: &Place, out: &mut Out) -> disk::Result<u8> {
-    let mut n = Counts::default();
+    let mut n = Counts { size: scan::size(place)?, ..Counts::default() };
     scan::spool(place, &mut |piece| {
         look(piece, false, &mut n, out);
         Ok(())
@@ -64,8 +66,10 @@ fn look(piece: Piece<'_>, held: bool, n: &mut Counts, out: &mut Out) {
             n.packs = n.packs.saturating_add(1);
             n.waiting = n.waiting.saturating_add(usize::from(!pack.done && !held));
             n.held = n.held.saturating_add(usize::from(held));
-            let read = out::bytes(n.bytes.saturating_add(pack.head.end()));
-            out.progress(&|| format!("spool check: {read} read"));
+            let read = n.bytes.saturating_add(pack.head.end());
+            out.progress_of(read.min(n.size), n.size, &|| {
+                format!("spool check: {} of {} read", out::bytes(read), out::bytes(n.size))
+            });
         }
         Piece::Stretch(s) => {
             if s.kind != Kind::Live {

@@ -44,7 +44,13 @@ pub fn run(place: &Place, to: &Path, all: bool, out: &mut Out) -> Result<u8, Str
         Spool::open(disk, &to.join("spool"), &mut none, &CONF, &mut |_| {}, &mut |_, _| {}).map_err(text)?;
     let (mut saved, mut bytes, mut done, mut lost) = (0_usize, 0_u64, 0_usize, Vec::new());
     let mut full = None;
+    let (size, mut files, mut at) = (scan::size(place).map_err(text)?, 0_u64, 0_u64);
     let mut see = |piece: Piece<'_>| {
+        match &piece {
+            Piece::Pack(p) | Piece::Misplaced(p) => at = files.saturating_add(p.head.end()),
+            Piece::Read(len) => files = files.saturating_add(*len),
+            _ => {}
+        }
         match piece {
             Piece::Pack(p) if p.done && !all => done = done.saturating_add(1),
             Piece::Pack(p) | Piece::Misplaced(p) => match spool.append(&[p.frame]) {
@@ -59,7 +65,9 @@ pub fn run(place: &Place, to: &Path, all: bool, out: &mut Out) -> Result<u8, Str
             Piece::Read(..) | Piece::Note(..) => {}
         }
         let (saved, read) = (saved, out::bytes(bytes));
-        out.progress(&|| format!("spool salvage: {}, {read}", out::count(saved, "pack")));
+        out.progress_of(at.min(size), size, &|| {
+            format!("spool salvage: {}, {read}", out::count(saved, "pack"))
+        });
         Ok(())
     };
     scan::spool(place, &mut see).and_then(|()| scan::held(place, &mut see)).map_err(text)?;

@@ -113,6 +113,16 @@ pub fn list(disk: &Disk, dir: &Path) -> disk::Result<Vec<Entry>> {
     Ok(gone_is_none(disk.list(dir))?.unwrap_or_default())
 }
 
+/// Bytes that there are to be read, about: packs that are held are few.
+pub fn size(place: &Place) -> disk::Result<u64> {
+    let mut all = 0_u64;
+    for entry in list(&place.disk, &place.spool)? {
+        let len = place.disk.stat(&place.spool.join(&entry.name))?.map_or(0, |s| s.len);
+        all = all.saturating_add(len);
+    }
+    Ok(all)
+}
+
 fn gone_is_none<T>(result: disk::Result<T>) -> disk::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
