@@ -4,7 +4,7 @@ use super::keys::{self, STREAM};
 use super::{Config, Role, read};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 /// The values that a role reads, where they are not the default.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -60,7 +60,10 @@ impl Values {
                 sha.update(part);
             }
         }
-        sha.finalize().iter().map(|b| format!("{b:02x}")).collect()
+        sha.finalize().iter().fold(String::new(), |mut text, b| {
+            let _ = write!(text, "{b:02x}");
+            text
+        })
     }
 
     /// What is another value in `new`, in the order of sections and names.
