@@ -2,8 +2,9 @@
 
 use super::keys::{self, STREAM};
 use super::{Config, Role, read};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 /// The values that a role reads, where they are not the default.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -50,6 +51,21 @@ impl Config {
 }
 
 impl Values {
+    /// A digest of all of it: equal values have the same.
+    pub fn digest(&self) -> String {
+        let mut sha = Sha256::new();
+        for ((section, key), value) in &self.0 {
+            for part in [section, key, value] {
+                sha.update((part.len() as u64).to_le_bytes());
+                sha.update(part);
+            }
+        }
+        sha.finalize().iter().fold(String::new(), |mut text, b| {
+            let _ = write!(text, "{b:02x}");
+            text
+        })
+    }
+
     /// What is another value in `new`, in the order of sections and names.
     pub fn changes(&self, new: &Self) -> Vec<Change> {
         let mut all: Vec<_> = self.0.keys().chain(new.0.keys()).collect();

@@ -3,7 +3,8 @@
 //! may write there.
 //!
 //! `request` is there until the role has read it, `answer` until its next start. A role that begins takes both away: what was
-//! asked of the one before does not concern it.
+//! asked of the one before does not concern it. `effect` has the digest of the values that the role runs with, so that `logd
+//! check` sees whether the file has others by now.
 
 use crate::disk::{self, Disk};
 use crate::record;
@@ -56,6 +57,10 @@ fn answer_in(dir: &Path) -> PathBuf {
     dir.join(DIR).join("answer")
 }
 
+fn effect_in(dir: &Path) -> PathBuf {
+    dir.join(DIR).join("effect")
+}
+
 /// Can a role that runs in this state directory be asked?
 pub fn can_be(disk: &Disk, dir: &Path) -> disk::Result<bool> {
     Ok(disk.stat(&dir.join(DIR))?.is_some_and(|s| s.is_dir))
@@ -65,7 +70,18 @@ pub fn can_be(disk: &Disk, dir: &Path) -> disk::Result<bool> {
 pub fn begin(disk: &Disk, dir: &Path) -> disk::Result<()> {
     disk.create_dir_all(&dir.join(DIR), 0o750)?;
     withdraw(disk, dir)?;
+    remove(disk, &effect_in(dir))?;
     remove(disk, &answer_in(dir))
+}
+
+/// Tells which values the role runs with, by their digest.
+pub fn runs_with(disk: &Disk, dir: &Path, digest: &str) -> disk::Result<()> {
+    disk.replace(&effect_in(dir), digest.as_bytes(), 0o640)
+}
+
+/// Are these the values that the role runs with, which is known to run? `None` = nobody can tell.
+pub fn is_in_effect(disk: &Disk, dir: &Path, digest: &str) -> Option<bool> {
+    disk.read_opt(&effect_in(dir), FILE_MAX).ok().flatten().map(|told| told == digest.as_bytes())
 }
 
 /// Asks; what the answer will bear.

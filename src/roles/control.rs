@@ -85,6 +85,7 @@ impl Control {
             live,
             values: config.values(role),
         };
+        asked.tell_effect();
         let over = quit.clone();
         let thread = Some(spawn("control", move || {
             while !over.wait(LOOK) {
@@ -138,12 +139,22 @@ impl Asked {
                     let text = format!("reload: {line}");
                     if done { self.log.info(&text) } else { self.log.warn(&text) }
                 }
+                self.tell_effect();
                 // Before it ends: whoever asked waits for it.
                 self.answer(&request, done, lines);
                 if self.again.load(Ordering::Relaxed) {
                     self.stop.request();
                 }
             }
+        }
+    }
+
+    /// For who compares the file with it. On a full disk nobody can.
+    fn tell_effect(&self) {
+        let told = ask::runs_with(&self.disk, &self.dir, &self.values.digest());
+        if let Err(e) = told {
+            self.log
+                .warn(&format!("{e}; `logd check --host` cannot tell whether the file was changed since"));
         }
     }
 

@@ -237,7 +237,12 @@ fn check_knows_a_port_of_its_own() {
     let ran = check();
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.out.contains(&format!("listen {addr}: in use, by the role itself")), "{}", ran.out);
-    assert!(ran.out.contains("it runs, with this configuration"), "{}", ran.out);
+    until(SOON, "it to tell what it runs with", || {
+        check().out.contains("it runs, with this configuration").then_some(())
+    });
+    let text = fs::read_to_string(store.config()).unwrap();
+    fs::write(store.config(), text.replace("min_free = 1M", "min_free = 2M")).unwrap();
+    assert!(check().out.contains("warn  fcollector: it runs, with other values than the file has now"));
     store.terminate();
     let other = std::net::TcpListener::bind(&addr).unwrap();
     let ran = logd(&[Path::new("check"), Path::new("--host"), store.config()]);

@@ -7,8 +7,8 @@ use super::super::out::{self, Out};
 use super::super::{NO, YES};
 use crate::clock::{Clock, Zone};
 use crate::config::{
-    Config, HttpConfig, MonitorConfig, ReceiverConfig, Role, SenderConfig, SpoolConfig, StoreConfig,
-    TailConfig, WatchConfig,
+    Config, DbConfig, HttpConfig, MonitorConfig, ReceiverConfig, Role, SenderConfig, SpoolConfig,
+    StoreConfig, TailConfig, WatchConfig,
 };
 use crate::disk::{self, Disk};
 use crate::sender::Link;
@@ -19,7 +19,7 @@ use crate::{instance, state, tls};
 use rustix::process::{Resource, geteuid, getrlimit};
 use std::fmt::Display;
 use std::io::ErrorKind;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,6 +27,8 @@ use std::time::Duration;
 
 /// A receiver that turns a connection away has done so by then.
 const TURNED_AWAY: Duration = Duration::from_millis(300);
+/// How long one address of a monitor may take to be reached.
+const REACHED: Duration = Duration::from_secs(5);
 /// Descriptors that a receiver wants beside one per connection.
 const OTHER_FILES: u64 = 512;
 /// Fewer than these, and a few hundred hosts use them up.
@@ -50,6 +52,8 @@ struct Look<'a, 'b> {
     disk: Disk,
     now_ms: i64,
     role: &'static str,
+    /// Of the values of that role.
+    digest: String,
     warned: usize,
     failed: usize,
 }
@@ -58,10 +62,12 @@ struct Look<'a, 'b> {
 pub fn run(path: &Path, config: &Config, out: &mut Out) -> u8 {
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let now_ms = Clock::real().now_ms();
-    let mut look = Look { out, disk: Disk::real(), now_ms, role: "", warned: 0, failed: 0 };
+    let mut look =
+        Look { out, disk: Disk::real(), now_ms, role: "", digest: String::new(), warned: 0, failed: 0 };
     look.clock();
     for role in config.roles() {
         look.role = role.command();
+        look.digest = config.values(role).digest();
         look.role(role, &path, config);
     }
     let (warned, failed) = (look.warned, look.failed);
@@ -178,6 +184,9 @@ impl Look<'_, '_> {
         if let Some(listen) = &c.http.listen {
             self.port("[http] listen", listen, runs);
         }
+        if let Some(db) = &c.db {
+            self.database(db);
+        }
     }
 
     /// The state directory; does this very configuration run?
@@ -197,7 +206,15 @@ impl Look<'_, '_> {
         let running = instance::is_running(dir);
         match (running, instance::begun_by(&self.disk, dir)) {
             (Some(true), Some((role, file))) if role == self.role && file == config => {
-                self.say(Mark::Ok, "it runs, with this configuration");
+                match instance::ask::is_in_effect(&self.disk, dir, &self.digest) {
+                    Some(true) => self.say(Mark::Ok, "it runs, with this configuration"),
+                    Some(false) => self.say(
+                        Mark::Warn,
+                        "it runs, with other values than the file has now: `logd reload CONFIG` takes them over, or says which of \
+                         them need a restart",
+                    ),
+                    None => self.say(Mark::Ok, "it runs, with this file"),
+                }
                 Some(true)
             }
             (Some(true), Some((role, file))) => {
@@ -327,10 +344,64 @@ impl Look<'_, '_> {
     }
 
     fn watch(&mut self, watch: &WatchConfig, http: &HttpConfig, runs: Option<bool>) {
+        // The role works without it.
+        for (key, to) in [("mon_addr", &watch.monitor), ("tcp_addr", &watch.log_to)] {
+            if let Some(to) = to {
+                self.monitor_at(key, to);
+            }
+        }
         for (key, listen) in [("hb_port", &watch.hb_listen), ("[http] listen", &http.listen)] {
             if let Some(listen) = listen {
                 self.port(key, listen, runs);
             }
+        }
+    }
+
+    fn monitor_at(&mut self, key: &str, to: &str) {
+        self.out.progress(&|| format!("check: connecting to {to}"));
+        let reached = to.to_socket_addrs().and_then(|all| {
+            let mut failed = std::io::Error::new(ErrorKind::NotFound, "the name has no address");
+            for at in all {
+                match TcpStream::connect_timeout(&at, REACHED) {
+                    Ok(_) => return Ok(()),
+                    Err(e) => failed = e,
+                }
+            }
+            Err(failed)
+        });
+        match reached {
+            Ok(()) => self.say(Mark::Ok, format_args!("{key} {to}: reached")),
+            Err(e) => self.say(
+                Mark::Warn,
+                format_args!(
+                    "{key} {to}: {e}: the role works without it, and nobody watches; does the monitor run there, and does a firewall \
+                     let this host through?"
+                ),
+            ),
+        }
+    }
+
+    /// The database of a monitor: would it take events?
+    fn database(&mut self, c: &DbConfig) {
+        self.out.progress(&|| format!("check: connecting to {c:?}"));
+        #[cfg(feature = "mysql")]
+        let done = crate::monitor::mysql::Db::open(c).map(|db| db.marks());
+        #[cfg(not(feature = "mysql"))]
+        let done: Result<bool, String> =
+            Err("this program was built without the feature mysql, and does not start with db_host".into());
+        match done {
+            Ok(true) => self.say(Mark::Ok, format_args!("database {c:?}: reached, its tables are there")),
+            Ok(false) => self.say(
+                Mark::Warn,
+                format_args!(
+                    "database {c:?}: no table logd_delivered: after a crash events may come twice; `logd monitor --init-db CONFIG` \
+                     makes it"
+                ),
+            ),
+            Err(why) => self.say(
+                Mark::Fail,
+                format_args!("database {c:?}: {why}; events wait in the state directory until it takes them"),
+            ),
         }
     }
 
@@ -585,5 +656,58 @@ mod tests {
         let (code, out, _) = check(&config);
         assert_eq!(code, NO);
         assert!(line(&out, "min_free").starts_with("fail"), "{out}");
+    }
+
+    /// The story: the file was edited after the start, and the check said that it was in effect.
+    #[test]
+    fn values_that_the_running_role_has_not_are_told() {
+        use crate::config::{Config, Role};
+        use crate::disk::Disk;
+        use crate::instance::{Instance, ask};
+        let temp = Temp::new();
+        let text = format!(
+            "[receiver]\nrecv_port = 127.0.0.1:0\nallow = any\nstate_dir = {}\n",
+            temp.path("m").display()
+        );
+        let file = std::fs::canonicalize(temp.file("m.ini", &text)).unwrap();
+        let (disk, dir) = (Disk::real(), temp.path("m"));
+        let _running = Instance::open(&disk, &dir, "monitor", &file).unwrap();
+        ask::begin(&disk, &dir).unwrap();
+        assert!(line(&check(&file).1, "it runs").ends_with("with this file"), "an earlier version");
+        let values = Config::load(&file).unwrap().values(Role::Monitor);
+        ask::runs_with(&disk, &dir, &values.digest()).unwrap();
+        assert!(line(&check(&file).1, "it runs").ends_with("with this configuration"));
+        temp.file("m.ini", &format!("; a comment\n{text}keep_hours = 7\n"));
+        let out = check(&file).1;
+        assert!(line(&out, "it runs").starts_with("warn") && out.contains("logd reload"), "{out}");
+    }
+
+    #[test]
+    fn a_monitor_and_a_database_that_are_not_reached_are_told() {
+        let temp = Temp::new();
+        let there = TcpListener::bind("127.0.0.1:0").unwrap();
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let config = temp.file(
+            "c.ini",
+            &format!(
+                "[fcollector]\nlisten = 127.0.0.1:0\nallow = any\nsave_dir = {}\nstate_dir = {}\nmin_free = 1M\nspool_size = \
+                 64M\nmax_connections = 16\n[monitor]\nhb_port = 127.0.0.1:0\nmon_addr = {}\n[logAgent]\ntcp_addr = {gone}\n",
+                temp.path("save").display(),
+                temp.path("state").display(),
+                there.local_addr().unwrap()
+            ),
+        );
+        let (code, out, err) = check(&config);
+        assert_eq!(code, YES, "{out}{err}");
+        assert!(line(&out, "mon_addr").starts_with("ok"), "{out}");
+        assert!(line(&out, "tcp_addr").starts_with("warn") && out.contains("nobody watches"), "{out}");
+        let text = format!(
+            "[receiver]\nrecv_port = 127.0.0.1:0\nallow = any\nstate_dir = {}\ndb_host = 127.0.0.1\ndb_port = {}\ndb_uname = u\n\
+             db_passwd = secret\ndb_db = d\n",
+            temp.path("m").display(),
+            gone.port()
+        );
+        let (code, out, _) = check(&temp.file("m.ini", &text));
+        assert!(code == NO && line(&out, "database").starts_with("fail") && !out.contains("secret"), "{out}");
     }
 }
