@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::mongo::{Mongos, Server, make};
 use support::peer::{Hour, Peer};
 use support::{
@@ -191,7 +191,14 @@ fn killed(upsert: bool) {
     };
     let (mut left, mut rest, mut loading) = ([25, 25], usize::MAX, 0);
     while left != [0, 0] || rest > 0 {
-        while loads.iter().filter(|l| !is_done(l)).count() < 3 {
+    let (start, limit) = (Instant::now(), Duration::from_mins(if soak() { 40 } else { 12 }));
+        let open: Vec<&str> = loads.iter().filter(|l| !is_done(l)).map(|l| l.host.as_str()).collect();
+        assert!(
+            start.elapsed() < limit,
+            "after {limit:?} {left:?} kills of server and collectors and {rest} parts of the log are still to come; \
+             these are not whole in the database: {open:?}"
+        );
+        for _ in open.len()..3 {
             rest = send_next(&mut loads);
         }
         if left == [0, 0] {
