@@ -402,13 +402,16 @@ fn refused_documents_are_set_aside_with_the_reason_and_hold_up_nothing() {
         }
         if !upsert {
             // The second line with an id cannot be, and is not taken for a repetition of the first.
-            let text = numbered(1000..1010) + &numbered(1005..1006);
+            let twice = line("www.example.com", "transaction_id=a_id_+b");
+            let text = numbered(1000..1010) + &numbered(1005..1006) + &twice + &twice;
             send(&mut node, &hour("web2", &text, 100));
             let done = wait_for(&temp, &format!("web2_{HOUR}"), |_| true);
             assert_eq!(counts(&done), [11, 10, 0, 0, 1], "{done}");
             let rejected = fs::read_to_string(temp.path(&format!("docs.save/{REJECT}/web2_{HOUR}"))).unwrap();
             assert!(
-                rejected.contains("transaction_id=t1005") && rejected.contains("duplicate"),
+                rejected.contains("transaction_id=t1005")
+                    && rejected.contains("transaction_id=a_id_+b")
+                    && rejected.contains("duplicate"),
                 "{rejected}"
             );
         }

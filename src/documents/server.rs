@@ -240,7 +240,7 @@ impl Server {
             let (code, index) = (number("code").unwrap_or(0), number("index").unwrap_or(0));
             let text = format!("{} (code {code})", error.get_str("errmsg").unwrap_or_default());
             // It was written before a crash. (An index of somebody else's may refuse a document, too.)
-            if code == DUPLICATE && text.contains("_id_ ") {
+            if code == DUPLICATE && is_repeated(error) {
                 continue;
             }
             if !FOR_GOOD.contains(&code) && code != DUPLICATE {
@@ -280,6 +280,18 @@ impl Server {
             );
         }
         format!("{why} (code {code})")
+/// Is the index that a duplicate key is refused by that of `_id`? Servers say so by its pattern, old ones only in their text:
+/// `E11000 duplicate key error collection: db.lines index: _id_ dup key: …`. Behind `dup key` stands what a line said.
+fn is_repeated(error: &Document) -> bool {
+    if let Ok(pattern) = error.get_document("keyPattern") {
+        return pattern.keys().eq(["_id"]);
+    }
+    let text = error.get_str("errmsg").unwrap_or_default();
+    let index = text.split_once(" index: ").and_then(|(_, rest)| rest.split(' ').next());
+    // MMAPv1 wrote `db.lines.$_id_`.
+    index.is_some_and(|name| name == "_id_" || name.ends_with(".$_id_"))
+}
+
     }
 
     /// How many documents have an `_id` from here to there.
@@ -319,6 +331,30 @@ fn plain(e: &mongodb::error::Error) -> String {
     cause.get(..end.unwrap_or(cause.len())).unwrap_or(cause).to_owned()
 }
 
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It was any message with `_id_ ` in it: a line that another unique index refused was taken for one that is there.
+    #[test]
+    fn only_a_duplicate_id_is_a_repetition() {
+        let text = |t: &str| doc! { "code": DUPLICATE, "errmsg": format!("E11000 duplicate key error {t}") };
+        for (error, wanted) in [
+            (text("collection: d.c index: _id_ dup key: { _id: \"a_1.0.1.1\" }"), true),
+            (text("index: d.c.$_id_ dup key: { : \"a\" }"), true),
+            (text("collection: d.c index: uid_1 dup key: { uid: \"x_id_ y\" }"), false),
+            (text("collection: d.c index: uid_1 dup key: { uid: \" index: _id_ dup key\" }"), false),
+            (text("collection: d.c index: user_id_ dup key: { u: 1 }"), false),
+            (doc! { "keyPattern": { "_id": 1 }, "errmsg": "said in other words" }, true),
+            (doc! { "keyPattern": { "uid": 1 }, "errmsg": "x index: _id_ dup key" }, false),
+            (doc! { "keyPattern": { "_id": 1, "uid": 1 }, "errmsg": "" }, false),
+            (doc! {}, false),
+        ] {
+            assert_eq!(is_repeated(&error), wanted, "{error}");
+        }
+    }
+}
 /// The servers of a connection string, without user, password and options.
 fn hosts(uri: &str) -> &str {
     let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
