@@ -11,6 +11,10 @@
 //! `documents_reject/NAME_HOUR`: pack and line, reason, the line.
 
 #[cfg(feature = "mongodb")]
+mod batch;
+#[cfg(feature = "mongodb")]
+mod bson;
+#[cfg(feature = "mongodb")]
 pub mod hour;
 #[cfg(feature = "mongodb")]
 pub mod server;

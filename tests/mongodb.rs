@@ -342,6 +342,35 @@ fn names_and_values_that_a_database_cannot_hold_are_escaped_and_keys_of_the_role
 }
 
 // ---- documents that are refused ----
+/// Kept as they are, and no two are taken for one: they have no id that a document could be found by.
+#[test]
+fn with_filter_none_lines_with_an_empty_id_are_documents_of_their_own() {
+    for upsert in [false, true] {
+        let temp = Temp::new("mongo-empty");
+        let server = Server::new(&temp);
+        let keys = [("filter", "none"), ("upsert", if upsert { "yes" } else { "no" })];
+        let mut node = serving(&temp, &server, &keys);
+        let queries = [
+            "transaction_id=&n=1",
+            "transaction_id=&n=2",
+            "transaction_id&n=3",
+            "n=4",
+            "transaction_id=t&n=5",
+        ];
+        let text: String = queries.iter().map(|q| line("www.example.com", q)).collect();
+        send(&mut node, &hour("web1", &text, 2));
+        let done = wait_for(&temp, &format!("web1_{HOUR}"), |_| true);
+        assert_eq!(counts(&done), [5, 5, 0, 0, 0], "{done}");
+        let mut log = log(&temp, "web1", &text);
+        log["filter"] = false.into();
+        same(&server, upsert, &[log], &[]);
+        let empty =
+            json!({"db": format!("docs{DAY}"), "collection": COLLECTION, "filter": {"transaction_id": ""}});
+        assert_eq!(server.ask("count", &empty), 3);
+        assert_eq!(node.terminate(), 0);
+    }
+}
+
 
 #[test]
 fn refused_documents_are_set_aside_with_the_reason_and_hold_up_nothing() {

@@ -1,11 +1,13 @@
 //! One hour's way into the database, as far as its proof goes.
 
-use super::server::{Server, Trouble, Write};
+use super::batch::Batch;
+use super::server::{Server, Trouble};
 use super::shape::{Made, Shape, Work};
 use super::{Counts, DONE, Marker, Progress, REJECT, STATE, marker};
 use crate::config::MongoConfig;
 use crate::disk::{self, Disk, File};
-use crate::etl::fields::Source;
+use crate::etl::fields::{Source, put_unsigned};
+use crate::etl::format::Span;
 use crate::integrity::lines::{Line, Reader, Stored};
 use crate::integrity::{Certificate, Store};
 use crate::pack::HourKey;
@@ -65,10 +67,10 @@ struct Run<'a> {
     key: &'a HourKey,
     database: String,
     now: Progress,
-    batch: Vec<Write>,
-    /// For each document of the batch, its line: where it stands, and itself.
-    lines: Vec<(u64, u64, Vec<u8>)>,
-    batch_bytes: usize,
+    batch: Batch,
+    /// For each of the batch, its line: pack and line, and where in `text` it is.
+    lines: Vec<(u64, u64, Span)>,
+    text: Vec<u8>,
     reject: Option<File>,
     saved: Instant,
     turn: Turn,
@@ -141,9 +143,9 @@ impl Documents {
             all: self,
             key,
             database: server.database(&key.hour.day_of().to_string()),
-            batch: Vec::new(),
+            batch: Batch::default(),
             lines: Vec::new(),
-            batch_bytes: 0,
+            text: Vec::new(),
             reject: None,
             saved: Instant::now(),
             turn: Turn::default(),
@@ -270,23 +272,32 @@ impl Run<'_> {
         (server, work): (&mut Server, &mut Work),
         stop: &mut dyn FnMut() -> bool,
     ) -> Result<(), Stopped> {
-        let lines = raw.strip_suffix(b"\n").unwrap_or(raw);
-        if raw.is_empty() {
-            return Ok(());
-        }
-        for (n, line) in (1_u64..).zip(lines.split(|b| *b == b'\n')) {
+        let conf = &self.all.conf;
+        let mut id = format!("{}.{}.{}.", self.key, self.now.generation, pack.id).into_bytes();
+        let (before, mut rest) = (id.len(), raw);
+        for n in 1_u64.. {
+            if rest.is_empty() {
+                break;
+            }
+            let (line, after) = rest.split_at(memchr::memchr(b'\n', rest).unwrap_or(rest.len()));
+            rest = after.get(1..).unwrap_or_default();
             self.now.counts.lines = self.now.counts.lines.saturating_add(1);
-            let id = format!("{}.{}.{}.{n}", self.key, self.now.generation, pack.id);
-            let with = (!self.all.conf.upsert).then_some(id.as_str());
-            match self.all.shape.document(work, line, source, with) {
+            id.truncate(before);
+            put_unsigned(n, &mut id);
+            match self.all.shape.document(work, line, source, (!conf.upsert).then_some(&id)) {
                 Made::Skipped => self.now.counts.skipped = self.now.counts.skipped.saturating_add(1),
                 Made::Rejected(why) => self.reject(pack.id, n, &why, line)?,
                 Made::Document(document, transaction) => {
-                    self.batch_bytes =
-                        self.batch_bytes.saturating_add(document.as_bytes().len()).saturating_add(256);
-                    self.batch.push(Write { id, transaction, document });
-                    self.lines.push((pack.id, n, line.to_vec()));
-                    if self.batch.len() >= self.all.conf.bulk_size || self.batch_bytes >= MESSAGE_MAX {
+                    if conf.upsert {
+                        let transaction = transaction.map(|t| (conf.id_key.as_str(), t));
+                        self.batch.upsert(&id, transaction, document);
+                    } else {
+                        self.batch.insert(document);
+                    }
+                    let start = self.text.len();
+                    self.text.extend_from_slice(line);
+                    self.lines.push((pack.id, n, Span { start, end: self.text.len() }));
+                    if self.batch.len() >= conf.bulk_size || self.batch.elements().len() >= MESSAGE_MAX {
                         self.flush(server)?;
                         if stop() {
                             return Err(Stopped::Stop);
@@ -315,18 +326,19 @@ impl Run<'_> {
             // An update stopped at the first that was refused.
             let to = if upsert { refused.first().map(|(at, _)| at.saturating_add(1)) } else { None };
             let to = to.unwrap_or(self.batch.len()).min(self.batch.len());
-            self.batch.drain(..to);
-            let lines: Vec<_> = self.lines.drain(..to).collect();
             let good = to.saturating_sub(refused.len()) as u64;
             self.now.counts.written = self.now.counts.written.saturating_add(good);
             self.turn.written = self.turn.written.saturating_add(good);
             for (at, why) in refused {
-                if let Some((pack, n, line)) = lines.get(at) {
-                    self.reject(*pack, *n, &format!("the database refuses it: {why}"), line)?;
+                if let Some((pack, n, place)) = self.lines.get(at).copied() {
+                    let line = place.of(&self.text).to_vec();
+                    self.reject(pack, n, &format!("the database refuses it: {why}"), &line)?;
                 }
             }
+            self.batch.remove_first(to);
+            self.lines.drain(..to);
         }
-        self.batch_bytes = 0;
+        self.text.clear();
         Ok(())
     }
 

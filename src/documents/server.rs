@@ -1,6 +1,8 @@
 //! One connection to a database: inserts, updates, counts. It asks one address at a time and goes to the next when one does not
 //! answer. Every write says how many servers must have it and whether their journals must.
 
+use super::batch::Batch;
+use super::bson;
 use crate::config::MongoConfig;
 use mongodb::Client;
 use mongodb::bson::raw::{RawArrayBuf, RawDocumentBuf};
@@ -35,16 +37,6 @@ pub enum Trouble {
     /// Some can never be: their places in the batch, and why. An insert has written all others, an update those before the
     /// first.
     Refused(Vec<(usize, String)>),
-}
-
-/// A document to be written.
-pub struct Write {
-    /// Its `_id`.
-    pub id: String,
-    /// With `upsert`: its transaction id.
-    pub transaction: Option<String>,
-    /// It.
-    pub document: RawDocumentBuf,
 }
 
 /// Whether the role stops.
@@ -99,7 +91,7 @@ impl Server {
     fn send(
         &mut self,
         database: &str,
-        command: &RawDocumentBuf,
+        command: RawDocumentBuf,
     ) -> Result<Option<mongodb::error::Result<Document>>, String> {
         if self.runtime.is_none() {
             let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -122,7 +114,7 @@ impl Server {
         let Some(client) = &self.client else { return Ok(None) };
         Ok(runtime.block_on(async {
             let database = client.database(database);
-            let mut answer = Box::pin(database.run_raw_command(command.clone()).into_future());
+            let mut answer = Box::pin(database.run_raw_command(command).into_future());
             loop {
                 match timeout(LOOK, &mut answer).await {
                     Ok(answer) => return Some(answer),
@@ -137,11 +129,13 @@ impl Server {
     fn command(
         &mut self,
         database: &str,
-        command: &RawDocumentBuf,
+        mut command: RawDocumentBuf,
     ) -> Result<Document, (Option<i32>, String)> {
         let mut why = String::new();
-        for _ in 0..self.uris.len() {
-            match self.send(database, command) {
+        for left in (0..self.uris.len()).rev() {
+            // The last one may have it.
+            let this = if left == 0 { std::mem::take(&mut command) } else { command.clone() };
+            match self.send(database, this) {
                 Ok(Some(Ok(reply))) => return Ok(reply),
                 Ok(Some(Err(e))) => match *e.kind {
                     // It has answered, and another one would say the same.
@@ -169,36 +163,20 @@ impl Server {
     }
 
     /// Inserts documents; those that are there already stay as they are.
-    pub fn insert(&mut self, database: &str, batch: &[Write]) -> Result<(), Trouble> {
-        let mut documents = RawArrayBuf::new();
-        for w in batch {
-            documents.push(w.document.clone());
-        }
+    pub fn insert(&mut self, database: &str, batch: &Batch) -> Result<(), Trouble> {
         let command = rawdoc! {
-            "insert": self.collection.as_str(), "ordered": false, "writeConcern": self.concern(), "documents": documents,
+            "insert": self.collection.as_str(), "ordered": false, "writeConcern": self.concern(),
         };
-        self.write(database, &command, batch.len())
+        self.write(database, with(command, "documents", batch)?, batch.len())
     }
 
-    /// Sets the fields of the documents with these transaction ids, in this order; a document that is not there is made.
-    pub fn upsert(&mut self, database: &str, batch: &[Write]) -> Result<(), Trouble> {
+    /// Updates documents, in this order; one that is not there is made.
+    pub fn upsert(&mut self, database: &str, batch: &Batch) -> Result<(), Trouble> {
         self.index(database)?;
-        let mut updates = RawArrayBuf::new();
-        for w in batch {
-            let (mut query, set) = (RawDocumentBuf::new(), w.document.clone());
-            let change = if let Some(transaction) = &w.transaction {
-                query.append(self.id_key.as_str(), transaction.as_str());
-                rawdoc! { "$set": set, "$setOnInsert": { "_id": w.id.as_str() } }
-            } else {
-                query.append("_id", w.id.as_str());
-                rawdoc! { "$set": set }
-            };
-            updates.push(rawdoc! { "q": query, "u": change, "upsert": true });
-        }
         let command = rawdoc! {
-            "update": self.collection.as_str(), "ordered": true, "writeConcern": self.concern(), "updates": updates,
+            "update": self.collection.as_str(), "ordered": true, "writeConcern": self.concern(),
         };
-        self.write(database, &command, batch.len())
+        self.write(database, with(command, "updates", batch)?, batch.len())
     }
 
     /// Without an index each update would read the whole collection.
@@ -211,7 +189,7 @@ impl Server {
         let mut indexes = RawArrayBuf::new();
         indexes.push(rawdoc! { "key": keys, "name": format!("logd_{}", self.id_key) });
         let command = rawdoc! { "createIndexes": self.collection.as_str(), "indexes": indexes };
-        match self.command(database, &command) {
+        match self.command(database, command) {
             Ok(_) => {}
             Err((None, why)) => return Err(Trouble::Away(why)),
             Err((Some(_), why)) => self.told.push(format!(
@@ -223,7 +201,7 @@ impl Server {
         Ok(())
     }
 
-    fn write(&mut self, database: &str, command: &RawDocumentBuf, len: usize) -> Result<(), Trouble> {
+    fn write(&mut self, database: &str, command: RawDocumentBuf, len: usize) -> Result<(), Trouble> {
         let reply = match self.command(database, command) {
             Ok(reply) => reply,
             Err((Some(code), why)) if len == 1 && FOR_GOOD.contains(&code) && !self.degrade(code, &why) => {
@@ -280,24 +258,12 @@ impl Server {
             );
         }
         format!("{why} (code {code})")
-/// Is the index that a duplicate key is refused by that of `_id`? Servers say so by its pattern, old ones only in their text:
-/// `E11000 duplicate key error collection: db.lines index: _id_ dup key: …`. Behind `dup key` stands what a line said.
-fn is_repeated(error: &Document) -> bool {
-    if let Ok(pattern) = error.get_document("keyPattern") {
-        return pattern.keys().eq(["_id"]);
-    }
-    let text = error.get_str("errmsg").unwrap_or_default();
-    let index = text.split_once(" index: ").and_then(|(_, rest)| rest.split(' ').next());
-    // MMAPv1 wrote `db.lines.$_id_`.
-    index.is_some_and(|name| name == "_id_" || name.ends_with(".$_id_"))
-}
-
     }
 
     /// How many documents have an `_id` from here to there.
     pub fn count(&mut self, database: &str, ids: (&str, &str)) -> Result<u64, Trouble> {
         let command = rawdoc! { "count": self.collection.as_str(), "query": { "_id": range(ids) } };
-        let reply = self.command(database, &command).map_err(|(_, why)| Trouble::Away(why))?;
+        let reply = self.command(database, command).map_err(|(_, why)| Trouble::Away(why))?;
         let n = reply.get("n").and_then(|n| {
             n.as_i64().or_else(|| n.as_i32().map(i64::from)).or_else(|| n.as_f64().map(|n| n as i64))
         });
@@ -310,8 +276,34 @@ fn is_repeated(error: &Document) -> bool {
         let mut deletes = RawArrayBuf::new();
         deletes.push(rawdoc! { "q": { "_id": range(ids) }, "limit": 0 });
         let command = rawdoc! { "delete": self.collection.as_str(), "writeConcern": self.concern(), "deletes": deletes };
-        self.write(database, &command, 2)
+        self.write(database, command, 2)
     }
+}
+
+/// The command with all of these.
+fn with(command: RawDocumentBuf, name: &str, batch: &Batch) -> Result<RawDocumentBuf, Trouble> {
+    let mut out = command.into_bytes();
+    out.reserve(batch.elements().len().saturating_add(64));
+    // Its end comes behind them.
+    out.pop();
+    bson::element(&mut out, bson::ARRAY, name.as_bytes());
+    let array = bson::begin(&mut out);
+    out.extend_from_slice(batch.elements());
+    bson::end(&mut out, array);
+    bson::end(&mut out, 0);
+    RawDocumentBuf::from_bytes(out).map_err(|e| Trouble::Away(format!("a message cannot be made: {e}")))
+}
+
+/// Is the index that a duplicate key is refused by that of `_id`? Servers say so by its pattern, old ones only in their text:
+/// `E11000 duplicate key error collection: db.lines index: _id_ dup key: …`. Behind `dup key` stands what a line said.
+fn is_repeated(error: &Document) -> bool {
+    if let Ok(pattern) = error.get_document("keyPattern") {
+        return pattern.keys().eq(["_id"]);
+    }
+    let text = error.get_str("errmsg").unwrap_or_default();
+    let index = text.split_once(" index: ").and_then(|(_, rest)| rest.split(' ').next());
+    // MMAPv1 wrote `db.lines.$_id_`.
+    index.is_some_and(|name| name == "_id_" || name.ends_with(".$_id_"))
 }
 
 fn range((from, to): (&str, &str)) -> RawDocumentBuf {
@@ -331,6 +323,28 @@ fn plain(e: &mongodb::error::Error) -> String {
     cause.get(..end.unwrap_or(cause.len())).unwrap_or(cause).to_owned()
 }
 
+/// The servers of a connection string, without user, password and options.
+fn hosts(uri: &str) -> &str {
+    let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
+    let rest = rest.split(['/', '?']).next().unwrap_or(rest);
+    rest.rsplit_once('@').map_or(rest, |(_, hosts)| hosts)
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // What the driver still does in the background must not keep a role from ending.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Errors of a server that another one may not have, or the same one not later.
+fn is_passing(code: i32) -> bool {
+    const PASSING: &[i32] =
+        &[6, 7, 50, 63, 89, 91, 112, 133, 189, 202, 234, 262, 9001, 10_107, 11_600, 11_602, 13_435, 13_436];
+    PASSING.contains(&code)
+}
 
 #[cfg(test)]
 mod tests {
@@ -354,26 +368,4 @@ mod tests {
             assert_eq!(is_repeated(&error), wanted, "{error}");
         }
     }
-}
-/// The servers of a connection string, without user, password and options.
-fn hosts(uri: &str) -> &str {
-    let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
-    let rest = rest.split(['/', '?']).next().unwrap_or(rest);
-    rest.rsplit_once('@').map_or(rest, |(_, hosts)| hosts)
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // What the driver still does in the background must not keep a role from ending.
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-/// Errors of a server that another one may not have, or the same one not later.
-fn is_passing(code: i32) -> bool {
-    const PASSING: &[i32] =
-        &[6, 7, 50, 63, 89, 91, 112, 133, 189, 202, 234, 262, 9001, 10_107, 11_600, 11_602, 13_435, 13_436];
-    PASSING.contains(&code)
 }

@@ -113,7 +113,7 @@ def compare(client, spec):
         for d in documents:
             if d.get(key) in spec.get("refused", []):
                 counts["refused"] += 1
-            elif spec["upsert"] and key in d:
+            elif spec["upsert"] and d.get(key):
                 merged.setdefault((of["db"], d[key]), {}).update(d)
             else:
                 want[of["db"], exact(d)] += 1
