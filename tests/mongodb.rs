@@ -191,7 +191,7 @@ fn killed(upsert: bool) {
     };
     let (mut left, mut rest, mut loading) = ([25, 25], usize::MAX, 0);
     while left != [0, 0] || rest > 0 {
-    let (start, limit) = (Instant::now(), Duration::from_mins(if soak() { 40 } else { 12 }));
+        let (start, limit) = (Instant::now(), Duration::from_mins(if soak() { 40 } else { 12 }));
         let open: Vec<&str> = loads.iter().filter(|l| !is_done(l)).map(|l| l.host.as_str()).collect();
         assert!(
             start.elapsed() < limit,
@@ -370,7 +370,6 @@ fn with_filter_none_lines_with_an_empty_id_are_documents_of_their_own() {
         assert_eq!(node.terminate(), 0);
     }
 }
-
 
 #[test]
 fn refused_documents_are_set_aside_with_the_reason_and_hold_up_nothing() {

@@ -38,10 +38,27 @@ impl Batch {
         }
         let old = std::mem::take(self);
         for (from, to) in old.places.into_iter().skip(n) {
-            let start = self.begin();
-            self.elements.extend_from_slice(old.elements.get(from..to).unwrap_or_default());
-            self.places.push((start, self.elements.len()));
+            self.insert(old.elements.get(from..to).unwrap_or_default());
         }
+    }
+
+    /// Takes one away.
+    pub fn remove(&mut self, at: usize) {
+        let old = std::mem::take(self);
+        for (n, (from, to)) in old.places.into_iter().enumerate() {
+            if n != at {
+                self.insert(old.elements.get(from..to).unwrap_or_default());
+            }
+        }
+    }
+
+    /// The first one, alone.
+    pub fn first(&self) -> Self {
+        let mut one = Self::default();
+        if let Some((from, to)) = self.places.first() {
+            one.insert(self.elements.get(*from..*to).unwrap_or_default());
+        }
+        one
     }
 
     /// A document, which has its `_id`.
@@ -113,6 +130,9 @@ mod tests {
         assert_eq!((batch.len(), read(&batch).get_document("11").unwrap()), (12, &doc! { "n": 11 }));
         batch.remove_first(10);
         assert_eq!(read(&batch), doc! { "0": { "n": 10 }, "1": { "n": 11 } });
+        assert_eq!(read(&batch.first()), doc! { "0": { "n": 10 } });
+        batch.remove(0);
+        assert_eq!(read(&batch), doc! { "0": { "n": 11 } });
         batch.remove_first(9);
         assert!(batch.is_empty() && read(&batch).is_empty());
     }

@@ -17,6 +17,10 @@ const DOCUMENT_MAX: usize = 16 << 20;
 /// Name of the field that is the client's address.
 const IP: &[u8] = b"ipinlong";
 
+/// Longest first label of a host, which is in front of each name: as long as a whole host may be.
+const LABEL_MAX: usize = 253;
+/// Reason of a rejected line.
+const LABEL_LONG: &str = "the first label of its host is longer than 253 bytes";
 /// Reason of a rejected line.
 const TOO_LARGE: &str = "its document would be larger than 16 MiB";
 
@@ -55,6 +59,8 @@ pub struct Work {
 struct Fields {
     prefix: Vec<u8>,
     out: Vec<u8>,
+    /// The transaction id's name, which no other field has: hosts and parameters come from clients.
+    own: Vec<u8>,
     /// Where in it names are.
     names: Vec<Span>,
     /// A bit for the length and the end of each name: one whose bit is not there is new, which nearly all are.
@@ -116,12 +122,18 @@ impl Shape {
         fields.prefix.clear();
         if self.prefix {
             let host = record.get(&Field::Host, line, source, &self.spiders, scratch);
-            fields.prefix.extend_from_slice(host.split(|b| *b == b'.').next().unwrap_or_default());
+            let label = host.split(|b| *b == b'.').next().unwrap_or_default();
+            if label.len() > LABEL_MAX {
+                return Made::Rejected(LABEL_LONG.into());
+            }
+            fields.prefix.extend_from_slice(label);
             fields.prefix.push(b'_');
         }
         fields.out.clear();
         fields.names.clear();
         fields.seen = 0;
+        fields.own.clear();
+        fields.own.extend_from_slice(id_key);
         let all = bson::begin(&mut fields.out);
         if let Some(id) = id {
             bson::element(&mut fields.out, bson::STRING, b"_id");
@@ -158,6 +170,9 @@ impl Shape {
         }
         for (name, value) in record.params().filter(|(name, _)| *name != id_key && *name != without) {
             fields.string(name, value);
+            if fields.out.len() > DOCUMENT_MAX {
+                break;
+            }
         }
         bson::end(&mut fields.out, all);
         // Some of it is around the document in its message.
@@ -183,6 +198,10 @@ impl Fields {
             escape_from(out, start);
         }
         let (known, name) = out.split_at(start.min(out.len()));
+        if with_prefix && name == self.own {
+            out.truncate(before);
+            return false;
+        }
         let last = name.last().copied().unwrap_or_default();
         let bit = 1_u64.wrapping_shl((name.len() as u32).wrapping_mul(7).wrapping_add(last.into()));
         if self.seen & bit != 0 && self.names.iter().any(|n| n.of(known) == name) {
@@ -316,6 +335,24 @@ mod tests {
         assert_eq!(document, wanted);
         let many = (0..300).fold(String::new(), |all, n| all + &format!("&{}=0", n % 150));
         assert_eq!(made("", &LINE.replace("&%25=y", &many), None).0.len(), 7 + 150);
+    }
+
+    /// A client that names its host `transaction.x` overwrote the id by a parameter `id`, and one with a long name made gigabytes
+    /// of a line of one.
+    #[test]
+    fn a_host_cannot_take_the_place_of_the_transaction_id_nor_make_a_document_of_gigabytes() {
+        let line = LINE.replace("www.", "transaction.").replace("&a=1", "&id=N2");
+        for id in [Some("k"), None] {
+            let (document, transaction) = made("", &line, id);
+            assert_eq!(transaction.as_deref(), Some("T1"));
+            assert_eq!(document.get_str("transaction_id").ok(), id.map(|_| "T1"));
+            assert_eq!(document.get_str("transaction_a"), Ok("2"));
+        }
+        let many = (0..900).fold(String::new(), |all, n| all + &format!("&p{n}=0"));
+        for (len, wanted) in [(253, false), (254, true), (900_000, true)] {
+            let line = LINE.replace("www", &"w".repeat(len)).replace("&%25=y", &many);
+            assert_eq!(made("", &line, None).0.contains_key("rejected"), wanted, "{len}");
+        }
     }
 
     /// With `filter = none` an empty transaction id was no field at all.
