@@ -10,12 +10,13 @@ use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 use support::mongo::{Mongos, Server, make};
 use support::peer::{Hour, Peer};
 use support::{
-    LATER, Node, Ran, Rng, SOON, Temp, fixed_addr, logd, past_hours, seed, shared, soak, tail, until,
+    LATER, Node, Ran, Rng, SOON, Temp, fixed_addr, logd, past_hours, run, seed, shared, soak, tail, until,
 };
 
 /// Below `save_dir`: what is said of an hour when all of it is in the database, and lines that can be no document.
@@ -574,6 +575,44 @@ fn two_servers_for_each_write_cannot_be_had_of_one_which_is_explained_and_may_be
 #[test]
 fn an_hours_counts_are_the_databases_and_verify_asks_it_again() {
     for upsert in [false, true] {
+/// The driver brings its own TLS, whatever the feature `tls` says.
+#[test]
+fn with_tls_in_its_uri_the_database_is_reached_by_whoever_knows_its_ca() {
+    let temp = Temp::new("mongo-tls");
+    let dir = temp.path("tls");
+    let [ca, cert, key] = ["ca.pem", "cert.pem", "key.pem"].map(|f| dir.join(f).display().to_string());
+    let mut server = Server::prepare(&temp, &["--tls-cert-file", &cert, "--tls-key-file", &key]);
+    let of_server = format!("subjectAltName=IP:{}\nbasicConstraints=CA:FALSE\n", server.addr().ip());
+    temp.file("tls/ext", &of_server);
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout";
+    for command in [
+        format!("req -x509 {key} ca.key -out ca.pem -subj /CN=ca -days 9"),
+        format!("req {key} key.pem -out csr -subj /CN=server"),
+        "x509 -req -in csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 9 -extfile ext -out cert.pem"
+            .into(),
+    ] {
+        let ran = run(Command::new("openssl").args(command.split(' ')).current_dir(&dir), SOON);
+        assert_eq!(ran.code, 0, "openssl {command}: {}", ran.err);
+    }
+    server.start();
+    let uri = format!("mongodb://{}/?directConnection=true&tls=true", server.addr());
+    let mut node = serving(&temp, &server, &[("uri", &uri)]);
+    let text = numbered(0..300);
+    send(&mut node, &hour("web1", &text, 50));
+    let why = node.says("database: ");
+    assert!(why.contains("certificate") && why.contains("nothing is lost"), "{why}");
+    assert_eq!(node.terminate(), 0);
+    let mut node = serving(&temp, &server, &[("uri", &format!("{uri}&tlsCAFile={ca}"))]);
+    let done = wait_for(&temp, &format!("web1_{HOUR}"), |_| true);
+    assert_eq!(counts(&done), [300, 300, 0, 0, 0], "{done}");
+    assert_eq!(node.terminate(), 0);
+    server.stop();
+    // What is there, asked without.
+    let mut server = Server::prepare(&temp, &[]);
+    server.start();
+    same(&server, false, &[log(&temp, "web1", &text)], &[]);
+}
+
         let temp = Temp::new("mongo-verify");
         let mut server = Server::new(&temp);
         let mut node = serving(&temp, &server, &[("upsert", if upsert { "yes" } else { "no" })]);
