@@ -1,6 +1,13 @@
 //! `mgocollector` with a real server that speaks `MongoDB`'s protocol: whoever is killed when, each line is once in the
 //! database, field by field what an independent parser makes of it. `tests/all` runs it; it needs the feature `mongodb`,
 //! and `PyPI` in reach once.
+//!
+//! Planted by hand, one at a time, for `inserted_exactly_once_under_50_kills`:
+//!
+//! - *`_id`s that are others each time*: noticed. The role finds more documents than it wrote, no such hour gets whole, and
+//!   the test ends at its limit of time.
+//! - *progress saved before the flush*: not noticed in one run of 50 kills; the moment is too short. A test for it is missing.
+//! - *`j: false`*: not noticed. A process that is killed loses nothing that it has written; that takes a power cut.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // a test stops at the first surprise
 
@@ -191,8 +198,8 @@ fn killed(upsert: bool) {
         parts.len()
     };
     let (mut left, mut rest, mut loading) = ([25, 25], usize::MAX, 0);
-    while left != [0, 0] || rest > 0 {
     let (start, limit) = (Instant::now(), Duration::from_mins(if soak() { 40 } else { 12 }));
+    while left != [0, 0] || rest > 0 {
         let open: Vec<&str> = loads.iter().filter(|l| !is_done(l)).map(|l| l.host.as_str()).collect();
         assert!(
             start.elapsed() < limit,
@@ -342,7 +349,6 @@ fn names_and_values_that_a_database_cannot_hold_are_escaped_and_keys_of_the_role
     assert_eq!(node.terminate(), 0);
 }
 
-// ---- documents that are refused ----
 /// Kept as they are, and no two are taken for one: they have no id that a document could be found by.
 #[test]
 fn with_filter_none_lines_with_an_empty_id_are_documents_of_their_own() {
@@ -372,6 +378,7 @@ fn with_filter_none_lines_with_an_empty_id_are_documents_of_their_own() {
     }
 }
 
+// ---- documents that are refused ----
 
 #[test]
 fn refused_documents_are_set_aside_with_the_reason_and_hold_up_nothing() {
@@ -436,7 +443,7 @@ fn refused_documents_are_set_aside_with_the_reason_and_hold_up_nothing() {
             let text = numbered(1000..1010) + &numbered(1005..1006) + &twice + &twice;
             send(&mut node, &hour("web2", &text, 100));
             let done = wait_for(&temp, &format!("web2_{HOUR}"), |_| true);
-            assert_eq!(counts(&done), [11, 10, 0, 0, 1], "{done}");
+            assert_eq!(counts(&done), [13, 11, 0, 0, 2], "{done}");
             let rejected = fs::read_to_string(temp.path(&format!("docs.save/{REJECT}/web2_{HOUR}"))).unwrap();
             assert!(
                 rejected.contains("transaction_id=t1005")
@@ -570,11 +577,6 @@ fn two_servers_for_each_write_cannot_be_had_of_one_which_is_explained_and_may_be
     }
 }
 
-// ---- hours: counts, late lines, copies ----
-
-#[test]
-fn an_hours_counts_are_the_databases_and_verify_asks_it_again() {
-    for upsert in [false, true] {
 /// The driver brings its own TLS, whatever the feature `tls` says.
 #[test]
 fn with_tls_in_its_uri_the_database_is_reached_by_whoever_knows_its_ca() {
@@ -613,6 +615,11 @@ fn with_tls_in_its_uri_the_database_is_reached_by_whoever_knows_its_ca() {
     same(&server, false, &[log(&temp, "web1", &text)], &[]);
 }
 
+// ---- hours: counts, late lines, copies ----
+
+#[test]
+fn an_hours_counts_are_the_databases_and_verify_asks_it_again() {
+    for upsert in [false, true] {
         let temp = Temp::new("mongo-verify");
         let mut server = Server::new(&temp);
         let mut node = serving(&temp, &server, &[("upsert", if upsert { "yes" } else { "no" })]);
