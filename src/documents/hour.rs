@@ -511,7 +511,8 @@ impl Run<'_> {
             self.save()?;
             return Err(Stopped::Away(format!("{}: {why}; that is mended", self.key)));
         }
-        let found = if upsert { any } else { found };
+        // Somebody else's may be among them.
+        let found = if upsert { any.min(counts.written) } else { found };
         if counts.rejected == 0 {
             self.drop_rejects()?;
         }
