@@ -683,7 +683,7 @@ fn an_update_whose_id_is_taken_is_set_aside_and_those_behind_it_are_written() {
         let theirs = json!({"_id": format!("web1_{HOUR}.0.1.{n}"), "transaction_id": format!("theirs{n}")});
         server.ask(
             "insert",
-            &json!({"db": format!("docs{DAY}"), "collection": COLLECTION, "documents": [theirs]}),
+            &json!({"db": format!("docs{DAY}"), "collection": COLLECTION, "document": theirs}),
         );
     }
     let mut node = serving(&temp, &server, &[("upsert", "yes")]);
@@ -713,8 +713,7 @@ fn what_is_not_in_the_database_is_not_said_to_be() {
         until(SOON, "most documents", || (stored(&server) == 60).then_some(()));
         // Their progress is known a moment later.
         thread::sleep(Duration::from_secs(2));
-        let all = json!({"db": format!("docs{DAY}"), "collection": COLLECTION, "filter": {}});
-        assert_eq!(server.ask("delete", &all), 60);
+        server.ask("drop", &json!({"db": format!("docs{DAY}"), "collection": COLLECTION}));
         Peer::to(node.addr()).send_all([last]);
         let key = format!("web1_{HOUR}");
         let done = wait_for(&temp, &key, |_| true);

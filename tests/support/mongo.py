@@ -149,6 +149,11 @@ def insert(client, a):
     return 1
 
 
+def drop(client, a):
+    client[a["db"]][a["collection"]].drop()
+    return 1
+
+
 def validate(client, a):
     """Makes a collection that refuses the documents that its validator does not like."""
     client[a["db"]].create_collection(a["collection"], validator=a["validator"])
@@ -311,7 +316,7 @@ def main():
         argument = json.load(f)
     # It may have just been started.
     client = pymongo.MongoClient(f"mongodb://{server}/?directConnection=true", serverSelectionTimeoutMS=30000)
-    known = {f.__name__: f for f in (compare, count, find, delete, insert, validate, unique, indexes, databases)}
+    known = {f.__name__: f for f in (compare, count, find, delete, drop, insert, validate, unique, indexes, databases)}
     print(json.dumps(known[command](client, argument)))
     client.close()
 
