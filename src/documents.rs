@@ -11,6 +11,10 @@
 //! `documents_reject/NAME_HOUR`: pack and line, reason, the line.
 
 #[cfg(feature = "mongodb")]
+mod batch;
+#[cfg(feature = "mongodb")]
+mod bson;
+#[cfg(feature = "mongodb")]
 pub mod hour;
 #[cfg(feature = "mongodb")]
 pub mod server;
@@ -35,6 +39,9 @@ pub const STATE: &str = "documents";
 const TROUBLE: &str = ".trouble";
 /// Longest file of this module, in bytes.
 const SMALL: u64 = 1 << 20;
+/// How often an hour is written anew because its documents have gone.
+#[cfg(feature = "mongodb")]
+const AGAIN_MAX: u32 = 3;
 
 /// What became of an hour's lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +54,9 @@ pub struct Counts {
     pub skipped: u64,
     /// Lines that can be no document.
     pub rejected: u64,
+    /// Documents that updates have made, as far as the answers arrived.
+    #[serde(default)]
+    pub made: u64,
 }
 
 /// How far the database has an hour.
@@ -70,6 +80,12 @@ pub struct Progress {
     /// From where to where `_id`s are those of other copies, which must go before any more is written. Never those of this copy:
     /// a server may carry out much later what it was given up for.
     pub clear: Vec<(String, String)>,
+    /// Database and collection that it was written to.
+    #[serde(default)]
+    pub place: (String, String),
+    /// How often documents that were acknowledged had gone.
+    #[serde(default)]
+    pub again: u32,
 }
 
 /// An hour is in the database.

@@ -1,6 +1,13 @@
 //! `mgocollector` with a real server that speaks `MongoDB`'s protocol: whoever is killed when, each line is once in the
 //! database, field by field what an independent parser makes of it. `tests/all` runs it; it needs the feature `mongodb`,
 //! and `PyPI` in reach once.
+//!
+//! Planted by hand, one at a time, for `inserted_exactly_once_under_50_kills`:
+//!
+//! - *`_id`s that are others each time*: noticed. The role finds more documents than it wrote, no such hour gets whole, and
+//!   the test ends at its limit of time.
+//! - *progress saved before the flush*: not noticed in one run of 50 kills; the moment is too short. A test for it is missing.
+//! - *`j: false`*: not noticed. A process that is killed loses nothing that it has written; that takes a power cut.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // a test stops at the first surprise
 
@@ -10,12 +17,13 @@ use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::mongo::{Mongos, Server, make};
 use support::peer::{Hour, Peer};
 use support::{
-    LATER, Node, Ran, Rng, SOON, Temp, fixed_addr, logd, past_hours, seed, shared, soak, tail, until,
+    LATER, Node, Ran, Rng, SOON, Temp, fixed_addr, logd, past_hours, run, seed, shared, soak, tail, until,
 };
 
 /// Below `save_dir`: what is said of an hour when all of it is in the database, and lines that can be no document.
@@ -190,8 +198,15 @@ fn killed(upsert: bool) {
         parts.len()
     };
     let (mut left, mut rest, mut loading) = ([25, 25], usize::MAX, 0);
+    let (start, limit) = (Instant::now(), Duration::from_mins(if soak() { 40 } else { 12 }));
     while left != [0, 0] || rest > 0 {
-        while loads.iter().filter(|l| !is_done(l)).count() < 3 {
+        let open: Vec<&str> = loads.iter().filter(|l| !is_done(l)).map(|l| l.host.as_str()).collect();
+        assert!(
+            start.elapsed() < limit,
+            "after {limit:?} {left:?} kills of server and collectors and {rest} parts of the log are still to come; \
+             these are not whole in the database: {open:?}"
+        );
+        for _ in open.len()..3 {
             rest = send_next(&mut loads);
         }
         if left == [0, 0] {
@@ -334,6 +349,35 @@ fn names_and_values_that_a_database_cannot_hold_are_escaped_and_keys_of_the_role
     assert_eq!(node.terminate(), 0);
 }
 
+/// Kept as they are, and no two are taken for one: they have no id that a document could be found by.
+#[test]
+fn with_filter_none_lines_with_an_empty_id_are_documents_of_their_own() {
+    for upsert in [false, true] {
+        let temp = Temp::new("mongo-empty");
+        let server = Server::new(&temp);
+        let keys = [("filter", "none"), ("upsert", if upsert { "yes" } else { "no" })];
+        let mut node = serving(&temp, &server, &keys);
+        let queries = [
+            "transaction_id=&n=1",
+            "transaction_id=&n=2",
+            "transaction_id&n=3",
+            "n=4",
+            "transaction_id=t&n=5",
+        ];
+        let text: String = queries.iter().map(|q| line("www.example.com", q)).collect();
+        send(&mut node, &hour("web1", &text, 2));
+        let done = wait_for(&temp, &format!("web1_{HOUR}"), |_| true);
+        assert_eq!(counts(&done), [5, 5, 0, 0, 0], "{done}");
+        let mut log = log(&temp, "web1", &text);
+        log["filter"] = false.into();
+        same(&server, upsert, &[log], &[]);
+        let empty =
+            json!({"db": format!("docs{DAY}"), "collection": COLLECTION, "filter": {"transaction_id": ""}});
+        assert_eq!(server.ask("count", &empty), 3);
+        assert_eq!(node.terminate(), 0);
+    }
+}
+
 // ---- documents that are refused ----
 
 #[test]
@@ -359,14 +403,13 @@ fn refused_documents_are_set_aside_with_the_reason_and_hold_up_nothing() {
                     refused.push(format!("bad{n}"));
                     line("www.example.com", &format!("transaction_id=bad{n}&refuse={n}"))
                 }
-                // 990 names of 17,000 bytes.
                 200 => {
                     refused.push("large".into());
                     let params = (0..990).fold(String::new(), |mut all, i| {
-                        write!(all, "&p{i}").unwrap();
+                        write!(all, "&p{i}={}", "v".repeat(17_000)).unwrap();
                         all
                     });
-                    line(&"h".repeat(17_000), &format!("transaction_id=large{params}"))
+                    line("www.example.com", &format!("transaction_id=large{params}"))
                 }
                 130 => "no line of a request\n".into(),
                 131 => line("www.example.com", "n=1"),
@@ -395,13 +438,16 @@ fn refused_documents_are_set_aside_with_the_reason_and_hold_up_nothing() {
         }
         if !upsert {
             // The second line with an id cannot be, and is not taken for a repetition of the first.
-            let text = numbered(1000..1010) + &numbered(1005..1006);
+            let twice = line("www.example.com", "transaction_id=a_id_+b");
+            let text = numbered(1000..1010) + &numbered(1005..1006) + &twice + &twice;
             send(&mut node, &hour("web2", &text, 100));
             let done = wait_for(&temp, &format!("web2_{HOUR}"), |_| true);
-            assert_eq!(counts(&done), [11, 10, 0, 0, 1], "{done}");
+            assert_eq!(counts(&done), [13, 11, 0, 0, 2], "{done}");
             let rejected = fs::read_to_string(temp.path(&format!("docs.save/{REJECT}/web2_{HOUR}"))).unwrap();
             assert!(
-                rejected.contains("transaction_id=t1005") && rejected.contains("duplicate"),
+                rejected.contains("transaction_id=t1005")
+                    && rejected.contains("transaction_id=a_id_+b")
+                    && rejected.contains("duplicate"),
                 "{rejected}"
             );
         }
@@ -530,6 +576,44 @@ fn two_servers_for_each_write_cannot_be_had_of_one_which_is_explained_and_may_be
     }
 }
 
+/// The driver brings its own TLS, whatever the feature `tls` says.
+#[test]
+fn with_tls_in_its_uri_the_database_is_reached_by_whoever_knows_its_ca() {
+    let temp = Temp::new("mongo-tls");
+    let dir = temp.path("tls");
+    let [ca, cert, key] = ["ca.pem", "cert.pem", "key.pem"].map(|f| dir.join(f).display().to_string());
+    let mut server = Server::prepare(&temp, &["--tls-cert-file", &cert, "--tls-key-file", &key]);
+    let of_server = format!("subjectAltName=IP:{}\nbasicConstraints=CA:FALSE\n", server.addr().ip());
+    temp.file("tls/ext", &of_server);
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout";
+    for command in [
+        format!("req -x509 {key} ca.key -out ca.pem -subj /CN=ca -days 9"),
+        format!("req {key} key.pem -out csr -subj /CN=server"),
+        "x509 -req -in csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 9 -extfile ext -out cert.pem"
+            .into(),
+    ] {
+        let ran = run(Command::new("openssl").args(command.split(' ')).current_dir(&dir), SOON);
+        assert_eq!(ran.code, 0, "openssl {command}: {}", ran.err);
+    }
+    server.start();
+    let uri = format!("mongodb://{}/?directConnection=true&tls=true", server.addr());
+    let mut node = serving(&temp, &server, &[("uri", &uri)]);
+    let text = numbered(0..300);
+    send(&mut node, &hour("web1", &text, 50));
+    let why = node.says("database: ");
+    assert!(why.contains("certificate") && why.contains("nothing is lost"), "{why}");
+    assert_eq!(node.terminate(), 0);
+    let mut node = serving(&temp, &server, &[("uri", &format!("{uri}&tlsCAFile={ca}"))]);
+    let done = wait_for(&temp, &format!("web1_{HOUR}"), |_| true);
+    assert_eq!(counts(&done), [300, 300, 0, 0, 0], "{done}");
+    assert_eq!(node.terminate(), 0);
+    server.stop();
+    // What is there, asked without.
+    let mut server = Server::prepare(&temp, &[]);
+    server.start();
+    same(&server, false, &[log(&temp, "web1", &text)], &[]);
+}
+
 // ---- hours: counts, late lines, copies ----
 
 #[test]
@@ -587,6 +671,75 @@ fn an_hours_counts_are_the_databases_and_verify_asks_it_again() {
         server.stop();
         let away = verify(&node);
         assert!(away.code == 2 && !away.err.is_empty(), "{away:?}");
+    }
+}
+
+/// The story: an update whose `_id` was taken ended its message, and what was behind it counted as written.
+#[test]
+fn an_update_whose_id_is_taken_is_set_aside_and_those_behind_it_are_written() {
+    let temp = Temp::new("mongo-taken");
+    let server = Server::new(&temp);
+    for n in [3, 17] {
+        let theirs = json!({"_id": format!("web1_{HOUR}.0.1.{n}"), "transaction_id": format!("theirs{n}")});
+        server.ask(
+            "insert",
+            &json!({"db": format!("docs{DAY}"), "collection": COLLECTION, "document": theirs}),
+        );
+    }
+    let mut node = serving(&temp, &server, &[("upsert", "yes")]);
+    send(&mut node, &hour("web1", &numbered(0..30), 30));
+    let done = wait_for(&temp, &format!("web1_{HOUR}"), |_| true);
+    assert_eq!(done["rejected"], 2, "{done}");
+    assert_eq!(stored(&server), 30);
+    let rejected = fs::read_to_string(temp.path(&format!("docs.save/{REJECT}/web1_{HOUR}"))).unwrap();
+    assert!(
+        rejected.contains("1:3\t") && rejected.contains("1:17\t") && rejected.lines().count() == 2,
+        "{rejected}"
+    );
+}
+
+/// The stories: documents that updates had made and somebody removed were never missed; late lines that were not in the
+/// database stood behind a marker that said that all was.
+#[test]
+fn what_is_not_in_the_database_is_not_said_to_be() {
+    for upsert in ["no", "yes"] {
+        let temp = Temp::new("mongo-not-there");
+        let mut server = Server::new(&temp);
+        let mut node = serving(&temp, &server, &[("upsert", upsert)]);
+        let mut whole = hour("web1", &numbered(0..90), 30);
+        let packs = whole.packs();
+        let (last, begin) = packs.split_last().unwrap();
+        Peer::to(node.addr()).send_all(begin);
+        until(SOON, "most documents", || (stored(&server) == 60).then_some(()));
+        // Their progress is known a moment later.
+        thread::sleep(Duration::from_secs(2));
+        server.ask("drop", &json!({"db": format!("docs{DAY}"), "collection": COLLECTION}));
+        Peer::to(node.addr()).send_all([last]);
+        let key = format!("web1_{HOUR}");
+        let done = wait_for(&temp, &key, |_| true);
+        assert_eq!((counts(&done), stored(&server)), ([90, 90, 0, 0, 0], 90), "upsert {upsert}: {done}");
+        assert_eq!(verify(&node).code, 0);
+
+        server.stop();
+        whole.raws.push(numbered(90..95).into_bytes());
+        send(&mut node, &whole);
+        until(SOON, "no marker of what is not there", || marker(&temp, "docs", &key).is_none().then_some(()));
+        assert_ne!(verify(&node).code, 0);
+        server.start();
+        wait_for(&temp, &key, |m| counts(m)[0] == 95);
+        assert_eq!((stored(&server), verify(&node).code), (95, 0));
+
+        // A copy without the bad line of the one before.
+        let mut bad = hour("web2", &(numbered(200..220) + "bad\n"), 30);
+        send(&mut node, &bad);
+        let reject = temp.path(&format!("docs.save/{REJECT}/web2_{HOUR}"));
+        wait_for(&temp, &format!("web2_{HOUR}"), |_| true);
+        assert_eq!(fs::read_to_string(&reject).unwrap().lines().count(), 1);
+        bad = hour("web2", &numbered(200..230), 30);
+        bad.generation = 1_790_000_000;
+        send(&mut node, &bad);
+        wait_for(&temp, &format!("web2_{HOUR}"), |m| counts(m)[0] == 30);
+        assert!(!reject.exists());
     }
 }
 

@@ -1,11 +1,13 @@
 //! One hour's way into the database, as far as its proof goes.
 
-use super::server::{Server, Trouble, Write};
+use super::batch::Batch;
+use super::server::{Refused, Server, Trouble};
 use super::shape::{Made, Shape, Work};
-use super::{Counts, DONE, Marker, Progress, REJECT, STATE, marker};
+use super::{AGAIN_MAX, Counts, DONE, Marker, Progress, REJECT, STATE, marker};
 use crate::config::MongoConfig;
 use crate::disk::{self, Disk, File};
-use crate::etl::fields::Source;
+use crate::etl::fields::{Source, put_unsigned};
+use crate::etl::format::Span;
 use crate::integrity::lines::{Line, Reader, Stored};
 use crate::integrity::{Certificate, Store};
 use crate::pack::HourKey;
@@ -18,6 +20,8 @@ use std::time::{Duration, Instant};
 const MESSAGE_MAX: usize = 12 << 20;
 /// How long what was acknowledged may be known in memory only.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// How often a document that is refused for an unknown reason is tried again.
+const TRIES: u32 = 5;
 /// Longest pack that is believed, in bytes.
 const PACK_MAX: u64 = 256 << 20;
 
@@ -65,10 +69,10 @@ struct Run<'a> {
     key: &'a HourKey,
     database: String,
     now: Progress,
-    batch: Vec<Write>,
-    /// For each document of the batch, its line: where it stands, and itself.
-    lines: Vec<(u64, u64, Vec<u8>)>,
-    batch_bytes: usize,
+    batch: Batch,
+    /// For each of the batch, its line: pack and line, and where in `text` it is.
+    lines: Vec<(u64, u64, Span)>,
+    text: Vec<u8>,
     reject: Option<File>,
     saved: Instant,
     turn: Turn,
@@ -134,6 +138,13 @@ impl Documents {
             return Ok(Turn::default());
         }
         let disk = self.store.disk();
+        // It is of before lines came that are not in the database, or of another copy. Nobody must take it for the present one
+        // while that is written.
+        let done = self.save_dir.join(DONE);
+        if disk.stat(&done.join(key.to_string()))?.is_some() {
+            disk.remove(&done.join(key.to_string()))?;
+            disk.sync_dir(&done)?;
+        }
         let path = self.progress_path(key);
         let known = disk.read_opt(&path, super::SMALL)?;
         let mut now: Progress = known.and_then(|b| record::from_json(&b).ok()).unwrap_or_default();
@@ -141,14 +152,23 @@ impl Documents {
             all: self,
             key,
             database: server.database(&key.hour.day_of().to_string()),
-            batch: Vec::new(),
+            batch: Batch::default(),
             lines: Vec::new(),
-            batch_bytes: 0,
+            text: Vec::new(),
             reject: None,
             saved: Instant::now(),
             turn: Turn::default(),
             now: Progress::default(),
         };
+        // A collection may have been removed since its index was made.
+        server.forget_index();
+        let to = (run.database.clone(), self.conf.collection.clone());
+        if now.format == 1 && now.place != to && !now.place.0.is_empty() {
+            // What is there stays there.
+            now = Progress { format: 1, generation: now.generation, ..Progress::default() };
+            run.drop_rejects()?;
+        }
+        now.place = to;
         let place = self.store.place(key);
         if let Some((_, Line::Ours(first))) = Reader::open(disk, &place.headers)?.next()? {
             let upsert = self.conf.upsert;
@@ -163,8 +183,11 @@ impl Documents {
                     clear.extend([(format!("{key}."), from), (to, format!("{key}/"))]);
                 }
                 clear.retain(|_| !upsert);
-                now = Progress { format: 1, generation: first.generation, clear, ..Progress::default() };
+                let place = now.place;
+                now =
+                    Progress { format: 1, generation: first.generation, clear, place, ..Progress::default() };
                 run.now = now;
+                run.drop_rejects()?;
                 run.save()?;
             } else {
                 run.now = now;
@@ -173,10 +196,7 @@ impl Documents {
             run.now = Progress { format: 1, ..now };
         }
         for (from, to) in std::mem::take(&mut run.now.clear) {
-            match server.remove(&run.database, (&from, &to)) {
-                Ok(()) | Err(Trouble::Refused(_)) => {}
-                Err(Trouble::Away(why)) => return Err(Stopped::Away(why)),
-            }
+            server.remove(&run.database, (&from, &to)).map_err(|e| Stopped::Away(e.later()))?;
         }
         run.all_packs(server, work, stop)?;
         run.flush(server)?;
@@ -270,23 +290,34 @@ impl Run<'_> {
         (server, work): (&mut Server, &mut Work),
         stop: &mut dyn FnMut() -> bool,
     ) -> Result<(), Stopped> {
-        let lines = raw.strip_suffix(b"\n").unwrap_or(raw);
-        if raw.is_empty() {
-            return Ok(());
-        }
-        for (n, line) in (1_u64..).zip(lines.split(|b| *b == b'\n')) {
+        let conf = &self.all.conf;
+        let mut id = format!("{}.{}.{}.", self.key, self.now.generation, pack.id).into_bytes();
+        let (before, mut rest) = (id.len(), raw);
+        for n in 1_u64.. {
+            if rest.is_empty() {
+                break;
+            }
+            let (line, after) = rest.split_at(memchr::memchr(b'\n', rest).unwrap_or(rest.len()));
+            rest = after.get(1..).unwrap_or_default();
             self.now.counts.lines = self.now.counts.lines.saturating_add(1);
-            let id = format!("{}.{}.{}.{n}", self.key, self.now.generation, pack.id);
-            let with = (!self.all.conf.upsert).then_some(id.as_str());
-            match self.all.shape.document(work, line, source, with) {
+            id.truncate(before);
+            put_unsigned(n, &mut id);
+            match self.all.shape.document(work, line, source, (!conf.upsert).then_some(&id)) {
                 Made::Skipped => self.now.counts.skipped = self.now.counts.skipped.saturating_add(1),
                 Made::Rejected(why) => self.reject(pack.id, n, &why, line)?,
                 Made::Document(document, transaction) => {
-                    self.batch_bytes =
-                        self.batch_bytes.saturating_add(document.as_bytes().len()).saturating_add(256);
-                    self.batch.push(Write { id, transaction, document });
-                    self.lines.push((pack.id, n, line.to_vec()));
-                    if self.batch.len() >= self.all.conf.bulk_size || self.batch_bytes >= MESSAGE_MAX {
+                    if conf.upsert {
+                        let transaction = transaction.map(|t| (conf.id_key.as_str(), t));
+                        self.batch.upsert(&id, transaction, document);
+                    } else {
+                        self.batch.insert(document);
+                    }
+                    let start = self.text.len();
+                    self.text.extend_from_slice(line);
+                    self.lines.push((pack.id, n, Span { start, end: self.text.len() }));
+                    if self.batch.len() >= conf.bulk_size
+                        || self.batch.elements().len().saturating_add(self.text.len()) >= MESSAGE_MAX
+                    {
                         self.flush(server)?;
                         if stop() {
                             return Err(Stopped::Stop);
@@ -300,34 +331,93 @@ impl Run<'_> {
 
     /// Writes the batch.
     fn flush(&mut self, server: &mut Server) -> Result<(), Stopped> {
+        let upsert = self.all.conf.upsert;
+        // One at a time, if a message is refused because of one of its documents.
+        let mut alone = false;
+        // An update that was carried out late may have made the document meanwhile: once more finds it.
+        let mut met = None;
         while !self.batch.is_empty() {
-            let upsert = self.all.conf.upsert;
+            let one = alone.then(|| self.batch.first());
+            let batch = one.as_ref().unwrap_or(&self.batch);
+            let sent = batch.len();
             let written = if upsert {
-                server.upsert(&self.database, &self.batch)
+                server.upsert(&self.database, batch).map(|made| {
+                    self.now.counts.made = self.now.counts.made.saturating_add(made);
+                })
             } else {
-                server.insert(&self.database, &self.batch)
+                server.insert(&self.database, batch)
             };
-            let refused = match written {
-                Ok(()) => Vec::new(),
+            match written {
+                Ok(()) => self.written(sent),
                 Err(Trouble::Away(why)) => return Err(Stopped::Away(why)),
-                Err(Trouble::Refused(refused)) => refused,
-            };
-            // An update stopped at the first that was refused.
-            let to = if upsert { refused.first().map(|(at, _)| at.saturating_add(1)) } else { None };
-            let to = to.unwrap_or(self.batch.len()).min(self.batch.len());
-            self.batch.drain(..to);
-            let lines: Vec<_> = self.lines.drain(..to).collect();
-            let good = to.saturating_sub(refused.len()) as u64;
-            self.now.counts.written = self.now.counts.written.saturating_add(good);
-            self.turn.written = self.turn.written.saturating_add(good);
-            for (at, why) in refused {
-                if let Some((pack, n, line)) = lines.get(at) {
-                    self.reject(*pack, *n, &format!("the database refuses it: {why}"), line)?;
+                Err(Trouble::Message(why)) if alone => self.refused(0, &why)?,
+                Err(Trouble::Message(_)) => alone = true,
+                Err(Trouble::Strange(at, why)) => {
+                    let Some((pack, n, _)) = self.lines.get(at).copied() else {
+                        return Err(Stopped::Away(why));
+                    };
+                    if server.tries(&format!("{} {pack}:{n}", self.key)) < TRIES {
+                        return Err(Stopped::Away(why));
+                    }
+                    self.refused(at, &why)?;
+                }
+                Err(Trouble::Refused(refused)) if upsert => {
+                    let Some(first) = refused.first() else { continue };
+                    self.written(first.at);
+                    let line = self.lines.first().map(|(pack, n, _)| (*pack, *n));
+                    if first.repeated && met != line {
+                        met = line;
+                        continue;
+                    }
+                    self.refused(0, &first.why)?;
+                }
+                Err(Trouble::Refused(refused)) => {
+                    // From behind, so that the places of those before stay what they are.
+                    for Refused { at, why, untold, .. } in refused.into_iter().rev() {
+                        if !untold || !self.is_there(server, at)? {
+                            self.refused(at, &why)?;
+                        }
+                    }
+                    self.written(self.batch.len().min(if alone { 1 } else { usize::MAX }));
                 }
             }
         }
-        self.batch_bytes = 0;
+        self.text.clear();
         Ok(())
+    }
+
+    /// The first ones are in the database.
+    fn written(&mut self, n: usize) {
+        let n = n.min(self.lines.len());
+        self.now.counts.written = self.now.counts.written.saturating_add(n as u64);
+        self.turn.written = self.turn.written.saturating_add(n as u64);
+        self.batch.remove_first(n);
+        self.lines.drain(..n);
+    }
+
+    /// One can never be.
+    fn refused(&mut self, at: usize, why: &str) -> Result<(), Stopped> {
+        self.batch.remove(at);
+        if at < self.lines.len() {
+            let (pack, n, place) = self.lines.remove(at);
+            let line = place.of(&self.text).to_vec();
+            self.reject(pack, n, &format!("the database refuses it: {why}"), &line)?;
+        }
+        Ok(())
+    }
+
+    /// Is the document of this place in the database?
+    fn is_there(&self, server: &mut Server, at: usize) -> Result<bool, Stopped> {
+        let Some((pack, n, _)) = self.lines.get(at) else { return Ok(false) };
+        let id = format!("{}.{}.{pack}.{n}", self.key, self.now.generation);
+        let found = server.count(&self.database, (&id, &format!("{id}\0")));
+        Ok(found.map_err(|e| Stopped::Away(e.later()))? > 0)
+    }
+
+    /// Those of another copy, or of another place.
+    fn drop_rejects(&mut self) -> disk::Result<()> {
+        self.reject = None;
+        self.disk().remove(&self.all.save_dir.join(REJECT).join(self.key.to_string()))
     }
 
     /// Keeps a line: pack and line, the reason, the line.
@@ -378,28 +468,53 @@ impl Run<'_> {
         }
         let counts = now.counts.clone();
         let upsert = self.all.conf.upsert;
-        let (from, to) = ids(self.key, now.generation, upsert);
-        let found = server.count(&self.database, (&from, &to)).map_err(|e| match e {
-            Trouble::Away(why) => Stopped::Away(why),
-            Trouble::Refused(_) => Stopped::Away("the documents could not be counted".into()),
-        })?;
-        if !upsert && found > counts.written {
+        let mut count = |(from, to): (String, String)| {
+            server.count(&self.database, (&from, &to)).map_err(|e| Stopped::Away(e.later()))
+        };
+        // A document that was updated may have been made by any copy.
+        let found = count(ids_of(self.key, now.generation))?;
+        let any = count(ids(self.key))?;
+        let wanted = if upsert { counts.made } else { counts.written };
+        if !upsert && found > wanted {
             self.turn.wrong = Some(format!(
-                "{found} documents with its _id are there, and {} were written; somebody else has made some: remove those, \
-                 and start the role again",
-                counts.written
+                "{found} documents with its _id are there, and {wanted} were written; somebody else has made some: remove \
+                 those, and it is counted again"
             ));
             return Ok(());
         }
-        if !upsert && found < counts.written {
-            // The database has lost what it had acknowledged, or somebody was there.
-            let generation = self.now.generation;
-            self.now = Progress { format: 1, generation, ..Progress::default() };
+        if found < wanted || !upsert && any > found {
+            // The database has lost what it had acknowledged, or somebody was there; or a removal of another copy's documents
+            // was followed by a write of them that had been given up.
+            let (generation, place, again) = (now.generation, now.place.clone(), now.again);
+            let why = if found < wanted {
+                format!("{found} documents are there, and {wanted} were acknowledged")
+            } else {
+                format!("{} documents of other copies are there", any.saturating_sub(found))
+            };
+            if again >= AGAIN_MAX {
+                self.turn.wrong = Some(format!(
+                    "{why}, {again} times now; it is not written anew any more: find out who removes documents, or makes them; \
+                     then remove {}, and start the role again",
+                    self.all.progress_path(self.key).display()
+                ));
+                return Ok(());
+            }
+            let again = again.saturating_add(1);
+            if found < wanted {
+                self.now = Progress { format: 1, generation, place, again, ..Progress::default() };
+                self.drop_rejects()?;
+            } else {
+                let (from, to) = ids_of(self.key, generation);
+                self.now.clear = vec![(format!("{}.", self.key), from), (to, format!("{}/", self.key))];
+                self.now.again = again;
+            }
             self.save()?;
-            return Err(Stopped::Away(format!(
-                "{}: {found} documents are there, and {} were acknowledged; they are written again",
-                self.key, counts.written
-            )));
+            return Err(Stopped::Away(format!("{}: {why}; that is mended", self.key)));
+        }
+        // Somebody else's may be among them.
+        let found = if upsert { any.min(counts.written) } else { found };
+        if counts.rejected == 0 {
+            self.drop_rejects()?;
         }
         let marker = self.marker(&certificate, &counts, found, now_secs);
         let path = self.all.save_dir.join(DONE).join(self.key.to_string());
@@ -430,9 +545,9 @@ fn ids_of(key: &HourKey, generation: u64) -> (String, String) {
     (format!("{key}.{generation}."), format!("{key}.{generation}/"))
 }
 
-/// The same of what is counted. A document that was updated may have been made by any copy.
-pub fn ids(key: &HourKey, generation: u64, upsert: bool) -> (String, String) {
-    if upsert { (format!("{key}."), format!("{key}/")) } else { ids_of(key, generation) }
+/// The same of an hour.
+pub fn ids(key: &HourKey) -> (String, String) {
+    (format!("{key}."), format!("{key}/"))
 }
 
 /// Reads a pack's lines; false if they are not those that the proof tells of.

@@ -702,18 +702,23 @@ fn put_int(addr: Option<IpAddr>, out: &mut Vec<u8>) {
 }
 
 fn put_signed(n: i64, out: &mut Vec<u8>) {
-    // As long as the smallest one.
+    if n < 0 {
+        out.push(b'-');
+    }
+    put_unsigned(n.unsigned_abs(), out);
+}
+
+/// Appends a number in digits.
+pub fn put_unsigned(n: u64, out: &mut Vec<u8>) {
+    // As long as the largest one.
     let mut text = [0_u8; 20];
-    let (mut at, mut rest) = (text.len(), n.unsigned_abs());
+    let (mut at, mut rest) = (text.len(), n);
     for (i, place) in text.iter_mut().enumerate().rev() {
         *place = b'0'.wrapping_add((rest % 10) as u8);
         (at, rest) = (i, rest / 10);
         if rest == 0 {
             break;
         }
-    }
-    if n < 0 {
-        out.push(b'-');
     }
     out.extend_from_slice(text.get(at..).unwrap_or_default());
 }

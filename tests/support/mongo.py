@@ -113,7 +113,7 @@ def compare(client, spec):
         for d in documents:
             if d.get(key) in spec.get("refused", []):
                 counts["refused"] += 1
-            elif spec["upsert"] and key in d:
+            elif spec["upsert"] and d.get(key):
                 merged.setdefault((of["db"], d[key]), {}).update(d)
             else:
                 want[of["db"], exact(d)] += 1
@@ -146,6 +146,11 @@ def delete(client, a):
 
 def insert(client, a):
     client[a["db"]][a["collection"]].insert_one(a["document"])
+    return 1
+
+
+def drop(client, a):
+    client[a["db"]][a["collection"]].drop()
     return 1
 
 
@@ -311,7 +316,7 @@ def main():
         argument = json.load(f)
     # It may have just been started.
     client = pymongo.MongoClient(f"mongodb://{server}/?directConnection=true", serverSelectionTimeoutMS=30000)
-    known = {f.__name__: f for f in (compare, count, find, delete, insert, validate, unique, indexes, databases)}
+    known = {f.__name__: f for f in (compare, count, find, delete, drop, insert, validate, unique, indexes, databases)}
     print(json.dumps(known[command](client, argument)))
     client.close()
 
