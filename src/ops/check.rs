@@ -241,14 +241,15 @@ mod tests {
         let state = temp.path("state");
         let text =
             format!("[collector]\nlisten = :1302\nsend_to = c:1302\nstate_dir = {}\n", state.display());
-        // A new receiver that anybody may send to is refused by a start; one that has served goes on.
+        // A new receiver that anybody may send to is refused by a start; one of an earlier version goes on.
         for _ in 0..2 {
             let (code, _, err) = check(&temp, &text);
             assert_eq!(code, ERROR, "{err}");
             assert!(err.contains("[collector]: listen") && err.contains("a start is refused"), "{err}");
             std::fs::create_dir_all(&state).unwrap();
         }
-        temp.file("state/role.json", "{}");
+        let mark = serde_json::json!({"format": 1, "role": "collector", "config": "/c.ini"});
+        temp.file("state/role.json", std::str::from_utf8(&crate::record::to_json(&mark)).unwrap());
         let (code, out, err) = check(&temp, &text);
         assert_eq!(code, YES, "{err}");
         assert!(err.contains("allow"), "{err}");

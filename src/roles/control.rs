@@ -238,7 +238,8 @@ impl Asked {
                 return Ok(None);
             }
             Role::Monitor => {
-                config.monitor(false).map_err(text)?;
+                let (c, _) = config.monitor(false).map_err(text)?;
+                admission::may_monitor(&c, &self.dir)?;
                 return Ok(None);
             }
             Role::Collector => config.relay(false).map_err(text)?.0.receiver,

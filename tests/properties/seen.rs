@@ -158,7 +158,7 @@ fn a_key_file_that_cannot_be_read_is_told_and_told_again() {
     for role in ["collector", "fcollector"] {
         let text = status(&ini(role));
         assert!(
-            text.contains("neither `allow` nor `keys_file`") && !text.contains("nothing is wrong"),
+            text.contains("none of `allow`, `keys_file` and") && !text.contains("nothing is wrong"),
             "{text}"
         );
     }
