@@ -44,7 +44,7 @@ const ID_MAX: usize = 32;
 const SECRET_LEN: usize = 32;
 
 /// One key.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Key {
     name: String,
     id: String,

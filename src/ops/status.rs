@@ -9,6 +9,7 @@ mod monitor;
 mod queue;
 mod store;
 
+use super::effect;
 use super::inventory::{Filter, PARTS};
 use super::out::{self, Out, Paint};
 use super::{ERROR, YES};
@@ -63,6 +64,7 @@ pub fn watch(path: &Path, filter: &Filter, out: &mut Out) -> u8 {
             now_ms,
             out: &mut *out,
             json: Vec::new(),
+            also: Vec::new(),
             moved: BTreeMap::new(),
             stores: 0,
             failed: false,
@@ -93,6 +95,8 @@ struct Status<'a, 'b> {
     now_ms: i64,
     out: &'a mut Out<'b>,
     json: Vec<Value>,
+    /// What is wrong with the role that is told next, whichever it is.
+    also: Vec<String>,
     /// Bytes that have come as far as this, by role.
     moved: BTreeMap<String, u64>,
     stores: usize,
@@ -114,6 +118,7 @@ pub fn run(path: &Path, filter: &Filter, view: View, out: &mut Out) -> u8 {
             now_ms,
             out,
             json: Vec::new(),
+            also: Vec::new(),
             moved: BTreeMap::new(),
             stores: 0,
             failed: false,
@@ -197,6 +202,7 @@ impl Status<'_, '_> {
         };
         let roles = config.roles();
         for role in &roles {
+            self.also = effect::differs(&self.disk, &config, *role);
             match role {
                 Role::Tail => match config.tail(false) {
                     Ok((c, _)) => {
@@ -370,8 +376,15 @@ impl Status<'_, '_> {
         wrong: &[String],
         json: impl FnOnce() -> Value,
     ) {
+        let also = std::mem::take(&mut self.also);
         match self.view {
-            View::Json => self.json.push(json()),
+            View::Json => {
+                let mut all = json();
+                if let Some(map) = all.as_object_mut().filter(|_| !also.is_empty()) {
+                    map.insert("also".into(), json!(also));
+                }
+                self.json.push(all);
+            }
             View::Missing => {}
             View::Summary | View::All => {
                 let running = match state_dir.map(crate::instance::is_running) {
@@ -383,13 +396,12 @@ impl Status<'_, '_> {
                 let running = self.out.paint(paint, running);
                 self.out.line(format_args!("{role} {title}{running}"));
                 self.out.text(text);
-                match wrong {
-                    [] => self.out.line(self.out.paint(Paint::Good, "  nothing is wrong")),
-                    list => {
-                        self.out.line(self.out.paint(Paint::Bad, "  wrong:"));
-                        for one in list {
-                            self.out.line(format_args!("  - {one}"));
-                        }
+                if also.is_empty() && wrong.is_empty() {
+                    self.out.line(self.out.paint(Paint::Good, "  nothing is wrong"));
+                } else {
+                    self.out.line(self.out.paint(Paint::Bad, "  wrong:"));
+                    for one in also.iter().chain(wrong) {
+                        self.out.line(format_args!("  - {one}"));
                     }
                 }
             }

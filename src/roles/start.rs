@@ -308,7 +308,7 @@ fn run_tail(
     let web = (!options.once).then(|| Web::start(&conf.http, site, (&w.clock, &w.log, &w.stop)));
     let control = (!options.once).then(|| {
         let here = (w.instance.dir.as_path(), &w.disk, &w.log);
-        Control::start(Role::Tail, file, here, &w.stop, Live::Follower)
+        Control::start(Role::Tail, file, here, &w.stop, Live::Follower(f.key.clone()))
     });
     let all = ship::follow(&mut f, conf, options.once, deadline, tls.as_ref(), world, &health);
     w.stop.request();

@@ -3,6 +3,7 @@
 //!
 //! It changes nothing: a port is taken for an instant, a receiver sees a connection that says nothing.
 
+use super::super::effect;
 use super::super::out::{self, Out};
 use super::super::{NO, YES};
 use crate::clock::{Clock, Zone};
@@ -63,6 +64,9 @@ pub fn run(path: &Path, config: &Config, out: &mut Out) -> u8 {
     for role in config.roles() {
         look.role = role.command();
         look.role(role, &path, config);
+        for why in effect::differs(&look.disk, config, role) {
+            look.say(Mark::Warn, why);
+        }
     }
     let (warned, failed) = (look.warned, look.failed);
     if failed > 0 {
