@@ -265,7 +265,8 @@ mod tests {
         let (code, _, err) = check(&temp, &text(""));
         assert_eq!(code, ERROR);
         assert!(
-            err.contains("[receiver]: listen 0.0.0.0:4040: `allow` is not set") && err.contains("is new"),
+            err.contains("[receiver]: listen 0.0.0.0:4040: `allow` is not set")
+                && err.contains("allow = any"),
             "{err}"
         );
         assert_eq!(check(&temp, &text("allow = 10.0.0.0/8\n")).0, YES);

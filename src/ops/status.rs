@@ -3,25 +3,26 @@
 //! It asks the disk and not the process, so it answers when the role is down too, and on a copy of a store. What a
 //! running role knows and has not written yet shows a moment later.
 
+mod certificates;
 mod follower;
 mod keys;
 mod monitor;
 mod queue;
 mod store;
 
-use super::effect;
 use super::inventory::{Filter, PARTS};
 use super::out::{self, Out, Paint};
 use super::{ERROR, YES};
+use super::{control, effect};
 use crate::clock::{Clock, Zone};
 use crate::config::{Config, Errors, MonitorConfig, Role, SpoolConfig, TailConfig};
 use crate::disk::Disk;
 use crate::inventory::hour::Row;
 use crate::pack::HourKey;
-use crate::{documents, integrity, state};
+use crate::{documents, instance, integrity, state};
 use follower::Follower;
 use keys::Keys;
-use queue::Queue;
+use queue::{Queue, Shows};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -203,6 +204,9 @@ impl Status<'_, '_> {
         let roles = config.roles();
         for role in &roles {
             self.also = effect::differs(&self.disk, &config, *role);
+            let running = instance::is_running(&control::place(&config, *role).0) == Some(true);
+            let wrong = certificates::wrong(&config, *role, running, self.zone.as_ref(), self.now_ms);
+            self.also.extend(wrong);
             match role {
                 Role::Tail => match config.tail(false) {
                     Ok((c, _)) => {
@@ -228,6 +232,9 @@ impl Status<'_, '_> {
                         let dir = state::resolve(role, c.state_dir.as_deref());
                         let read = Queue::read(&self.disk, &dir, *role, &c.spool)
                             .and_then(|q| Ok((q, Keys::read(&self.disk, &c.receiver, &dir, self.now_ms)?)));
+                        let certificate = c.sender.tls.as_ref().is_some_and(|tls| tls.own.is_some());
+                        let shows = Shows { key: false, certificate, relay: true };
+                        let read = read.map(|(q, keys)| (Queue { shows, ..q }, keys));
                         match read {
                             Ok((q, keys)) => self.show(
                                 (
@@ -387,7 +394,7 @@ impl Status<'_, '_> {
             }
             View::Missing => {}
             View::Summary | View::All => {
-                let running = match state_dir.map(crate::instance::is_running) {
+                let running = match state_dir.map(instance::is_running) {
                     Some(Some(true)) => ", running",
                     Some(Some(false)) => ", NOT RUNNING",
                     _ => "",

@@ -116,7 +116,9 @@ impl Keys {
         let mut list: Vec<String> = self.open.iter().map(|why| admission::told_open(why)).collect();
         for why in &self.refused {
             list.push(if self.running {
-                format!("{why}; the role that runs goes on with the keys of before, a start would be refused")
+                format!(
+                    "{why}; the role that runs goes on with what it read before, a start would be refused"
+                )
             } else {
                 format!("{why}; so a start is refused: mend it and start the role")
             });
@@ -137,8 +139,8 @@ impl Keys {
             .collect();
         if !denied.is_empty() {
             let mut text = format!(
-                "denied ({}): their senders keep the packs and try again; the reason says what such a host misses; or find out \
-                 who it is",
+                "denied ({}): their senders keep the packs and try again; the reason says what such a host misses, or that it does \
+                 not take this receiver's certificate; or find out who it is",
                 out::count(denied.len(), "sender")
             );
             for d in denied.iter().take(NAMED_MAX) {
