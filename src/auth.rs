@@ -25,7 +25,7 @@ use hmac::{Hmac, KeyInit, Mac};
 pub use senders::Memory;
 use sha2::Sha256;
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ const ID_MAX: usize = 32;
 const SECRET_LEN: usize = 32;
 
 /// One key.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Key {
     name: String,
     id: String,
@@ -191,8 +191,12 @@ pub fn is_signed(entry: &Entry) -> bool {
     entry.contains_key(MAC)
 }
 
-/// What tells that a file is another one now.
-type Stamp = (u64, u64, i64, i64, u64);
+/// What tells that a file is another one now, or that others may read it now.
+type Stamp = (u64, u64, i64, i64, u64, i64, i64, u32);
+
+fn stamp(m: &Metadata) -> Stamp {
+    (m.dev(), m.ino(), m.mtime(), m.mtime_nsec(), m.size(), m.ctime(), m.ctime_nsec(), m.mode())
+}
 
 fn read(path: &Path) -> Result<(Vec<Key>, Stamp), String> {
     let at = path.display();
@@ -234,7 +238,7 @@ fn read(path: &Path) -> Result<(Vec<Key>, Stamp), String> {
         }
         keys.push(key);
     }
-    Ok((keys, (meta.dev(), meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.size())))
+    Ok((keys, stamp(&meta)))
 }
 
 /// What becomes of packs without a signature.
@@ -305,7 +309,7 @@ impl Keyring {
     /// Reads the file again if it is another one now: how many keys there are. After an error those of before hold on.
     pub fn refresh(&self) -> Option<Result<usize, String>> {
         let stamp = std::fs::metadata(&self.path)
-            .map(|m| (m.dev(), m.ino(), m.mtime(), m.mtime_nsec(), m.size()))
+            .map(|m| stamp(&m))
             .map_err(|e| format!("{}: {e}", self.path.display()));
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         let loaded = match stamp {
@@ -573,6 +577,12 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert!(matches!(ring.refresh(), Some(Err(_))));
         assert!(ring.refresh().is_none() && valid(&new));
+        // The same file, which others may read now.
+        files.put("keys", &new.line(), 0o600);
+        assert_eq!(ring.refresh(), Some(Ok(1)));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(ring.refresh().is_some_and(|told| told.unwrap_err().contains("mode 0644")));
+        assert!(ring.refresh().is_none());
         files.put("keys", &new.line(), 0o600);
         assert_eq!(ring.refresh(), Some(Ok(1)));
         assert!(!valid(&old) && valid(&new));

@@ -19,6 +19,9 @@ struct Mark {
     format: u32,
     role: String,
     config: PathBuf,
+    /// When it was last started: could whoever reaches its port send, and nobody had said so? Earlier versions did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    open: Option<bool>,
 }
 
 impl Mark {
@@ -114,10 +117,11 @@ impl Instance {
                 )),
             });
         };
-        if let Some(why) = mark.and_then(|m| m.unfit(dir, role)) {
+        if let Some(why) = mark.as_ref().and_then(|m| m.unfit(dir, role)) {
             return Err(Refused::Why(why));
         }
-        let mark = Mark { format: FORMAT, role: role.into(), config: config.into() };
+        let open = mark.map_or(Some(false), |m| m.open);
+        let mark = Mark { format: FORMAT, role: role.into(), config: config.into(), open };
         let text = record::to_json(&mark);
         // On a full disk a relay that cannot start cannot send what would make room: what stands there already is not
         // written again.
@@ -127,6 +131,19 @@ impl Instance {
         // A damaged mark still shows that the directory has served.
         Ok(Self { dir: dir.to_owned(), served: old.is_some(), _lock: lock })
     }
+
+    /// Notes whether it serves whoever reaches its port without having been told to. To be called when nothing of the
+    /// configuration can end the start any more.
+    pub fn note_open(&self, disk: &Disk, open: bool) -> disk::Result<()> {
+        let path = self.dir.join("role.json");
+        let mark = disk.read_opt(&path, MARK_MAX)?.and_then(|b| record::from_json::<Mark>(&b).ok());
+        let Some(mark) = mark.filter(|m| m.open != Some(open)) else { return Ok(()) };
+        match disk.replace(&path, &record::to_json(&Mark { open: Some(open), ..mark }), 0o640) {
+            // The next start notes it.
+            Err(e) if e.no_space() => Ok(()),
+            other => other,
+        }
+    }
 }
 
 /// The role and the configuration that began this directory, or began it last.
@@ -135,14 +152,21 @@ pub fn begun_by(disk: &Disk, dir: &Path) -> Option<(String, PathBuf)> {
     record::from_json::<Mark>(&bytes).ok().map(|m| (m.role, m.config))
 }
 
-/// Has a role served from this directory? To be asked before [`Instance::open`], which marks it.
-pub fn has_served(dir: &Path) -> bool {
-    !matches!(dir.join("role.json").try_exists(), Ok(false))
+/// May a role serve from this directory whoever reaches its port, because it has done so until now? Only where that was noted, or
+/// where an earlier version served, which noted nothing.
+pub fn served_open(dir: &Path) -> bool {
+    match Disk::real().read_opt(&dir.join("role.json"), MARK_MAX) {
+        Ok(mark) => mark
+            .and_then(|bytes| record::from_json::<Mark>(&bytes).ok())
+            .is_some_and(|mark| mark.open != Some(false)),
+        // Somebody else's, who only looks: a start fails for that by itself.
+        Err(_) => true,
+    }
 }
 
 /// Marks `dir` as the state directory of a `role` that is still to be started, so that no other takes it.
 pub fn mark(disk: &Disk, dir: &Path, role: &str) -> disk::Result<()> {
-    let mark = Mark { format: FORMAT, role: role.into(), config: PathBuf::new() };
+    let mark = Mark { format: FORMAT, role: role.into(), config: PathBuf::new(), open: Some(false) };
     disk.replace(&dir.join("role.json"), &record::to_json(&mark), 0o640)
 }
 

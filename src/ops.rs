@@ -25,6 +25,7 @@ pub mod control;
 pub mod demo;
 #[cfg(feature = "mongodb")]
 pub mod documents;
+mod effect;
 #[cfg(feature = "etl")]
 pub mod etl;
 pub mod init;

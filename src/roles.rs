@@ -32,6 +32,7 @@ pub use start::{RunOptions, host_name, own_name, run};
 
 use crate::clock::{Clock, Zone};
 use crate::disk::{self, Disk};
+use crate::health::Health;
 use crate::log::Log;
 use crate::shutdown::Shutdown;
 use crate::tls::{Expiry, Urgency};
@@ -59,14 +60,77 @@ fn disk_error(disk: &Disk, log: &Log, e: &disk::Error) {
     log.error(&format!("{word}{e}; nothing is lost, trying again"));
 }
 
-/// Certificates whose end is near. A role goes on with one that has ended: what it has taken is safe, and it may be the clock
-/// that is wrong.
-fn tell_expiries(expiries: &[Expiry], clock: &Clock, zone: &Zone, log: &Log) {
-    for expiry in expiries {
-        match expiry.tell(clock.now_secs(), zone) {
-            (Urgency::None, _) => {}
-            (Urgency::Soon, text) => log.warn(&text),
-            (Urgency::Over, text) => log.error(&text),
+/// Watches until when certificates hold: a message a day of those whose end is near, and for `/healthz` those that have ended. A
+/// role goes on with such a one: what it has taken is safe, and it may be the clock that is wrong.
+#[derive(Default)]
+struct Dates {
+    look_ms: u64,
+    log_ms: u64,
+    /// Why the files could not be read again.
+    broken: Option<String>,
+}
+
+impl Dates {
+    /// The files are others now, or could not be read.
+    fn read(&mut self, broken: Option<String>) {
+        *self = Self { broken, ..Self::default() };
+    }
+
+    /// Looks, once a minute, and tells under this word.
+    fn look(
+        &mut self,
+        part: &'static str,
+        expiries: impl FnOnce() -> Vec<Expiry>,
+        (clock, zone, log, health): (&Clock, &Zone, &Log, &Health),
+    ) {
+        let now = clock.mono_ms();
+        if now < self.look_ms {
+            return;
         }
+        self.look_ms = now.saturating_add(60_000);
+        let told: Vec<_> = expiries().iter().map(|e| e.tell(clock.now_secs(), zone)).collect();
+        if now >= self.log_ms {
+            self.log_ms = now.saturating_add(24 * 3_600_000);
+            for (urgency, text) in &told {
+                match urgency {
+                    Urgency::None => {}
+                    Urgency::Soon => log.warn(text),
+                    Urgency::Over => log.error(text),
+                }
+            }
+        }
+        let over = told.into_iter().filter(|(urgency, _)| *urgency == Urgency::Over).map(|(_, text)| text);
+        let why: Vec<String> = self.broken.iter().cloned().chain(over).collect();
+        health.set(part, (!why.is_empty()).then(|| why.join("; ")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_ends_while_the_role_runs_is_told_within_a_minute() {
+        let ((disk, _), (clock, handle)) = (Disk::sim(1), Clock::sim(1_795_000_000_000));
+        let zone = Zone::named("UTC").unwrap();
+        let conf = crate::config::LogConfig { level: crate::config::Level::Error, dir: Some("/l".into()) };
+        let (log, health) = (Log::new("tail", &conf, &disk, &clock, &zone), Health::default());
+        let end = clock.now_secs().unsigned_abs() + 90;
+        let mut dates = Dates::default();
+        let mut look = |dates: &mut Dates, pass_ms: u64| {
+            handle.advance(pass_ms);
+            let one =
+                Expiry { key: "tls_cert", path: "/c.pem".into(), not_after: Some(end), not_before: None };
+            dates.look("tls", || vec![one], (&clock, &zone, &log, &health));
+            health.turned(0);
+            health.problems(0).join("|")
+        };
+        assert_eq!(look(&mut dates, 0), "", "it is only soon");
+        assert_eq!(look(&mut dates, 60_000), "");
+        let over = look(&mut dates, 60_000);
+        assert!(over.starts_with("tls: tls_cert: /c.pem: expired at "), "{over}");
+        dates.read(Some("no such file".into()));
+        let both = look(&mut dates, 0);
+        assert!(both.starts_with("tls: no such file; tls_cert: "), "{both}");
     }
 }

@@ -303,9 +303,16 @@ fn receiver(r: &mut Reader, s: &str) -> ReceiverConfig {
     let known = keys_file.is_some() && r.text(s, "keys").as_deref() != Some("accept")
         || tls.as_ref().is_some_and(|tls| tls.client_ca.is_some() && tls.required);
     if allow.is_none() && !known && !listen.is_empty() && !value::is_loopback(&listen) {
-        let text = "not set, and no keys_file: whoever reaches the port may send, and a new state directory is refused; \
-                    list your hosts' networks, or write `allow = any`";
-        r.warning(r.line_of(s, "allow"), "allow", text);
+        let why = if keys_file.is_some() {
+            "`keys = accept` lets unsigned packs in"
+        } else {
+            "no keys_file and no tls_client_ca says who may send"
+        };
+        let text = format!(
+            "not set, and {why}: whoever reaches the port may send, which only a role that has served so before may go on with; \
+             list your hosts' networks, or write `allow = any`"
+        );
+        r.warning(r.line_of(s, "allow"), "allow", &text);
     }
     let config = ReceiverConfig {
         listen,
@@ -474,8 +481,8 @@ pub(super) fn monitor(r: &mut Reader) -> MonitorConfig {
     let s = Role::Monitor.section();
     let (listen, allow) = (r.text(s, "recv_port").unwrap_or_default(), r.text(s, "allow"));
     if allow.is_none() && !listen.is_empty() && !value::is_loopback(&listen) {
-        let text = "not set: whoever reaches the port may register and send messages, and a new state directory is refused; \
-                    list your hosts' networks, or write `allow = any`";
+        let text = "not set: whoever reaches the port may register and send messages, which only a role that has served so before may go \
+                    on with; list your hosts' networks, or write `allow = any`";
         r.warning(r.line_of(s, "allow"), "allow", text);
     }
     MonitorConfig {

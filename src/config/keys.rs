@@ -154,7 +154,7 @@ pub static KEYS: &[Key] = &[
     key(M, "save_dir", Kind::Text, "", "Directory of the hour files. Empty: store below state_dir, or /var/lib/logd/mgocollector/store."),
     key(TC, "send_to", Kind::Addresses, "", "The collector to send to, host:port; others that take its place after commas.").original().required(),
     key(TC, "senders", Kind::Number(1, 1000), "2", "Connections to send on, one pack at a time each.").original(),
-    key(CF, "allow", Kind::Networks, "", "Who may connect: addresses and networks separated by commas, or `any`. Empty: any, if the role has served before."),
+    key(CF, "allow", Kind::Networks, "", "Who may connect: addresses and networks separated by commas, or `any`. Empty: any, if the role has served so before."),
 
     key(T, "key_file", Kind::Text, "", "File with this host's key, made by `logd key`; packs are signed with it. Empty: they are not signed."),
     key(CF, "keys_file", Kind::Text, "", "File with the keys of the hosts that may send; it is read again when it changes. Empty: packs need no key."),
@@ -284,7 +284,7 @@ pub static KEYS: &[Key] = &[
 
     // The monitor.
     key(R, "recv_port", Kind::Listen, "4040", "Port on which registrations, messages and states of hours are received, or host:port.").original(),
-    key(R, "allow", Kind::Networks, "", "Who may connect and, beside the hosts that register themselves, whose heart-beat is asked for. Empty: any, if the role has served before."),
+    key(R, "allow", Kind::Networks, "", "Who may connect and, beside the hosts that register themselves, whose heart-beat is asked for. Empty: any, if the role has served so before."),
     key(R, "state_dir", Kind::Text, "", "Directory of nodes, messages, hours and lock. Empty: $STATE_DIRECTORY, var/monitor beside the program, or /var/lib/logd/monitor."),
     key(R, "keep_hours", Kind::Number(1, 744), "72", "Hours back from now whose state is kept."),
     key(R, "hosts_file", Kind::Text, "", "File with the names of hosts that are expected to have every hour, one a line. Empty: none."),

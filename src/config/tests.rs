@@ -296,7 +296,7 @@ fn an_open_port_is_warned_about() {
     let with = |lines: &str| warnings(&format!("[fcollector]\nsave_dir = s\n{lines}\n"));
     assert!(
         with("listen = :1")[0]
-            .starts_with("f:1: allow: not set, and no keys_file: whoever reaches the port may send")
+            .starts_with("f:1: allow: not set, and no keys_file and no tls_client_ca says who may send: whoever reaches the port may send")
     );
     for quiet in [
         "listen = 127.0.0.1:1",

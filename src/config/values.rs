@@ -2,12 +2,13 @@
 
 use super::keys::{self, STREAM};
 use super::{Config, Role, read};
-use sha2::{Digest, Sha256};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 /// The values that a role reads, where they are not the default.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<(String, String, String)>", into = "Vec<(String, String, String)>")]
 pub struct Values(BTreeMap<(String, String), String>);
 
 /// A key that has another value now.
@@ -50,20 +51,25 @@ impl Config {
     }
 }
 
+/// Section, key and value.
+impl From<Vec<(String, String, String)>> for Values {
+    fn from(list: Vec<(String, String, String)>) -> Self {
+        Self(list.into_iter().map(|(section, key, value)| ((section, key), value)).collect())
+    }
+}
+
+impl From<Values> for Vec<(String, String, String)> {
+    fn from(values: Values) -> Self {
+        values.0.into_iter().map(|((section, key), value)| (section, key, value)).collect()
+    }
+}
+
 impl Values {
-    /// A digest of all of it: equal values have the same.
-    pub fn digest(&self) -> String {
-        let mut sha = Sha256::new();
-        for ((section, key), value) in &self.0 {
-            for part in [section, key, value] {
-                sha.update((part.len() as u64).to_le_bytes());
-                sha.update(part);
-            }
-        }
-        sha.finalize().iter().fold(String::new(), |mut text, b| {
-            let _ = write!(text, "{b:02x}");
-            text
-        })
+    /// All but what must not be written anywhere.
+    #[must_use]
+    pub fn without_secrets(mut self) -> Self {
+        self.0.retain(|(section, key), _| keys::find(section, key).is_none_or(|k| !k.secret));
+        self
     }
 
     /// What is another value in `new`, in the order of sections and names.
@@ -122,6 +128,9 @@ mod tests {
             before.take(&change, &after);
         }
         assert!(before.changes(&after).is_empty());
+        let plain = values(old, Role::Monitor).without_secrets();
+        let read: Values = serde_json::from_slice(&serde_json::to_vec(&plain).unwrap()).unwrap();
+        assert!(read == plain && !serde_json::to_string(&plain).unwrap().contains("geheim"));
         let changes = values(old, Role::Monitor).changes(&values(new, Role::Monitor));
         assert_eq!(changes.last().unwrap().to_string(), "[receiver] db_passwd: *** -> ***");
     }

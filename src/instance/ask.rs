@@ -3,9 +3,9 @@
 //! may write there.
 //!
 //! `request` is there until the role has read it, `answer` until its next start. A role that begins takes both away: what was
-//! asked of the one before does not concern it. `effect` has the digest of the values that the role runs with, so that `logd
-//! check` sees whether the file has others by now.
+//! asked of the one before does not concern it. `effect` says what configuration the role runs with, while it runs.
 
+use crate::config::Values;
 use crate::disk::{self, Disk};
 use crate::record;
 use serde::{Deserialize, Serialize};
@@ -49,16 +49,48 @@ pub struct Answer {
     pub lines: Vec<String>,
 }
 
+/// What a role that runs has in effect.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Effect {
+    /// 1.
+    format: u32,
+    /// Its configuration, without secrets.
+    pub values: Values,
+    /// The key that a follower signs with, for people; empty = none.
+    pub key: String,
+}
+
+impl Effect {
+    /// Of these values and the key with this label.
+    pub fn new(values: &Values, key: String) -> Self {
+        Self { format: 1, values: values.clone().without_secrets(), key }
+    }
+}
+
+fn effect_in(dir: &Path) -> PathBuf {
+    dir.join(DIR).join("effect")
+}
+
+/// Says what is in effect now, or nothing any more.
+pub fn put_effect(disk: &Disk, dir: &Path, effect: Option<&Effect>) -> disk::Result<()> {
+    match effect {
+        Some(effect) => disk.replace(&effect_in(dir), &record::to_json(effect), 0o640),
+        None => remove(disk, &effect_in(dir)),
+    }
+}
+
+/// What a role that runs there says that it has in effect. Of one that was killed it is what it had.
+pub fn effect(disk: &Disk, dir: &Path) -> disk::Result<Option<Effect>> {
+    let bytes = disk.read_opt(&effect_in(dir), FILE_MAX)?;
+    Ok(bytes.and_then(|b| record::from_json::<Effect>(&b).ok()).filter(|e| e.format == 1))
+}
+
 fn request_in(dir: &Path) -> PathBuf {
     dir.join(DIR).join("request")
 }
 
 fn answer_in(dir: &Path) -> PathBuf {
     dir.join(DIR).join("answer")
-}
-
-fn effect_in(dir: &Path) -> PathBuf {
-    dir.join(DIR).join("effect")
 }
 
 /// Can a role that runs in this state directory be asked?
@@ -72,16 +104,6 @@ pub fn begin(disk: &Disk, dir: &Path) -> disk::Result<()> {
     withdraw(disk, dir)?;
     remove(disk, &effect_in(dir))?;
     remove(disk, &answer_in(dir))
-}
-
-/// Tells which values the role runs with, by their digest.
-pub fn runs_with(disk: &Disk, dir: &Path, digest: &str) -> disk::Result<()> {
-    disk.replace(&effect_in(dir), digest.as_bytes(), 0o640)
-}
-
-/// Are these the values that the role runs with, which is known to run? `None` = nobody can tell.
-pub fn is_in_effect(disk: &Disk, dir: &Path, digest: &str) -> Option<bool> {
-    disk.read_opt(&effect_in(dir), FILE_MAX).ok().flatten().map(|told| told == digest.as_bytes())
 }
 
 /// Asks; what the answer will bear.
@@ -143,10 +165,13 @@ mod tests {
         answer(&disk, dir, &asked, true, vec!["so".into()]).unwrap();
         assert!(answered(&disk, dir, "8").unwrap().is_none());
         assert_eq!(answered(&disk, dir, "7").unwrap().unwrap().lines, ["so"]);
+        put_effect(&disk, dir, Some(&Effect::new(&Values::default(), "key k1 of web1".into()))).unwrap();
+        assert_eq!(effect(&disk, dir).unwrap().unwrap().key, "key k1 of web1");
         // What stands there when a role begins was not asked of it.
         ask(&disk, dir, What::Stop, "9".into()).unwrap();
         begin(&disk, dir).unwrap();
         assert!(take(&disk, dir).unwrap().is_none() && answered(&disk, dir, "7").unwrap().is_none());
+        assert!(effect(&disk, dir).unwrap().is_none());
         // Nor is what nobody can read, and it does not stay.
         sim.put(Path::new("/s/control/request"), b"{");
         assert!(take(&disk, dir).unwrap().is_none());

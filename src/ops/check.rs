@@ -241,14 +241,15 @@ mod tests {
         let state = temp.path("state");
         let text =
             format!("[collector]\nlisten = :1302\nsend_to = c:1302\nstate_dir = {}\n", state.display());
-        // A new receiver that anybody may send to is refused by a start; one that has served goes on.
+        // A new receiver that anybody may send to is refused by a start; one of an earlier version goes on.
         for _ in 0..2 {
             let (code, _, err) = check(&temp, &text);
             assert_eq!(code, ERROR, "{err}");
             assert!(err.contains("[collector]: listen") && err.contains("a start is refused"), "{err}");
             std::fs::create_dir_all(&state).unwrap();
         }
-        temp.file("state/role.json", "{}");
+        let mark = serde_json::json!({"format": 1, "role": "collector", "config": "/c.ini"});
+        temp.file("state/role.json", std::str::from_utf8(&crate::record::to_json(&mark)).unwrap());
         let (code, out, err) = check(&temp, &text);
         assert_eq!(code, YES, "{err}");
         assert!(err.contains("allow"), "{err}");
@@ -264,7 +265,8 @@ mod tests {
         let (code, _, err) = check(&temp, &text(""));
         assert_eq!(code, ERROR);
         assert!(
-            err.contains("[receiver]: listen 0.0.0.0:4040: `allow` is not set") && err.contains("is new"),
+            err.contains("[receiver]: listen 0.0.0.0:4040: `allow` is not set")
+                && err.contains("allow = any"),
             "{err}"
         );
         assert_eq!(check(&temp, &text("allow = 10.0.0.0/8\n")).0, YES);

@@ -66,7 +66,7 @@ pub fn run(path: &Path, what: What, out: &mut Out) -> u8 {
 }
 
 /// The state directory of a role, and `quit_timeout`. A config that is wrong in other places still says where that is.
-fn place(config: &Config, role: Role) -> (PathBuf, u64) {
+pub(super) fn place(config: &Config, role: Role) -> (PathBuf, u64) {
     let value = |key| config.value(role.section(), key);
     let dir = value("state_dir").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     (

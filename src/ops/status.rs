@@ -3,6 +3,7 @@
 //! It asks the disk and not the process, so it answers when the role is down too, and on a copy of a store. What a
 //! running role knows and has not written yet shows a moment later.
 
+mod certificates;
 mod follower;
 mod keys;
 mod monitor;
@@ -12,15 +13,16 @@ mod store;
 use super::inventory::{Filter, PARTS};
 use super::out::{self, Out, Paint};
 use super::{ERROR, YES};
+use super::{control, effect};
 use crate::clock::{Clock, Zone};
 use crate::config::{Config, Errors, MonitorConfig, Role, SpoolConfig, TailConfig};
 use crate::disk::Disk;
 use crate::inventory::hour::Row;
 use crate::pack::HourKey;
-use crate::{documents, integrity, state};
+use crate::{documents, instance, integrity, state};
 use follower::Follower;
 use keys::Keys;
-use queue::Queue;
+use queue::{Queue, Shows};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -63,6 +65,7 @@ pub fn watch(path: &Path, filter: &Filter, out: &mut Out) -> u8 {
             now_ms,
             out: &mut *out,
             json: Vec::new(),
+            also: Vec::new(),
             moved: BTreeMap::new(),
             stores: 0,
             failed: false,
@@ -93,6 +96,8 @@ struct Status<'a, 'b> {
     now_ms: i64,
     out: &'a mut Out<'b>,
     json: Vec<Value>,
+    /// What is wrong with the role that is told next, whichever it is.
+    also: Vec<String>,
     /// Bytes that have come as far as this, by role.
     moved: BTreeMap<String, u64>,
     stores: usize,
@@ -114,6 +119,7 @@ pub fn run(path: &Path, filter: &Filter, view: View, out: &mut Out) -> u8 {
             now_ms,
             out,
             json: Vec::new(),
+            also: Vec::new(),
             moved: BTreeMap::new(),
             stores: 0,
             failed: false,
@@ -197,6 +203,10 @@ impl Status<'_, '_> {
         };
         let roles = config.roles();
         for role in &roles {
+            self.also = effect::differs(&self.disk, &config, *role);
+            let running = instance::is_running(&control::place(&config, *role).0) == Some(true);
+            let wrong = certificates::wrong(&config, *role, running, self.zone.as_ref(), self.now_ms);
+            self.also.extend(wrong);
             match role {
                 Role::Tail => match config.tail(false) {
                     Ok((c, _)) => {
@@ -222,6 +232,9 @@ impl Status<'_, '_> {
                         let dir = state::resolve(role, c.state_dir.as_deref());
                         let read = Queue::read(&self.disk, &dir, *role, &c.spool)
                             .and_then(|q| Ok((q, Keys::read(&self.disk, &c.receiver, &dir, self.now_ms)?)));
+                        let certificate = c.sender.tls.as_ref().is_some_and(|tls| tls.own.is_some());
+                        let shows = Shows { key: false, certificate, relay: true };
+                        let read = read.map(|(q, keys)| (Queue { shows, ..q }, keys));
                         match read {
                             Ok((q, keys)) => self.show(
                                 (
@@ -370,11 +383,18 @@ impl Status<'_, '_> {
         wrong: &[String],
         json: impl FnOnce() -> Value,
     ) {
+        let also = std::mem::take(&mut self.also);
         match self.view {
-            View::Json => self.json.push(json()),
+            View::Json => {
+                let mut all = json();
+                if let Some(map) = all.as_object_mut().filter(|_| !also.is_empty()) {
+                    map.insert("also".into(), json!(also));
+                }
+                self.json.push(all);
+            }
             View::Missing => {}
             View::Summary | View::All => {
-                let running = match state_dir.map(crate::instance::is_running) {
+                let running = match state_dir.map(instance::is_running) {
                     Some(Some(true)) => ", running",
                     Some(Some(false)) => ", NOT RUNNING",
                     _ => "",
@@ -383,13 +403,12 @@ impl Status<'_, '_> {
                 let running = self.out.paint(paint, running);
                 self.out.line(format_args!("{role} {title}{running}"));
                 self.out.text(text);
-                match wrong {
-                    [] => self.out.line(self.out.paint(Paint::Good, "  nothing is wrong")),
-                    list => {
-                        self.out.line(self.out.paint(Paint::Bad, "  wrong:"));
-                        for one in list {
-                            self.out.line(format_args!("  - {one}"));
-                        }
+                if also.is_empty() && wrong.is_empty() {
+                    self.out.line(self.out.paint(Paint::Good, "  nothing is wrong"));
+                } else {
+                    self.out.line(self.out.paint(Paint::Bad, "  wrong:"));
+                    for one in also.iter().chain(wrong) {
+                        self.out.line(format_args!("  - {one}"));
                     }
                 }
             }

@@ -10,29 +10,55 @@ use crate::tail::Identity;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// A listener to which anybody may send is a decision, which a new one has to be told. One that has served before goes on: the
-/// original asked nobody, and its configurations must keep working. `decided`: the configuration says who may; `unset` is what
-/// it does not say else, for people.
-fn may_serve(listen: &str, decided: bool, unset: &str, state_dir: &Path) -> Result<(), String> {
-    if decided || is_loopback(listen) || instance::has_served(state_dir) {
-        return Ok(());
+/// A listener to which anybody may send is a decision, which has to be told. Whoever has served so until now goes on, so that an
+/// update stops nobody; one that has been closed is not opened again by a line that is missing.
+fn may_serve(open: Option<String>, state_dir: &Path) -> Result<(), String> {
+    match open.filter(|_| !instance::served_open(state_dir)) {
+        None => Ok(()),
+        Some(why) => Err(format!(
+            "{why}: whoever reaches the port could send, and a start is refused; list your hosts' networks in `allow`, or write \
+             `allow = any`"
+        )),
     }
-    Err(format!(
-        "listen {listen}: {unset} set, so that whoever reaches the port could send, and the state directory {} is new: a start \
-         is refused; list your hosts' networks, or write `allow = any`",
-        state_dir.display()
-    ))
+}
+
+/// Why whoever reaches the port of a collector may send, if nobody has decided that.
+pub fn is_open(conf: &ReceiverConfig) -> Option<String> {
+    if conf.allow_set || conf.knows_senders() || is_loopback(&conf.listen) {
+        return None;
+    }
+    let why = if conf.keys_file.is_some() {
+        "`keys = accept` lets unsigned packs in, so that `allow` is needed, which is not set"
+    } else if conf.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()) {
+        "`tls = accept` lets hosts in that show no certificate, so that `allow` is needed, which is not set"
+    } else {
+        "none of `allow`, `keys_file` and `tls_client_ca` is set"
+    };
+    Some(format!("listen {}: {why}", conf.listen))
+}
+
+/// The same of a monitor.
+pub fn is_open_monitor(conf: &MonitorConfig) -> Option<String> {
+    let open = !conf.allow_set && !is_loopback(&conf.listen);
+    open.then(|| format!("listen {}: `allow` is not set", conf.listen))
+}
+
+/// What `logd status` says of a listener that goes on as it was.
+pub fn told_open(why: &str) -> String {
+    format!(
+        "{why}: whoever reaches the port may send; it may go on only because it has served so before; list your hosts' networks \
+         in `allow`, or write `allow = any`"
+    )
 }
 
 /// May a collector be started, as it listens?
 pub fn may_receive(conf: &ReceiverConfig, state_dir: &Path) -> Result<(), String> {
-    let decided = conf.allow_set || conf.knows_senders();
-    may_serve(&conf.listen, decided, "neither `allow` nor `keys_file` is", state_dir)
+    may_serve(is_open(conf), state_dir)
 }
 
 /// May a monitor be started, as it listens?
 pub fn may_monitor(conf: &MonitorConfig, state_dir: &Path) -> Result<(), String> {
-    may_serve(&conf.listen, conf.allow_set, "`allow` is not", state_dir)
+    may_serve(is_open_monitor(conf), state_dir)
 }
 
 /// The keys of those who may send. What is configured and cannot be used ends a start: it must not let everybody in.

@@ -7,10 +7,10 @@
 
 use super::admission;
 use super::serve::{Shared, spawn};
-use crate::auth::Mode;
+use crate::auth::{Key, Mode};
 use crate::config::{Config, ReceiverConfig, Role, Values};
 use crate::disk::Disk;
-use crate::instance::ask::{self, Request, What};
+use crate::instance::ask::{self, Effect, Request, What};
 use crate::log::Log;
 use crate::receiver::lock;
 use crate::shutdown::Shutdown;
@@ -29,8 +29,8 @@ const FIXED: [&str; 4] = ["state_dir", "name", "timezone", "nice"];
 
 /// What can change under a role that runs.
 pub(super) enum Live {
-    /// A follower: it begins again.
-    Follower,
+    /// A follower, and the key that it signs with: it begins again.
+    Follower(Option<Arc<Key>>),
     /// A relay or a store.
     Receiver(Arc<Shared>),
     /// A role of which only the log's level can change.
@@ -91,6 +91,8 @@ impl Control {
             while !over.wait(LOOK) {
                 asked.look();
             }
+            // Whatever begins next has another one; a file that stays is told of nobody who does not run.
+            let _ = ask::put_effect(&asked.disk, &asked.dir, None);
         }));
         Self { quit, again, thread }
     }
@@ -111,6 +113,34 @@ impl Drop for Control {
 }
 
 impl Asked {
+    /// Writes down what is in effect, for `logd status`.
+    fn tell_effect(&self) {
+        let key = match &self.live {
+            Live::Follower(Some(key)) => key.label(),
+            _ => String::new(),
+        };
+        let effect = Effect::new(&self.values, key);
+        if let Err(e) = ask::put_effect(&self.disk, &self.dir, Some(&effect)) {
+            self.log.warn(&format!(
+                "{e}; `logd status` cannot tell whether the file is what is in effect; nothing else is amiss"
+            ));
+        }
+    }
+
+    /// The key that `key_file` has now, if it is not the one in use: a sentence.
+    fn other_key(&self, config: &Config) -> Result<Option<String>, String> {
+        let Live::Follower(Some(used)) = &self.live else { return Ok(None) };
+        let (c, _) = config.tail(false).map_err(|e| e.to_string())?;
+        let Some(now) = admission::key_of(&c)?.filter(|now| *now != **used) else { return Ok(None) };
+        let (now, used) = (now.label(), used.label());
+        let which = if now == used {
+            format!("{now}, with another secret")
+        } else {
+            format!("{now} instead of {used}")
+        };
+        Ok(Some(format!("key_file: {which}: in effect")))
+    }
+
     fn look(&mut self) {
         let request = match ask::take(&self.disk, &self.dir) {
             Ok(None) => return,
@@ -139,22 +169,12 @@ impl Asked {
                     let text = format!("reload: {line}");
                     if done { self.log.info(&text) } else { self.log.warn(&text) }
                 }
-                self.tell_effect();
                 // Before it ends: whoever asked waits for it.
                 self.answer(&request, done, lines);
                 if self.again.load(Ordering::Relaxed) {
                     self.stop.request();
                 }
             }
-        }
-    }
-
-    /// For who compares the file with it. On a full disk nobody can.
-    fn tell_effect(&self) {
-        let told = ask::runs_with(&self.disk, &self.dir, &self.values.digest());
-        if let Err(e) = told {
-            self.log
-                .warn(&format!("{e}; `logd check --host` cannot tell whether the file was changed since"));
         }
     }
 
@@ -170,13 +190,12 @@ impl Asked {
         let receiver = self.usable(&config)?;
         let new = config.values(self.role);
         let changes = self.values.changes(&new);
-        if changes.is_empty() {
-            return Ok((
-                true,
-                vec!["no key has changed; key and list files are read when they change".into()],
-            ));
+        let other_key = self.other_key(&config)?;
+        if changes.is_empty() && other_key.is_none() {
+            let text = "no setting has changed, nor has key_file; other files that it names are read when they change";
+            return Ok((true, vec![text.into()]));
         }
-        let follower = matches!(self.live, Live::Follower);
+        let follower = matches!(self.live, Live::Follower(_));
         let fixed: Vec<String> = changes
             .iter()
             .filter(|c| follower && FIXED.contains(&c.key.as_str()))
@@ -185,7 +204,10 @@ impl Asked {
         if !fixed.is_empty() {
             return Err(fixed.join("\n"));
         }
-        let (mut all, mut lines) = (true, Vec::new());
+        if other_key.is_some() {
+            self.again.store(true, Ordering::Relaxed);
+        }
+        let (mut all, mut lines) = (true, Vec::from_iter(other_key));
         for change in changes {
             let taken = match (change.section.as_str(), change.key.as_str()) {
                 ("logAgent", "local_level") => {
@@ -207,6 +229,7 @@ impl Asked {
                 lines.push(format!("{change}: needs a restart, which loses nothing"));
             }
         }
+        self.tell_effect();
         if self.again.load(Ordering::Relaxed) {
             lines.push("the follower begins again with it; what was not acknowledged is sent again".into());
         }
@@ -249,7 +272,8 @@ impl Asked {
                 return Ok(None);
             }
             Role::Monitor => {
-                config.monitor(false).map_err(text)?;
+                let (c, _) = config.monitor(false).map_err(text)?;
+                admission::may_monitor(&c, &self.dir)?;
                 return Ok(None);
             }
             Role::Collector => config.relay(false).map_err(text)?.0.receiver,

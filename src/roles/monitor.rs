@@ -4,7 +4,7 @@
 //! How many nodes there are changes nothing in that. A thousand roles keep a connection for their messages open, so that
 //! one `poll` serves all of them, and another one all heart-beats.
 
-use super::admission::may_monitor;
+use super::admission::{is_open_monitor, may_monitor};
 use super::alarm::Program;
 use super::control::{Control, Live};
 use super::fleet;
@@ -103,6 +103,7 @@ pub(super) fn run(
         Err(code) => return Ok(code),
     };
     warn_all(&w.log, warnings);
+    w.instance.note_open(&w.disk, is_open_monitor(conf).is_some()).map_err(|e| say(e.to_string()))?;
     let monitor = Monitor::open(&w.disk, &w.instance.dir, conf, &w.zone).map_err(|e| say(e.to_string()))?;
     let listener = bind(&conf.listen).map_err(say)?;
     let addr = listener.local_addr().map_err(|e| say(e.to_string()))?;

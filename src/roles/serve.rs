@@ -2,6 +2,7 @@
 
 mod peers;
 
+use super::Dates;
 use super::watch::Ages;
 use crate::auth::{Keyring, Memory};
 use crate::clock::{self, Clock, Zone};
@@ -32,8 +33,6 @@ const CHUNK: usize = 8 << 10;
 const STACK: usize = 256 << 10;
 /// How often it is asked whether the key file is another one now, in ms.
 const KEYS_MS: u64 = 1_000;
-/// How often it is looked whether a certificate is about to expire, in ms.
-const EXPIRY_MS: u64 = 24 * 3_600_000;
 /// A connection lives as long as it is used; so often it is asked whether its certificate is still good, in ms.
 const TRUST_MS: u64 = 60_000;
 /// How soon an idle listener sees that the role stops.
@@ -252,7 +251,7 @@ fn accept_loop(
     let mut next_id = 0u64;
     let mut rng = Rng::new(s.clock.now_ms().unsigned_abs());
     let look_again = Timespec::try_from(LOOK_AGAIN).ok();
-    let (mut keys_ms, mut tls_ms, mut expiry_ms, mut cas) = (0, 0, 0, 0);
+    let (mut keys_ms, mut tls_ms, mut cas, mut dates) = (0, 0, 0, Dates::default());
     let must_prove = s.keys.is_some() || s.tls.as_ref().is_some_and(tls::Server::asks_for_certificates);
     while !s.stop.requested() {
         let now = s.clock.mono_ms();
@@ -281,18 +280,19 @@ fn accept_loop(
                 None => {}
                 Some(Ok(())) => {
                     s.log.info("tls: certificate and key read again");
-                    expiry_ms = now;
+                    dates.read(None);
                     if cas != tls.cas() {
                         cas = tls.cas();
                         close_all_idle(peers);
                     }
                 }
-                Some(Err(why)) => s.log.error(&format!("{why}; the certificate of before is used on")),
+                Some(Err(why)) => {
+                    let text = format!("{why}; the certificate of before is used on");
+                    s.log.error(&text);
+                    dates.read(Some(text));
+                }
             }
-            if now >= expiry_ms {
-                expiry_ms = now.saturating_add(EXPIRY_MS);
-                super::tell_expiries(&tls.expiries(), &s.clock, &s.zone, &s.log);
-            }
+            dates.look("tls", || tls.expiries(), (&s.clock, &s.zone, &s.log, &s.health));
         }
         if s.allow_changed.swap(false, Ordering::Relaxed) {
             close_strangers(peers, &lock(&s.allow), &s.log);

@@ -1,5 +1,6 @@
 //! Threads of a sending role: one per connection; whoever owns the queue hands out packs and takes the outcomes.
 
+use super::Dates;
 use super::denied::Denials;
 use super::follower::{Follower, Job, Load};
 use super::relay::Relay;
@@ -315,7 +316,7 @@ pub fn follow(
     let mut rate = Rate::new(conf.max_rate, clock.mono_ms());
     // While the disk is full packs are sent on at full speed: they may be what fills it.
     let mut next_step = Instant::now();
-    let mut watch = Watch::new(health);
+    let (mut watch, mut dates) = (Watch::new(health), Dates::default());
     let mut unread = Unread::default();
     while !stop.requested() {
         if Instant::now() >= next_step {
@@ -332,6 +333,9 @@ pub fn follow(
             }
         }
         if watch.turn(clock) {
+            if let Some(tls) = tls {
+                dates.look("tls_client", || tls.expiries(), (clock, zone, log, health));
+            }
             let now = clock.mono_ms();
             watch.link(f.queue.is_link_down(), f.unacknowledged() as u64, now);
             let (bytes, packs) = f.retry_spool();
@@ -451,7 +455,7 @@ pub fn pass_on(
     let mut senders = Senders::start(conf, 0, (None, tls), &s.clock, &s.zone);
     let mut teller = Teller::new(&s.log, &s.clock, conf, Denials::open(&s.disk, state_dir));
     let mut marks_saved = s.clock.mono_ms();
-    let mut watch = Watch::new(&s.health);
+    let (mut watch, mut dates) = (Watch::new(&s.health), Dates::default());
     let report = |relay: &mut Relay, number: u64, frame: &[u8], outcome: &Outcome| {
         if let Err(e) = relay.report(number, frame, outcome, s.clock.mono_ms(), &s.gate) {
             super::disk_trouble(&s.disk, &s.log, &s.stop, &e);
@@ -460,6 +464,9 @@ pub fn pass_on(
     while !s.stop.requested() {
         let now = s.clock.mono_ms();
         if watch.turn(&s.clock) {
+            if let Some(tls) = tls {
+                dates.look("tls_client", || tls.expiries(), (&s.clock, &s.zone, &s.log, &s.health));
+            }
             watch_spool(&watch, s, spool, now);
             watch.link(relay.queue.is_link_down(), metrics::SPOOL_PACKS.get(), now);
         }

@@ -270,7 +270,7 @@ fn run_tail(
     }
     // What is configured and cannot be used ends the start, before anything of it is sent unsigned.
     let key = key_of(conf).map_err(say)?;
-    let tls = tls_of(&conf.sender, &w).map_err(say)?;
+    let tls = tls_of(&conf.sender).map_err(say)?;
     let mut f = Follower::open(&setup, conf).map_err(say)?;
     if let Some(key) = &key {
         fits(key, f.streams.host()).map_err(say)?;
@@ -308,7 +308,7 @@ fn run_tail(
     let web = (!options.once).then(|| Web::start(&conf.http, site, (&w.clock, &w.log, &w.stop)));
     let control = (!options.once).then(|| {
         let here = (w.instance.dir.as_path(), &w.disk, &w.log);
-        Control::start(Role::Tail, file, here, &w.stop, Live::Follower)
+        Control::start(Role::Tail, file, here, &w.stop, Live::Follower(f.key.clone()))
     });
     let all = ship::follow(&mut f, conf, options.once, deadline, tls.as_ref(), world, &health);
     w.stop.request();
@@ -462,11 +462,9 @@ pub(super) fn bind(listen: &str) -> Result<TcpListener, String> {
 }
 
 /// The sender's TLS. What is configured and cannot be used ends the start, before anything is sent in the clear.
-fn tls_of(conf: &SenderConfig, w: &World) -> Result<Option<Arc<tls::Client>>, String> {
+fn tls_of(conf: &SenderConfig) -> Result<Option<Arc<tls::Client>>, String> {
     let Some(conf) = &conf.tls else { return Ok(None) };
-    let client = tls::Client::open(conf)?;
-    super::tell_expiries(&client.expiries(), &w.clock, &w.zone, &w.log);
-    Ok(Some(Arc::new(client)))
+    Ok(Some(Arc::new(tls::Client::open(conf)?)))
 }
 
 fn share(
@@ -525,7 +523,7 @@ fn run_relay(
         Ok(b) => (b.w, (b.keys, b.memory), b.tls),
         Err(code) => return Ok(code),
     };
-    let out = tls_of(&conf.sender, &w).map_err(say)?;
+    let out = tls_of(&conf.sender).map_err(say)?;
     let report = &mut |t: String| w.log.error(&t);
     let (gate, mut relay, waiting) =
         relay::open(&w.disk, &w.instance.dir, conf, host_name(), seed(), report).map_err(say)?;

@@ -28,13 +28,14 @@ const NO_TLS: [u8; 7] = [0x15, 3, 1, 0, 2, 2, 70];
 /// 9999-12-31 23:59:59, the end of time in certificates.
 const FOREVER: u64 = 253_402_300_799;
 
-/// What tells that files are others now.
-type Stamps = Vec<Option<(u64, u64, i64, i64, u64)>>;
+/// What tells that files are others now, or that others may read them now.
+type Stamps = Vec<Option<(u64, u64, (i64, i64, i64, i64), u64, u32)>>;
 
 fn stamps(paths: &[&Path]) -> Stamps {
     let stamp = |path: &&Path| {
         let m = std::fs::metadata(path).ok()?;
-        Some((m.dev(), m.ino(), m.mtime(), m.mtime_nsec(), m.size()))
+        let times = (m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec());
+        Some((m.dev(), m.ino(), times, m.size(), m.mode()))
     };
     paths.iter().map(stamp).collect()
 }

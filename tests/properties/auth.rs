@@ -419,19 +419,47 @@ fn a_new_receiver_that_anybody_may_send_to_is_a_decision() {
         );
         temp.file("c.ini", text)
     };
-    let refused = || {
-        let ran = logd(&["fcollector", with("").to_str().unwrap()]);
-        assert!(ran.code == 2 && ran.err.contains("neither `allow` nor `keys_file`"), "{ran:?}");
+    let refused_with = |more: &str, why: &str| {
+        let ran = logd(&["fcollector", with(more).to_str().unwrap()]);
+        assert!(ran.code == 2 && ran.err.contains(why), "{ran:?}");
     };
-    // A second try is no past.
+    let refused = || refused_with("", "none of `allow`, `keys_file` and `tls_client_ca` is set");
+    // A second try is no past, and neither is a start that failed for something else.
     refused();
+    refused_with("keys_file = /nowhere", "keys_file: /nowhere");
     refused();
     let serves = |more: &str| {
         let running = super::store::Running::start("", &["fcollector", with(more).to_str().unwrap()]);
         until("it listens", || running.log().contains("listening on").then_some(()));
-        running.log()
+        running
     };
-    serves("allow = any");
-    // It has served: a configuration of before goes on, with a warning.
-    assert!(serves("").contains("whoever reaches the port may send"));
+    // Who has been told whom to let in is not opened by a line that is missing, while it runs neither.
+    let running = serves("allow = any");
+    let ran = until("it hears", || {
+        Some(logd(&["reload", with("").to_str().unwrap()])).filter(|ran| !ran.err.contains("earlier version"))
+    });
+    assert!(ran.code == 1 && ran.out.contains("write `allow = any`"), "{ran:?}");
+    assert!(ran.out.contains("nothing was changed"), "{ran:?}");
+    drop(running);
+    refused();
+    let keys = temp.file("keys", "");
+    write(&keys, &logd(&["key", "new", "web1"]).out, 0o600);
+    let keys = format!("keys_file = {}", keys.display());
+    serves(&keys);
+    refused();
+    refused_with(&format!("{keys}\nkeys = accept"), "`keys = accept` lets unsigned packs in");
+    // An earlier version served so: after an update it goes on, with a warning, until somebody closes it.
+    let mark = state.join("role.json");
+    let mut old: serde_json::Value = serde_json::from_slice(&std::fs::read(&mark).unwrap()).unwrap();
+    for field in ["check", "open"] {
+        assert!(old.as_object_mut().unwrap().remove(field).is_some(), "{field}");
+    }
+    std::fs::write(&mark, logd::record::to_json(&old)).unwrap();
+    for _ in 0..2 {
+        assert!(serves("").log().contains("whoever reaches the port may send"));
+        let told = logd(&["status", with("").to_str().unwrap()]).out;
+        assert!(told.contains("only because it has served so before"), "{told}");
+    }
+    serves(&keys);
+    refused();
 }

@@ -85,6 +85,15 @@ fn a_host_whose_packs_are_denied_is_told_at_both_ends_until_they_are_taken() {
     let text = told(&config(&store), "nothing is wrong");
     assert!(text.contains("keys: require, 2 keys of 2 hosts"), "{text}");
     assert_eq!(json(&config(&store))["keys"]["denied"][0]["mended"], true);
+
+    // Another key is taken up when the follower is asked to, and until then it is told which one signs.
+    write(&own, &format!("web1 w2 {}\n", hex(&OTHER)), 0o600);
+    let text = status(follower.config());
+    assert!(text.contains("it signs with key w1 of web1, and key_file has key w2 of web1"), "{text}");
+    let ran = logd(&["reload", follower.config().to_str().unwrap()]);
+    assert!(ran.code == 0 && ran.out.contains("key w2 of web1 instead of key w1 of web1"), "{ran:?}");
+    follower.says("packs are signed with key w2 of web1");
+    until("nothing differs", || (!status(follower.config()).contains("it signs with")).then_some(()));
 }
 
 #[test]
@@ -158,7 +167,7 @@ fn a_key_file_that_cannot_be_read_is_told_and_told_again() {
     for role in ["collector", "fcollector"] {
         let text = status(&ini(role));
         assert!(
-            text.contains("neither `allow` nor `keys_file`") && !text.contains("nothing is wrong"),
+            text.contains("none of `allow`, `keys_file` and") && !text.contains("nothing is wrong"),
             "{text}"
         );
     }

@@ -3,6 +3,7 @@
 //!
 //! It changes nothing: a port is taken for an instant, a receiver sees a connection that says nothing.
 
+use super::super::effect;
 use super::super::out::{self, Out};
 use super::super::{NO, YES};
 use crate::clock::{Clock, Zone};
@@ -52,8 +53,6 @@ struct Look<'a, 'b> {
     disk: Disk,
     now_ms: i64,
     role: &'static str,
-    /// Of the values of that role.
-    digest: String,
     warned: usize,
     failed: usize,
 }
@@ -62,13 +61,14 @@ struct Look<'a, 'b> {
 pub fn run(path: &Path, config: &Config, out: &mut Out) -> u8 {
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let now_ms = Clock::real().now_ms();
-    let mut look =
-        Look { out, disk: Disk::real(), now_ms, role: "", digest: String::new(), warned: 0, failed: 0 };
+    let mut look = Look { out, disk: Disk::real(), now_ms, role: "", warned: 0, failed: 0 };
     look.clock();
     for role in config.roles() {
         look.role = role.command();
-        look.digest = config.values(role).digest();
         look.role(role, &path, config);
+        for why in effect::differs(&look.disk, config, role) {
+            look.say(Mark::Warn, why);
+        }
     }
     let (warned, failed) = (look.warned, look.failed);
     if failed > 0 {
@@ -206,15 +206,8 @@ impl Look<'_, '_> {
         let running = instance::is_running(dir);
         match (running, instance::begun_by(&self.disk, dir)) {
             (Some(true), Some((role, file))) if role == self.role && file == config => {
-                match instance::ask::is_in_effect(&self.disk, dir, &self.digest) {
-                    Some(true) => self.say(Mark::Ok, "it runs, with this configuration"),
-                    Some(false) => self.say(
-                        Mark::Warn,
-                        "it runs, with other values than the file has now: `logd reload CONFIG` takes them over, or says which of \
-                         them need a restart",
-                    ),
-                    None => self.say(Mark::Ok, "it runs, with this file"),
-                }
+                // Whether with all of it is told behind this (`effect`).
+                self.say(Mark::Ok, "it runs, with this file");
                 Some(true)
             }
             (Some(true), Some((role, file))) => {
@@ -446,8 +439,9 @@ impl Look<'_, '_> {
                 Ok(took) => self.say(
                     Mark::Ok,
                     format_args!(
-                        "send_to {addr}: reached in {}; `logd ping` sends a test pack",
-                        out::duration(took)
+                        "send_to {addr}: reached in {}{}; `logd ping` sends a test pack and says whether it is taken",
+                        out::duration(took),
+                        if client.is_some() { " with TLS" } else { "" }
                     ),
                 ),
                 Err(why) => self.say(Mark::Fail, format_args!("send_to {addr}: {why}")),
@@ -673,13 +667,16 @@ mod tests {
         let (disk, dir) = (Disk::real(), temp.path("m"));
         let _running = Instance::open(&disk, &dir, "monitor", &file).unwrap();
         ask::begin(&disk, &dir).unwrap();
-        assert!(line(&check(&file).1, "it runs").ends_with("with this file"), "an earlier version");
+        assert!(line(&check(&file).1, "it runs").starts_with("ok"));
         let values = Config::load(&file).unwrap().values(Role::Monitor);
-        ask::runs_with(&disk, &dir, &values.digest()).unwrap();
-        assert!(line(&check(&file).1, "it runs").ends_with("with this configuration"));
+        ask::put_effect(&disk, &dir, Some(&ask::Effect::new(&values, String::new()))).unwrap();
+        assert!(!check(&file).1.contains("in effect"));
         temp.file("m.ini", &format!("; a comment\n{text}keep_hours = 7\n"));
         let out = check(&file).1;
-        assert!(line(&out, "it runs").starts_with("warn") && out.contains("logd reload"), "{out}");
+        assert!(
+            line(&out, "not all of the file").starts_with("warn") && out.contains("logd reload"),
+            "{out}"
+        );
     }
 
     #[test]

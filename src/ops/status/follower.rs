@@ -2,7 +2,7 @@
 
 use super::super::inventory::Filter;
 use super::super::out;
-use super::queue::Queue;
+use super::queue::{Queue, Shows};
 use crate::config::{Failover, Role, SenderConfig, TailConfig};
 use crate::disk::{self, Disk};
 use crate::journal::{self, HourLog};
@@ -239,7 +239,12 @@ impl Follower {
             Err(e) if e.not_found() => 0,
             Err(e) => return Err(e),
         };
-        let queue = Queue::read(disk, state_dir, Role::Tail, &config.spool)?;
+        let mut queue = Queue::read(disk, state_dir, Role::Tail, &config.spool)?;
+        queue.shows = Shows {
+            key: config.key_file.is_some(),
+            certificate: config.sender.tls.as_ref().is_some_and(|tls| tls.own.is_some()),
+            relay: false,
+        };
         let route = Route::read(disk, state_dir, &config.sender, &rows);
         let journal = disk.stat(&state_dir.join("journal").join("log"))?;
         let stopped_ms = journal.filter(|_| queue.running == Some(false)).map(|s| s.mtime_ms);

@@ -23,6 +23,8 @@ pub struct Keys {
     pub mode: Option<Mode>,
     /// Why a start would be refused.
     refused: Vec<String>,
+    /// Why whoever reaches the port may send.
+    open: Option<String>,
     /// Keys by host: ID, and when it was used last.
     hosts: BTreeMap<String, Vec<(String, Option<i64>)>>,
     senders: Senders,
@@ -37,7 +39,10 @@ impl Keys {
     pub fn read(disk: &Disk, conf: &ReceiverConfig, state_dir: &Path, now_ms: i64) -> disk::Result<Self> {
         let mut keys =
             Self { now_ms, running: crate::instance::is_running(state_dir) == Some(true), ..Self::default() };
-        keys.refused.extend(admission::may_receive(conf, state_dir).err());
+        match admission::may_receive(conf, state_dir) {
+            Err(why) => keys.refused.push(why),
+            Ok(()) => keys.open = admission::is_open(conf),
+        }
         match Senders::load(disk, state_dir) {
             Ok(None) => {}
             Ok(Some(Ok(senders))) => keys.senders = senders,
@@ -108,10 +113,12 @@ impl Keys {
 
     /// What somebody must look at.
     pub fn wrong(&self) -> Vec<String> {
-        let mut list = Vec::new();
+        let mut list: Vec<String> = self.open.iter().map(|why| admission::told_open(why)).collect();
         for why in &self.refused {
             list.push(if self.running {
-                format!("{why}; the role that runs goes on with the keys of before, a start would be refused")
+                format!(
+                    "{why}; the role that runs goes on with what it read before, a start would be refused"
+                )
             } else {
                 format!("{why}; so a start is refused: mend it and start the role")
             });
@@ -132,8 +139,8 @@ impl Keys {
             .collect();
         if !denied.is_empty() {
             let mut text = format!(
-                "denied ({}): their senders keep the packs and try again; the reason says what such a host misses; or find out \
-                 who it is",
+                "denied ({}): their senders keep the packs and try again; the reason says what such a host misses, or that it does \
+                 not take this receiver's certificate; or find out who it is",
                 out::count(denied.len(), "sender")
             );
             for d in denied.iter().take(NAMED_MAX) {

@@ -31,7 +31,10 @@ impl Report {
         state_dir: &Path,
         zone: Option<&Zone>,
     ) -> disk::Result<Self> {
-        let mut wrong: Vec<String> = admission::may_monitor(conf, state_dir).err().into_iter().collect();
+        let mut wrong: Vec<String> = match admission::may_monitor(conf, state_dir) {
+            Err(why) => vec![why],
+            Ok(()) => admission::is_open_monitor(conf).iter().map(|why| admission::told_open(why)).collect(),
+        };
         let nodes = Nodes::look(disk, &state_dir.join("nodes.json"))?.unwrap_or_else(|why| {
             wrong.push(format!("nodes.json: {why}; a start of the monitor sets it aside"));
             Vec::new()

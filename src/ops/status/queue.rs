@@ -62,6 +62,47 @@ pub struct Queue {
     pub denied_more: u64,
     /// Addresses that take nothing.
     pub failing: Vec<Failing>,
+    /// What lets a host's packs in, by what this sender has configured.
+    pub shows: Shows,
+}
+
+/// By what a receiver may know this sender.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shows {
+    /// It signs: a follower with `key_file`.
+    pub key: bool,
+    /// It shows a certificate.
+    pub certificate: bool,
+    /// It passes on what others have signed.
+    pub relay: bool,
+}
+
+impl Shows {
+    /// What to look at when packs of this host are denied.
+    fn step(self, host: &str) -> String {
+        let key = if self.key {
+            format!(
+                "the line of key_file must be the one that keys_file there has for {host}; `logd reload` takes up another one"
+            )
+        } else if self.relay {
+            format!("if keys are asked for there, {host} signs with the line that keys_file there has for it")
+        } else {
+            format!(
+                "if keys are asked for there, set key_file to the line that keys_file there has for {host}, and `logd reload`"
+            )
+        };
+        let certificate = match (self.certificate, self.relay) {
+            (true, true) => "the certificate of tls_client_cert must be named in tls_relays there".to_owned(),
+            (true, false) => format!("the certificate of tls_client_cert must name {host}"),
+            (false, _) => "if certificates are asked for there, tls_client_cert is missing".to_owned(),
+        };
+        // Where only certificates are in use keys come second, and the other way round.
+        match (self.certificate, self.key) {
+            (true, false) => format!("{certificate}; {key}"),
+            (false, true) => key,
+            _ => format!("{key}; {certificate}"),
+        }
+    }
 }
 
 impl Queue {
@@ -176,15 +217,14 @@ impl Queue {
             };
             format!(
                 "denied: {} takes no packs of {} since {}: {waits}, nothing is lost; last {}, {} ago: {}; `logd status` and the \
-                 log there say why; if {} has no key_file, or a wrong one, give it the line that keys_file there has for it; then \
-                 they go by themselves",
+                 log there say why; {}; then they go by themselves",
                 d.to,
                 d.name,
                 ago(d.since_ms),
                 d.pack,
                 ago(d.last_ms),
                 d.reason,
-                crate::auth::host_of(&d.name),
+                self.shows.step(crate::auth::host_of(&d.name)),
             )
         });
         let more = self.denied.len().checked_sub(DENIED_SHOWN).filter(|n| *n > 0);
@@ -317,5 +357,29 @@ mod tests {
         assert!(wrong[0].starts_with("NOT RUNNING, and at most 7 packs wait: start it"), "{wrong:?}");
         assert!(wrong[1].starts_with("held: 1 pack of web1"), "{wrong:?}");
         assert_eq!(queue.json()["packs"], 7);
+    }
+
+    /// The story: hosts with certificates alone were told to look at their keys.
+    #[test]
+    fn what_to_do_about_a_denial_goes_by_what_is_configured() {
+        let step = |key, certificate, relay| Shows { key, certificate, relay }.step("web1");
+        assert!(
+            step(false, true, false)
+                .starts_with("the certificate of tls_client_cert must name web1; if keys")
+        );
+        assert!(
+            step(true, false, false).starts_with("the line of key_file")
+                && !step(true, false, false).contains("tls")
+        );
+        assert!(
+            step(true, true, false).contains("key_file") && step(true, true, false).contains("name web1")
+        );
+        assert!(
+            step(false, false, false).contains("set key_file")
+                && step(false, false, false).contains("is missing")
+        );
+        assert!(
+            step(false, true, true).contains("tls_relays") && step(false, false, true).contains("web1 signs")
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! What relay and store begin with alike: may they serve, the state directory, keys, certificates.
 
-use super::super::admission::{keyring, may_receive, summary};
+use super::super::admission::{is_open, keyring, may_receive, summary};
 use super::super::pulse::Pulse;
 use super::super::report;
 use super::super::serve::raise_fd_limit;
@@ -39,6 +39,7 @@ pub(super) fn begin(
     warn_all(&w.log, warnings);
     let (keys, memory) = keys_of(receiver, &w).map_err(say)?;
     let tls = receiver.tls.as_ref().map(tls::Server::open).transpose().map_err(say)?;
+    w.instance.note_open(&w.disk, is_open(receiver).is_some()).map_err(|e| say(e.to_string()))?;
     Ok(Ok(Begun { w, keys, memory, tls }))
 }
 
