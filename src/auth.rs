@@ -25,7 +25,7 @@ use hmac::{Hmac, KeyInit, Mac};
 pub use senders::Memory;
 use sha2::Sha256;
 use std::collections::HashMap;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -194,7 +194,7 @@ pub fn is_signed(entry: &Entry) -> bool {
 /// What tells that a file is another one now, or that others may read it now.
 type Stamp = (u64, u64, i64, i64, u64, i64, i64, u32);
 
-fn stamp(m: &Metadata) -> Stamp {
+fn stamp(m: &impl MetadataExt) -> Stamp {
     (m.dev(), m.ino(), m.mtime(), m.mtime_nsec(), m.size(), m.ctime(), m.ctime_nsec(), m.mode())
 }
 
