@@ -5,7 +5,7 @@
 //! here any more. A monitor that does not know that request (the original) says so, and is left alone for an hour; one that
 //! refuses it for another reason is asked again soon.
 //!
-//! Alarms: an hour that is not whole some time after its end, a spool that fills, a disk that pauses the role, files that
+//! Alarms: an hour that is not whole some time after its end, a spool that fills, tables that lack an hour, a disk that pauses the role, files that
 //! were put into quarantine; and that each of them is well again.
 
 use super::alarm::Alarms;
@@ -77,6 +77,7 @@ struct Told {
     /// By alarm.
     overdue: BTreeSet<(String, String)>,
     filling: bool,
+    tables: Option<String>,
     paused: bool,
     quarantine: Option<BTreeSet<String>>,
 }
@@ -90,6 +91,7 @@ impl Report {
             while !self.world.quit.wait(wait) {
                 wait = EVERY;
                 self.spool(&mut told);
+                self.tables(&mut told);
                 self.quarantine(&mut told);
                 let began = self.shared.clock.mono_ms();
                 if began < look_ms {
@@ -102,6 +104,16 @@ impl Report {
                 self.tell(&mut told, &seen);
             }
         })
+    }
+
+    fn tables(&self, told: &mut Told) {
+        let now = self.shared.health.reason("tables");
+        match &now {
+            Some(why) if told.tables != now => self.alarms.raise("tables", &format!("tables: {why}")),
+            None if told.tables.is_some() => self.alarms.raise("tables", "all hours have their rows again"),
+            _ => {}
+        }
+        told.tables = now;
     }
 
     fn spool(&self, told: &mut Told) {
