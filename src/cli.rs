@@ -126,8 +126,12 @@ pub static COMMANDS: &[Command] = &[
         alias: "",
         args: "CONFIG [FILE...]",
         help: "make tables of given files (- is standard input), or of the store's hours that have none",
-        options: &[option("name", "HOST_HOUR", "what the rows of one file are called")],
-        run: |call, out| Ok(etl_of(call, out)),
+        options: &[
+            flag("again", "all hours of the store, also those that have rows"),
+            SINCE,
+            option("name", "HOST_HOUR", "what the rows of one file are called"),
+        ],
+        run: etl_of,
     },
     Command {
         name: "check",
@@ -643,15 +647,21 @@ fn documents_of(config: &Path, hour: Hour, out: &mut Out) -> u8 {
 }
 
 #[cfg(not(feature = "etl"))]
-fn etl_of(_: &Call, out: &mut Out) -> u8 {
+fn etl_of(_: &Call, out: &mut Out) -> Result<u8, String> {
     out.complain(format_args!("logd: etl: {}", crate::roles::tables::NOT_BUILT));
-    ops::ERROR
+    Ok(ops::ERROR)
 }
 
 #[cfg(feature = "etl")]
-fn etl_of(call: &Call, out: &mut Out) -> u8 {
-    let files = call.matches.free.get(1..).unwrap_or_default();
-    ops::etl::run(call.path(0), files, call.value("name").as_deref(), out)
+fn etl_of(call: &Call, out: &mut Out) -> Result<u8, String> {
+    let name = call.value("name");
+    let asked = ops::etl::Asked {
+        files: call.matches.free.get(1..).unwrap_or_default(),
+        name: name.as_deref(),
+        again: call.has("again"),
+        hours: call.filter()?,
+    };
+    Ok(ops::etl::run(call.path(0), &asked, out))
 }
 
 fn ready_for(call: &Call, out: &mut Out) -> Result<u8, String> {

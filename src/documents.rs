@@ -129,6 +129,11 @@ pub fn marker(disk: &Disk, save_dir: &Path, key: &HourKey) -> disk::Result<Optio
     Ok(bytes.and_then(|b| record::from_json(&b).ok()))
 }
 
+/// Is an hour whole in the database, as it was certified here?
+pub fn is_done(disk: &Disk, save_dir: &Path, key: &HourKey, cert: &Certificate) -> disk::Result<bool> {
+    Ok(marker(disk, save_dir, key)?.is_some_and(|m| m.is_of(cert)))
+}
+
 /// What is not in the database yet, for people.
 #[derive(Debug)]
 pub struct Waits {

@@ -5,15 +5,26 @@
 //! * [`stamp`]: times, and [`memo`]: what comes again            * [`lists`]: spiders, hosts, addresses
 //! * [`columns`]: kinds of lines, their columns and folders   * [`rules`]: all that together, read again when it changes
 //! * [`rows`]: the files of one hour, aside                   * [`tables`]: put in place, all or nothing; which files mean what
+//! * [`marks`]: which hours have rows
 //!
 //! A line is never dropped in silence: it becomes a row, or is counted as filtered, or goes to `etl_reject` with a reason.
 
+#[cfg(feature = "etl")]
 pub mod columns;
+#[cfg(feature = "etl")]
 pub mod fields;
+#[cfg(feature = "etl")]
 pub mod format;
+#[cfg(feature = "etl")]
 pub mod lists;
+pub mod marks;
+#[cfg(feature = "etl")]
 pub mod memo;
+#[cfg(feature = "etl")]
 pub mod rows;
+#[cfg(feature = "etl")]
 pub mod rules;
+#[cfg(feature = "etl")]
 pub mod stamp;
+#[cfg(feature = "etl")]
 pub mod tables;

@@ -36,6 +36,11 @@ impl Health {
         self.0.turned_ms.store(now_ms, Ordering::Relaxed);
     }
 
+    /// What is wrong with a part.
+    pub fn reason(&self, part: &str) -> Option<String> {
+        self.0.reasons.lock().unwrap_or_else(PoisonError::into_inner).get(part).cloned()
+    }
+
     /// What is wrong, as `PART: REASON`; empty = all is well.
     pub fn problems(&self, now_ms: u64) -> Vec<String> {
         let reasons = self.0.reasons.lock().unwrap_or_else(PoisonError::into_inner);

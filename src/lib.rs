@@ -52,7 +52,6 @@ pub mod clock;
 pub mod config;
 pub mod disk;
 pub mod documents;
-#[cfg(feature = "etl")]
 pub mod etl;
 pub mod footprint;
 pub mod health;

@@ -23,14 +23,21 @@ const FLUSH: usize = 256 << 10;
 const WAITING: usize = 8 << 20;
 /// Files that are open at once.
 const OPEN: usize = 32;
-/// Longest part of a path that a value may become, in bytes.
+/// Longest part of a path that a value may become, in bytes; and what the hash at the end of a longer one takes.
 const PART_MAX: usize = 180;
+const HASH: usize = 17;
+/// Longest name of a folder: more no file system of Linux takes.
+const NAME_MAX: usize = 255;
+/// Longest path of a folder below the tables' directory; with `save_dir` and the file's name it stays below the 4096 of Linux.
+const FOLDER_MAX: usize = 3_000;
 /// What stands for an empty value in a path.
 const NONE: &[u8] = b"NONE";
 const HIVE_NONE: &[u8] = b"__HIVE_DEFAULT_PARTITION__";
 
 /// Reason of a rejected line.
 const NO_PARTITION: &str = "it would need a partition more than max_partitions";
+/// Reason of a rejected line.
+const TOO_DEEP: &str = "the path of its folder would be longer than 3000 bytes";
 /// Reason of a rejected line.
 const TOO_LONG: &str = "longer than 1 MiB";
 /// Reason of a rejected line.
@@ -217,8 +224,9 @@ impl<'a> Rows<'a> {
         self.path.extend_from_slice(kind.name.as_bytes());
         for (name, field) in &kind.partitions {
             self.path.push(b'/');
+            let folder = self.path.len();
             if self.hive {
-                put_part(name.as_bytes(), &mut self.path);
+                put_part(name.as_bytes(), PART_MAX, &mut self.path);
                 self.path.push(b'=');
             }
             let value = record.get(field, line, source, &rules.spiders, scratch);
@@ -226,12 +234,19 @@ impl<'a> Rows<'a> {
             match (value.is_empty(), self.hive) {
                 (true, true) => self.path.extend_from_slice(HIVE_NONE),
                 (true, false) => self.path.extend_from_slice(NONE),
-                (false, _) => put_part(value, &mut self.path),
+                // The name of the column is in the folder's name, too.
+                (false, _) => {
+                    let room = NAME_MAX.saturating_sub(begin.saturating_sub(folder)).saturating_sub(HASH);
+                    put_part(value, room.min(PART_MAX), &mut self.path);
+                }
             }
             // A name of one or two dots is a place, and a hidden folder is read by nobody.
             if !self.hive && self.path.get(begin) == Some(&b'.') {
                 self.path.splice(begin..begin.saturating_add(1), *b"%2E");
             }
+        }
+        if self.path.len() > FOLDER_MAX {
+            return self.reject(line, TOO_DEEP);
         }
         let (parts, numbers, path) = (&mut self.parts, &mut self.numbers, &self.path);
         let number = self.near.of(path, || {
@@ -425,11 +440,11 @@ fn is_namely(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"-_.,+@~!$&();<> |".contains(&b)
 }
 
-/// A value as a part of a path, as Hive writes it: what could be anything but a name becomes `%HH`. A longer value than fits is
-/// cut, and ends with a part of its SHA-256.
-fn put_part(value: &[u8], out: &mut Vec<u8>) {
+/// A value as a part of a path, as Hive writes it: what could be anything but a name becomes `%HH`. A longer value than `max` is
+/// cut there, and ends with a part of its SHA-256.
+fn put_part(value: &[u8], max: usize, out: &mut Vec<u8>) {
     let begin = out.len();
-    if value.len() <= PART_MAX && value.iter().all(|b| is_namely(*b)) {
+    if value.len() <= max && value.iter().all(|b| is_namely(*b)) {
         out.extend_from_slice(value);
         return;
     }
@@ -439,8 +454,8 @@ fn put_part(value: &[u8], out: &mut Vec<u8>) {
         } else {
             let _ = write!(out, "%{b:02X}");
         }
-        if out.len().saturating_sub(begin) > PART_MAX {
-            out.truncate(begin.saturating_add(PART_MAX));
+        if out.len().saturating_sub(begin) > max {
+            out.truncate(begin.saturating_add(max));
             let sha = hex(&Sha256::digest(value));
             out.push(b'~');
             out.extend_from_slice(sha.get(..16).unwrap_or_default().as_bytes());
@@ -460,7 +475,7 @@ mod tests {
 
     fn part(value: &[u8]) -> String {
         let mut out = Vec::new();
-        put_part(value, &mut out);
+        put_part(value, PART_MAX, &mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -469,6 +484,6 @@ mod tests {
         assert_eq!(part(b"www.hao123.com"), "www.hao123.com");
         assert_eq!(part(b"../a/b\0=%\xff\n"), "..%2Fa%2Fb%00%3D%25%FF%0A");
         let (a, b) = (part(&[b'/'; 300]), part(&[b'/'; 301]));
-        assert!(a.len() <= 200 && a != b && a[..180] == b[..180], "{a}");
+        assert!(a.len() <= PART_MAX + HASH && a != b && a[..180] == b[..180], "{a}");
     }
 }

@@ -1,20 +1,25 @@
 //! `logd etl CONFIG [FILE…|-]`: makes rows of the hours of a store that have none, or of given lines. It does what the role
 //! `etlcollector` does, once, and never beside it.
 
+use super::inventory::Filter;
 use super::out::{self, Out};
 use super::{ERROR, NO, YES};
 use crate::clock::{Clock, Hour};
 use crate::config::Config;
 use crate::disk::{Disk, Error};
 use crate::etl::fields::Source;
-use crate::etl::tables::{Input, Origin, Outcome};
-use crate::pack::HourKey;
-use crate::roles::tables::{Etl, describe};
+use crate::etl::tables::{Input, Outcome};
+use crate::pack::{HourKey, hex};
+use crate::roles::tables::{Etl, Turn, Which, describe};
 use crate::state;
 use flate2::read::MultiGzDecoder;
+use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+
+/// Longest name of rows that is made of a file's, in characters, without a hash.
+const NAME_MAX: usize = 100;
 
 /// One thing to read.
 struct Given {
@@ -25,9 +30,21 @@ struct Given {
     source: Source,
 }
 
-/// Does it; `name` is what the rows of a single file are called, as `HOST_HOUR`.
-pub fn run(config: &Path, files: &[String], name: Option<&str>, out: &mut Out) -> u8 {
-    match all(config, files, name, out) {
+/// What is asked.
+pub struct Asked<'a> {
+    /// What is to be read; none = the hours of the store.
+    pub files: &'a [String],
+    /// What the rows of a single file are called, as `HOST_HOUR`.
+    pub name: Option<&'a str>,
+    /// Hours that have rows, too.
+    pub again: bool,
+    /// Which hours of the store.
+    pub hours: Filter,
+}
+
+/// Does it.
+pub fn run(config: &Path, asked: &Asked, out: &mut Out) -> u8 {
+    match all(config, asked, out) {
         Ok(code) => code,
         Err(why) => {
             out.complain(format_args!("logd: etl: {why}"));
@@ -36,7 +53,11 @@ pub fn run(config: &Path, files: &[String], name: Option<&str>, out: &mut Out) -
     }
 }
 
-fn all(config: &Path, files: &[String], name: Option<&str>, out: &mut Out) -> Result<u8, String> {
+fn all(config: &Path, asked: &Asked, out: &mut Out) -> Result<u8, String> {
+    let (files, name) = (asked.files, asked.name);
+    if !files.is_empty() && (asked.again || asked.hours.since.is_some()) {
+        return Err("--again and --since go with the store's hours; a file is done anew in any case".into());
+    }
     let conf = Config::load(config).and_then(|c| c.etl(false)).map_err(|e| format!("\n{e}"))?.0;
     let given = given(files, name)?;
     let (disk, clock) = (Disk::real(), Clock::real());
@@ -49,14 +70,26 @@ fn all(config: &Path, files: &[String], name: Option<&str>, out: &mut Out) -> Re
     }
     let mut code = YES;
     let mut note = |good: bool| code = if good { code } else { NO };
+    let room = || match disk.shortage(&conf.store.save_dir, conf.store.spool.min_free).map_err(say)? {
+        Some(what) => Err(format!("{what}; what is not done yet is left as it was")),
+        None => Ok(()),
+    };
     if files.is_empty() {
+        // What failed is tried again, whatever it failed of: somebody has asked for it.
+        let which = if asked.again { Which::All } else { Which::Failed };
         let list = if disk.stat(&state_dir.join("closed")).map_err(say)?.is_some() {
-            etl.pending().map_err(say)?
+            let mut list = etl.pending(which).map_err(say)?;
+            list.retain(|key| asked.hours.takes(key));
+            list.sort_by(|a, b| (a.hour, &a.name).cmp(&(b.hour, &b.name)));
+            list
         } else {
             Vec::new()
         };
         if list.is_empty() {
-            out.complain("logd: etl: every certified hour of the store has its rows");
+            let of = if asked.hours.since.is_some() { " of that time" } else { "" };
+            let what = if asked.again { "there is no" } else { "every" };
+            let rest = if asked.again { "" } else { " has its rows" };
+            out.complain(format_args!("logd: etl: {what} certified hour of the store{of}{rest}"));
         }
         let total = list.len();
         for (n, key) in list.iter().enumerate() {
@@ -66,28 +99,41 @@ fn all(config: &Path, files: &[String], name: Option<&str>, out: &mut Out) -> Re
                 });
                 false
             };
-            if let Some((good, text)) = etl.hour(key, clock.now_secs(), &mut stop).map_err(say)? {
-                note(good);
-                out.line(text);
+            room()?;
+            match etl.hour(key, which, clock.now_secs(), &mut stop).map_err(say)? {
+                Turn::Nothing | Turn::Stopped => {}
+                Turn::Done(text) => out.line(text),
+                Turn::Failed(text) | Turn::Again(text) => {
+                    note(false);
+                    out.line(text);
+                }
             }
         }
         return Ok(code);
     }
     let rules = etl.rules();
     for (n, one) in given.iter().enumerate() {
+        room()?;
         let (mut lines, size) = open(&one.path)?;
+        // An hour of the store, if the bytes are those that were certified.
+        let origin =
+            HourKey::parse(&one.name).map(|key| etl.origin(&key)).transpose().map_err(say)?.flatten();
         let mut input = Input {
             name: &one.name,
             source: one.source.clone(),
             lines: &mut *lines,
             path: &one.path,
-            origin: Origin::default(),
+            origin: origin.unwrap_or_default(),
+            exact: false,
         };
         let mut stop = |bytes: u64| {
             out.progress(&|| bar(n, given.len(), &one.name, bytes, size));
             false
         };
-        let outcome = etl.tables().run(&mut input, &rules, clock.now_secs(), &mut stop).map_err(say)?;
+        let outcome = etl
+            .tables()
+            .run(&mut input, &rules, clock.now_secs(), &mut stop)
+            .map_err(|e| format!("{}: {e}", one.name))?;
         note(matches!(outcome, Outcome::Done(_)));
         out.line(format_args!("{}: {}", one.name, describe(&outcome)));
     }
@@ -145,9 +191,14 @@ fn given(files: &[String], name: Option<&str>) -> Result<Vec<Given>, String> {
             return Err(format!("--name {base:?}: it is HOST_HOUR, such as web1_2026112205"));
         } else {
             let plain = |c: char| if c.is_ascii_alphanumeric() || ".-+:".contains(c) { c } else { '-' };
-            let clean: String = base.chars().map(plain).take(100).collect();
-            let hour = clean.rsplit('.').next().and_then(Hour::parse);
-            let clean = clean.trim_start_matches(['.', '-']).to_owned();
+            let hour = base.rsplit('.').next().and_then(Hour::parse);
+            let clean: String = base.chars().map(plain).take(NAME_MAX).collect();
+            let mut clean = clean.trim_start_matches(['.', '-']).to_owned();
+            // Another file's name may become the same.
+            if clean != base && !clean.is_empty() {
+                let sha = hex(&Sha256::digest(base.as_bytes()));
+                clean = format!("{clean}-{}", sha.get(..8).unwrap_or_default());
+            }
             (clean, Source { name: String::new(), hour: hour.map(|h| h.to_string()).unwrap_or_default() })
         };
         if name.is_empty() {
@@ -186,7 +237,11 @@ mod tests {
             ["access.log.2026112205  2026112205", "stdin  "]
         );
         assert_eq!(names(&["-"], Some("w_20261122")).unwrap(), ["w_20261122 w 20261122"]);
-        assert_eq!(names(&[".a_b c"], None).unwrap(), ["a-b-c  "]);
+        let changed = names(&[".a_b c", "a/a.b_c", "a-b-c"], None).unwrap();
+        assert!(changed[0].starts_with("a-b-c-") && changed[2] == "a-b-c  ", "{changed:?}");
+        let long = |end: &str| format!("{}{end}", "x".repeat(150));
+        let [a, b] = ["a", "b"].map(|end| names(&[&long(end)], None).unwrap().remove(0));
+        assert!(a != b && a.len() < 120, "{a} {b}");
         assert!(names(&["-"], Some("w")).unwrap_err().contains("HOST_HOUR"));
         assert!(names(&["a/x", "b/x"], None).unwrap_err().contains("another file"));
         assert!(names(&["..."], None).unwrap_err().contains("no letter"));

@@ -13,11 +13,11 @@ use super::inventory::{Files, Filter, Inventory, Proof};
 use super::out::{self, Out};
 use super::{ERROR, NO, YES};
 use crate::clock::{Clock, Zone};
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::disk::{self, Disk};
 use crate::integrity::{Certificate, Store, packed};
 use crate::pack::HourKey;
-use crate::state;
+use crate::{documents, etl, state};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -50,11 +50,19 @@ pub fn run(path: &Path, asked: &Asked, out: &mut Out) -> u8 {
     })
 }
 
-fn place(path: &Path, asked: &Asked) -> Result<(PathBuf, PathBuf), String> {
+type Beyond = fn(&Disk, &Path, &HourKey, &Certificate) -> disk::Result<bool>;
+
+/// The store, its state directory, and what knows whether an hour's lines are where its role takes them.
+fn place(path: &Path, asked: &Asked) -> Result<(PathBuf, PathBuf, Option<Beyond>), String> {
     if !path.is_dir() {
         let config = Config::load(path).map_err(|e| e.to_string())?;
         let (role, c) = config.any_store(false).map_err(|e| e.to_string())?;
-        return Ok((c.save_dir, state::resolve(&role, c.state_dir.as_deref())));
+        let beyond: Option<Beyond> = match role {
+            Role::Etlcollector => Some(etl::marks::has_rows),
+            Role::Mgocollector => Some(documents::is_done),
+            _ => None,
+        };
+        return Ok((c.save_dir, state::resolve(&role, c.state_dir.as_deref()), beyond));
     }
     if !asked.keep_certificates {
         return Err(format!(
@@ -63,11 +71,12 @@ fn place(path: &Path, asked: &Asked) -> Result<(PathBuf, PathBuf), String> {
         ));
     }
     // Nothing of a state directory is touched then.
-    Ok((path.to_owned(), path.join(".no-state")))
+    let tables = path.join(etl::marks::DONE).is_dir();
+    Ok((path.to_owned(), path.join(".no-state"), tables.then_some(etl::marks::has_rows)))
 }
 
 fn prune(path: &Path, asked: &Asked, out: &mut Out) -> Result<u8, String> {
-    let (save_dir, state_dir) = place(path, asked)?;
+    let (save_dir, state_dir, beyond) = place(path, asked)?;
     let owner = std::fs::metadata(&save_dir).map_err(|e| format!("{}: {e}", save_dir.display()))?.uid();
     if !asked.dry_run && owner != rustix::process::geteuid().as_raw() {
         return Err(format!(
@@ -108,6 +117,12 @@ fn prune(path: &Path, asked: &Asked, out: &mut Out) -> Result<u8, String> {
             }
         };
         if asked.keep_certificates && (certificate.bytes == 0 || !(files.data || files.headers)) {
+            continue;
+        }
+        let there = beyond.map_or(Ok(true), |done| done(&disk, &save_dir, key, &certificate));
+        if !matches!(there, Ok(true)) {
+            let why = there.err().map_or(String::new(), |e| format!(" ({e})"));
+            kept.push(format!("{key}: stays: its lines are not in the tables or the database yet{why}; `logd status` tells more"));
             continue;
         }
         match prune.hour(key, &certificate) {
@@ -353,6 +368,40 @@ mod tests {
         assert!(!names(&save.join("received")).iter().any(|n| n.starts_with("web1") || n.starts_with("all")));
         assert!(!names(&temp.path("state/closed")).iter().any(|n| n.starts_with("web1")));
         assert!(!names(&save.join("aside")).iter().any(|n| n.ends_with(".pruned")));
+    }
+
+    #[test]
+    fn hours_whose_rows_were_not_made_stay() {
+        let temp = Temp::new();
+        let (save, config) = store(&temp);
+        let text = std::fs::read_to_string(&config).unwrap();
+        let text = text.replace("[fcollector]", "[etlcollector]\ncolumns_file = /x");
+        let config = temp.file("c.ini", &text);
+        let store = Store::new(&Disk::real(), &save, &temp.path("state"), 0o644, 0o755);
+        let mut of = etl::marks::Origin::of(&store.closed(&key("web1_2025112205")).unwrap().unwrap());
+        for revision in [of.revision + 1, of.revision] {
+            of.revision = revision;
+            let marker = etl::marks::Marker {
+                format: 1,
+                name: "web1_2025112205".into(),
+                source: of.clone(),
+                rules: String::new(),
+                lines: 0,
+                rows: std::collections::BTreeMap::default(),
+                filtered: std::collections::BTreeMap::default(),
+                rejected: std::collections::BTreeMap::default(),
+                files: Vec::new(),
+                failed: String::new(),
+                again: false,
+                at: 0,
+            };
+            let bytes = String::from_utf8(crate::record::to_json(&marker)).unwrap();
+            temp.file("save/etl_done/web1_2025112205", &bytes);
+            let (code, out, err) = printed(|out| run(&config, &asked(false, false), out));
+            assert!(code == NO && out.contains("web1_2025112206: stays: its lines are not in"), "{out}{err}");
+            let there = save.join("log_data/web1_2025112205").exists();
+            assert_eq!(there, revision != 1, "{out}{err}");
+        }
     }
 
     #[test]

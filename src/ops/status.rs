@@ -15,10 +15,13 @@ use super::out::{self, Out, Paint};
 use super::{ERROR, YES};
 use super::{control, effect};
 use crate::clock::{Clock, Zone};
-use crate::config::{Config, Errors, MonitorConfig, Role, SpoolConfig, TailConfig};
+use crate::config::{Config, Errors, MonitorConfig, Role, SpoolConfig, StoreConfig, TailConfig};
 use crate::disk::Disk;
+use crate::etl::marks;
+use crate::integrity::Store;
 use crate::inventory::hour::Row;
 use crate::pack::HourKey;
+use crate::roles::tables::wrong_rules;
 use crate::{documents, instance, integrity, state};
 use follower::Follower;
 use keys::Keys;
@@ -273,8 +276,11 @@ impl Status<'_, '_> {
                                         &title,
                                         &Place { role: *role, save_dir: &c.save_dir, state, hosts, keys },
                                     );
-                                    if *role == Role::Mgocollector && self.view != View::Missing {
-                                        self.documents(&c.save_dir, &dir);
+                                    match role {
+                                        _ if self.view == View::Missing => {}
+                                        Role::Mgocollector => self.documents(&c.save_dir, &dir),
+                                        Role::Etlcollector => self.tables(&config, &c, &dir),
+                                        _ => {}
                                     }
                                 }
                                 Err(e) => {
@@ -345,6 +351,19 @@ impl Status<'_, '_> {
         };
         let title = save_dir.display().to_string();
         self.show(("database", &title), None, &waits.text(), &waits.wrong(), || waits.json());
+    }
+
+    /// Which hours have no rows.
+    fn tables(&mut self, config: &Config, c: &StoreConfig, state_dir: &Path) {
+        let rules = config.etl(false).map_or(Vec::new(), |(etl, _)| wrong_rules(&self.disk, &etl));
+        let store = Store::new(&self.disk, &c.save_dir, state_dir, c.file_mode, c.dir_mode);
+        let secs = self.now_ms.div_euclid(1000);
+        let waits = match marks::Waits::read(&self.disk, &store, rules, secs) {
+            Ok(waits) => waits,
+            Err(e) => return self.fail(format_args!("etlcollector: {e}; run it as the user of the role")),
+        };
+        let title = c.save_dir.join("etl").display().to_string();
+        self.show(("tables", &title), None, &waits.text(), &waits.wrong(), || waits.json());
     }
 
     /// Neither side of a store has ever been written. One that has served and lost its `save_dir` is another matter.

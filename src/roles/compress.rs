@@ -2,9 +2,11 @@
 
 use super::serve::{Shared, spawn};
 use crate::clock::Clock;
+use crate::disk::{self, Disk};
 use crate::integrity::{Certificate, Store, packed};
 use crate::pack::HourKey;
 use crate::receiver::lock;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -16,8 +18,11 @@ const LOOK: Duration = Duration::from_mins(10);
 /// How much it gives way to what is urgent.
 const NICE: i32 = 10;
 
-/// Starts it; it ends with the role. `done`: only hours that have a marker there, below `save_dir`.
-pub fn start(store: Store, done: Option<&'static str>, after_secs: i64, s: &Arc<Shared>) -> JoinHandle<()> {
+/// Has what is done beyond storing been done with an hour, as its certificate has it? Below a `save_dir`.
+pub type Done = fn(&Disk, &Path, &HourKey, &Certificate) -> disk::Result<bool>;
+
+/// Starts it; it ends with the role. `done`: only hours of which that says so.
+pub fn start(store: Store, done: Option<Done>, after_secs: i64, s: &Arc<Shared>) -> JoinHandle<()> {
     let s = Arc::clone(s);
     spawn("compress", move || {
         // The niceness of a thread; without it, it is only less polite.
@@ -32,7 +37,7 @@ pub fn start(store: Store, done: Option<&'static str>, after_secs: i64, s: &Arc<
 }
 
 /// Compresses what is old enough.
-fn turn(store: &Store, done: Option<&str>, after_secs: i64, s: &Shared) {
+fn turn(store: &Store, done: Option<Done>, after_secs: i64, s: &Shared) {
     let dir = store.path("log_data");
     let names = match store.disk().list_some(&dir, &mut |name| HourKey::parse(name).is_some()) {
         Ok(names) => names,
@@ -57,27 +62,26 @@ fn turn(store: &Store, done: Option<&str>, after_secs: i64, s: &Shared) {
 /// The certificate of an hour that is to be compressed now.
 fn due(
     store: &Store,
-    done: Option<&str>,
+    done: Option<Done>,
     after_secs: i64,
     clock: &Clock,
     key: &HourKey,
-) -> crate::disk::Result<Option<Certificate>> {
+) -> disk::Result<Option<Certificate>> {
     let old = clock.now_secs().saturating_sub(after_secs);
     // A look at its file spares one into its certificate.
     let young = |ms: i64| ms > old.saturating_mul(1000);
     if store.disk().stat(&store.place(key).data)?.is_none_or(|s| young(s.mtime_ms)) {
         return Ok(None);
     }
-    if let Some(done) = done
-        && store.disk().stat(&store.path(done).join(key.to_string()))?.is_none()
-    {
-        return Ok(None);
-    }
     let closed = store.closed(key)?;
-    Ok(closed.filter(|c| c.is_tag() && c.bytes > 0 && !c.sha256.is_empty() && c.certified <= old))
+    let due = closed.filter(|c| c.is_tag() && c.bytes > 0 && !c.sha256.is_empty() && c.certified <= old);
+    match (due, done) {
+        (Some(c), Some(done)) => Ok(done(store.disk(), &store.path(""), key, &c)?.then_some(c)),
+        (due, _) => Ok(due),
+    }
 }
 
-fn one(store: &Store, key: &HourKey, certificate: &Certificate, s: &Shared) -> crate::disk::Result<()> {
+fn one(store: &Store, key: &HourKey, certificate: &Certificate, s: &Shared) -> disk::Result<()> {
     match packed::pack(store, key, certificate, &mut || s.stop.requested())? {
         Err(why) if why.is_empty() => return Ok(()),
         Err(why) => {

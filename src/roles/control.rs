@@ -7,6 +7,7 @@
 
 use super::admission;
 use super::serve::{Shared, spawn};
+use super::tables;
 use crate::auth::{Key, Mode};
 use crate::config::{Config, ReceiverConfig, Role, Values};
 use crate::disk::Disk;
@@ -277,7 +278,15 @@ impl Asked {
                 return Ok(None);
             }
             Role::Collector => config.relay(false).map_err(text)?.0.receiver,
-            Role::Fcollector | Role::Etlcollector | Role::Mgocollector => {
+            Role::Etlcollector => {
+                let (c, _) = config.etl(false).map_err(text)?;
+                let wrong = tables::wrong_rules(&self.disk, &c);
+                if !wrong.is_empty() {
+                    return Err(wrong.join("\n"));
+                }
+                c.store.receiver
+            }
+            Role::Fcollector | Role::Mgocollector => {
                 config.store_of(self.role, false).map_err(text)?.0.receiver
             }
         };

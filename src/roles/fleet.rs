@@ -93,7 +93,8 @@ impl Fleet {
             advice: advice(),
             ..Overview::default()
         };
-        let mut trouble = Vec::new();
+        let mut trouble: Vec<String> =
+            s.health.reason("tables").into_iter().map(|why| format!("tables: {why}")).collect();
         o.expected = expected(self.hosts_file.as_deref(), &mut trouble);
         self.nodes(&mut o);
         o.unwell = s.health.problems(s.clock.mono_ms());

@@ -5,8 +5,8 @@
 //! here any more. A monitor that does not know that request (the original) says so, and is left alone for an hour; one that
 //! refuses it for another reason is asked again soon.
 //!
-//! Alarms: an hour that is not whole some time after its end, a spool that fills, a disk that pauses the role, files that
-//! were put into quarantine; and that each of them is well again.
+//! Alarms: an hour that is not whole some time after its end, a spool that fills, tables that lack an hour, a disk that pauses
+//! the role, files that were put into quarantine; and that each of them is well again.
 
 mod told;
 
@@ -86,6 +86,7 @@ impl Report {
             while !self.world.quit.wait(wait) {
                 wait = EVERY;
                 self.spool(&mut told);
+                self.tables(&mut told);
                 self.quarantine(&mut told);
                 self.remember(&mut told);
                 let began = self.shared.clock.mono_ms();
@@ -109,6 +110,10 @@ impl Report {
                 None => self.alarms.settled(&subject),
             }
         }
+    }
+
+    fn tables(&self, told: &mut Told) {
+        self.raise(told.tables(self.shared.health.reason("tables")));
     }
 
     fn spool(&self, told: &mut Told) {

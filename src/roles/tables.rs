@@ -4,11 +4,11 @@
 #[cfg(feature = "etl")]
 mod with;
 #[cfg(feature = "etl")]
-pub use with::{Etl, Workers, describe};
+pub use with::{Etl, Turn, Which, Workers, describe, wrong_rules};
 #[cfg(not(feature = "etl"))]
 mod without;
 #[cfg(not(feature = "etl"))]
-pub use without::{Etl, Workers};
+pub use without::{Etl, Workers, wrong_rules};
 
 /// Why it refuses.
 pub const NOT_BUILT: &str = "this program was built without the feature etl, and makes no tables; build with \

@@ -121,10 +121,10 @@ fn every_line_of_a_certified_hour_is_a_row_and_an_hour_sent_again_replaces_its_r
     until(SOON, "new rows", || marker(&temp, "etl_done", &name).filter(|m| m["lines"] == 4_000));
     one_of_each(&temp, 5_000..9_000, 2);
     // What lay aside is cleared behind the marker.
-    until(SOON, "nothing aside but the lock", || {
+    until(SOON, "nothing aside", || {
         let mut left = Vec::new();
         files(&temp.path("save/etl_aside"), &mut left);
-        (left == [temp.path("save/etl_aside/.lock")]).then_some(())
+        left.is_empty().then_some(())
     });
     // Folders of the old rows that became empty are gone.
     assert!(!temp.path("save/etl/access/status=200/p=3").exists());
@@ -286,6 +286,97 @@ fn forget(temp: &Temp, name: &str) {
     fs::write(&path, logd::record::to_json(&marker)).unwrap();
 }
 
+/// Hours without their rows, one damaged, one taken away, beside a whole one: that one is not held up, the others are named
+/// everywhere, and get their rows when they are mended.
+#[test]
+fn hours_that_cannot_be_done_hold_nobody_up_and_are_named() {
+    let temp = Temp::new("etl-bad");
+    let hours = past_hours(3);
+    let names: Vec<String> = hours.iter().map(|hour| format!("web1_{hour}")).collect();
+    for (n, hour) in (0..).zip(&hours) {
+        temp.file(&format!("logs/web1/access.log.{hour}"), lines(n * 100, 100, 1));
+    }
+    let mut store = etl(&temp, &[("[http] listen", "127.0.0.1:0")]);
+    store.restart();
+    send(&temp, "web1", &store.addr().to_string());
+    for name in &names {
+        until(SOON, "rows", || marker(&temp, "etl_done", name));
+    }
+    assert_eq!(store.terminate(), 0);
+    for dir in ["etl", "etl_done"] {
+        fs::remove_dir_all(temp.path("save").join(dir)).unwrap();
+    }
+    let data = |n: usize| temp.path("save/log_data").join(&names[n]);
+    let good = fs::read(data(0)).unwrap();
+    fs::write(data(0), [b"X", &good[1..]].concat()).unwrap();
+    fs::rename(data(1), temp.path("elsewhere")).unwrap();
+    store.restart();
+    until(SOON, "rows of the third", || marker(&temp, "etl_done", &names[2]));
+    let [damaged, gone] = [0, 1].map(|n| {
+        let fail = until(SOON, "a reason", || marker(&temp, "etl_fail", &names[n]));
+        assert!(marker(&temp, "etl_done", &names[n]).is_none() && fail["again"] == true, "{fail}");
+        fail["failed"].as_str().unwrap().to_owned()
+    });
+    assert!(
+        damaged.contains("not those of its certificate") && gone.contains("taken away"),
+        "{damaged}; {gone}"
+    );
+    let status = logd(&["status".as_ref(), store.config().as_os_str()]);
+    for name in &names[..2] {
+        assert!(status.out.contains(&format!("{name}  its ")) && store.log().contains(name), "{status:?}");
+    }
+    assert!(status.out.contains("rows of 1 hour, 0 waiting, 2 failed"), "{status:?}");
+    let page = store.says("are at http://");
+    let page = page.split_once("http://").unwrap().1.trim_end_matches('/').parse().unwrap();
+    until(SOON, "the gauge", || (super::page::metrics(page)["logd_etl_failed_hours"] == 2.0).then_some(()));
+    // Mended: they are tried by themselves.
+    fs::write(data(0), good).unwrap();
+    fs::rename(temp.path("elsewhere"), data(1)).unwrap();
+    for name in &names {
+        until(LATER, "rows", || marker(&temp, "etl_done", name));
+    }
+    one_of_each(&temp, 0..300, 1);
+
+    // Rules that are wrong are told although no hour comes.
+    temp.file("columns.json", "{");
+    until(SOON, "the rules to be told", || store.log().contains("rules go on as they were").then_some(()));
+    let reload = logd(&["reload".as_ref(), store.config().as_os_str()]);
+    assert!(reload.code == 1 && format!("{reload:?}").contains("columns.json"), "{reload:?}");
+    let status = logd(&["status".as_ref(), store.config().as_os_str()]);
+    assert!(status.out.contains("rules: "), "{status:?}");
+    temp.file("columns.json", COLUMNS);
+    until(SOON, "the rules to be read", || store.log().contains("rules: read again").then_some(()));
+    assert_eq!(store.terminate(), 0);
+
+    // The command with a file of the store, with all of them, and with one that is compressed.
+    let told = |n: usize| marker(&temp, "etl_done", &names[n]).unwrap()["source"]["revision"].clone();
+    let first = told(0);
+    assert_eq!(command(store.config(), &[data(0).to_str().unwrap()]).code, 0);
+    assert!(told(0) == first && first != 0, "{first}");
+    let ran = command(store.config(), &["--again", "--since", &hours[1].to_string()]);
+    assert!(ran.code == 0 && ran.out.lines().count() == 2, "{ran:?}");
+    let text = fs::read(data(2)).unwrap();
+    fs::write(data(2).with_extension("gz"), gzipped(&text)).unwrap();
+    fs::remove_file(data(2)).unwrap();
+    let ran = command(store.config(), &["--again", "--since", &hours[2].to_string()]);
+    assert!(ran.code == 0 && ran.out.contains("100 rows"), "{ran:?}");
+    // What failed is tried whenever somebody asks, and nobody says that it has its rows.
+    let text = fs::read_to_string(store.config()).unwrap();
+    let with = |more: &str| {
+        let format = format!("[etlcollector]\nlog_format = $remote_addr x $time_local\n{more}");
+        fs::write(store.config(), text.replace("[etlcollector]\n", &format)).unwrap();
+    };
+    with("");
+    let ran = command(store.config(), &["--again", "--since", &hours[2].to_string()]);
+    assert!(ran.code == 1 && ran.out.contains("max_reject"), "{ran:?}");
+    let ran = command(store.config(), &[]);
+    assert!(ran.code == 1 && ran.out.contains(&names[2]) && !ran.err.contains("has its rows"), "{ran:?}");
+    with("max_reject = 100\n");
+    assert_eq!(command(store.config(), &[]).code, 0);
+    let ran = command(store.config(), &[]);
+    assert!(ran.code == 0 && ran.err.contains("has its rows"), "{ran:?}");
+}
+
 // ---- the command ----
 
 /// A config for `logd etl`; the columns are written beside it.
@@ -375,6 +466,115 @@ fn filters_kinds_and_rejected_lines_are_counted_and_kept() {
         assert_eq!(ran.code, 2);
         assert!(ran.err.contains("white:2: ") && ran.err.contains("black:1: "), "{ran:?}");
     }
+}
+
+/// The file that a command is given, with lines of one status.
+fn log_of(temp: &Temp, name: &str, status: u16, n: usize) -> String {
+    let line =
+        format!("10.0.0.1 - - [22/Nov/2026:05:10:03 +0000] \"GET /a?n=1 HTTP/1.1\" {status} 5 \"-\" \"a\"\n");
+    temp.file(name, line.repeat(n)).display().to_string()
+}
+
+#[test]
+fn an_hour_that_cannot_be_put_in_place_changes_nothing() {
+    let temp = Temp::new("etl-obstacle");
+    let config = config(&temp, r#"{"access": {"columns": ["path"], "partitions": ["status"]}}"#, &[]);
+    let name = "web1_2026112205";
+    assert_eq!(command(&config, &[&log_of(&temp, name, 200, 3)]).code, 0);
+    let before = (rows(&temp), marker(&temp, "etl_done", name));
+    // Somebody's file is where a folder should be.
+    let obstacle = temp.file("save/etl/access/status=404", "");
+    let log = log_of(&temp, name, 404, 2);
+    for _ in 0..2 {
+        let ran = command(&config, &[&log]);
+        assert!(ran.code == 2 && ran.err.contains("status=404"), "{ran:?}");
+        assert_eq!((rows(&temp), marker(&temp, "etl_done", name)), before);
+        assert!(!temp.path("save/etl_aside").join(name).exists());
+    }
+    fs::remove_file(obstacle).unwrap();
+    assert_eq!(command(&config, &[&log]).code, 0);
+    assert_eq!(rows(&temp), vec![("access/status=404".to_owned(), "/a".to_owned()); 2]);
+}
+
+#[test]
+fn names_of_folders_fit_whatever_a_line_asks_for() {
+    let temp = Temp::new("etl-long");
+    let long = "a_quite_long_but_wholly_legal_parameter_name_of_a_partition_x".repeat(4);
+    let parts: Vec<String> = (0..16).map(|i| format!("{long}{i}")).collect();
+    let columns = serde_json::json!({"access": {"columns": ["path"], "partitions": [long]}});
+    let config = config(&temp, &columns.to_string(), &[("max_reject", "100")]);
+    let line = |path: &str| {
+        format!("1.1.1.1 - - [22/Nov/2026:05:10:03 +0000] \"GET {path} HTTP/1.1\" 200 5 \"-\" \"a\"\n")
+    };
+    let text =
+        line(&format!("/a?{long}={}", "w".repeat(300))) + &line(&format!("/b?{long}={}", "w".repeat(301)));
+    let log = temp.file("web1_2026112205", &text).display().to_string();
+    let ran = command(&config, &[&log]);
+    assert!(ran.code == 0 && ran.out.contains("2 rows in 2 files"), "{ran:?}");
+    // A path that no system call takes.
+    let columns = serde_json::json!({"access": {"columns": ["path"], "partitions": parts}});
+    temp.file("columns.json", columns.to_string());
+    let all: Vec<String> = parts.iter().map(|p| format!("{p}={}", "w".repeat(200))).collect();
+    temp.file("web1_2026112205", line(&format!("/a?{}", all.join("&"))) + &line("/b"));
+    let ran = command(&config, &[&log]);
+    assert!(ran.code == 0 && ran.out.contains("0 rows in 0 files, 0 filtered, 2 rejected"), "{ran:?}");
+}
+
+#[test]
+fn what_is_not_ours_below_save_dir_stays() {
+    let temp = Temp::new("etl-foreign");
+    let config = config(&temp, r#"{"access": {"columns": ["path"], "partitions": ["status"]}}"#, &[]);
+    let name = "web1_2026112205";
+    assert_eq!(command(&config, &[&log_of(&temp, name, 200, 3)]).code, 0);
+    temp.file("save/etl_aside/mine/sub/file", "precious");
+    temp.file("save/etl_aside/mine/file", "precious");
+    // A damaged marker has the tree searched for the hour's rows: not in circles, and not elsewhere.
+    temp.file(&format!("save/etl_done/{name}"), "x");
+    let outside = temp.file(&format!("outside/{name}.tsv"), "precious");
+    for (to, link) in [(".", "l1"), (".", "l2"), ("../../outside", "l3")] {
+        std::os::unix::fs::symlink(to, temp.path("save/etl").join(link)).unwrap();
+    }
+    let ran = command(&config, &[&log_of(&temp, name, 404, 2)]);
+    assert!(ran.code == 0 && ran.err.contains("etl_aside/mine/"), "{ran:?}");
+    assert!(
+        temp.path("save/etl_aside/mine/sub/file").exists() && temp.path("save/etl_aside/mine/file").exists()
+    );
+    assert!(outside.exists() && marker(&temp, "etl_done", name).is_some());
+    assert!(!temp.path("save/etl/access/status=200").exists());
+}
+
+/// What was being put in place when an obstacle came: the store starts, and goes on with it when it can.
+#[test]
+fn a_store_starts_whatever_cannot_be_put_in_place() {
+    let temp = Temp::new("etl-start");
+    let mut store = etl(&temp, &[]);
+    let name = "web9_2026112205";
+    for dir in ["etl_done", "etl_fail", "etl_reject", &format!("etl_aside/{name}")] {
+        fs::create_dir_all(temp.path("save").join(dir)).unwrap();
+    }
+    temp.file(&format!("save/etl_aside/{name}/0"), "row\n");
+    let file = serde_json::json!({"path": format!("etl/access/status=200/{name}.tsv"), "rows": 1, "bytes": 4, "crc32": ""});
+    let marker_of = serde_json::json!({
+        "format": 1, "name": name, "source": {"gen": 0, "revision": 1, "bytes": 4, "sha256": ""}, "rules": "", "lines": 1,
+        "rows": {"access": 1}, "filtered": {}, "rejected": {}, "files": [file], "at": 0,
+    });
+    let plan = serde_json::json!({"marker": marker_of, "numbers": [0], "stale": [], "rejects": false});
+    temp.file(&format!("save/etl_aside/{name}/plan"), logd::record::to_json(&plan));
+    let obstacle = temp.file("save/etl/access/status=200", "");
+    store.restart();
+    store.addr();
+    assert!(store.log().contains(name) && store.log().contains("status=200"), "{}", store.log());
+    // Other hours get their rows.
+    let hour = past_hours(1)[0].to_string();
+    temp.file(&format!("logs/web1/access.log.{hour}"), lines(0, 10, 1).replace("\" 200 ", "\" 300 "));
+    send(&temp, "web1", &store.addr().to_string());
+    until(SOON, "rows", || marker(&temp, "etl_done", &format!("web1_{hour}")));
+    assert_eq!(store.terminate(), 0);
+    fs::remove_file(obstacle).unwrap();
+    store.restart();
+    until(SOON, "the rows", || marker(&temp, "etl_done", name));
+    assert!(temp.path(&format!("save/etl/access/status=200/{name}.tsv")).exists());
+    assert_eq!(store.terminate(), 0);
 }
 
 #[test]

@@ -27,6 +27,7 @@ fn status_at(path: &Path, filter: &Filter, view: View, now_ms: i64) -> (u8, Stri
                 now_ms,
                 out,
                 json: Vec::new(),
+                also: Vec::new(),
                 moved: BTreeMap::default(),
                 stores: 0,
                 failed: false,

@@ -33,6 +33,7 @@ struct Kept {
     format: u32,
     overdue: BTreeSet<Key>,
     filling: bool,
+    tables: Option<String>,
     paused: bool,
     quarantine: BTreeSet<String>,
 }
@@ -88,6 +89,19 @@ impl Told {
         };
         self.kept.filling = !self.kept.filling;
         Some(("spool".into(), Some(text)))
+    }
+
+    /// Why hours have no rows.
+    pub fn tables(&mut self, why: Option<String>) -> Option<News> {
+        if self.kept.tables == why {
+            return None;
+        }
+        let text = match &why {
+            Some(why) => format!("tables: {why}"),
+            None => "all hours have their rows again".into(),
+        };
+        self.kept.tables = why;
+        Some(("tables".into(), Some(text)))
     }
 
     /// Why nothing is taken.

@@ -46,12 +46,12 @@ impl Beyond<'_> {
         }
     }
 
-    /// Where it marks hours that it has done.
-    fn done(&self) -> Option<&'static str> {
+    /// What knows whether it has done an hour.
+    fn done(&self) -> Option<compress::Done> {
         match self {
             Self::Nothing => None,
-            Self::Tables(_) => Some("etl_done"),
-            Self::Documents(_) => Some(crate::documents::DONE),
+            Self::Tables(_) => Some(crate::etl::marks::has_rows),
+            Self::Documents(_) => Some(crate::documents::is_done),
         }
     }
 }

@@ -7,6 +7,11 @@ use crate::pack::HourKey;
 use std::path::Path;
 use std::sync::Arc;
 
+/// They are not looked at.
+pub fn wrong_rules(_: &Disk, _: &EtlConfig) -> Vec<String> {
+    Vec::new()
+}
+
 /// There is none.
 pub enum Etl {}
 
