@@ -261,7 +261,7 @@ impl Status<'_, '_> {
                                         &Place { role: *role, save_dir: &c.save_dir, state, hosts, keys },
                                     );
                                     if *role == Role::Mgocollector && self.view != View::Missing {
-                                        self.documents(&c.save_dir, &dir);
+                                        self.documents(&config, &dir);
                                     }
                                 }
                                 Err(e) => {
@@ -325,12 +325,20 @@ impl Status<'_, '_> {
     }
 
     /// How far the database of a store is behind it.
-    fn documents(&mut self, save_dir: &Path, state_dir: &Path) {
-        let waits = match documents::Waits::read(&self.disk, save_dir, state_dir) {
+    fn documents(&mut self, config: &Config, state_dir: &Path) {
+        let conf = match config.mongo(false) {
+            Ok((conf, _)) => conf,
+            Err(errors) => return self.refuse(&errors),
+        };
+        let filter = self.filter;
+        // Who may not ask believes what is written there.
+        let runs = crate::instance::is_running(state_dir) != Some(false);
+        let asked = |key: &HourKey| filter.takes(key);
+        let waits = match documents::waits::Waits::read(&self.disk, &conf, state_dir, runs, &asked) {
             Ok(waits) => waits,
             Err(e) => return self.fail(format_args!("mgocollector: {e}; run it as the user of the role")),
         };
-        let title = save_dir.display().to_string();
+        let title = format!("{}, {}YYYYMMDD.{}", conf.hosts(), conf.db, conf.collection);
         self.show(("database", &title), None, &waits.text(), &waits.wrong(), || waits.json());
     }
 
