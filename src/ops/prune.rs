@@ -1,5 +1,5 @@
 //! `logd prune CONFIG|SAVE_DIR --older 30d`: removes hours that were certified long ago: data, proof, tag, `closed`. Never one that
-//! is open, doubtful, late or in any way not plain. It may run beside a collector.
+//! is open, doubtful, late or in any way not plain, or whose lines a database or tables still need. It may run beside a collector.
 //!
 //! **Beside a collector** bytes may come for an hour at any moment, and must not go into a file that is being removed. A
 //! collector removes an hour's tag before it takes such bytes. So the data file is first moved to `aside/NAME_HOUR.pruned`,
@@ -7,16 +7,19 @@
 //! `aside/NAME_HOUR.late`, as when a batch job took the file; if it does not, the file is put back. What a crash leaves is
 //! an hour whose data was taken away, which is no fault, and a `.pruned` file, which the next run removes or puts back.
 //!
-//! Then go: proof, `closed`, the tags of the day and the fleet that stand on it, the hour's tag, the data.
+//! Then go: proof, `closed`, the tags of the day and the fleet that stand on it, the hour's tag, what a role beyond the store
+//! keeps of it, the data.
 
 use super::inventory::{Files, Filter, Inventory, Proof};
 use super::out::{self, Out};
 use super::{ERROR, NO, YES};
 use crate::clock::{Clock, Zone};
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::disk::{self, Disk};
+use crate::documents::DONE;
 use crate::integrity::{Certificate, Store, packed};
 use crate::pack::HourKey;
+use crate::roles::beyond;
 use crate::state;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -50,11 +53,12 @@ pub fn run(path: &Path, asked: &Asked, out: &mut Out) -> u8 {
     })
 }
 
-fn place(path: &Path, asked: &Asked) -> Result<(PathBuf, PathBuf), String> {
+fn place(path: &Path, asked: &Asked) -> Result<(Role, PathBuf, PathBuf), String> {
     if !path.is_dir() {
         let config = Config::load(path).map_err(|e| e.to_string())?;
         let (role, c) = config.any_store(false).map_err(|e| e.to_string())?;
-        return Ok((c.save_dir, state::resolve(&role, c.state_dir.as_deref())));
+        let state_dir = state::resolve(&role, c.state_dir.as_deref());
+        return Ok((role, c.save_dir, state_dir));
     }
     if !asked.keep_certificates {
         return Err(format!(
@@ -63,11 +67,12 @@ fn place(path: &Path, asked: &Asked) -> Result<(PathBuf, PathBuf), String> {
         ));
     }
     // Nothing of a state directory is touched then.
-    Ok((path.to_owned(), path.join(".no-state")))
+    let role = if path.join(DONE).is_dir() { Role::Mgocollector } else { Role::Fcollector };
+    Ok((role, path.to_owned(), path.join(".no-state")))
 }
 
 fn prune(path: &Path, asked: &Asked, out: &mut Out) -> Result<u8, String> {
-    let (save_dir, state_dir) = place(path, asked)?;
+    let (role, save_dir, state_dir) = place(path, asked)?;
     let owner = std::fs::metadata(&save_dir).map_err(|e| format!("{}: {e}", save_dir.display()))?.uid();
     if !asked.dry_run && owner != rustix::process::geteuid().as_raw() {
         return Err(format!(
@@ -78,7 +83,7 @@ fn prune(path: &Path, asked: &Asked, out: &mut Out) -> Result<u8, String> {
     let (disk, zone, now_ms) = (Disk::real(), Zone::local()?, Clock::real().now_ms());
     let inv = Inventory::read(&disk, &save_dir, &Filter::default())?;
     let store = Store::new(&disk, &save_dir, &state_dir, 0o644, 0o755);
-    let prune = Prune { store, asked: *asked };
+    let prune = Prune { store, role, asked: *asked };
     if !asked.dry_run {
         prune.leftovers().map_err(|e| e.to_string())?;
     }
@@ -109,6 +114,18 @@ fn prune(path: &Path, asked: &Asked, out: &mut Out) -> Result<u8, String> {
         };
         if asked.keep_certificates && (certificate.bytes == 0 || !(files.data || files.headers)) {
             continue;
+        }
+        match beyond::needs(role, &prune.store, key, &certificate) {
+            Ok(None) => {}
+            Ok(Some(why)) => {
+                kept.push(format!("{key}: stays: {why}; `logd status` tells what it waits for"));
+                continue;
+            }
+            Err(e) => {
+                n.failed = n.failed.saturating_add(1);
+                out.complain(format_args!("logd: prune: {key}: {e}; it stays"));
+                continue;
+            }
         }
         match prune.hour(key, &certificate) {
             Ok(Some(bytes)) => {
@@ -181,6 +198,7 @@ fn plain(
 
 struct Prune {
     store: Store,
+    role: Role,
     asked: Asked,
 }
 
@@ -241,6 +259,9 @@ impl Prune {
                 certificate.tag_name(),
             ] {
                 self.remove(&received.join(tag))?;
+            }
+            for file in beyond::files(self.role, &self.store, key) {
+                self.remove(&file)?;
             }
         }
         self.remove(&aside)?;
@@ -373,6 +394,49 @@ mod tests {
         assert!(code == YES && out.contains("0 hours removed"), "{out}");
     }
 
+    /// They were removed like any other, and the lines were nowhere.
+    #[test]
+    fn hours_that_are_not_in_the_database_stay_and_its_files_go_with_the_others() {
+        let temp = Temp::new();
+        let (save, config) = store(&temp);
+        let text = std::fs::read_to_string(&config).unwrap().replace("fcollector", "mgocollector");
+        std::fs::write(&config, text + "db = d\ncollection = c\n").unwrap();
+        let store = Store::new(&Disk::real(), &save, &temp.path("state"), 0o644, 0o755);
+        let (done, stale) = ("web1_2025112205", "web1_2025112206");
+        // The other one's marker is of an earlier certificate.
+        for (name, more) in [(done, 0), (stale, 1)] {
+            let c = store.closed(&key(name)).unwrap().unwrap();
+            let marker = crate::documents::Marker {
+                format: 1,
+                generation: c.generation,
+                revision: c.revision + more,
+                database: "d20251122".into(),
+                collection: "c".into(),
+                lines: 2,
+                inserted: 2,
+                updated: 0,
+                skipped: 0,
+                rejected: 0,
+                at: 0,
+            };
+            let json = String::from_utf8(crate::record::to_json(&marker)).unwrap();
+            temp.file(&format!("save/documents_done/{name}"), &json);
+            temp.file(&format!("save/documents_reject/{name}"), "x");
+            temp.file(&format!("state/documents/{name}"), "{}");
+        }
+        let all = || {
+            ["save/documents_done", "save/documents_reject", "state/documents"].map(|d| names(&temp.path(d)))
+        };
+        let (code, out, err) = printed(|out| run(&save, &asked(true, true), out));
+        assert!(code == NO && out.contains("1 hour would be removed"), "{out}{err}");
+        let (code, out, err) = printed(|out| run(&config, &asked(false, false), out));
+        assert_eq!((code, err.as_str()), (NO, ""), "{out}");
+        assert!(out.contains(&format!("{stale}: stays: it is not whole in the database")), "{out}");
+        assert!(out.contains("1 hour removed"), "{out}");
+        assert_eq!(all(), [[stale], [stale], [stale]]);
+        assert_eq!(names(&save.join("log_data")), [stale]);
+    }
+
     /// A collector takes bytes for the hour while it is being removed; and a run is killed in the middle.
     #[test]
     fn what_comes_meanwhile_and_what_a_crash_leaves_lose_nothing() {
@@ -382,7 +446,7 @@ mod tests {
         let hour = key("web1_2025112205");
         let certificate = store.closed(&hour).unwrap().unwrap();
         store.revoke(&hour).unwrap();
-        let prune = Prune { store: store.clone(), asked: asked(false, false) };
+        let prune = Prune { store: store.clone(), role: Role::Fcollector, asked: asked(false, false) };
         assert_eq!(prune.hour(&hour, &certificate).unwrap(), None);
         assert_eq!(std::fs::read_to_string(save.join("log_data/web1_2025112205")).unwrap(), "a\nb\n");
         assert!(save.join("headers/web1_2025112205").exists());

@@ -1,7 +1,9 @@
 //! `compress_closed = gzip`: a store's thread that compresses hours some time after they were certified ([`packed`]).
 
+use super::beyond;
 use super::serve::{Shared, spawn};
 use crate::clock::Clock;
+use crate::config::Role;
 use crate::integrity::{Certificate, Store, packed};
 use crate::pack::HourKey;
 use crate::receiver::lock;
@@ -16,14 +18,14 @@ const LOOK: Duration = Duration::from_mins(10);
 /// How much it gives way to what is urgent.
 const NICE: i32 = 10;
 
-/// Starts it; it ends with the role. `done`: only hours that have a marker there, below `save_dir`.
-pub fn start(store: Store, done: Option<&'static str>, after_secs: i64, s: &Arc<Shared>) -> JoinHandle<()> {
+/// Starts it; it ends with the role, which must be done with an hour first.
+pub fn start(store: Store, role: Role, after_secs: i64, s: &Arc<Shared>) -> JoinHandle<()> {
     let s = Arc::clone(s);
     spawn("compress", move || {
         // The niceness of a thread; without it, it is only less polite.
         let _ = rustix::process::setpriority_process(None, NICE);
         loop {
-            turn(&store, done, after_secs, &s);
+            turn(&store, role, after_secs, &s);
             if s.stop.wait(LOOK) {
                 return;
             }
@@ -32,7 +34,7 @@ pub fn start(store: Store, done: Option<&'static str>, after_secs: i64, s: &Arc<
 }
 
 /// Compresses what is old enough.
-fn turn(store: &Store, done: Option<&str>, after_secs: i64, s: &Shared) {
+fn turn(store: &Store, role: Role, after_secs: i64, s: &Shared) {
     let dir = store.path("log_data");
     let names = match store.disk().list_some(&dir, &mut |name| HourKey::parse(name).is_some()) {
         Ok(names) => names,
@@ -44,7 +46,7 @@ fn turn(store: &Store, done: Option<&str>, after_secs: i64, s: &Shared) {
         if s.stop.requested() || lock(&s.paused).is_some() {
             return;
         }
-        match due(store, done, after_secs, &s.clock, &key)
+        match due(store, role, after_secs, &s.clock, &key)
             .and_then(|c| c.map_or(Ok(()), |c| one(store, &key, &c, s)))
         {
             Ok(()) => {}
@@ -57,7 +59,7 @@ fn turn(store: &Store, done: Option<&str>, after_secs: i64, s: &Shared) {
 /// The certificate of an hour that is to be compressed now.
 fn due(
     store: &Store,
-    done: Option<&str>,
+    role: Role,
     after_secs: i64,
     clock: &Clock,
     key: &HourKey,
@@ -68,13 +70,10 @@ fn due(
     if store.disk().stat(&store.place(key).data)?.is_none_or(|s| young(s.mtime_ms)) {
         return Ok(None);
     }
-    if let Some(done) = done
-        && store.disk().stat(&store.path(done).join(key.to_string()))?.is_none()
-    {
-        return Ok(None);
-    }
     let closed = store.closed(key)?;
-    Ok(closed.filter(|c| c.is_tag() && c.bytes > 0 && !c.sha256.is_empty() && c.certified <= old))
+    let due = closed.filter(|c| c.is_tag() && c.bytes > 0 && !c.sha256.is_empty() && c.certified <= old);
+    let Some(certificate) = due else { return Ok(None) };
+    Ok(beyond::needs(role, store, key, &certificate)?.is_none().then_some(certificate))
 }
 
 fn one(store: &Store, key: &HourKey, certificate: &Certificate, s: &Shared) -> crate::disk::Result<()> {
