@@ -549,6 +549,15 @@ pub struct MongoConfig {
     pub log_format: String,
     /// Further fields.
     pub fields: Vec<String>,
+    /// Hundredths of an hour's lines that may be rejected before that is said to be wrong.
+    pub max_reject: u64,
+}
+
+impl MongoConfig {
+    /// The servers' addresses, for people: no user, no password.
+    pub fn hosts(&self) -> String {
+        self.uris.iter().map(|uri| value::hosts_of(uri)).collect::<Vec<_>>().join(", ")
+    }
 }
 
 impl fmt::Debug for MongoConfig {

@@ -20,14 +20,14 @@ pub mod hour;
 pub mod server;
 #[cfg(feature = "mongodb")]
 pub mod shape;
+pub mod waits;
 
 use crate::disk::{self, Disk};
 use crate::integrity::Certificate;
 use crate::pack::HourKey;
 use crate::record;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Markers, below `save_dir`.
 pub const DONE: &str = "documents_done";
@@ -35,8 +35,6 @@ pub const DONE: &str = "documents_done";
 pub const REJECT: &str = "documents_reject";
 /// Progress, below the state directory.
 pub const STATE: &str = "documents";
-/// Why nothing is written at the moment, below [`STATE`].
-const TROUBLE: &str = ".trouble";
 /// Longest file of this module, in bytes.
 const SMALL: u64 = 1 << 20;
 /// How often an hour is written anew because its documents have gone.
@@ -125,64 +123,10 @@ impl Marker {
 
 /// The marker of an hour.
 pub fn marker(disk: &Disk, save_dir: &Path, key: &HourKey) -> disk::Result<Option<Marker>> {
-    let bytes = disk.read_opt(&save_dir.join(DONE).join(key.to_string()), SMALL)?;
-    Ok(bytes.and_then(|b| record::from_json(&b).ok()))
-}
-
-/// Is an hour whole in the database, as it was certified here?
-pub fn is_done(disk: &Disk, save_dir: &Path, key: &HourKey, cert: &Certificate) -> disk::Result<bool> {
-    Ok(marker(disk, save_dir, key)?.is_some_and(|m| m.is_of(cert)))
-}
-
-/// What is not in the database yet, for people.
-#[derive(Debug)]
-pub struct Waits {
-    hours: usize,
-    trouble: Option<String>,
-}
-
-impl Waits {
-    /// Reads it; changes nothing.
-    pub fn read(disk: &Disk, save_dir: &Path, state_dir: &Path) -> disk::Result<Self> {
-        let names = |dir: PathBuf| -> disk::Result<Vec<String>> {
-            if disk.stat(&dir)?.is_none() {
-                return Ok(Vec::new());
-            }
-            let keys = disk.list(&dir)?.into_iter().filter(|e| HourKey::parse(&e.name).is_some());
-            Ok(keys.map(|e| e.name).collect())
-        };
-        // Both are sorted by name.
-        let done = names(save_dir.join(DONE))?;
-        let hours = names(save_dir.join("headers"))?;
-        let waiting = hours.iter().filter(|name| done.binary_search(name).is_err()).count();
-        let trouble = disk.read_opt(&state_dir.join(STATE).join(TROUBLE), SMALL)?;
-        Ok(Self { hours: waiting, trouble: trouble.map(|t| String::from_utf8_lossy(&t).into_owned()) })
-    }
-
-    /// A line about them.
-    pub fn text(&self) -> String {
-        format!("  {} not whole in the database\n", crate::log::count(self.hours, "hour"))
-    }
-
-    /// What somebody should look at.
-    pub fn wrong(&self) -> Vec<String> {
-        self.trouble
-            .iter()
-            .map(|why| format!("database: {why}; lines wait in the store, nothing is lost"))
-            .collect()
-    }
-
-    /// The same for programs.
-    pub fn json(&self) -> Value {
-        json!({"role": "mgocollector", "hours_waiting": self.hours, "trouble": self.trouble})
-    }
-}
-
-/// Notes why nothing is written, or that something is.
-pub fn note_trouble(disk: &Disk, state_dir: &Path, why: Option<&str>) -> disk::Result<()> {
-    let path = state_dir.join(STATE).join(TROUBLE);
-    match why {
-        Some(why) => disk.replace(&path, why.as_bytes(), 0o640),
-        None => disk.remove(&path),
+    match disk.read_opt(&save_dir.join(DONE).join(key.to_string()), SMALL) {
+        Ok(bytes) => Ok(bytes.and_then(|b| record::from_json(&b).ok())),
+        Err(e) if e.fatal() || e.source.kind() == std::io::ErrorKind::PermissionDenied => Err(e),
+        // What is no file, or too long for one, is no marker; the other hours are not held up by it.
+        Err(_) => Ok(None),
     }
 }

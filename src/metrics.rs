@@ -230,7 +230,7 @@ metrics! {
     /// Lines that can be no document.
     REJECTED_DOCUMENTS = Metric::counter("logd_rejected_documents_total", DATABASE, "Lines that can be no document; they are in documents_reject.");
     /// Hours that wait for a saver.
-    WAITING_DOCUMENTS = Metric::gauge("logd_documents_waiting_hours", DATABASE, "Hours with lines that wait for the database.");
+    WAITING_DOCUMENTS = Metric::gauge("logd_documents_waiting_hours", DATABASE, "Hours with lines that wait for the database, or are being written to it.");
     /// Tags of verified hours.
     CERTIFIED_VERIFIED = certified("verified");
     /// Tags of hours without bytes.

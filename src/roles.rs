@@ -6,6 +6,7 @@
 
 pub mod admission;
 mod alarm;
+pub mod beyond;
 pub mod collector;
 mod compress;
 mod control;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::allow::Allow;
 use super::read::Reader;
+use super::value::misread;
 use super::{
     DbConfig, EtlConfig, Failover, HttpConfig, Level, LogConfig, MongoConfig, MonitorConfig, Peer,
     ReceiverConfig, RelayConfig, Role, SenderConfig, SpoolConfig, Start, StoreConfig, StreamConfig,
@@ -215,7 +216,14 @@ pub(super) fn mongo(r: &mut Reader) -> MongoConfig {
             if !uri.starts_with("mongodb://") && !uri.starts_with("mongodb+srv://") {
                 let text = "is no connection string: it begins with mongodb:// or mongodb+srv://";
                 r.error(r.line_of(s, "uri"), "uri", text);
+            } else if let Some(why) = misread(&uri) {
+                r.error(r.line_of(s, "uri"), "uri", why);
             }
+            if r.text(s, "mongos").as_deref() != keys::find(s, "mongos").map(|k| k.default) {
+                let text = "is not looked at: uri is set, too; remove one of them";
+                r.warning(r.line_of(s, "mongos"), "mongos", text);
+            }
+            overridden(r, s, &uri);
             vec![uri]
         }
         None => list(r.text(s, "mongos")).iter().map(|a| direct(r, s, a)).collect(),
@@ -225,7 +233,8 @@ pub(super) fn mongo(r: &mut Reader) -> MongoConfig {
     for (key, name, bad) in [("db", &db, "/\\. \"$*<>:|?"), ("collection", &collection, "$")] {
         if name.contains(|c: char| bad.contains(c)) || name.len() > 55 || name.starts_with("system.") {
             let text = format!(
-                "`{name}` cannot be the name of a {key} in MongoDB: at most 55 bytes, without any of {bad}"
+                "`{name}` cannot be the name of a {key} in MongoDB: at most 55 bytes, without any of {bad}, and not \
+                 beginning with `system.`"
             );
             r.error(r.line_of(s, key), key, text);
         }
@@ -251,13 +260,32 @@ pub(super) fn mongo(r: &mut Reader) -> MongoConfig {
         prefix: r.text(s, "prefix").as_deref() != Some("none"),
         log_format: named(r, "log_format"),
         fields: list(r.text(s, "fields")),
+        max_reject: r.number(s, "max_reject"),
         store,
+    }
+}
+
+/// Says which options of a connection string keys of ours take the place of.
+fn overridden(r: &mut Reader, s: &str, uri: &str) {
+    let options = uri.split_once('?').map_or("", |(_, options)| options).split('&');
+    for name in options.filter_map(|option| option.split('=').next()) {
+        let ours = match name.to_ascii_lowercase().as_str() {
+            "w" => "write_concern",
+            "j" | "journal" => "journal",
+            "wtimeout" | "wtimeoutms" | "connecttimeoutms" | "serverselectiontimeoutms" | "appname" => "",
+            _ => continue,
+        };
+        let instead = if ours.is_empty() { "logd has its own".into() } else { format!("{ours} says it") };
+        r.warning(r.line_of(s, "uri"), "uri", format!("its option {name} is not looked at: {instead}"));
     }
 }
 
 /// The connection string of one address, which is asked alone: whether another one takes its place is our decision.
 fn direct(r: &mut Reader, s: &str, address: &str) -> String {
     if address.starts_with("mongodb://") || address.starts_with("mongodb+srv://") {
+        if let Some(why) = misread(address) {
+            r.error(r.line_of(s, "mongos"), "mongos", why);
+        }
         return address.to_owned();
     }
     let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());

@@ -256,19 +256,20 @@ pub static KEYS: &[Key] = &[
     // The documents.
     key(M, "mongos", Kind::Uri, "localhost:27017", "Addresses of mongos or of a server, host:port, separated by commas; when one does not answer another is used.").original(),
     key(M, "uri", Kind::Uri, "", "In the place of mongos: a connection string with user, password, TLS or a replica set."),
-    key(M, "db", Kind::Text, "", "Database; the day of the hour is appended, as YYYYMMDD.").original().required(),
+    key(M, "db", Kind::Text, "", "Database, with the day of the hour appended as YYYYMMDD.").original().required(),
     key(M, "collection", Kind::Text, "", "Collection.").original().required(),
     key(M, "savers", Kind::Number(1, 64), "4", "Senders whose lines are written at the same time, each over a connection of its own.").original(),
     key(M, "bulk_size", Kind::Number(1, 100_000), "1000", "Documents in one message to the database.").original(),
     key(M, "upsert", Kind::Choice(&["no", "yes", "false", "true"]), "no", "Whether a line changes the document with its transaction id, instead of being one.").original(),
-    key(M, "journal", Kind::Choice(&["no", "yes"]), "yes", "Whether a write counts only when it is in the database's journal on disk."),
+    key(M, "journal", Kind::Choice(&["no", "yes", "false", "true"]), "yes", "Whether a write counts only when it is in the database's journal on disk."),
     key(M, "write_concern", Kind::Text, "2", "How many servers must have a write before it counts, or majority."),
-    key(M, "write_concern_fallback", Kind::Choice(&["no", "yes"]), "no", "Whether one server will do where a single server cannot have write_concern."),
+    key(M, "write_concern_fallback", Kind::Choice(&["no", "yes", "false", "true"]), "no", "Whether one server will do where a single server cannot have write_concern."),
     key(M, "transaction_id_key", Kind::Text, "transaction_id", "The query parameter that is a line's transaction id."),
     key(M, "filter", Kind::Choice(&["id", "none"]), "id", "Whether lines without a transaction id are left out (id), or not (none)."),
     key(M, "prefix", Kind::Choice(&["host", "none"]), "host", "Whether names of fields begin with the first label of the line's host."),
     key(M, "log_format", Kind::Text, "$host $remote_addr $_ident $_user [$time_local] \"$request\"$_rest", "How lines look, as log_format of [etlcollector] tells it."),
     key(M, "fields", Kind::Text, "", "Further fields of a document, as a columns_file names them, separated by commas."),
+    key(M, "max_reject", Kind::Number(0, 100), "5", "Percent of an hour's lines that may be rejected before status and verify call that wrong."),
 
     key(TCF, "quit_timeout", Kind::Duration(100, 10 * MIN), "10s", "How long a clean stop may take; what is left continues at the next start."),
 

@@ -311,12 +311,64 @@ pub fn is_loopback(listen: &str) -> bool {
     }
 }
 
-/// The value with user and password before `@` replaced by `***`.
+/// The value with user and password before `@`, and options that are secret, replaced by `***`.
 pub(super) fn without_credentials(uri: &str) -> String {
     // The last `@`, since an unescaped one in a password must not let the rest of it through.
-    let Some((before, after)) = uri.rsplit_once('@') else { return uri.into() };
-    let scheme = before.split_once("://").map_or(String::new(), |(scheme, _)| format!("{scheme}://"));
-    format!("{scheme}***@{after}")
+    let (mut shown, after) = match uri.rsplit_once('@') {
+        None => (String::new(), uri),
+        Some((before, after)) => {
+            let scheme = before.split_once("://").map_or(String::new(), |(scheme, _)| format!("{scheme}://"));
+            (format!("{scheme}***@"), after)
+        }
+    };
+    let Some((hosts, options)) = after.split_once('?') else { return shown + after };
+    shown += hosts;
+    for (n, option) in options.split('&').enumerate() {
+        shown.push(if n == 0 { '?' } else { '&' });
+        let name = option.split('=').next().unwrap_or_default();
+        let lower = name.to_ascii_lowercase();
+        if lower.contains("password") || lower == "authmechanismproperties" {
+            shown += name;
+            shown += "=***";
+        } else {
+            shown += option;
+        }
+    }
+    shown
+}
+
+/// Why a connection string would be read as another one than was meant. Its text is never in the answer.
+pub(super) fn misread(uri: &str) -> Option<String> {
+    let (user, hosts) = uri.split_once("://").map_or(uri, |(_, rest)| rest).rsplit_once('@')?;
+    let (user, password) = user.split_once(':').unwrap_or((user, ""));
+    let bad = |c: char| "/?#[]@:%".contains(c);
+    for (what, text) in [("user", user), ("password", password)] {
+        let mut rest = text;
+        while let Some((at, c)) = rest.char_indices().find(|(_, c)| bad(*c)) {
+            rest = rest.get(at..).unwrap_or_default();
+            if c != '%' {
+                return Some(format!(
+                    "the {what} in front of the last `@` has a `{c}`, which must be written as %{:02X}: user and password must \
+                     be percent-encoded, and an `@` elsewhere must be %40",
+                    c as u32
+                ));
+            }
+            if rest.get(1..3).is_none_or(|hex| !hex.bytes().all(|b| b.is_ascii_hexdigit())) {
+                return Some(format!(
+                    "the {what} has a `%` without two digits behind it; a `%` itself is %25"
+                ));
+            }
+            rest = rest.get(3..).unwrap_or_default();
+        }
+    }
+    hosts.is_empty().then(|| "there is no host behind the `@`".into())
+}
+
+/// The servers of a connection string, without user, password and options.
+pub fn hosts_of(uri: &str) -> &str {
+    let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, hosts)| hosts);
+    rest.split(['/', '?']).next().unwrap_or(rest)
 }
 
 #[cfg(test)]
@@ -432,9 +484,40 @@ mod tests {
             ("localhost:27017", "localhost:27017"),
             ("mongodb://me:geheim@h1,h2/db?x=y", "mongodb://***@h1,h2/db?x=y"),
             ("me:ge@heim@h1:27017", "***@h1:27017"),
+            ("mongodb://me:ge/@heim@h1/", "mongodb://***@h1/"),
+            (
+                "mongodb://h/?tls=true&tlsCertificateKeyFilePassword=geheim&w=1",
+                "mongodb://h/?tls=true&tlsCertificateKeyFilePassword=***&w=1",
+            ),
+            (
+                "mongodb://h/d?authMechanismProperties=AWS_SESSION_TOKEN:geheim",
+                "mongodb://h/d?authMechanismProperties=***",
+            ),
         ] {
             assert_eq!(without_credentials(uri), shown);
             assert_eq!(without_credentials(shown), shown);
         }
+    }
+    /// What stands in front of an unescaped `/` was taken for the host, and told in every message.
+    #[test]
+    fn a_password_that_would_be_taken_for_a_host_is_refused_and_not_told() {
+        for uri in [
+            "mongodb://me:geheim/@x@h1/",
+            "mongodb://me:geheim?x@h1/",
+            "mongodb://me:ge:heim@h1/",
+            "mongodb://geheim#:x@h1/",
+            "mongodb://me:geheim%@h1/",
+            "mongodb://me:geheim%4@h1/",
+            "mongodb://me:geheim%é@h1/",
+            "mongodb://me:geheim@",
+        ] {
+            let why = misread(uri).unwrap();
+            assert!(!why.contains("geheim"), "{why}");
+        }
+        for uri in ["mongodb://me:a%2F%40%25@h1,h2/d", "mongodb+srv://h1/", "mongodb://me@h1", "h1:27017"] {
+            assert_eq!(misread(uri), None);
+        }
+        assert_eq!(hosts_of("mongodb://me:geheim/@x@h1,h2/d?w=1"), "h1,h2");
+        assert_eq!(hosts_of("mongodb://h1:27017/?directConnection=true"), "h1:27017");
     }
 }

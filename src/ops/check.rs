@@ -11,7 +11,7 @@ use crate::disk::{self, Disk};
 #[cfg(feature = "etl")]
 use crate::etl::rules::Rules;
 use crate::integrity;
-use crate::roles::admission;
+use crate::roles::{admission, documents};
 use crate::state;
 use crate::tail::streams;
 use crate::tls::{Client, Expiry, Server, Urgency};
@@ -67,6 +67,12 @@ pub fn run(path: &Path, machine: bool, out: &mut Out) -> u8 {
         for why in wrong {
             out.complain(format_args!("{file}: {why}"));
         }
+        return ERROR;
+    }
+    if let Ok((mongo, _)) = config.mongo(true)
+        && let Err(why) = documents::check(&mongo)
+    {
+        out.complain(format_args!("{file}: [mgocollector]: {why}"));
         return ERROR;
     }
     let refused = admission(&config);
@@ -270,6 +276,41 @@ mod tests {
             "{err}"
         );
         assert_eq!(check(&temp, &text("allow = 10.0.0.0/8\n")).0, YES);
+    }
+
+    /// It was found right, and the role did not start, or told the password to whoever reads its log.
+    #[cfg(feature = "mongodb")]
+    #[test]
+    fn a_database_is_checked_as_its_role_would() {
+        let temp = Temp::new();
+        let base = "[mgocollector]\nlisten = :1\nallow = any\nsave_dir = /s\ndb = d\ncollection = c\n";
+        let ca = temp.file("ca.pem", "");
+        for (more, why) in [
+            ("log_format = nginx", "log_format"),
+            ("log_format = $host $remote_addr", "log_format"),
+            ("transaction_id_key = _id", "transaction_id_key"),
+            ("transaction_id_key = a.b", "transaction_id_key"),
+            ("uri = mongodb://", "uri"),
+            ("uri = mongodb://u:geheim@h/?bogus=geheim", "bogus is an invalid option"),
+            ("uri = mongodb://u:geheim@h/?geheim", "key=value"),
+            ("uri = mongodb://u:geheim/@h/", "%2F"),
+            ("mongos = mongodb://u:geheim/@h/", "%2F"),
+            ("uri = mongodb://h/?tls=true&tlsCAFile=/no/such", "/no/such"),
+        ] {
+            let (code, out, err) = check(&temp, &format!("{base}{more}\n"));
+            assert_eq!((code, out.as_str()), (ERROR, ""), "{more}: {err}");
+            assert!(err.contains(why) && !err.contains("geheim"), "{more}: {err}");
+        }
+        let uri = format!("mongodb://u:ge%2Fheim@h/?tls=true&tlsCAFile={}&w=3", ca.display());
+        let (code, out, err) = check(&temp, &format!("{base}mongos = a:1\nuri = {uri}\n"));
+        assert!(code == YES && !out.contains("heim") && !err.contains("heim"), "{err}{out}");
+        assert!(
+            err.contains("its option w is not looked at: write_concern") && err.contains("mongos: is not"),
+            "{err}"
+        );
+        let (code, out, err) = check(&temp, base);
+        assert_eq!((code, err.as_str()), (YES, ""));
+        assert_eq!(check(&temp, &out), (YES, out.clone(), String::new()));
     }
 
     /// The story: the program had moved, and that was found out by the outage that nobody was told.

@@ -1,5 +1,5 @@
 //! `logd prune CONFIG|SAVE_DIR --older 30d`: removes hours that were certified long ago: data, proof, tag, `closed`. Never one that
-//! is open, doubtful, late or in any way not plain. It may run beside a collector.
+//! is open, doubtful, late or in any way not plain, or whose lines a database or tables still need. It may run beside a collector.
 //!
 //! **Beside a collector** bytes may come for an hour at any moment, and must not go into a file that is being removed. A
 //! collector removes an hour's tag before it takes such bytes. So the data file is first moved to `aside/NAME_HOUR.pruned`,
@@ -7,7 +7,8 @@
 //! `aside/NAME_HOUR.late`, as when a batch job took the file; if it does not, the file is put back. What a crash leaves is
 //! an hour whose data was taken away, which is no fault, and a `.pruned` file, which the next run removes or puts back.
 //!
-//! Then go: proof, `closed`, the tags of the day and the fleet that stand on it, the hour's tag, the data.
+//! Then go: proof, `closed`, the tags of the day and the fleet that stand on it, the hour's tag, what a role beyond the store
+//! keeps of it, the data.
 
 use super::inventory::{Files, Filter, Inventory, Proof};
 use super::out::{self, Out};
@@ -15,9 +16,12 @@ use super::{ERROR, NO, YES};
 use crate::clock::{Clock, Zone};
 use crate::config::{Config, Role};
 use crate::disk::{self, Disk};
+use crate::documents::DONE;
+use crate::etl::marks;
 use crate::integrity::{Certificate, Store, packed};
 use crate::pack::HourKey;
-use crate::{documents, etl, state};
+use crate::roles::beyond;
+use crate::state;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -50,19 +54,12 @@ pub fn run(path: &Path, asked: &Asked, out: &mut Out) -> u8 {
     })
 }
 
-type Beyond = fn(&Disk, &Path, &HourKey, &Certificate) -> disk::Result<bool>;
-
-/// The store, its state directory, and what knows whether an hour's lines are where its role takes them.
-fn place(path: &Path, asked: &Asked) -> Result<(PathBuf, PathBuf, Option<Beyond>), String> {
+fn place(path: &Path, asked: &Asked) -> Result<(Role, PathBuf, PathBuf), String> {
     if !path.is_dir() {
         let config = Config::load(path).map_err(|e| e.to_string())?;
         let (role, c) = config.any_store(false).map_err(|e| e.to_string())?;
-        let beyond: Option<Beyond> = match role {
-            Role::Etlcollector => Some(etl::marks::has_rows),
-            Role::Mgocollector => Some(documents::is_done),
-            _ => None,
-        };
-        return Ok((c.save_dir, state::resolve(&role, c.state_dir.as_deref()), beyond));
+        let state_dir = state::resolve(&role, c.state_dir.as_deref());
+        return Ok((role, c.save_dir, state_dir));
     }
     if !asked.keep_certificates {
         return Err(format!(
@@ -71,12 +68,16 @@ fn place(path: &Path, asked: &Asked) -> Result<(PathBuf, PathBuf, Option<Beyond>
         ));
     }
     // Nothing of a state directory is touched then.
-    let tables = path.join(etl::marks::DONE).is_dir();
-    Ok((path.to_owned(), path.join(".no-state"), tables.then_some(etl::marks::has_rows)))
+    let role = match () {
+        () if path.join(DONE).is_dir() => Role::Mgocollector,
+        () if path.join(marks::DONE).is_dir() => Role::Etlcollector,
+        () => Role::Fcollector,
+    };
+    Ok((role, path.to_owned(), path.join(".no-state")))
 }
 
 fn prune(path: &Path, asked: &Asked, out: &mut Out) -> Result<u8, String> {
-    let (save_dir, state_dir, beyond) = place(path, asked)?;
+    let (role, save_dir, state_dir) = place(path, asked)?;
     let owner = std::fs::metadata(&save_dir).map_err(|e| format!("{}: {e}", save_dir.display()))?.uid();
     if !asked.dry_run && owner != rustix::process::geteuid().as_raw() {
         return Err(format!(
@@ -87,7 +88,7 @@ fn prune(path: &Path, asked: &Asked, out: &mut Out) -> Result<u8, String> {
     let (disk, zone, now_ms) = (Disk::real(), Zone::local()?, Clock::real().now_ms());
     let inv = Inventory::read(&disk, &save_dir, &Filter::default())?;
     let store = Store::new(&disk, &save_dir, &state_dir, 0o644, 0o755);
-    let prune = Prune { store, asked: *asked };
+    let prune = Prune { store, role, asked: *asked };
     if !asked.dry_run {
         prune.leftovers().map_err(|e| e.to_string())?;
     }
@@ -119,11 +120,17 @@ fn prune(path: &Path, asked: &Asked, out: &mut Out) -> Result<u8, String> {
         if asked.keep_certificates && (certificate.bytes == 0 || !(files.data || files.headers)) {
             continue;
         }
-        let there = beyond.map_or(Ok(true), |done| done(&disk, &save_dir, key, &certificate));
-        if !matches!(there, Ok(true)) {
-            let why = there.err().map_or(String::new(), |e| format!(" ({e})"));
-            kept.push(format!("{key}: stays: its lines are not in the tables or the database yet{why}; `logd status` tells more"));
-            continue;
+        match beyond::needs(role, &prune.store, key, &certificate) {
+            Ok(None) => {}
+            Ok(Some(why)) => {
+                kept.push(format!("{key}: stays: {why}; `logd status` tells what it waits for"));
+                continue;
+            }
+            Err(e) => {
+                n.failed = n.failed.saturating_add(1);
+                out.complain(format_args!("logd: prune: {key}: {e}; it stays"));
+                continue;
+            }
         }
         match prune.hour(key, &certificate) {
             Ok(Some(bytes)) => {
@@ -196,6 +203,7 @@ fn plain(
 
 struct Prune {
     store: Store,
+    role: Role,
     asked: Asked,
 }
 
@@ -256,6 +264,9 @@ impl Prune {
                 certificate.tag_name(),
             ] {
                 self.remove(&received.join(tag))?;
+            }
+            for file in beyond::files(self.role, &self.store, key) {
+                self.remove(&file)?;
             }
         }
         self.remove(&aside)?;
@@ -378,10 +389,10 @@ mod tests {
         let text = text.replace("[fcollector]", "[etlcollector]\ncolumns_file = /x");
         let config = temp.file("c.ini", &text);
         let store = Store::new(&Disk::real(), &save, &temp.path("state"), 0o644, 0o755);
-        let mut of = etl::marks::Origin::of(&store.closed(&key("web1_2025112205")).unwrap().unwrap());
+        let mut of = marks::Origin::of(&store.closed(&key("web1_2025112205")).unwrap().unwrap());
         for revision in [of.revision + 1, of.revision] {
             of.revision = revision;
-            let marker = etl::marks::Marker {
+            let marker = marks::Marker {
                 format: 1,
                 name: "web1_2025112205".into(),
                 source: of.clone(),
@@ -398,7 +409,7 @@ mod tests {
             let bytes = String::from_utf8(crate::record::to_json(&marker)).unwrap();
             temp.file("save/etl_done/web1_2025112205", &bytes);
             let (code, out, err) = printed(|out| run(&config, &asked(false, false), out));
-            assert!(code == NO && out.contains("web1_2025112206: stays: its lines are not in"), "{out}{err}");
+            assert!(code == NO && out.contains("web1_2025112206: stays: it has no rows"), "{out}{err}");
             let there = save.join("log_data/web1_2025112205").exists();
             assert_eq!(there, revision != 1, "{out}{err}");
         }
@@ -422,6 +433,40 @@ mod tests {
         assert!(code == YES && out.contains("0 hours removed"), "{out}");
     }
 
+    /// They were removed like any other, and the lines were nowhere.
+    #[test]
+    fn hours_that_are_not_in_the_database_stay_and_its_files_go_with_the_others() {
+        let temp = Temp::new();
+        let (save, config) = store(&temp);
+        let text = std::fs::read_to_string(&config).unwrap().replace("fcollector", "mgocollector");
+        std::fs::write(&config, text + "db = d\ncollection = c\n").unwrap();
+        let store = Store::new(&Disk::real(), &save, &temp.path("state"), 0o644, 0o755);
+        let (done, stale) = ("web1_2025112205", "web1_2025112206");
+        // The other one's marker is of an earlier certificate.
+        for (name, more) in [(done, 0), (stale, 1)] {
+            let c = store.closed(&key(name)).unwrap().unwrap();
+            let marker = serde_json::json!({
+                "format": 1, "gen": c.generation, "revision": c.revision + more, "database": "d20251122",
+                "collection": "c", "lines": 2, "inserted": 2, "updated": 0, "skipped": 0, "rejected": 0, "at": 0,
+            });
+            let json = String::from_utf8(crate::record::to_json(&marker)).unwrap();
+            temp.file(&format!("save/documents_done/{name}"), &json);
+            temp.file(&format!("save/documents_reject/{name}"), "x");
+            temp.file(&format!("state/documents/{name}"), "{}");
+        }
+        let all = || {
+            ["save/documents_done", "save/documents_reject", "state/documents"].map(|d| names(&temp.path(d)))
+        };
+        let (code, out, err) = printed(|out| run(&save, &asked(true, true), out));
+        assert!(code == NO && out.contains("1 hour would be removed"), "{out}{err}");
+        let (code, out, err) = printed(|out| run(&config, &asked(false, false), out));
+        assert_eq!((code, err.as_str()), (NO, ""), "{out}");
+        assert!(out.contains(&format!("{stale}: stays: it is not whole in the database")), "{out}");
+        assert!(out.contains("1 hour removed"), "{out}");
+        assert_eq!(all(), [[stale], [stale], [stale]]);
+        assert_eq!(names(&save.join("log_data")), [stale]);
+    }
+
     /// A collector takes bytes for the hour while it is being removed; and a run is killed in the middle.
     #[test]
     fn what_comes_meanwhile_and_what_a_crash_leaves_lose_nothing() {
@@ -431,7 +476,7 @@ mod tests {
         let hour = key("web1_2025112205");
         let certificate = store.closed(&hour).unwrap().unwrap();
         store.revoke(&hour).unwrap();
-        let prune = Prune { store: store.clone(), asked: asked(false, false) };
+        let prune = Prune { store: store.clone(), role: Role::Fcollector, asked: asked(false, false) };
         assert_eq!(prune.hour(&hour, &certificate).unwrap(), None);
         assert_eq!(std::fs::read_to_string(save.join("log_data/web1_2025112205")).unwrap(), "a\nb\n");
         assert!(save.join("headers/web1_2025112205").exists());

@@ -278,7 +278,7 @@ impl Status<'_, '_> {
                                     );
                                     match role {
                                         _ if self.view == View::Missing => {}
-                                        Role::Mgocollector => self.documents(&c.save_dir, &dir),
+                                        Role::Mgocollector => self.documents(&config, &dir),
                                         Role::Etlcollector => self.tables(&config, &c, &dir),
                                         _ => {}
                                     }
@@ -344,12 +344,20 @@ impl Status<'_, '_> {
     }
 
     /// How far the database of a store is behind it.
-    fn documents(&mut self, save_dir: &Path, state_dir: &Path) {
-        let waits = match documents::Waits::read(&self.disk, save_dir, state_dir) {
+    fn documents(&mut self, config: &Config, state_dir: &Path) {
+        let conf = match config.mongo(false) {
+            Ok((conf, _)) => conf,
+            Err(errors) => return self.refuse(&errors),
+        };
+        let filter = self.filter;
+        // Who may not ask believes what is written there.
+        let runs = crate::instance::is_running(state_dir) != Some(false);
+        let asked = |key: &HourKey| filter.takes(key);
+        let waits = match documents::waits::Waits::read(&self.disk, &conf, state_dir, runs, &asked) {
             Ok(waits) => waits,
             Err(e) => return self.fail(format_args!("mgocollector: {e}; run it as the user of the role")),
         };
-        let title = save_dir.display().to_string();
+        let title = format!("{}, {}YYYYMMDD.{}", conf.hosts(), conf.db, conf.collection);
         self.show(("database", &title), None, &waits.text(), &waits.wrong(), || waits.json());
     }
 

@@ -2,13 +2,15 @@
 //! it has changed anything.
 
 #[cfg(feature = "mongodb")]
+mod queue;
+#[cfg(feature = "mongodb")]
 mod with;
 #[cfg(feature = "mongodb")]
-pub use with::{Savers, open};
+pub use with::{Savers, check, open};
 #[cfg(not(feature = "mongodb"))]
 mod without;
 #[cfg(not(feature = "mongodb"))]
-pub use without::{Documents, Savers, open};
+pub use without::{Documents, Savers, check, open};
 
 #[cfg(feature = "mongodb")]
 pub use crate::documents::hour::Documents;

@@ -47,6 +47,7 @@ fn make(tables: &Tables, rules: &Rules, source: &Path, name: &str) -> u64 {
         lines: &mut File::open(source).unwrap(),
         path: source,
         origin: Origin::default(),
+        exact: false,
     };
     match tables.run(&mut input, rules, 0, &mut |_| false).unwrap() {
         Outcome::Done(marker) => marker.lines,

@@ -16,6 +16,11 @@ use crate::sender::Link;
 use crate::tail::pattern::Pattern;
 use crate::tail::streams::{self, Found};
 use crate::tail::{Identity, unpack};
+#[cfg(feature = "mongodb")]
+use crate::{
+    config::{MongoConfig, value::hosts_of},
+    documents::server::Server,
+};
 use crate::{instance, state, tls};
 use rustix::process::{Resource, geteuid, getrlimit};
 use std::fmt::Display;
@@ -25,11 +30,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+#[cfg(feature = "mongodb")]
+use std::time::Instant;
 
 /// A receiver that turns a connection away has done so by then.
 const TURNED_AWAY: Duration = Duration::from_millis(300);
 /// How long one address of a monitor may take to be reached.
 const REACHED: Duration = Duration::from_secs(5);
+/// A database that says nothing is not waited for any longer.
+#[cfg(feature = "mongodb")]
+const DATABASE: Duration = Duration::from_secs(10);
 /// Descriptors that a receiver wants beside one per connection.
 const OTHER_FILES: u64 = 512;
 /// Fewer than these, and a few hundred hosts use them up.
@@ -138,6 +148,12 @@ impl Look<'_, '_> {
             Role::Fcollector | Role::Etlcollector | Role::Mgocollector => {
                 if let Ok((c, _)) = config.store_of(role, true) {
                     self.store(role, path, &c);
+                }
+                #[cfg(feature = "mongodb")]
+                if role == Role::Mgocollector
+                    && let Ok((c, _)) = config.mongo(true)
+                {
+                    self.documents(&c);
                 }
             }
             Role::Monitor => {
@@ -449,6 +465,44 @@ impl Look<'_, '_> {
         }
     }
 
+    /// Every address is asked something that needs its user and the right to read. A role starts without it all the same.
+    #[cfg(feature = "mongodb")]
+    fn documents(&mut self, c: &MongoConfig) {
+        let mut told = Vec::new();
+        for uri in &c.uris {
+            let host = hosts_of(uri);
+            self.out.progress(&|| format!("check: asking {host}"));
+            let alone = MongoConfig { uris: vec![uri.clone()], ..c.clone() };
+            let begun = Instant::now();
+            let late = move || begun.elapsed() >= DATABASE;
+            let mut server = Server::new(&alone, Box::new(late));
+            let day = Zone::local().map_or(String::new(), |zone| zone.format_ms(self.now_ms));
+            let day: String = day.chars().take(10).filter(char::is_ascii_digit).collect();
+            let database = server.database(&day);
+            told.push(match server.count(&database, ("a", "b")) {
+                Ok(_) => Ok(format!("{host}: answers, and {database}.{} may be read", c.collection)),
+                Err(_) if late() => Err(format!("{host}: no answer within {} s", DATABASE.as_secs())),
+                Err(e) => Err(e.later()),
+            });
+        }
+        let some = told.iter().any(Result::is_ok);
+        for one in told {
+            match one {
+                Ok(what) => self.say(Mark::Ok, format_args!("database {what}")),
+                Err(why) if some => {
+                    self.say(
+                        Mark::Warn,
+                        format_args!("database {why}; another address is used in its place"),
+                    );
+                }
+                Err(why) => self.say(
+                    Mark::Fail,
+                    format_args!("database {why}; lines would wait in the store, nothing would be lost"),
+                ),
+            }
+        }
+    }
+
     fn files(&mut self, c: &TailConfig, dir: &Path) {
         let sources = match streams::sources(c) {
             Ok(sources) => sources,
@@ -555,6 +609,25 @@ mod tests {
 
     fn line<'a>(text: &'a str, what: &str) -> &'a str {
         text.lines().find(|l| l.contains(what)).unwrap_or_else(|| panic!("no line with {what}: {text}"))
+    }
+
+    #[cfg(feature = "mongodb")]
+    #[test]
+    fn a_database_that_is_not_there_is_told_by_address_and_without_its_password() {
+        let temp = Temp::new();
+        // Nobody listens there any more.
+        let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let text = format!(
+            "[mgocollector]\nlisten = 127.0.0.1:0\nsave_dir = {}\nstate_dir = {}\nmin_free = 1M\n\
+             uri = mongodb://u:geheim@{addr}/\ndb = d\ncollection = c\n",
+            temp.path("save").display(),
+            temp.path("state").display()
+        );
+        let (code, out, err) = check(&temp.file("c.ini", &text));
+        assert!(code == NO && err.contains("1 thing would not work"), "{out}{err}");
+        let told = line(&out, "database");
+        assert!(told.starts_with(&format!("fail  mgocollector: database {addr}: ")), "{told}");
+        assert!(!out.contains("geheim") && !err.contains("geheim"), "{out}{err}");
     }
 
     #[test]

@@ -544,3 +544,55 @@ fn a_monitor_that_does_not_run_is_what_is_wrong() {
     std::fs::create_dir(dir.join("nodes.json")).unwrap();
     assert!(status(&config, View::Summary).contains("a start of the monitor sets it aside"));
 }
+
+/// Its waiting hours were "nothing is wrong", an old marker was a new one, and a database that had hardly anything was well.
+#[test]
+fn a_database_tells_which_hours_it_lacks_and_of_which_too_much_was_rejected() {
+    let temp = Temp::new();
+    let save = temp.path("save");
+    let text = format!(
+        "[mgocollector]\nlisten = :1\nallow = any\nsave_dir = {}\nstate_dir = {}\nuri = mongodb://u:geheim@h1,h2/\n\
+         db = d\ncollection = c\n",
+        save.display(),
+        temp.path("state").display()
+    );
+    let config = temp.file("c.ini", &text);
+    for hour in ["web1_2026112209", "web1_2026112210", "web1_2026112211", "web1_2026112212"] {
+        let c = Build::new(hour, PACKS).certify(&save);
+        integrity::Store::new(&Disk::real(), &save, &temp.path("state"), 0o644, 0o755).certify(&c).unwrap();
+        // The second one's is of an earlier certificate; the last one has none.
+        let marker = json!({
+            "format": 1, "gen": c.generation, "revision": c.revision + u64::from(hour.ends_with("10")),
+            "database": "d20261122", "collection": "c", "lines": 20, "inserted": 18, "updated": 0, "skipped": 0,
+            "rejected": if hour.ends_with("11") { 2 } else { 1 }, "at": 0,
+        });
+        if !hour.ends_with("12") {
+            let json = String::from_utf8(crate::record::to_json(&marker)).unwrap();
+            temp.file(&format!("save/documents_done/{hour}"), &json);
+        }
+    }
+    // What is no marker held up all hours.
+    std::fs::create_dir_all(save.join("documents_done/web1_2026112212")).unwrap();
+    temp.file("save/documents_reject/web1_2026112211", "1:1\tof another format\tGET /\n");
+    let known = documents::waits::Known { wrong: vec!["h1: gone".into()], notes: vec!["no index".into()] };
+    std::fs::create_dir_all(temp.path("state/documents")).unwrap();
+    known.note(&Disk::real(), &temp.path("state")).unwrap();
+    let text = status(&config, View::Summary);
+    for what in [
+        "database h1,h2, dYYYYMMDD.c",
+        "2 hours not whole in the database: web1_2026112210, web1_2026112212\n",
+        "note: no index",
+        "database: when the role ran last: h1: gone",
+        "the role does not run: start it",
+        "web1_2026112211: 2 of its 20 lines are no documents, the first one because: of another format",
+    ] {
+        assert!(text.contains(what), "{what}:\n{text}");
+    }
+    assert!(!text.contains("geheim") && !text.contains("web1_2026112209:"), "{text}");
+    let filter = Filter { since: crate::clock::Hour::parse("2026112211"), host: None };
+    let (_, text, _) = status_at(&config, &filter, View::Json, NOON);
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let of = &json["roles"][1];
+    assert_eq!((&of["hours_waiting"], &of["trouble"]), (&1.into(), &"h1: gone".into()), "{of}");
+    assert_eq!(of["rejecting"], json!(["web1_2026112211"]));
+}

@@ -15,6 +15,11 @@ pub fn open(_: &Disk, _: &MongoConfig, _: &Path) -> Result<Documents, String> {
     Err(super::NOT_BUILT.into())
 }
 
+/// Nothing is known of it; the warning that the feature is missing comes from the configuration.
+pub fn check(_: &MongoConfig) -> Result<(), String> {
+    Ok(())
+}
+
 /// There are none.
 pub enum Savers {}
 

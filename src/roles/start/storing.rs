@@ -45,15 +45,6 @@ impl Beyond<'_> {
             Self::Documents(_) => Role::Mgocollector,
         }
     }
-
-    /// What knows whether it has done an hour.
-    fn done(&self) -> Option<compress::Done> {
-        match self {
-            Self::Nothing => None,
-            Self::Tables(_) => Some(crate::etl::marks::has_rows),
-            Self::Documents(_) => Some(crate::documents::is_done),
-        }
-    }
 }
 
 /// Runs a role that stores.
@@ -139,7 +130,7 @@ pub(super) fn run_store(
     let web = Web::start(&conf.http, site, (&shared.clock, &shared.log, &shared.stop));
     let compress = conf.compress_closed.then(|| {
         let store = Store::new(&shared.disk, &conf.save_dir, &instance.dir, conf.file_mode, conf.dir_mode);
-        compress::start(store, beyond.done(), compress::AFTER_SECS, &shared)
+        compress::start(store, role, compress::AFTER_SECS, &shared)
     });
     let workers = etl.map(|etl| Workers::start(etl, &shared));
     let savers = database.map(|d| Savers::start(d, &shared, &instance.dir));
