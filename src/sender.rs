@@ -30,8 +30,12 @@ use std::time::{Duration, Instant};
 
 /// A connection that was idle longer is not trusted: the receiver may have closed it.
 const IDLE_MAX: Duration = Duration::from_mins(1);
+/// What a receiver says by closing at once, or without an answer. It does not tell strangers more.
+const CLOSED: &str = "if it goes on, see whether this host is in `allow` there";
 /// Bytes a second that a slow line carries; what receivers grant by default, too.
 const SLOW_LINE: u64 = 64 << 10;
+
+const NO_ANSWER: &str = "no answer in time";
 
 /// How far an attempt came that is made again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,23 +126,29 @@ impl Link {
         let ms = |at: Instant| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
         let answer = match (answer(&mut stream, deadline), sent) {
             (Ok(outcome), _) => Ok((ms(started), outcome)),
-            (Err(why), _) if why.starts_with("closed") => Err(format!(
-                "{why}: an earlier version of logd, which knows no test packs (update it, or look whether packs are taken: `logd \
-                 status`), or not logd at all"
-            )),
-            (Err(_), Err(e)) => Err(format!("the test pack could not be sent: {}", tls::explain(&e))),
-            (Err(why), Ok(())) => Err(format!(
+            (Err(why), _) if why.starts_with("closed") => Err(
+                "closed the connection without an answer: an earlier version of logd, which knows no test packs (update it, or look \
+                 whether packs are taken: `logd status`), or not logd at all"
+                    .into(),
+            ),
+            (Err(why), Ok(())) if why == NO_ANSWER => Err(format!(
                 "{why}: connections come through, 64 KiB do not, or the receiver hangs; is there a firewall or a tunnel between?"
             )),
+            (Err(why), Err(e)) if why == NO_ANSWER => {
+                Err(format!("the test pack could not be sent: {}", tls::explain(&e)))
+            }
+            // What it said, an alert among others.
+            (Err(why), _) => Err(why),
         };
         (Some(took), answer)
     }
 
     fn connected(&self, patience: Duration) -> Result<(Stream, u64), String> {
         let started = Instant::now();
-        let mut stream = self.dial().map_err(|e| tls::explain(&e)).map_err(|e| {
+        let tcp = self.reach().map_err(|e| {
             format!("{e}; does the receiver run there, and does a firewall let this host through?")
         })?;
+        let mut stream = self.secure(tcp).map_err(|e| tls::explain(&e))?;
         let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         stream.set_deadline(clock::deadline(patience));
         match stream.read(&mut [0]) {
@@ -150,10 +160,9 @@ impl Link {
             {
                 Ok((stream, took))
             }
-            _ => {
-                Err("it closes the connection at once; is this host in `allow` there, and is TLS meant?"
-                    .into())
-            }
+            // What TLS says is an alert: the receiver does not want this host's certificate, for instance.
+            Err(e) if e.kind() == ErrorKind::InvalidData => Err(tls::explain(&e)),
+            _ => Err("it closes the connection at once; is this host in `allow` there?".into()),
         }
     }
 
@@ -181,7 +190,10 @@ impl Link {
                 Ok(o @ (Outcome::PermFail(_) | Outcome::TempFail { .. })) => o,
                 // An alert, such as that the certificate is not wanted.
                 Err(why) if self.tls.is_some() => fail(format!("{}: {why}", self.addr), Fail::NoAnswer),
-                _ => fail(format!("sending to {} failed: {}", self.addr, tls::explain(&e)), Fail::NoAnswer),
+                _ => fail(
+                    format!("sending to {} failed: {}; {CLOSED}", self.addr, tls::explain(&e)),
+                    Fail::NoAnswer,
+                ),
             };
         }
         let outcome = match answer(&mut stream, clock::deadline(self.ack)) {
@@ -195,15 +207,24 @@ impl Link {
     }
 
     fn dial(&self) -> std::io::Result<Stream> {
+        self.secure(self.reach()?)
+    }
+
+    /// Makes a TCP connection TLS, if that is wanted.
+    fn secure(&self, tcp: TcpStream) -> std::io::Result<Stream> {
+        match &self.tls {
+            Some(tls) => tls.connect(&self.addr, tcp, clock::deadline(self.connect)),
+            None => Ok(Stream::plain(Arc::new(tcp))),
+        }
+    }
+
+    fn reach(&self) -> std::io::Result<TcpStream> {
         let mut last = std::io::Error::new(ErrorKind::NotFound, "the name has no address");
         for addr in self.addr.to_socket_addrs()? {
             match TcpStream::connect_timeout(&addr, self.connect) {
                 Ok(s) => {
                     s.set_nodelay(true)?;
-                    return match &self.tls {
-                        Some(tls) => tls.connect(&self.addr, s, clock::deadline(self.connect)),
-                        None => Ok(Stream::plain(Arc::new(s))),
-                    };
+                    return Ok(s);
                 }
                 Err(e) => last = e,
             }
@@ -238,13 +259,38 @@ fn answer(stream: &mut Stream, deadline: Instant) -> Result<Outcome, String> {
             g => return Err(format!("unexpected answer {:?}", String::from_utf8_lossy(g))),
         }
         match stream.read(&mut buf) {
-            Ok(0) => return Err("closed the connection without an answer".into()),
+            Ok(0) => return Err(format!("closed the connection without an answer; {CLOSED}")),
             Ok(n) => got.extend_from_slice(buf.get(..n).unwrap_or_default()),
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                return Err("no answer in time".into());
+                return Err(NO_ANSWER.into());
             }
+            Err(e) if e.kind() == ErrorKind::ConnectionReset => return Err(format!("{e}; {CLOSED}")),
             Err(e) => return Err(tls::explain(&e)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use std::net::TcpListener;
+
+    /// The story: a host that `allow` kept out saw nothing of it in its log.
+    #[test]
+    fn whoever_is_shut_out_is_told_where_to_look() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let closes = std::thread::spawn(move || (0..2).for_each(|_| drop(listener.accept())));
+        let text = format!("[tail]\nlog_file = /l.<%Y%m%d%H>\nsend_to = {addr}\n");
+        let conf = Config::parse("t", text.as_bytes()).tail(false).unwrap().0.sender;
+        let mut link = Link::new(&addr, &conf, None);
+        for frame in [vec![0; 9], vec![0; 8 << 20]] {
+            let outcome = link.send(&frame, &[]);
+            let Outcome::TempFail { reason, how: Fail::NoAnswer } = outcome else { panic!("{outcome:?}") };
+            assert!(reason.contains("`allow` there"), "{reason}");
+        }
+        closes.join().unwrap();
     }
 }

@@ -334,6 +334,8 @@ fn whose_lines_go_to_a_server_that_is_not_the_right_one_keeps_them() {
     install("server-expired");
     let mut store = Node::start(&temp, "store", "fcollector", &store_keys, &[]);
     store.says("server.pem: expired at");
+    let told = logd(&["status", store.config().to_str().unwrap()]).out;
+    assert!(told.contains("server.pem: expired at") && !told.contains("nothing is wrong"), "{told}");
     let usual = [("quiet", "0"), ("close_wait", "0"), ("start", "oldest"), ("backoff_max", "200ms")];
     // The address is not in the certificate, its name is.
     let tls = [("tls_ca", ca.as_str()), ("tls_name", "localhost")];
@@ -705,6 +707,11 @@ fn what_is_half_configured_does_not_start() {
             assert!(ran.code == 2 && ran.err.contains(said), "{command} {keys}: {said}: {ran:?}");
             assert!(!ran.err.contains("[77, 73"), "{ran:?}");
         }
+        let told = logd(&["status", config.to_str().unwrap()]);
+        assert!(
+            told.err.contains(said) || told.out.contains(said) && told.out.contains("refused"),
+            "{told:?}"
+        );
     };
     for (keys, said) in &receivers {
         try_it("fcollector", "listen = 127.0.0.1:0\nsave_dir = /s\n", keys, said);
@@ -741,6 +748,31 @@ fn check_tells_how_long_certificates_hold() {
     );
     let over = check("server-expired");
     assert!(over.code == 2 && over.err.contains("expired at"), "{over:?}");
+}
+
+/// The story: a client's certificate was refused, and what was told was to look at `allow` and at the firewall.
+#[test]
+fn ping_tells_what_the_receiver_or_the_sender_refuses() {
+    let temp = Temp::new("tls-ping");
+    let store = Store::new("tls-ping-store", &text(&listener("server")));
+    let ca = |name: &str| vec![("tls_ca", file(name))];
+    for (keys, said) in [
+        (sender("web1"), "accepted after"),
+        (sender("web1-stranger"), "it does not know the CA that signed this host's certificate"),
+        (sender("web1-expired"), "this host's certificate has expired"),
+        (ca("ca.pem"), "set tls_client_cert"),
+        (ca("stranger.pem"), "is not signed by the CA"),
+        (vec![], "the receiver speaks TLS: set tls_ca"),
+    ] {
+        let (state, to) = (temp.path("s").display().to_string(), store.addr());
+        let usual = format!("log_file = /l.<%Y%m%d%H>\nname = web1\nsend_to = {to}\nstate_dir = {state}\n");
+        let config = temp.file("c.ini", format!("[tail]\n{usual}{}", ini(&keys)));
+        let told = logd(&["ping", config.to_str().unwrap()]).out;
+        assert!(
+            told.contains(said) && !told.contains("firewall") && !told.contains("`allow`"),
+            "{said}: {told}"
+        );
+    }
 }
 
 /// An open port that asks for certificates is no open door: it may be new.

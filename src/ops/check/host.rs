@@ -379,8 +379,9 @@ impl Look<'_, '_> {
                 Ok(took) => self.say(
                     Mark::Ok,
                     format_args!(
-                        "send_to {addr}: reached in {}; `logd ping` sends a test pack",
-                        out::duration(took)
+                        "send_to {addr}: reached in {}{}; `logd ping` sends a test pack and says whether it is taken",
+                        out::duration(took),
+                        if client.is_some() { " with TLS" } else { "" }
                     ),
                 ),
                 Err(why) => self.say(Mark::Fail, format_args!("send_to {addr}: {why}")),
