@@ -25,8 +25,8 @@ use hmac::{Hmac, KeyInit, Mac};
 pub use senders::Memory;
 use sha2::Sha256;
 use std::collections::HashMap;
-use std::fs::{File, Metadata};
-use std::io::Read;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -194,14 +194,19 @@ pub fn is_signed(entry: &Entry) -> bool {
 /// What tells that a file is another one now, or that others may read it now.
 type Stamp = (u64, u64, i64, i64, u64, i64, i64, u32);
 
-fn stamp(m: &Metadata) -> Stamp {
+fn stamp(m: &impl MetadataExt) -> Stamp {
     (m.dev(), m.ino(), m.mtime(), m.mtime_nsec(), m.size(), m.ctime(), m.ctime_nsec(), m.mode())
 }
 
 fn read(path: &Path) -> Result<(Vec<Key>, Stamp), String> {
     let at = path.display();
-    let why = |e: std::io::Error| {
-        format!("{at}: {e}; make it readable for this user, and for no others: install -m 640 -g GROUP")
+    let why = |e: std::io::Error| match e.kind() {
+        ErrorKind::NotFound => format!(
+            "{at}: {e}; `logd key new HOST` prints the line that goes there; readable for this user, and for no others (mode 0640)"
+        ),
+        _ => format!(
+            "{at}: {e}; make it readable for this user, and for no others (mode 0640, its group that of the user)"
+        ),
     };
     // Asked before it is opened: a pipe would wait for its other end.
     if !std::fs::metadata(path).map_err(why)?.is_file() {

@@ -117,7 +117,7 @@ mod tests {
         let (log, health) = (Log::new("tail", &conf, &disk, &clock, &zone), Health::default());
         let end = clock.now_secs().unsigned_abs() + 90;
         let mut dates = Dates::default();
-        let mut look = |dates: &mut Dates, pass_ms: u64| {
+        let look = |dates: &mut Dates, pass_ms: u64| {
             handle.advance(pass_ms);
             let one =
                 Expiry { key: "tls_cert", path: "/c.pem".into(), not_after: Some(end), not_before: None };
