@@ -26,7 +26,7 @@ pub use senders::Memory;
 use sha2::Sha256;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -200,8 +200,13 @@ fn stamp(m: &impl MetadataExt) -> Stamp {
 
 fn read(path: &Path) -> Result<(Vec<Key>, Stamp), String> {
     let at = path.display();
-    let why = |e: std::io::Error| {
-        format!("{at}: {e}; make it readable for this user, and for no others: install -m 640 -g GROUP")
+    let why = |e: std::io::Error| match e.kind() {
+        ErrorKind::NotFound => format!(
+            "{at}: {e}; `logd key new HOST` prints the line that goes there; readable for this user, and for no others (mode 0640)"
+        ),
+        _ => format!(
+            "{at}: {e}; make it readable for this user, and for no others (mode 0640, its group that of the user)"
+        ),
     };
     // Asked before it is opened: a pipe would wait for its other end.
     if !std::fs::metadata(path).map_err(why)?.is_file() {

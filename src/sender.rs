@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 /// A connection that was idle longer is not trusted: the receiver may have closed it.
 const IDLE_MAX: Duration = Duration::from_mins(1);
 /// What a receiver says by closing at once, or without an answer. It does not tell strangers more.
-const CLOSED: &str = "if it goes on: is this host in `allow` there?";
+const CLOSED: &str = "if it goes on, see whether this host is in `allow` there";
 /// Bytes a second that a slow line carries; what receivers grant by default, too.
 const SLOW_LINE: u64 = 64 << 10;
 
@@ -127,9 +127,10 @@ impl Link {
         let answer = match (answer(&mut stream, deadline), sent) {
             (Ok(outcome), _) => Ok((ms(started), outcome)),
             (Err(why), _) if why.starts_with("closed") => Err(
-                "closed the connection without an answer: an earlier version of logd, which knows no test packs (update it, or look whether packs are taken: `logd \
-                 status`), or not logd at all"
-            .into()),
+                "closed the connection without an answer: an earlier version of logd, which knows no test packs (update it, or look \
+                 whether packs are taken: `logd status`), or not logd at all"
+                    .into(),
+            ),
             (Err(why), Ok(())) if why == NO_ANSWER => Err(format!(
                 "{why}: connections come through, 64 KiB do not, or the receiver hangs; is there a firewall or a tunnel between?"
             )),
@@ -268,7 +269,32 @@ fn answer(stream: &mut Stream, deadline: Instant) -> Result<Outcome, String> {
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 return Err(NO_ANSWER.into());
             }
+            Err(e) if e.kind() == ErrorKind::ConnectionReset => return Err(format!("{e}; {CLOSED}")),
             Err(e) => return Err(tls::explain(&e)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use std::net::TcpListener;
+
+    /// The story: a host that `allow` kept out saw nothing of it in its log.
+    #[test]
+    fn whoever_is_shut_out_is_told_where_to_look() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let closes = std::thread::spawn(move || (0..2).for_each(|_| drop(listener.accept())));
+        let text = format!("[tail]\nlog_file = /l.<%Y%m%d%H>\nsend_to = {addr}\n");
+        let conf = Config::parse("t", text.as_bytes()).tail(false).unwrap().0.sender;
+        let mut link = Link::new(&addr, &conf, None);
+        for frame in [vec![0; 9], vec![0; 8 << 20]] {
+            let outcome = link.send(&frame, &[]);
+            let Outcome::TempFail { reason, how: Fail::NoAnswer } = outcome else { panic!("{outcome:?}") };
+            assert!(reason.contains("`allow` there"), "{reason}");
+        }
+        closes.join().unwrap();
     }
 }

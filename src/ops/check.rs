@@ -116,11 +116,15 @@ pub fn run(path: &Path, machine: bool, out: &mut Out) -> u8 {
     for warning in warnings {
         out.complain(format_args!("{warning} (warning)"));
     }
+    let (shown, unfit) = shown(&config);
+    if let Some(why) = unfit {
+        out.complain(format_args!("{file}: {why} (warning)"));
+    }
     if machine {
         return host::run(path, &config, out);
     }
     out.text(&config.effective());
-    for (_, text) in &told {
+    for text in told.iter().map(|(_, text)| text).chain(&shown) {
         // A comment: what is printed can be loaded as it is.
         out.line(format_args!("; {text}"));
     }
@@ -142,6 +146,34 @@ fn tls(config: &Config) -> Result<Vec<Expiry>, String> {
         expiries.extend(Client::open(&send)?.expiries());
     }
     Ok(expiries)
+}
+
+/// The keys and the name by which this host is known to others and others to it; and what does not fit a follower's name.
+fn shown(config: &Config) -> (Vec<String>, Option<String>) {
+    let (mut list, mut unfit) = (Vec::new(), None);
+    if let Ok((tail, _)) = config.tail(true) {
+        let dir = state::resolve(&Role::Tail, tail.state_dir.as_deref());
+        list.extend(admission::key_of(&tail).ok().flatten().map(|key| format!("key_file: {}", key.label())));
+        // Without a name only its dates can be looked at.
+        let name = admission::name_of(&Disk::real(), &tail, &dir);
+        let client = tail.sender.tls.as_ref().and_then(|tls| Client::open(tls).ok());
+        if let Some((label, named)) = client.and_then(|c| c.shown(name.as_deref().unwrap_or_default())) {
+            if let Some(name) = name.filter(|_| !named) {
+                unfit = Some(format!(
+                    "tls_client_cert: {label} does not name {name}, under which this host sends: a receiver with tls_client_ca denies \
+                     its packs, unless tls_relays there lists a name of it"
+                ));
+            }
+            list.push(format!("tls_client_cert: {label}"));
+        }
+    }
+    let relay = config.relay(true).ok().map(|(c, _)| c.receiver);
+    let store = config.any_store(true).ok().map(|(_, c)| c.receiver);
+    for receiver in relay.into_iter().chain(store) {
+        let keys = admission::keyring(&receiver).ok().flatten();
+        list.extend(keys.map(|keys| format!("keys_file: {}", admission::summary(&keys))));
+    }
+    (list, unfit)
 }
 
 /// Alarm programs that could not be run: else that shows when something is wrong already.
@@ -391,6 +423,7 @@ mod tests {
             "{err}"
         );
         begun("web1");
-        assert_eq!(check(&temp, &text).0, YES);
+        let (code, out, _) = check(&temp, &text);
+        assert!(code == YES && out.contains("; key_file: key ") && out.contains(" of web1\n"), "{out}");
     }
 }

@@ -113,7 +113,10 @@ fn all(
         code = code.max(if done { YES } else { NO });
     }
     if *relay && code == YES {
-        out.line("asked was the next receiver; what lies behind it can be asked from there only");
+        out.line(
+            "asked was the next receiver; what lies behind it can be asked from there only; a relay's test pack is not signed, and \
+             taken where keys are required, too: the packs that it passes on must be",
+        );
     }
     Ok(code)
 }

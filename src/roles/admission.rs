@@ -100,10 +100,12 @@ pub fn fits(key: &Key, host: &str) -> Result<(), String> {
 /// it was.
 pub fn check_key(disk: &Disk, conf: &TailConfig, state_dir: &Path) -> Result<(), String> {
     let Some(key) = key_of(conf)? else { return Ok(()) };
-    match conf.name.clone().or_else(|| begun_as(disk, state_dir).ok().flatten()) {
-        Some(name) => fits(&key, &name),
-        None => Ok(()),
-    }
+    name_of(disk, conf, state_dir).map_or(Ok(()), |name| fits(&key, &name))
+}
+
+/// The name of a follower, as far as it is known before it runs.
+pub fn name_of(disk: &Disk, conf: &TailConfig, state_dir: &Path) -> Option<String> {
+    conf.name.clone().or_else(|| begun_as(disk, state_dir).ok().flatten())
 }
 
 fn begun_as(disk: &Disk, state_dir: &Path) -> disk::Result<Option<String>> {

@@ -156,7 +156,7 @@ impl Certificate {
             Ok(cert) => {
                 let names: Vec<&str> = cert.valid_dns_names().take(4).collect();
                 if names.is_empty() {
-                    "a certificate without DNS names".into()
+                    "a certificate without DNS names (one with * does not count)".into()
                 } else {
                     format!("the certificate of {}", names.join(", "))
                 }
@@ -402,6 +402,14 @@ impl Client {
     pub fn expiries(&self) -> Vec<Expiry> {
         let own = self.conf.own.as_ref().and_then(|(cert, _)| expiry("tls_client_cert", cert));
         expiry("tls_ca", &self.conf.ca).into_iter().chain(own).collect()
+    }
+
+    /// Whose certificate is shown, for people, and whether it names this host; `None` = none is shown.
+    pub fn shown(&self, host: &str) -> Option<(String, bool)> {
+        let (cert, _) = self.conf.own.as_ref()?;
+        let der = certificates("tls_client_cert", cert).ok()?.into_iter().next()?;
+        let named = names(&der, host);
+        Some((Certificate { der, rest: Vec::new(), relay: false }.label(), named))
     }
 
     /// Makes a TCP connection to `addr` (`host:port`) a TLS one, before `deadline`. Files that were replaced are read again;

@@ -427,6 +427,7 @@ fn a_new_receiver_that_anybody_may_send_to_is_a_decision() {
     // A second try is no past, and neither is a start that failed for something else.
     refused();
     refused_with("keys_file = /nowhere", "keys_file: /nowhere");
+    assert!(!state.exists());
     refused();
     let serves = |more: &str| {
         let running = super::store::Running::start("", &["fcollector", with(more).to_str().unwrap()]);

@@ -112,7 +112,8 @@ fn a_relay_tells_of_what_the_next_receiver_denies_and_passes_the_rest_on() {
     store.proven(&good, 1);
     let text = told(&config(&relay), "takes no packs of web1 since ");
     assert!(!text.contains("nothing is wrong") && !text.contains("no packs of db1"), "{text}");
-    relay.wait_log("web1_2026112205 pack 1: sending to ");
+    // Which of its packs is denied first is chance.
+    relay.wait_log("web1_2026112205 pack ");
     // They go aside, and nothing else waits for them.
     relay.wait_log("the next receiver denies packs of web1");
     told(&config(&relay), "held: ");

@@ -13,6 +13,8 @@ use std::path::Path;
 
 /// Refusals that are older are history, in ms.
 const LATELY_MS: i64 = 24 * 3_600_000;
+/// A use that is not older may go on.
+const FRESH_MS: i64 = 2 * 60_000;
 /// What is named one by one.
 const NAMED_MAX: usize = 10;
 
@@ -72,6 +74,10 @@ impl Keys {
 
     fn used(&self, (id, at): &(String, Option<i64>)) -> String {
         match at {
+            // It is noted once a minute.
+            Some(at) if self.now_ms.saturating_sub(*at) < FRESH_MS => {
+                format!("{id} last used within 2 min")
+            }
             Some(at) => format!("{id} last used {} ago", self.ago(*at)),
             None => format!("{id} never used"),
         }

@@ -169,7 +169,7 @@ impl Queue {
         }
         let packs = self.packs.map_or("too many packs to count".into(), |n| match n {
             0 => "no pack waits".to_owned(),
-            n => format!("at most {} wait", out::count(usize::try_from(n).unwrap_or(usize::MAX), "pack")),
+            n => at_most(usize::try_from(n).unwrap_or(usize::MAX)),
         });
         let limit = match self.spool_size {
             0 => String::new(),
@@ -181,13 +181,13 @@ impl Queue {
     /// Packs wait, here or (`elsewhere`) as cuts of a file, and nobody sends them on.
     fn stopped(&self, elsewhere: usize) -> Option<String> {
         let packs = match self.packs.map(|n| usize::try_from(n).unwrap_or(usize::MAX).max(elsewhere)) {
-            None => "too many packs to count".to_owned(),
+            None => "too many packs to count wait".to_owned(),
             Some(0) => return None,
-            Some(n) => format!("at most {}", out::count(n, "pack")),
+            Some(n) => at_most(n),
         };
         let command = self.command;
         (self.running == Some(false))
-            .then(|| format!("NOT RUNNING, and {packs} wait: start it with `logd {command} CONFIG`"))
+            .then(|| format!("NOT RUNNING, and {packs}: start it with `logd {command} CONFIG`"))
     }
 
     /// Where nothing gets through. A moment of it is nothing: a receiver may be starting.
@@ -197,7 +197,7 @@ impl Queue {
         let running = self.running != Some(false);
         self.failing.iter().filter(long).filter(move |_| running).map(move |f| {
             format!(
-                "cannot send to {} since {}: {}; packs wait, nothing is lost; the last attempt was {} ago",
+                "cannot send to {} since {}: {}; packs wait, nothing is lost; the last attempt was at most {} ago",
                 f.to,
                 ago(f.since_ms),
                 f.reason,
@@ -216,7 +216,7 @@ impl Queue {
                 n => format!("{n} packs wait"),
             };
             format!(
-                "denied: {} takes no packs of {} since {}: {waits}, nothing is lost; last {}, {} ago: {}; `logd status` and the \
+                "denied: {} takes no packs of {} since {}: {waits}, nothing is lost; last {}, at most {} ago: {}; `logd status` and the \
                  log there say why; {}; then they go by themselves",
                 d.to,
                 d.name,
@@ -270,6 +270,10 @@ impl Queue {
             "paused": self.short, "running": self.running, "refused": self.refused, "denied": self.denied, "denied_more": self.denied_more, "failing": self.failing,
         })
     }
+}
+
+fn at_most(packs: usize) -> String {
+    format!("at most {} {}", out::count(packs, "pack"), if packs == 1 { "waits" } else { "wait" })
 }
 
 /// The sentence about a disk that is short of something.

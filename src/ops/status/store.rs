@@ -282,8 +282,11 @@ impl<'a> Report<'a> {
         let rows = self.rows.iter().map(|r| {
             // The state has a column of its own.
             let why = r.why();
-            let detail =
-                why.strip_prefix(r.state.word()).unwrap_or_default().trim_start_matches(": ").to_owned();
+            let detail = why
+                .strip_prefix(r.state.word())
+                .unwrap_or_default()
+                .trim_start_matches([':', ';', ' '])
+                .to_owned();
             let numbers = [r.packs, r.lines, r.bytes].map(|n| n.to_string());
             let [packs, lines, bytes] = numbers;
             let authentic = match r.authentic {

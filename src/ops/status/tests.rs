@@ -369,7 +369,7 @@ fn a_follower_tells_what_is_on_its_way() {
         "web1_2026112210: loss, lost bytes 2-9",
         "gone before the hour was closed",
         "held: 1 pack of web1",
-        "NOT RUNNING, and at most 1 pack wait: start it with `logd tail CONFIG`",
+        "NOT RUNNING, and at most 1 pack waits: start it with `logd tail CONFIG`",
     ] {
         assert!(text.contains(part), "{part}:\n{text}");
     }

@@ -8,7 +8,7 @@ use super::{RunOptions, Shared, World, warn_all, world};
 use crate::auth::{Keyring, Memory};
 use crate::clock::Zone;
 use crate::config::{LogConfig, ReceiverConfig, Role, Warning, WatchConfig};
-use crate::tls;
+use crate::{instance, tls};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -31,7 +31,14 @@ pub(super) fn begin(
     let say = |e: String| format!("logd: {}: {e}", role.command());
     raise_fd_limit();
     let zone = Zone::local().map_err(say)?;
-    may_receive(receiver, &crate::state::resolve(&role, state_dir)).map_err(say)?;
+    let dir = crate::state::resolve(&role, state_dir);
+    may_receive(receiver, &dir).map_err(say)?;
+    // What these end must not leave a directory that looks as if it had served. Whoever runs has read his, and whoever starts
+    // him once more is not told of them.
+    if instance::is_running(&dir) != Some(true) {
+        keyring(receiver).map_err(say)?;
+        receiver.tls.as_ref().map(tls::Server::open).transpose().map_err(say)?;
+    }
     let w = match world(role, config, state_dir, (log, Some(watch)), zone, options)? {
         Ok(w) => w,
         Err(code) => return Ok(Err(code)),
