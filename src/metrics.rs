@@ -217,7 +217,7 @@ metrics! {
     TABLED_HOURS = tabled("done");
     /// Hours that failed.
     FAILED_HOURS = tabled("failed");
-    /// Hours in etl_fail.
+    /// Hours in `etl_fail`.
     HOURS_WITHOUT_ROWS = Metric::gauge("logd_etl_failed_hours", TABLES, "Hours whose rows could not be made; they are in etl_fail.");
     /// Rows put in place.
     ROWS = Metric::counter("logd_etl_rows_total", TABLES, "Rows that were put in place.");

@@ -186,11 +186,11 @@ impl Waits {
     /// What somebody should look at.
     pub fn wrong(&self) -> Vec<String> {
         let list = |names: &mut dyn Iterator<Item = String>, all: usize| {
-            let mut text: String = names.take(NAMED_MAX).map(|n| format!("\n    {n}")).collect();
+            let mut lines: Vec<String> = names.take(NAMED_MAX).collect();
             if let more @ 1.. = all.saturating_sub(NAMED_MAX) {
-                text += &format!("\n    and {more} more");
+                lines.push(format!("and {more} more"));
             }
-            text
+            format!("\n    {}", lines.join("\n    "))
         };
         let mut wrong: Vec<String> = self
             .rules

@@ -266,7 +266,12 @@ impl Tables {
             let n = loop {
                 match lines.read(free) {
                     Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                    other => break other.map_err(|e| disk::Error::new("read", input.path, e))?,
+                    other => {
+                        break other.map_err(|e| {
+                            // What the disk said already names its path.
+                            e.downcast().unwrap_or_else(|e| disk::Error::new("read", input.path, e))
+                        })?;
+                    }
                 }
             };
             sha.update(free.get(..n).unwrap_or_default());

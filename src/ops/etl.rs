@@ -103,9 +103,13 @@ fn all(config: &Path, asked: &Asked, out: &mut Out) -> Result<u8, String> {
             match etl.hour(key, which, clock.now_secs(), &mut stop).map_err(say)? {
                 Turn::Nothing | Turn::Stopped => {}
                 Turn::Done(text) => out.line(text),
-                Turn::Failed(text) | Turn::Again(text) => {
+                Turn::Failed(text) => {
                     note(false);
                     out.line(text);
+                }
+                Turn::Again(text) => {
+                    note(false);
+                    out.line(format_args!("{text}; run it again when that is mended"));
                 }
             }
         }

@@ -75,6 +75,7 @@ pub struct Etl {
     rules: Mutex<Known>,
     store: Store,
     workers: usize,
+    min_free: u64,
 }
 
 /// What is wrong with the rules of a configuration.
@@ -96,7 +97,13 @@ impl Etl {
         let store = Store::new(disk, &s.save_dir, state_dir, s.file_mode, s.dir_mode);
         let tables = Tables::open(disk, conf, report)?;
         let known = Known { watched, rules, wrong: None, news: Vec::new() };
-        Ok(Self { tables, rules: Mutex::new(known), store, workers: conf.workers })
+        Ok(Self {
+            tables,
+            rules: Mutex::new(known),
+            store,
+            workers: conf.workers,
+            min_free: s.spool.min_free,
+        })
     }
 
     /// Hours whose rows are not those of their certificate.
@@ -158,9 +165,7 @@ impl Etl {
         if origin != Origin::default() {
             self.tables.cannot(&key.to_string(), origin, &self.rules(), why, now_secs)?;
         }
-        Ok(Turn::Again(format!(
-            "{key}: etl: {why}; no rows are made of it, nothing is lost; it is tried again, at last every 10 minutes"
-        )))
+        Ok(Turn::Again(format!("{key}: etl: {why}; no rows are made of it, its lines stay where they are")))
     }
 
     fn attempt(
@@ -185,8 +190,11 @@ impl Etl {
             Err(e) if e.not_found() => match packed::open(disk, &packed) {
                 Ok(lines) => (Box::new(lines), &packed),
                 Err(e) if e.not_found() => {
-                    let why = "its data file was taken away before its rows were made; put it back";
-                    return self.cannot(key, origin.clone(), why, now_secs);
+                    let why = format!(
+                        "its data file was taken away before its rows were made; put it back, or run `logd etl CONFIG` on \
+                         it with --name {key}"
+                    );
+                    return self.cannot(key, origin.clone(), &why, now_secs);
                 }
                 Err(e) => return Err(e),
             },
@@ -225,6 +233,13 @@ impl Etl {
             Outcome::Changed => Turn::Nothing,
             Outcome::Stopped => Turn::Stopped,
         })
+    }
+
+    /// Must what is left of the disk be left?
+    fn is_short(&self) -> bool {
+        let short = self.store.disk().shortage(&self.store.path(""), self.min_free);
+        // What cannot be asked is found out by whoever writes.
+        short.is_ok_and(|s| s.is_some())
     }
 
     /// The tables, for whoever has other lines than the store's.
@@ -401,7 +416,7 @@ impl All {
             drop(q);
             let key = HourKey { name: next.1.clone(), hour: next.0 };
             // What it has written is in the way of what must be stored.
-            let mut stop = |_| s.stop.requested() || lock(&s.paused).is_some();
+            let mut stop = |_| s.stop.requested() || self.etl.is_short();
             let turn = self.etl.hour(&key, Which::New, s.clock.now_secs(), &mut stop);
             self.ended(next, turn);
         }
@@ -472,7 +487,7 @@ impl All {
         match turn {
             Ok(Turn::Again(why)) if fresh => {
                 metrics::FAILED_HOURS.inc();
-                s.log.error(&why);
+                s.log.error(&format!("{why}; it is tried again, at last every 10 minutes"));
             }
             Err(e) => {
                 if fresh || e.fatal() {
