@@ -22,13 +22,14 @@ use crate::pack::hex;
 use crate::record;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// Longest marker or plan, in bytes: a file for each of 100,000 partitions.
-const MARKER_MAX: u64 = 64 << 20;
+/// Longest marker or plan, in bytes. A plan names as many folders as one hour may have ([`super::rows`]), and those that it
+/// had before; with all else about each of their files they are less than half as much.
+const MARKER_MAX: u64 = 32 << 20;
 /// Bytes that are read at once.
 const BLOCK: usize = 256 << 10;
 
@@ -289,7 +290,8 @@ impl Tables {
         let (made, rejects, counts) = rows.finish()?;
         self.disk.sync_dir(dir)?;
         let origin = Origin { bytes, sha256, ..input.origin.clone() };
-        let mut marker = self.describe(input.name, origin, rules, &made, &counts, now_secs);
+        let numbers = made.iter().map(|m| m.number).collect();
+        let mut marker = self.describe(input.name, origin, rules, made, &counts, now_secs);
         let rejected = counts.rejects();
         if rejected.saturating_mul(100) > self.max_reject.saturating_mul(counts.lines) {
             marker.failed = format!(
@@ -300,12 +302,7 @@ impl Tables {
             self.fail(&marker, dir)?;
             return Ok(Outcome::Failed(marker));
         }
-        let plan = Plan {
-            numbers: made.iter().map(|m| m.number).collect(),
-            stale: self.stale(&marker)?,
-            rejects,
-            marker,
-        };
+        let plan = Plan { numbers, stale: self.stale(&marker)?, rejects, marker };
         self.disk.replace(&dir.join("plan"), &record::to_json(&plan), self.style.mode)?;
         if !self.place(&plan)? {
             let why = std::io::Error::other("files that were just written are gone");
@@ -323,7 +320,7 @@ impl Tables {
         why: &str,
         now_secs: i64,
     ) -> disk::Result<()> {
-        let mut marker = self.describe(name, origin, rules, &[], &Counts::default(), now_secs);
+        let mut marker = self.describe(name, origin, rules, Vec::new(), &Counts::default(), now_secs);
         why.clone_into(&mut marker.failed);
         let path = self.save_dir.join("etl_fail").join(name);
         self.disk.replace(&path, &record::to_json(&marker), self.style.mode)
@@ -334,13 +331,13 @@ impl Tables {
         name: &str,
         source: Origin,
         rules: &Rules,
-        made: &[Made],
+        made: Vec<Made>,
         counts: &Counts,
         at: i64,
     ) -> Marker {
         let tables = Path::new("etl");
         let files: Vec<Listed> = made
-            .iter()
+            .into_iter()
             .map(|m| Listed {
                 path: file_of(tables, &m.folder, name, self.style.gzip).display().to_string(),
                 rows: m.rows,
@@ -377,7 +374,8 @@ impl Tables {
             }
             None => Vec::new(),
         };
-        Ok(before.into_iter().filter(|p| !marker.files.iter().any(|f| f.path == *p)).collect())
+        let new: HashSet<&str> = marker.files.iter().map(|f| f.path.as_str()).collect();
+        Ok(before.into_iter().filter(|p| !new.contains(p.as_str())).collect())
     }
 
     /// Carries a plan through; false if a file of it is neither here nor there.
