@@ -4,21 +4,27 @@
 //! is lost by it. `\t`, `\n`, `\r` and `\\` stand for a tab, a newline, a carriage return and a backslash; `\xHH` for any
 //! other control character, and for each byte that is no UTF-8.
 
-/// Nothing but printable ASCII without a backslash, of which every value can be put into a row as it is.
+/// ASCII that every row has as it is.
 pub fn is_plain(text: &[u8]) -> bool {
+    let (ascii, bare) = looked_at(text);
+    ascii && bare
+}
+
+/// Is it ASCII? And is it without control characters and backslashes?
+fn looked_at(text: &[u8]) -> (bool, bool) {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;
     let (words, rest) = text.as_chunks::<8>();
-    // In each word the lowest byte that is less than a blank, or a backslash, is found for certain, and none where none is:
-    // a borrow comes from such a byte only.
-    let odd = words.iter().fold(0_u64, |odd, eight| {
+    let (mut all, mut odd) = (0, 0);
+    for eight in words {
         let word = u64::from_le_bytes(*eight);
         let backslash = word ^ ONES.wrapping_mul(u64::from(b'\\'));
-        odd | word
-            | (word.wrapping_sub(ONES.wrapping_mul(u64::from(b' '))) & !word)
-            | (backslash.wrapping_sub(ONES) & !backslash)
-    });
-    odd & HIGH == 0 && rest.iter().all(|b| is_graphic(*b) && b.is_ascii())
+        all |= word;
+        // In each word a byte that is less than a blank, or a backslash, is found for certain, and none where none is: a
+        // borrow comes from such a byte only.
+        odd |= !word & (word.wrapping_sub(ONES.wrapping_mul(u64::from(b' '))) | backslash.wrapping_sub(ONES));
+    }
+    (all & HIGH == 0 && rest.is_ascii(), odd & HIGH == 0 && rest.iter().all(|b| is_graphic(*b)))
 }
 
 fn is_graphic(b: u8) -> bool {
@@ -27,28 +33,36 @@ fn is_graphic(b: u8) -> bool {
 
 /// Appends a value as a row has it.
 pub fn escape(value: &[u8], out: &mut Vec<u8>) {
-    if is_plain(value) {
-        out.extend_from_slice(value);
+    if std::str::from_utf8(value).is_ok() {
+        escape_text(value, out);
+    } else {
+        for chunk in value.utf8_chunks() {
+            escape_text(chunk.valid().as_bytes(), out);
+            chunk.invalid().iter().for_each(|b| put_byte(*b, out));
+        }
+    }
+}
+
+/// The same for what is known to be UTF-8.
+fn escape_text(mut text: &[u8], out: &mut Vec<u8>) {
+    if looked_at(text).1 {
+        out.extend_from_slice(text);
         return;
     }
-    for chunk in value.utf8_chunks() {
-        let mut rest = chunk.valid().as_bytes();
-        while let Some(at) = rest.iter().position(|b| !is_graphic(*b)) {
-            let (good, odd) = rest.split_at_checked(at).unwrap_or_default();
-            out.extend_from_slice(good);
-            let Some((b, more)) = odd.split_first() else { break };
-            match b {
-                b'\t' => out.extend_from_slice(b"\\t"),
-                b'\n' => out.extend_from_slice(b"\\n"),
-                b'\r' => out.extend_from_slice(b"\\r"),
-                b'\\' => out.extend_from_slice(b"\\\\"),
-                b => put_byte(*b, out),
-            }
-            rest = more;
+    while let Some(at) = text.iter().position(|b| !is_graphic(*b)) {
+        let (good, odd) = text.split_at_checked(at).unwrap_or_default();
+        out.extend_from_slice(good);
+        let Some((b, more)) = odd.split_first() else { break };
+        match b {
+            b'\t' => out.extend_from_slice(b"\\t"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b => put_byte(*b, out),
         }
-        out.extend_from_slice(rest);
-        chunk.invalid().iter().for_each(|b| put_byte(*b, out));
+        text = more;
     }
+    out.extend_from_slice(text);
 }
 
 /// A value with `\xHH` for each byte that is no UTF-8, and else as it is: for names of folders, which write their own escapes.
@@ -173,9 +187,13 @@ mod tests {
     fn every_byte_at_every_place_of_a_word() {
         for b in 0..=255_u8 {
             for at in 0..20 {
-                let mut text = [b'!'; 20];
-                text[at] = b;
-                assert_eq!(is_plain(&text), (b' '..0x80).contains(&b) && b != b'\\', "{b} at {at}");
+                for around in [b'!', b'~', 0xff] {
+                    let mut text = [around; 20];
+                    text[at] = b;
+                    let bare = b >= b' ' && b != b'\\';
+                    assert_eq!(looked_at(&text).1, bare, "{b} at {at}");
+                    assert_eq!(is_plain(&text), bare && b < 0x80 && around < 0x80, "{b} at {at}");
+                }
             }
         }
         assert!(is_plain(b"") && is_plain(&[b' '; 9]) && is_plain(&[0x7f; 8]) && !is_plain(b" \t"));
