@@ -24,7 +24,7 @@ const FLUSH: usize = 256 << 10;
 const WAITING: usize = 8 << 20;
 /// Files that are open at once.
 const OPEN: usize = 32;
-/// Longest row, in bytes, with its newline: DuckDB reads as much of one without being asked.
+/// Longest row, in bytes, with its newline: `DuckDB` reads as much of one without being asked.
 const ROW_MAX: usize = 2_000_000;
 /// What the folders of one hour may take: the bytes of their paths, and something for each. All of them are in memory together,
 /// in several forms, when its marker is written.
@@ -244,12 +244,11 @@ impl<'a> Rows<'a> {
             let value = record.get(field, line, source, &rules.spiders, scratch);
             // A reader that takes folders for columns must find UTF-8 there, too.
             let valid;
-            let value = match std::str::from_utf8(value) {
-                Ok(_) => value,
-                Err(_) => {
-                    valid = text::valid(value);
-                    &valid
-                }
+            let value = if std::str::from_utf8(value).is_ok() {
+                value
+            } else {
+                valid = text::valid(value);
+                &valid
             };
             let begin = self.path.len();
             match (value.is_empty(), self.hive) {

@@ -1,7 +1,7 @@
 //! The bytes of a value: how servers and browsers write what is none of their characters, and how a row does.
 //!
-//! A row is UTF-8 whatever strangers sent, for a reader may refuse a whole table for one byte that is not: DuckDB does. Nothing
-//! is lost by it. `\t`, `\n`, `\r` and `\\` stand for a tab, a newline, a carriage return and a backslash; `\xHH` for any
+//! A row is UTF-8 whatever strangers sent, for a reader may refuse a whole table for one byte that is not: `DuckDB` does.
+//! Nothing is lost by it. `\t`, `\n`, `\r` and `\\` stand for a tab, a newline, a carriage return and a backslash; `\xHH` for any
 //! other control character, and for each byte that is no UTF-8.
 
 /// ASCII that every row has as it is.
