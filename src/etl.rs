@@ -2,7 +2,8 @@
 //! rows in the folders that Hive and its kin read.
 //!
 //! * [`mod@format`]: `log_format`; where each value of a line is    * [`fields`]: the values by name, decoded
-//! * [`stamp`]: times, and [`memo`]: what comes again            * [`lists`]: spiders, hosts, addresses
+//! * [`text`]: escapes, of servers and of rows                  * [`stamp`]: times, and [`memo`]: what comes again
+//! * [`lists`]: spiders, hosts, addresses
 //! * [`columns`]: kinds of lines, their columns and folders   * [`rules`]: all that together, read again when it changes
 //! * [`rows`]: the files of one hour, aside                   * [`tables`]: put in place, all or nothing; which files mean what
 //! * [`marks`]: which hours have rows
@@ -28,3 +29,4 @@ pub mod rules;
 pub mod stamp;
 #[cfg(feature = "etl")]
 pub mod tables;
+pub mod text;

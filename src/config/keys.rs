@@ -250,7 +250,7 @@ pub static KEYS: &[Key] = &[
     key(E, "partition_style", Kind::Choice(&["hive", "bare"]), "hive", "Names of the folders: name=value, or the value alone as the original."),
     key(E, "etl_gzip", Kind::Choice(&["no", "yes"]), "no", "Whether the files of rows are compressed."),
     key(E, "etl_workers", Kind::Number(1, 64), "1", "Hours that are made into rows at the same time."),
-    key(E, "max_partitions", Kind::Number(1, 100_000), "4096", "Files of rows that one hour may make; lines that ask for more are rejected."),
+    key(E, "max_partitions", Kind::Number(1, 10_000), "4096", "Files of rows that one hour may make; lines that ask for more are rejected."),
     key(E, "max_reject", Kind::Number(0, 100), "5", "Percent of an hour's lines that may be rejected; beyond it the hour fails and gets no rows."),
 
     // The documents.

@@ -16,12 +16,15 @@ use super::lists::pattern;
 use regex::bytes::Regex;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Most kinds, columns of a kind, and partitions of it.
 const KINDS_MAX: usize = 256;
 const COLUMNS_MAX: usize = 4096;
 const PARTITIONS_MAX: usize = 16;
+/// Most rules of all kinds.
+const RULES_MAX: usize = 1024;
 
 /// One condition on a line.
 #[derive(Clone, Debug)]
@@ -120,10 +123,12 @@ pub fn parse(
     if raw.0.is_empty() || raw.0.len() > KINDS_MAX {
         wrong.push(format!("{file}: {} kinds of lines; 1 to {KINDS_MAX} are possible", raw.0.len()));
     }
-    let named = |name: &str| {
-        let inner = prefixes.iter().filter_map(|p| name.strip_prefix(p.as_str())).min_by_key(|n| n.len());
-        Field::named(inner.unwrap_or(name), format)
-    };
+    let rules = raw.0.iter().map(|(_, k)| k.rules.as_ref().map_or(0, Vec::len));
+    let many = rules.fold(0_usize, usize::saturating_add);
+    if many > RULES_MAX {
+        wrong.push(format!("{file}: {many} rules of all kinds; at most {RULES_MAX} are possible"));
+    }
+    let named = |name: &str| Field::named(inner(name, prefixes), format);
     for (name, kind) in raw.0 {
         let mut say = |what: String| wrong.push(format!("{file}: kind {name:?}: {what}"));
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
@@ -149,7 +154,7 @@ pub fn parse(
             None => Vec::new(),
         };
         for rule in own {
-            match named(&rule.field).and_then(|field| Ok((field, pattern(&rule.regex)?))) {
+            match named(&rule.field).and_then(|field| Ok((field, pattern(&rule.regex, many)?))) {
                 Ok((field, regex)) => rules.push(Rule { field, regex, not: rule.not }),
                 Err(why) => say(format!("match: {why}")),
             }
@@ -175,6 +180,45 @@ pub fn parse(
         kinds.push(Kind { name, rules, columns, partitions });
     }
     if wrong.is_empty() { Ok(kinds) } else { Err(wrong) }
+}
+
+/// Names that are parameters' because they are no field's, but look as if they were to be one.
+pub fn doubts(file: &str, bytes: &[u8], prefixes: &[String]) -> Vec<String> {
+    let Ok(raw) = serde_json::from_slice::<RawKinds>(bytes) else { return Vec::new() };
+    let (mut told, mut prefixed) = (Vec::new(), BTreeMap::<&str, BTreeSet<&str>>::new());
+    for (kind, raw) in &raw.0 {
+        let rules = raw.rules.iter().flatten().map(|r| &r.field);
+        let names: BTreeSet<&String> = raw.columns.iter().chain(&raw.partitions).chain(rules).collect();
+        for name in names {
+            let inner = inner(name, prefixes);
+            if Field::is_known(inner) {
+                continue;
+            }
+            if let Some(near) = Field::near(inner) {
+                told.push(format!(
+                    "{file}: kind {kind:?}: {name:?} is no field but the query parameter of that name; {near:?} is one \
+                     (if the parameter is meant, write \"param.{inner}\")"
+                ));
+            } else if let Some(prefix) = Field::prefix(inner) {
+                prefixed.entry(prefix).or_default().insert(inner);
+            }
+        }
+    }
+    // One alone is a parameter more likely: utm_source.
+    for (prefix, names) in prefixed.iter().filter(|(_, names)| names.len() > 1) {
+        let names: Vec<&str> = names.iter().copied().collect();
+        told.push(format!(
+            "{file}: {} are query parameters of these names; with column_prefixes = {prefix} they would be fields",
+            names.join(", ")
+        ));
+    }
+    told
+}
+
+/// A name without its prefix.
+fn inner<'n>(name: &'n str, prefixes: &[String]) -> &'n str {
+    let without = prefixes.iter().filter_map(|p| name.strip_prefix(p.as_str()));
+    without.min_by_key(|n| n.len()).unwrap_or(name)
 }
 
 /// What all of them ask of a line.
@@ -231,5 +275,22 @@ mod tests {
             let wrong = read(text).unwrap_err();
             assert!(wrong[0].contains(want), "{text}: {wrong:?}");
         }
+        let rule = r#"{"field": "path", "regex": "x"}"#;
+        let text = format!(r#"{{"a": {{"columns": ["x"], "match": [{}]}}}}"#, vec![rule; 1025].join(","));
+        assert!(read(&text).unwrap_err()[0].contains("1025 rules"));
+    }
+
+    #[test]
+    fn names_that_were_to_be_fields_are_doubted() {
+        let text = r#"{"a": {"columns": ["time", "statsu", "q", "utm_source", "event_time"], "partitions": ["event_day"],
+            "match": [{"field": "parth", "regex": "x"}, {"field": "param.tiem", "regex": "x"}]}}"#;
+        let told = doubts("c.json", text.as_bytes(), &[]);
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert!(told[0].contains(r#"kind "a": "parth" is no field"#) && told[0].contains(r#""path" is one"#));
+        assert!(told[1].contains(r#""statsu""#), "{told:?}");
+        assert!(
+            told[2].starts_with("c.json: event_day, event_time are") && told[2].contains("= event_ they")
+        );
+        assert_eq!(doubts("c.json", text.as_bytes(), &["event_".into()]).len(), 2);
     }
 }

@@ -2,16 +2,19 @@
 //! line or of one of its buffers.
 //!
 //! Decoding is done once per line and only if a column or a rule asks for it: what the server escaped (`\"`, `\\`,
-//! `\xHH`, `\n` …), the query's parameters (`%HH`, `+`), cookies. Nothing is taken for text: bytes that are no UTF-8 stay.
+//! `\xHH`, `\n` …), the query's parameters (`%HH`, `+`), cookies. Nothing is taken for text here: rules see bytes that are no
+//! UTF-8 as they are, and rows have them in their own way ([`super::text`]).
 
 use super::format::{Format, Slots, Span};
 use super::lists::Spiders;
 use super::memo::Memo;
 use super::stamp::Stamp;
+use super::text::{escape, is_plain, percent, unescape};
+use std::collections::HashMap;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
-/// More parameters than this in one line are an attack.
+/// More parameters or cookies than this in one line are an attack.
 const PARAMS_MAX: usize = 1_000;
 /// Between two parameters of the whole map, and between a name and its value: what Hive takes by default.
 const MAP_ITEM: u8 = 2;
@@ -21,6 +24,10 @@ const MAP_KEY: u8 = 3;
 const NO_TIME: &str = "its time cannot be read";
 /// Reason of a rejected line.
 const MANY_PARAMS: &str = "more than 1000 query parameters";
+/// Reason of a rejected line.
+const MANY_COOKIES: &str = "more than 1000 cookies";
+/// So many parameters are compared each with each, which is cheaper than to look them up.
+const COMPARED: usize = 64;
 
 /// What a column, a partition or a rule asks of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,6 +154,29 @@ impl Field {
         })
     }
 
+    /// Is it more than a parameter's name?
+    pub fn is_known(name: &str) -> bool {
+        let told = ["$", "cookie.", "param."].iter().any(|p| name.starts_with(p));
+        name.is_empty() || told || NAMES.iter().any(|(names, _)| names.contains(&name))
+    }
+
+    /// The field whose name is all but this one: a letter too few, too many or another, two exchanged, or in capitals.
+    pub fn near(name: &str) -> Option<&'static str> {
+        let close = |known: &&&str| {
+            // A short name is near to too many.
+            known.len() > 3
+                && (known.eq_ignore_ascii_case(name) || is_one_edit(known.as_bytes(), name.as_bytes()))
+        };
+        NAMES.iter().flat_map(|(names, _)| *names).find(close).copied()
+    }
+
+    /// What stands before a field's name in this one, with the `_` between them.
+    pub fn prefix(name: &str) -> Option<&str> {
+        let fields = NAMES.iter().flat_map(|(names, _)| *names);
+        let before = fields.filter_map(|field| name.strip_suffix(field));
+        before.filter(|prefix| prefix.ends_with('_')).min_by_key(|prefix| prefix.len())
+    }
+
     /// What must be made ready before it can be asked for.
     fn need(&self) -> Need {
         Need {
@@ -228,12 +258,13 @@ pub struct Record {
     client: Place,
     ip_addr: Option<IpAddr>,
     client_addr: Option<IpAddr>,
+    user: Place,
     referer: Place,
     agent: Place,
     host: Place,
     spider: Option<usize>,
     known_agents: Memo<Option<usize>>,
-    /// Neither the line nor a decoded value has a byte that a row must escape.
+    /// Neither the line nor a decoded value has a byte that a row would escape.
     plain: bool,
     original: bool,
     slots: Slots,
@@ -263,13 +294,14 @@ impl Record {
         (self.path, self.query) = self.parted(line, s, url);
         self.ip = self.value(line, s.ip);
         self.host = self.value(line, s.host);
+        self.user = self.unescaped(line, s.user);
         self.referer = self.unescaped(line, s.referer);
         self.agent = self.unescaped(line, s.agent);
         if need.params {
             self.read_params(line).ok_or(MANY_PARAMS)?;
         }
         if need.cookies {
-            self.read_cookies(line, s);
+            self.read_cookies(line, s).ok_or(MANY_COOKIES)?;
         }
         if need.client || need.peer || self.original {
             self.read_addresses(line, s);
@@ -313,13 +345,13 @@ impl Record {
             | Field::Date
             | Field::Day
             | Field::Hour => self.put_number(field, scratch),
-            Field::User => return self.at(line, self.value(line, self.slots.user)),
+            Field::User => return self.at(line, self.user),
             Field::Method => return self.at(line, self.request[0]),
             Field::Url => return self.at(line, self.request[1]),
             Field::Protocol => return self.at(line, self.request[2]),
             Field::Path => return self.at(line, self.path),
             Field::Query => return self.at(line, self.query),
-            Field::Params => self.put_params(scratch),
+            Field::Params => self.put_params(scratch, |bytes, out| out.extend_from_slice(bytes)),
             Field::Param(name) => return self.param(name).unwrap_or_default(),
             Field::Status => return self.at(line, self.value(line, self.slots.status)),
             Field::Bytes => return self.at(line, self.value(line, self.slots.bytes)),
@@ -357,6 +389,8 @@ impl Record {
             | Field::Date
             | Field::Day
             | Field::Hour => self.put_number(field, out),
+            // Its separators are no part of a value.
+            Field::Params if !self.plain => self.put_params(out, escape),
             // These are not of the line.
             Field::Fixed(_) | Field::Host | Field::Source | Field::SourceHour | Field::Spider => {
                 escape(self.get(field, line, source, spiders, scratch), out);
@@ -566,29 +600,45 @@ impl Record {
         (of_name.clone().nth(1).is_some()).then(|| of_name.nth(number.saturating_sub(1)).map(value))?
     }
 
-    fn put_params(&self, out: &mut Vec<u8>) {
+    fn put_params(&self, out: &mut Vec<u8>, put: fn(&[u8], &mut Vec<u8>)) {
+        // How many have each name, and how many of them were before.
+        let mut seen: HashMap<&[u8], (usize, usize)> = HashMap::new();
+        let many = self.params.len() > COMPARED;
+        if many {
+            for pair in &self.params {
+                let (all, _) = seen.entry(pair.name.of(&self.buffer)).or_default();
+                *all = all.saturating_add(1);
+            }
+        }
         for (n, pair) in self.params.iter().enumerate() {
             if n > 0 {
                 out.push(MAP_ITEM);
             }
             let name = pair.name.of(&self.buffer);
-            let same = |p: &&Pair| p.name.of(&self.buffer) == name;
-            out.extend(name.iter().filter(|b| **b > MAP_KEY));
-            // The names of one line are few.
-            if self.params.iter().filter(same).nth(1).is_some() {
-                let before = self.params.iter().take(n.saturating_add(1)).filter(same).count();
-                let _ = write!(out, "{before}");
+            put(name, out);
+            let number = if many {
+                seen.get_mut(name).filter(|(all, _)| *all > 1).map(|(_, before)| {
+                    *before = before.saturating_add(1);
+                    *before
+                })
+            } else {
+                let same = |p: &&Pair| p.name.of(&self.buffer) == name;
+                (self.params.iter().filter(same).nth(1).is_some())
+                    .then(|| self.params.iter().take(n.saturating_add(1)).filter(same).count())
+            };
+            if let Some(number) = number {
+                let _ = write!(out, "{number}");
             }
             out.push(MAP_KEY);
-            out.extend(pair.value.of(&self.buffer).iter().filter(|b| !matches!(**b, MAP_ITEM | MAP_KEY)));
+            put(pair.value.of(&self.buffer), out);
         }
     }
 
-    fn read_cookies(&mut self, line: &[u8], s: Slots) {
+    fn read_cookies(&mut self, line: &[u8], s: Slots) -> Option<()> {
         let place = self.unescaped(line, s.cookies);
         let start = self.buffer.len();
         match place {
-            Place::Nowhere => return,
+            Place::Nowhere => return Some(()),
             Place::Line(span) => self.buffer.extend_from_slice(span.of(line)),
             Place::Buffer(span) => {
                 let copy = span.of(&self.buffer).to_vec();
@@ -596,7 +646,7 @@ impl Record {
             }
         }
         let mut at = start;
-        while at < self.buffer.len() && self.cookies.len() < PARAMS_MAX {
+        while at < self.buffer.len() {
             let rest = self.buffer.get(at..).unwrap_or_default();
             let blanks = rest.iter().take_while(|b| **b == b' ').count();
             let rest = rest.get(blanks..).unwrap_or_default();
@@ -606,10 +656,14 @@ impl Record {
             if let Some(equals) = memchr::memchr(b'=', one).filter(|n| *n > 0) {
                 let name = Span { start: at, end: at.saturating_add(equals) };
                 let value = Span { start: name.end.saturating_add(1), end: at.saturating_add(len) };
+                if self.cookies.len() >= PARAMS_MAX {
+                    return None;
+                }
                 self.cookies.push(Pair { name, whole: name, value });
             }
             at = at.saturating_add(len).saturating_add(1);
         }
+        Some(())
     }
 
     fn read_addresses(&mut self, line: &[u8], s: Slots) {
@@ -637,6 +691,18 @@ impl Record {
         if self.client_addr.is_none() {
             (self.client, self.client_addr) = (self.ip, self.ip_addr);
         }
+    }
+}
+
+fn is_one_edit(a: &[u8], b: &[u8]) -> bool {
+    let same = a.iter().zip(b).take_while(|(a, b)| a == b).count();
+    let (a, b) = (a.get(same..).unwrap_or_default(), b.get(same..).unwrap_or_default());
+    let same = a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| a == b).count();
+    let rest = |text: &'_ [u8]| text.len().saturating_sub(same);
+    match (a.get(..rest(a)).unwrap_or_default(), b.get(..rest(b)).unwrap_or_default()) {
+        ([_], [] | [_]) | ([], [_]) => true,
+        ([a, b], [c, d]) => a == d && b == c,
+        _ => false,
     }
 }
 
@@ -721,81 +787,6 @@ pub fn put_unsigned(n: u64, out: &mut Vec<u8>) {
         }
     }
     out.extend_from_slice(text.get(at..).unwrap_or_default());
-}
-
-fn is_plain(text: &[u8]) -> bool {
-    memchr::memchr3(b'\t', b'\r', b'\\', text).is_none() && memchr::memchr(b'\n', text).is_none()
-}
-
-/// A value of a row: a tab is written `\t`, a newline `\n`, a carriage return `\r` and a backslash `\\`.
-fn escape(value: &[u8], out: &mut Vec<u8>) {
-    if is_plain(value) {
-        out.extend_from_slice(value);
-        return;
-    }
-    for b in value {
-        match b {
-            b'\t' => out.extend_from_slice(b"\\t"),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            b'\\' => out.extend_from_slice(b"\\\\"),
-            _ => out.push(*b),
-        }
-    }
-}
-
-fn hex(b: Option<&u8>) -> Option<u8> {
-    match b? {
-        b @ b'0'..=b'9' => Some(b.wrapping_sub(b'0')),
-        b @ b'a'..=b'f' => Some(b.wrapping_sub(b'a').wrapping_add(10)),
-        b @ b'A'..=b'F' => Some(b.wrapping_sub(b'A').wrapping_add(10)),
-        _ => None,
-    }
-}
-
-fn byte(high: Option<&u8>, low: Option<&u8>) -> Option<u8> {
-    Some(hex(high)?.wrapping_shl(4) | hex(low)?)
-}
-
-/// What Apache and nginx write for a quote, a backslash and control characters. Any other backslash is one.
-fn unescape(mut text: &[u8], out: &mut Vec<u8>) {
-    while let Some(at) = memchr::memchr(b'\\', text) {
-        out.extend_from_slice(text.get(..at).unwrap_or_default());
-        let rest = text.get(at..).unwrap_or_default();
-        let (put, len) = match rest.get(1) {
-            Some(c @ (b'"' | b'\\')) => (*c, 2),
-            Some(b'n') => (b'\n', 2),
-            Some(b'r') => (b'\r', 2),
-            Some(b't') => (b'\t', 2),
-            Some(b'b') => (8, 2),
-            Some(b'v') => (11, 2),
-            Some(b'f') => (12, 2),
-            Some(b'x') => match byte(rest.get(2), rest.get(3)) {
-                Some(b) => (b, 4),
-                None => (b'\\', 1),
-            },
-            _ => (b'\\', 1),
-        };
-        out.push(put);
-        text = rest.get(len..).unwrap_or_default();
-    }
-    out.extend_from_slice(text);
-}
-
-/// `%HH` and `+` as in a form; any other `%` is one.
-fn percent(mut text: &[u8], out: &mut Vec<u8>) {
-    while let Some(at) = memchr::memchr2(b'%', b'+', text) {
-        out.extend_from_slice(text.get(..at).unwrap_or_default());
-        let rest = text.get(at..).unwrap_or_default();
-        let (put, len) = match (rest.first(), byte(rest.get(1), rest.get(2))) {
-            (Some(b'+'), _) => (b' ', 1),
-            (_, Some(b)) => (b, 3),
-            _ => (b'%', 1),
-        };
-        out.push(put);
-        text = rest.get(len..).unwrap_or_default();
-    }
-    out.extend_from_slice(text);
 }
 
 #[cfg(test)]

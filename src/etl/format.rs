@@ -118,7 +118,9 @@ impl Format {
                 return Err(format!("${name} stands in it twice"));
             }
             let quoted = before.ends_with(b"\"") && until.starts_with('"');
-            let missing = format!("log_format: no `{until}` behind ${name}");
+            // A reason is a column of etl_reject.
+            let shown = until.replace('\t', "\\t");
+            let missing = format!("log_format: no `{shown}` behind ${name}");
             let until = until.as_bytes().to_vec();
             before.clone_from(&until);
             values.push(Value { name: name.to_owned(), quoted, until, missing });
@@ -307,6 +309,7 @@ mod tests {
         }
         assert_eq!(cut("<$msec>", b"1").unwrap_err(), BEGINNING);
         assert_eq!(cut("<$msec>", b"<1>2").unwrap_err(), TOO_LONG);
+        assert_eq!(cut("$msec\t$a", b"1").unwrap_err(), r"log_format: no `\t` behind $msec");
         assert_eq!(cut("$msec", b"").unwrap(), [""]);
         assert_eq!(cut("${msec}0 $x", b"10 ").unwrap(), ["1", ""]);
     }

@@ -5,10 +5,13 @@ use aho_corasick::AhoCorasick;
 use regex::bytes::{RegexSet, RegexSetBuilder};
 use std::net::IpAddr;
 
-/// Largest list, in bytes.
-pub const FILE_MAX: u64 = 16 << 20;
-/// Memory that the compiled patterns of one list may take, in bytes.
-const COMPILED_MAX: usize = 32 << 20;
+/// Largest list or columns file, in bytes.
+pub const FILE_MAX: u64 = 4 << 20;
+/// Largest list of spiders: what is searched for takes some thirty times as much memory.
+const SPIDERS_MAX: usize = 1 << 20;
+/// Memory that the compiled patterns of one list may take, in bytes; and what is found out about them meanwhile.
+const COMPILED_MAX: usize = 4 << 20;
+const FOUND_MAX: usize = 2 << 20;
 
 /// The lines that hold an entry, with their numbers.
 fn entries(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
@@ -27,6 +30,9 @@ pub struct Spiders {
 impl Spiders {
     /// Reads a list; `#` is no comment, some agents have it in their names.
     pub fn parse(file: &str, bytes: &[u8]) -> Result<Self, String> {
+        if bytes.len() > SPIDERS_MAX {
+            return Err(format!("{file}: {} bytes; a list of spiders may have {SPIDERS_MAX}", bytes.len()));
+        }
         let names: Vec<Vec<u8>> = entries(bytes).map(|(_, l)| l.to_vec()).collect();
         if names.is_empty() {
             return Ok(Self::default());
@@ -57,7 +63,7 @@ impl Hosts {
         for (n, line) in entries(bytes).filter(|(_, l)| !l.starts_with(b"#")) {
             let checked = std::str::from_utf8(line)
                 .map_err(|_| "not UTF-8".to_owned())
-                .and_then(|text| pattern(text).map(|_| text));
+                .and_then(|text| pattern(text, 1).map(|_| text));
             match checked {
                 Ok(text) => patterns.push(text),
                 Err(why) => wrong.push(format!("{file}:{n}: {why}")),
@@ -71,8 +77,12 @@ impl Hosts {
                 "{file}: it has no pattern, so every line would be dropped; leave the key out"
             )]);
         }
-        let set = RegexSetBuilder::new(patterns).unicode(false).size_limit(COMPILED_MAX).build();
-        set.map(Self).map_err(|e| vec![format!("{file}: {}", short(&e))])
+        let mut set = RegexSetBuilder::new(&patterns);
+        set.unicode(false).size_limit(COMPILED_MAX).dfa_size_limit(FOUND_MAX);
+        set.build().map(Self).map_err(|e| {
+            let n = patterns.len();
+            vec![format!("{file}: its {n} patterns together: {}; write fewer or shorter ones", short(&e))]
+        })
     }
 
     /// Is this host on the list?
@@ -81,9 +91,11 @@ impl Hosts {
     }
 }
 
-/// A regular expression over bytes.
-pub fn pattern(text: &str) -> Result<regex::bytes::Regex, String> {
-    let built = regex::bytes::RegexBuilder::new(text).unicode(false).size_limit(1 << 20).build();
+/// A regular expression over bytes, one of `many`: what is found out about all of them meanwhile is bounded.
+pub fn pattern(text: &str, many: usize) -> Result<regex::bytes::Regex, String> {
+    let share = FOUND_MAX.saturating_mul(4).checked_div(many).unwrap_or(0).clamp(16 << 10, FOUND_MAX);
+    let mut built = regex::bytes::RegexBuilder::new(text);
+    let built = built.unicode(false).size_limit(1 << 20).dfa_size_limit(share).build();
     built.map_err(|e| format!("`{text}` is no regular expression: {}", short(&e)))
 }
 
@@ -182,6 +194,7 @@ mod tests {
         assert_eq!(name(b"Google \xff").as_deref(), Some("Google"));
         assert_eq!(name(b"Mozilla"), None);
         assert_eq!(Spiders::default().find(b"Googlebot"), None);
+        assert!(Spiders::parse("s", &[b'x'; SPIDERS_MAX + 1]).unwrap_err().starts_with("s: 1048577 bytes; "));
     }
 
     #[test]
@@ -192,6 +205,9 @@ mod tests {
         assert!(wrong[0].starts_with("h:2: `(` is no regular expression: unclosed group"), "{wrong:?}");
         assert!(wrong[1].starts_with("h:4: ") && wrong[2].starts_with("h:5: not UTF-8"), "{wrong:?}");
         assert!(Hosts::parse("h", b"# none\n").is_err());
+        let many: String = (0..20_000).map(|n| format!("^www[0-9]*\\.site{n}\\.(com|org|net)$\n")).collect();
+        let wrong = Hosts::parse("h", many.as_bytes()).unwrap_err();
+        assert!(wrong[0].starts_with("h: its 20000 patterns together: ") && wrong.len() == 1, "{wrong:?}");
     }
 
     #[test]

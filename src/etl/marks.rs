@@ -14,8 +14,9 @@ use std::path::Path;
 pub const DONE: &str = "etl_done";
 /// Hours that could not be done.
 pub const FAIL: &str = "etl_fail";
-/// Longest marker or plan, in bytes: a file for each of 100,000 partitions.
-pub const MARKER_MAX: u64 = 64 << 20;
+/// Longest marker or plan, in bytes. A plan names as many folders as one hour may have (`rows`), and those that it had before;
+/// with all else about each of their files they are less than half as much.
+pub const MARKER_MAX: u64 = 32 << 20;
 /// An hour that waits so long after it was certified is told, seconds.
 const LATE: i64 = 3_600;
 /// Hours that are named one by one.

@@ -1,12 +1,13 @@
 //! From lines to the files of one hour, in a directory aside. Memory is bounded whatever the hour's size and whatever its
 //! lines ask for: rows wait in a few megabytes, and few files are open at once.
 //!
-//! A row is the columns with tabs between and a newline behind. In a value a tab is written `\t`, a newline `\n`, a carriage
-//! return `\r` and a backslash `\\`, so that every tab and newline of the file is one that separates.
+//! A row is the columns with tabs between and a newline behind. Values are escaped ([`super::text`]), so that every tab and
+//! newline of the file is one that separates, and the file is UTF-8.
 
 use super::fields::{Record, Source};
 use super::memo::Memo;
 use super::rules::Rules;
+use super::text;
 use crate::disk::{self, Disk, File};
 use crate::pack::hex;
 use flate2::Compression;
@@ -23,6 +24,12 @@ const FLUSH: usize = 256 << 10;
 const WAITING: usize = 8 << 20;
 /// Files that are open at once.
 const OPEN: usize = 32;
+/// Longest row, in bytes, with its newline: `DuckDB` reads as much of one without being asked.
+const ROW_MAX: usize = 2_000_000;
+/// What the folders of one hour may take: the bytes of their paths, and something for each. All of them are in memory together,
+/// in several forms, when its marker is written.
+const FOLDERS_MAX: usize = 6_000_000;
+const FOLDER: usize = 300;
 /// Longest part of a path that a value may become, in bytes; and what the hash at the end of a longer one takes.
 const PART_MAX: usize = 180;
 const HASH: usize = 17;
@@ -38,6 +45,9 @@ const HIVE_NONE: &[u8] = b"__HIVE_DEFAULT_PARTITION__";
 const NO_PARTITION: &str = "it would need a partition more than max_partitions";
 /// Reason of a rejected line.
 const TOO_DEEP: &str = "the path of its folder would be longer than 3000 bytes";
+const NO_ROOM: &str = "the folders of this hour's partitions would have names of more than 6 MB";
+/// Reason of a rejected line.
+const LONG_ROW: &str = "its row would be longer than 2 MB";
 /// Reason of a rejected line.
 const TOO_LONG: &str = "longer than 1 MiB";
 /// Reason of a rejected line.
@@ -104,6 +114,8 @@ pub struct Rows<'a> {
     /// By folder, the number of its part.
     numbers: HashMap<Vec<u8>, usize>,
     near: Memo<Option<usize>>,
+    /// What the folders take, of [`FOLDERS_MAX`].
+    folders: usize,
     rejects: Part,
     waiting: usize,
     open: usize,
@@ -134,6 +146,7 @@ pub struct Style {
 impl<'a> Rows<'a> {
     /// Begins an hour in the empty directory `dir`.
     pub fn new(disk: &'a Disk, dir: &'a Path, rules: &'a Rules, source: &'a Source, style: Style) -> Self {
+        let many = rules.kinds.iter().map(|k| k.rules.len()).fold(0, usize::saturating_add);
         Self {
             disk,
             dir,
@@ -146,13 +159,18 @@ impl<'a> Rows<'a> {
             parts: Vec::new(),
             numbers: HashMap::new(),
             near: Memo::default(),
+            folders: 0,
             rejects: Part::default(),
             waiting: 0,
             open: 0,
             record: Record::default(),
             path: Vec::new(),
             scratch: Vec::new(),
-            known: rules.kinds.iter().map(|k| k.rules.iter().map(|_| Memo::default()).collect()).collect(),
+            known: rules
+                .kinds
+                .iter()
+                .map(|k| k.rules.iter().map(|_| Memo::of_many(many)).collect())
+                .collect(),
             skipping: false,
             of_kind: vec![0; rules.kinds.len()],
             counts: Counts::default(),
@@ -182,18 +200,19 @@ impl<'a> Rows<'a> {
         Ok(begin)
     }
 
-    fn line(&mut self, line: &[u8]) -> disk::Result<()> {
+    fn line(&mut self, whole: &[u8]) -> disk::Result<()> {
         self.counts.lines = self.counts.lines.saturating_add(1);
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let line = whole.strip_suffix(b"\r").unwrap_or(whole);
         let rules = self.rules;
         if line.is_empty() {
-            return self.reject(line, EMPTY);
+            return self.reject(whole, EMPTY);
         }
         if line.len() > LINE_MAX {
-            return self.reject(line, TOO_LONG);
+            // How much more of it is in memory depends on how it was read.
+            return self.reject(whole.get(..LINE_MAX).unwrap_or_default(), TOO_LONG);
         }
         if let Err(reason) = self.record.read(line, &rules.format, rules.need, &rules.spiders) {
-            return self.reject(line, reason);
+            return self.reject(whole, reason);
         }
         let (source, record, scratch) = (self.source, &self.record, &mut self.scratch);
         if let Some(hosts) = &rules.hosts {
@@ -230,6 +249,14 @@ impl<'a> Rows<'a> {
                 self.path.push(b'=');
             }
             let value = record.get(field, line, source, &rules.spiders, scratch);
+            // A reader that takes folders for columns must find UTF-8 there, too.
+            let valid;
+            let value = if std::str::from_utf8(value).is_ok() {
+                value
+            } else {
+                valid = text::valid(value);
+                &valid
+            };
             let begin = self.path.len();
             match (value.is_empty(), self.hive) {
                 (true, true) => self.path.extend_from_slice(HIVE_NONE),
@@ -240,26 +267,34 @@ impl<'a> Rows<'a> {
                     put_part(value, room.min(PART_MAX), &mut self.path);
                 }
             }
-            // A name of one or two dots is a place, and a hidden folder is read by nobody.
-            if !self.hive && self.path.get(begin) == Some(&b'.') {
-                self.path.splice(begin..begin.saturating_add(1), *b"%2E");
+            // A name of one or two dots is a place; and Hive and Spark look into no folder that begins with a dot or a `_`.
+            if !self.hive
+                && let Some(first @ (b'.' | b'_')) = self.path.get(begin).copied()
+            {
+                let visible = if first == b'.' { *b"%2E" } else { *b"%5F" };
+                self.path.splice(begin..begin.saturating_add(1), visible);
             }
         }
         if self.path.len() > FOLDER_MAX {
-            return self.reject(line, TOO_DEEP);
+            return self.reject(whole, TOO_DEEP);
         }
         let (parts, numbers, path) = (&mut self.parts, &mut self.numbers, &self.path);
+        let folders = self.folders.saturating_add(path.len()).saturating_add(FOLDER);
         let number = self.near.of(path, || {
             numbers.get(path).copied().or_else(|| {
                 let number = parts.len();
-                (number < self.max_parts).then(|| {
+                (number < self.max_parts && folders <= FOLDERS_MAX).then(|| {
+                    self.folders = folders;
                     numbers.insert(path.clone(), number);
                     parts.push(Part { number, ..Part::default() });
                     number
                 })
             })
         });
-        let Some(number) = number else { return self.reject(line, NO_PARTITION) };
+        let Some(number) = number else {
+            let reason = if self.parts.len() < self.max_parts { NO_ROOM } else { NO_PARTITION };
+            return self.reject(whole, reason);
+        };
         let Some(part) = self.parts.get_mut(number) else { return Ok(()) };
         let before = part.waiting.len();
         for (i, field) in kind.columns.iter().enumerate() {
@@ -267,6 +302,11 @@ impl<'a> Rows<'a> {
                 part.waiting.push(b'\t');
             }
             record.put(field, line, source, &rules.spiders, scratch, &mut part.waiting);
+            if part.waiting.len().saturating_sub(before) >= ROW_MAX {
+                part.waiting.truncate(before);
+                part.waiting.shrink_to(FLUSH);
+                return self.reject(whole, LONG_ROW);
+            }
         }
         part.waiting.push(b'\n');
         part.rows = part.rows.saturating_add(1);
@@ -287,7 +327,7 @@ impl<'a> Rows<'a> {
         add(&mut self.counts.filtered, why);
     }
 
-    /// The number of the line, the reason, the line itself as it came.
+    /// The number of the line, the reason, and the line as it came.
     fn reject(&mut self, line: &[u8], reason: &str) -> disk::Result<()> {
         add(&mut self.counts.rejected, reason);
         let waiting = &mut self.rejects.waiting;
@@ -340,7 +380,8 @@ impl<'a> Rows<'a> {
         let (disk, dir) = (self.disk, self.dir);
         let mut made = Vec::new();
         for (folder, number) in std::mem::take(&mut self.numbers) {
-            let Some(part) = self.parts.get_mut(number) else { continue };
+            // A line that asked for a folder may have been rejected later.
+            let Some(part) = self.parts.get_mut(number).filter(|p| p.rows > 0) else { continue };
             let path = dir.join(part.number.to_string());
             part.finish(disk, &path, self.gzip, self.mode)?;
             made.push(Made {

@@ -40,21 +40,21 @@ impl Rules {
             "{}\0{:?}\0{}\0{}\0",
             conf.log_format, conf.column_prefixes, conf.hive, conf.gzip
         ));
-        let mut read = |path: Option<&Path>| -> Result<Option<(String, Vec<u8>)>, Vec<String>> {
+        let mut read = |key: &str, path: Option<&Path>| -> Result<Option<(String, Vec<u8>)>, Vec<String>> {
             let Some(path) = path else { return Ok(None) };
-            let bytes = disk.read(path, FILE_MAX).map_err(|e| vec![e.to_string()])?;
+            let bytes = disk.read(path, FILE_MAX).map_err(|e| vec![format!("{key}: {e}")])?;
             sum.update((bytes.len() as u64).to_be_bytes());
             sum.update(&bytes);
             Ok(Some((path.display().to_string(), bytes)))
         };
         let format = Format::compile(&conf.log_format).map_err(|e| vec![format!("log_format: {e}")]);
-        let columns = read(Some(&conf.columns_file));
-        let spiders = read(conf.spider_list.as_deref()).and_then(|f| {
+        let columns = read("columns_file", Some(&conf.columns_file));
+        let spiders = read("spider_list", conf.spider_list.as_deref()).and_then(|f| {
             f.map_or(Ok(Spiders::default()), |(n, b)| Spiders::parse(&n, &b).map_err(|e| vec![e]))
         });
-        let hosts = read(conf.hosts_white_list.as_deref())
+        let hosts = read("hosts_white_list", conf.hosts_white_list.as_deref())
             .and_then(|f| f.map(|(n, b)| Hosts::parse(&n, &b)).transpose());
-        let addresses = read(conf.ip_black_list.as_deref())
+        let addresses = read("ip_black_list", conf.ip_black_list.as_deref())
             .and_then(|f| f.map_or(Ok(Addresses::default()), |(n, b)| Addresses::parse(&n, &b)));
         let kinds = match (&format, columns) {
             (Ok(format), Ok(Some((name, bytes)))) => {
@@ -77,6 +77,12 @@ impl Rules {
         let mut need = columns::need(&kinds);
         need.peer |= !addresses.is_empty();
         Ok(Self { format, kinds, need, spiders, hosts, addresses, digest: hex(&sum.finalize()) })
+    }
+
+    /// What is right but hardly meant, for whoever looks before a start.
+    pub fn doubts(disk: &Disk, conf: &EtlConfig) -> Vec<String> {
+        let Ok(bytes) = disk.read(&conf.columns_file, FILE_MAX) else { return Vec::new() };
+        columns::doubts(&conf.columns_file.display().to_string(), &bytes, &conf.column_prefixes)
     }
 }
 

@@ -26,6 +26,7 @@ use crate::pack::hex;
 use crate::record;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::HashSet;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -296,7 +297,8 @@ impl Tables {
         let same = (bytes, &sha256) == (input.origin.bytes, &input.origin.sha256);
         let of = if input.exact || same { input.origin.clone() } else { Origin::default() };
         let origin = Origin { bytes, sha256, ..of };
-        let mut marker = self.describe(input.name, origin, rules, &made, &counts, now_secs);
+        let numbers = made.iter().map(|m| m.number).collect();
+        let mut marker = self.describe(input.name, origin, rules, made, &counts, now_secs);
         let rejected = counts.rejects();
         if rejected.saturating_mul(100) > self.max_reject.saturating_mul(counts.lines) {
             marker.failed = format!(
@@ -307,12 +309,7 @@ impl Tables {
             self.fail(&marker, dir)?;
             return Ok(Outcome::Failed(marker));
         }
-        let plan = Plan {
-            numbers: made.iter().map(|m| m.number).collect(),
-            stale: self.stale(&marker)?,
-            rejects,
-            marker,
-        };
+        let plan = Plan { numbers, stale: self.stale(&marker)?, rejects, marker };
         let one = self.one_at_a_time();
         self.prepare(&plan)?;
         self.disk.replace(&dir.join("plan"), &record::to_json(&plan), self.style.mode)?;
@@ -337,7 +334,7 @@ impl Tables {
         why: &str,
         now_secs: i64,
     ) -> disk::Result<()> {
-        let mut marker = self.describe(name, origin, rules, &[], &Counts::default(), now_secs);
+        let mut marker = self.describe(name, origin, rules, Vec::new(), &Counts::default(), now_secs);
         why.clone_into(&mut marker.failed);
         marker.again = true;
         let path = self.save_dir.join(FAIL).join(name);
@@ -349,13 +346,13 @@ impl Tables {
         name: &str,
         source: Origin,
         rules: &Rules,
-        made: &[Made],
+        made: Vec<Made>,
         counts: &Counts,
         at: i64,
     ) -> Marker {
         let tables = Path::new("etl");
         let files: Vec<Listed> = made
-            .iter()
+            .into_iter()
             .map(|m| Listed {
                 path: file_of(tables, &m.folder, name, self.style.gzip).display().to_string(),
                 rows: m.rows,
@@ -393,7 +390,8 @@ impl Tables {
             }
             None => Vec::new(),
         };
-        Ok(before.into_iter().filter(|p| !marker.files.iter().any(|f| f.path == *p)).collect())
+        let new: HashSet<&str> = marker.files.iter().map(|f| f.path.as_str()).collect();
+        Ok(before.into_iter().filter(|p| !new.contains(p.as_str())).collect())
     }
 
     fn one_at_a_time(&self) -> MutexGuard<'_, ()> {

@@ -61,13 +61,17 @@ pub fn run(path: &Path, machine: bool, out: &mut Out) -> u8 {
         }
     }
     #[cfg(feature = "etl")]
-    if let Ok((etl, _)) = config.etl(true)
-        && let Err(wrong) = Rules::load(&Disk::real(), &etl)
-    {
-        for why in wrong {
-            out.complain(format_args!("{file}: {why}"));
+    if let Ok((etl, _)) = config.etl(true) {
+        let disk = Disk::real();
+        if let Err(wrong) = Rules::load(&disk, &etl) {
+            for why in wrong {
+                out.complain(format_args!("{file}: {why}"));
+            }
+            return ERROR;
         }
-        return ERROR;
+        for why in Rules::doubts(&disk, &etl) {
+            out.complain(format_args!("{file}: {why} (warning)"));
+        }
     }
     if let Ok((mongo, _)) = config.mongo(true)
         && let Err(why) = documents::check(&mongo)

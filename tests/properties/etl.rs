@@ -629,3 +629,113 @@ fn the_originals_layout_kinds_and_folders() {
     assert_eq!(read(&format!("open/NONE/{file}")), "msnbot\n");
     assert_eq!(read(&format!("others/{file}")), "/page.html\t2\n");
 }
+
+/// Bug: lines of strangers made one hour take as much memory as they liked, by long names of many folders, by columns that each
+/// have the whole line, by values that never come again.
+#[test]
+fn memory_is_bounded_whatever_lines_ask_for() {
+    let temp = Temp::new("etl-memory");
+    let line = |url: &str, agent: &str| {
+        format!("10.0.0.1 - - [22/Nov/2026:05:10:03 +0000] \"GET {url} HTTP/1.1\" 200 5 \"-\" \"{agent}\"\n")
+    };
+    let config = config(&temp, "{}", &[("max_reject", "100"), ("max_partitions", "10000")]);
+    // The most of it in kB, and the marker.
+    let ran = |columns: serde_json::Value, lines: &str| {
+        temp.file("columns.json", columns.to_string());
+        let log = temp.file("web1_2026112205", lines);
+        let mut child = std::process::Command::new(bin());
+        child.arg("etl").arg(&config).arg(&log).stdout(std::process::Stdio::null());
+        let mut child = Reaped(child.spawn().unwrap());
+        let mut most = 0;
+        // A file for each of many folders, and each is synced.
+        let status = until(Duration::from_mins(10), "the rows", || {
+            let text = fs::read_to_string(format!("/proc/{}/status", child.0.id())).unwrap_or_default();
+            let now =
+                text.lines().find_map(|l| l.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok());
+            most = most.max(now.unwrap_or(0));
+            child.0.try_wait().unwrap()
+        });
+        assert!(status.success(), "{status}");
+        println!("{most} kB");
+        assert!(most < 64_000, "{most} kB");
+        marker(&temp, "etl_done", "web1_2026112205").unwrap()
+    };
+    let rejected = |done: &Value| done["rejected"].as_object().unwrap().clone();
+
+    let parts: Vec<String> = (0..16).map(|n| format!("p{n}")).collect();
+    let url = |n: u32| parts.iter().map(|p| format!("{p}={n:05}{}&", "v".repeat(230))).collect::<String>();
+    let lines: String = (0..2_200).map(|n| line(&format!("/?{}", url(n)), "a")).collect();
+    let long = serde_json::json!({"a": {"columns": ["path"], "partitions": parts}});
+    let done = ran(long.clone(), &lines);
+    let made = done["rows"]["a"].as_u64().unwrap();
+    assert!(made > 1_000 && done["files"].as_array().unwrap().len() as u64 == made, "{made}");
+    assert_eq!(
+        Value::from(rejected(&done)),
+        serde_json::json!({"the folders of this hour's partitions would have names of more than 6 MB": 2_200 - made})
+    );
+    // Once more, with all those rows to replace.
+    assert_eq!(ran(long, &lines[lines.len() / 2..])["lines"], 1_100);
+
+    let columns = vec!["line"; 256];
+    let lines = line(&format!("/{}", "\\\\".repeat(450_000)), "a").repeat(10) + &line("/", "a");
+    let done = ran(serde_json::json!({"a": {"columns": columns}}), &lines);
+    assert_eq!(Value::from(rejected(&done)), serde_json::json!({"its row would be longer than 2 MB": 10}));
+    assert_eq!(rows(&temp).len(), 1);
+
+    let kinds: BTreeMap<String, Value> = (0..256)
+        .map(|n| {
+            let rules = serde_json::json!([
+                {"field": "url", "regex": format!("k{n}$"), "not": true},
+                {"field": "user_agent", "regex": format!("[a-q][^u-z]{{13}}x{n}")}
+            ]);
+            (format!("k{n}"), serde_json::json!({"columns": ["path"], "match": rules}))
+        })
+        .collect();
+    let mut rng = Rng::new(seed());
+    let mut word = || (0..480).map(|_| char::from(b'a' + rng.below(16) as u8)).collect::<String>();
+    // Each meets the first rule of every kind, and no second one.
+    let lines: String = (0..400).map(|_| line(&word(), &word())).collect();
+    assert_eq!(ran(serde_json::to_value(kinds).unwrap(), &lines)["filtered"]["kind"], 400);
+}
+
+/// What is written is text, and its longest row is one that readers take.
+#[test]
+fn bytes_that_are_no_text_are_written_as_text() {
+    let temp = Temp::new("etl-text");
+    let config = config(
+        &temp,
+        r#"{"a": {"columns": ["referer", "path", "user", "q"], "partitions": ["q"]}}"#,
+        &[("partition_style", "bare")],
+    );
+    let line = |q: &str| {
+        let mut text = b"::1 - \xff [22/Nov/2026:05:10:03 +0000] \"GET /\xc3\xbc".to_vec();
+        text.extend_from_slice(format!("?q={q} HTTP/1.1\" 200 5 \"\\xe4\" \"-\"\r\n").as_bytes());
+        text
+    };
+    let bad = "\u{e9}".repeat(10) + "\r\n" + &"x".repeat(3 << 20) + "\r\n";
+    let text = [line("_x"), line(".."), line("%FF%5C%01"), line("-"), bad.into_bytes()].concat();
+    let log = temp.file("web1_2026112205", text);
+    let ran = command(&config, &["--name", "web1_2026112205", log.to_str().unwrap()]);
+    assert!(ran.code == 1, "{ran:?}");
+    let rejected = fs::read(temp.path("save/etl_reject/web1_2026112205")).unwrap();
+    let lines: Vec<&[u8]> = rejected.split(|b| *b == b'\n').collect();
+    assert!(lines[0].ends_with("\u{e9}\r".as_bytes()), "the carriage return, too");
+    assert_eq!(lines[1], [b"6\tlonger than 1 MiB\t".as_slice(), &[b'x'; 1 << 20]].concat());
+
+    let text = [line("_x"), line(".."), line("%FF%5C%01"), line("-")].concat();
+    fs::write(&log, text).unwrap();
+    assert_eq!(command(&config, &[log.to_str().unwrap()]).code, 0);
+    let mut all = rows(&temp);
+    all.sort();
+    let row = |q: &str| format!("\\xE4\t/\u{fc}\t\\xFF\t{q}");
+    let want = [("%2E.", ".."), ("%5CxFF%5C%01", r"\xFF\\\x01"), ("%5Fx", "_x"), ("-", "-")];
+    assert_eq!(all, want.map(|(folder, q)| (format!("a/{folder}"), row(q))));
+
+    // `check` says what is hardly meant, but takes it.
+    temp.file("columns.json", r#"{"a": {"columns": ["statsu"]}}"#);
+    let ran = logd(&["check".as_ref(), config.as_os_str()]);
+    assert!(ran.code == 0 && ran.err.contains(r#""status" is one"#), "{ran:?}");
+    fs::remove_file(temp.path("columns.json")).unwrap();
+    let ran = logd(&["check".as_ref(), config.as_os_str()]);
+    assert!(ran.code == 2 && ran.err.contains(": columns_file: "), "{ran:?}");
+}

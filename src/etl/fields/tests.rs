@@ -164,6 +164,11 @@ fn lines_that_are_none_are_refused_with_a_reason() {
         "a=1&".repeat(PARAMS_MAX + 1)
     );
     assert_eq!(one.read(many.as_bytes()).unwrap_err(), MANY_PARAMS);
+    one = One::new(r#"$remote_addr [$time_local] "$http_cookie""#);
+    let cookies = |n| format!(r#"1.1.1.1 [17/May/2015:10:05:03 +0000] "{}""#, "a=1; ".repeat(n));
+    one.read(cookies(PARAMS_MAX).as_bytes()).unwrap();
+    assert_eq!(one.read(cookies(PARAMS_MAX + 1).as_bytes()).unwrap_err(), MANY_COOKIES);
+    one = One::new("combined");
     // And the next line is none the worse for it.
     one.read(LINE.as_bytes()).unwrap();
     assert_eq!(one.get(LINE.as_bytes(), "x2"), "%zz");
@@ -213,10 +218,52 @@ fn random_bytes_do_no_harm() {
 }
 
 #[test]
-fn tabs_and_newlines_of_a_row_only_separate() {
-    let mut out = Vec::new();
-    escape(b"a\tb\nc\\d\re\xff\0", &mut out);
-    assert_eq!(out, b"a\\tb\\nc\\\\d\\re\xff\0");
+fn a_user_is_unescaped() {
+    let line = br#"::1 - a\x22b\xff [17/May/2015:10:05:03 +0000] "-" 400 - "-" "-""#;
+    check("combined", line, &[("user", r#"a\"b\xff"#), ("$remote_user", r"a\\x22b\\xff")]);
+}
+
+/// Few are compared with each other, many are looked up.
+#[test]
+fn parameters_of_one_name_are_numbered_however_many_there_are() {
+    for n in [3, COMPARED, COMPARED + 1, PARAMS_MAX] {
+        let query = vec!["a"; n - 1].join("&");
+        let line =
+            format!(r#"::1 - - [17/May/2015:10:05:03 +0000] "GET /?{query}&b HTTP/1.1" 400 - "-" "-""#);
+        let want: Vec<String> = (1..n).map(|n| format!(r"a{n}\x03")).collect();
+        check("combined", line.as_bytes(), &[("params", &(want.join(r"\x02") + r"\x02b\x03"))]);
+    }
+}
+
+#[test]
+fn separators_of_the_map_are_none_in_a_value() {
+    let mut one = One::new("combined");
+    let line = br#"::1 - - [17/May/2015:10:05:03 +0000] "GET /?a%02=b%03c&d=%FF%5C HTTP/1.1" 400 - "-" "-""#;
+    one.read(line).unwrap();
+    let (mut scratch, mut out) = (Vec::new(), Vec::new());
+    one.record.put(&Field::Params, line, &one.source, &one.spiders, &mut scratch, &mut out);
+    assert_eq!(out, b"a\\x02\x03b\\x03c\x02d\x03\\xFF\\\\");
+}
+
+#[test]
+fn a_misspelled_field_is_near_to_one() {
+    for (name, field) in [
+        ("statsu", Some("status")),
+        ("Status", Some("status")),
+        ("refferer", Some("referer")),
+        ("useragen", Some("useragent")),
+        ("user-agent", Some("user_agent")),
+        ("tiem", Some("time")),
+        ("q", None),
+        ("id", None),
+        ("type", None),
+        ("page", None),
+        ("", None),
+    ] {
+        assert_eq!(Field::near(name), field, "{name}");
+    }
+    assert_eq!(Field::prefix("event_user_agent"), Some("event_"));
+    assert_eq!((Field::prefix("event_x"), Field::prefix("xtime")), (None, None));
 }
 
 #[test]

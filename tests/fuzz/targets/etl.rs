@@ -23,6 +23,11 @@ fn unescaped(row: &[u8]) -> Vec<u8> {
         if row[at] == b'\\' {
             at += 1;
             out.push(match row.get(at).expect("a backslash at the end of a value") {
+                b'x' => {
+                    let digits = row.get(at + 1..at + 3).expect("two digits behind \\x");
+                    at += 2;
+                    u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).expect("hexadecimal digits")
+                }
                 b't' => b'\t',
                 b'n' => b'\n',
                 b'r' => b'\r',
@@ -30,7 +35,8 @@ fn unescaped(row: &[u8]) -> Vec<u8> {
                 other => panic!("\\{other} in a value"),
             });
         } else {
-            assert!(!b"\t\n\r".contains(&row[at]), "a value would separate");
+            // 2 and 3 are between the parameters of the whole map.
+            assert!(row[at] >= b' ' || matches!(row[at], 2 | 3), "a value would separate");
             out.push(row[at]);
         }
         at += 1;
@@ -62,6 +68,7 @@ pub fn line(bytes: &[u8]) {
             assert_eq!(used.get(field, line, &source, &spiders, &mut scratch), value, "{field:?}");
             row.clear();
             used.put(field, line, &source, &spiders, &mut scratch, &mut row);
+            assert!(std::str::from_utf8(&row).is_ok(), "{field:?}");
             assert_eq!(unescaped(&row), value, "{field:?}");
         }
     }
