@@ -1,31 +1,25 @@
 //! What the role beyond a store (tables, a database) still needs of an hour, and what it keeps of it. Whoever takes the lines away
 //! or makes them smaller asks here first.
 
+use super::compress::Done;
 use crate::config::Role;
-use crate::disk;
+use crate::disk::{self, Disk};
 use crate::documents::{self, DONE, REJECT, STATE};
 use crate::integrity::{Certificate, Store};
 use crate::pack::HourKey;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// What is not done with the lines of this certificate; `None` = nothing needs them any more.
-pub fn needs(
-    role: Role,
-    store: &Store,
-    key: &HourKey,
-    certificate: &Certificate,
-) -> disk::Result<Option<&'static str>> {
-    let done = match role {
-        Role::Mgocollector => {
-            // A marker is of one certificate: lines that came later, or another copy, are not in the database by it.
-            let marker = documents::marker(store.disk(), &store.path(""), key)?;
-            marker.is_some_and(|m| m.is_of(certificate))
-        }
-        Role::Etlcollector => store.disk().stat(&store.path("etl_done").join(key.to_string()))?.is_some(),
-        _ => true,
-    };
-    let what = if role == Role::Mgocollector { "it is not whole in the database" } else { "it has no rows" };
-    Ok((!done).then_some(what))
+/// What knows whether a role has done an hour as its certificate has it; `None` = it does nothing with it.
+pub fn done(role: Role) -> Option<Done> {
+    match role {
+        Role::Etlcollector => Some(has_rows),
+        Role::Mgocollector => Some(documents::is_done),
+        _ => None,
+    }
+}
+
+fn has_rows(disk: &Disk, save_dir: &Path, key: &HourKey, _: &Certificate) -> disk::Result<bool> {
+    Ok(disk.stat(&save_dir.join("etl_done").join(key.to_string()))?.is_some())
 }
 
 /// Files that go with the hour.
