@@ -130,3 +130,8 @@ pub fn marker(disk: &Disk, save_dir: &Path, key: &HourKey) -> disk::Result<Optio
         Err(_) => Ok(None),
     }
 }
+
+/// Is an hour whole in the database, as it was certified here?
+pub fn is_done(disk: &Disk, save_dir: &Path, key: &HourKey, cert: &Certificate) -> disk::Result<bool> {
+    Ok(marker(disk, save_dir, key)?.is_some_and(|m| m.is_of(cert)))
+}

@@ -397,7 +397,8 @@ fn refused_documents_are_set_aside_with_the_reason_and_hold_up_nothing() {
             unique["field"] = "transaction_id".into();
             server.ask("unique", &unique);
         }
-        let mut node = serving(&temp, &server, &[("upsert", if upsert { "yes" } else { "no" })]);
+        let keys = [("upsert", if upsert { "yes" } else { "no" }), ("max_reject", "20")];
+        let mut node = serving(&temp, &server, &keys);
         let (mut text, mut refused) = (String::new(), Vec::new());
         for n in 0..400 {
             text += &match n {
@@ -454,6 +455,16 @@ fn refused_documents_are_set_aside_with_the_reason_and_hold_up_nothing() {
             );
         }
         assert_eq!(verify(&node).code, 0, "{:?}", verify(&node));
+        // The same hour, for somebody who thinks this too many: everything had said that all was well.
+        let conf = fs::read_to_string(node.config()).unwrap();
+        fs::write(node.config(), conf.replace("max_reject = 20", "max_reject = 1")).unwrap();
+        for ran in [verify(&node), status(&node)] {
+            assert!(
+                ran.out.contains("7 of its 400 lines are no documents, the first one because: "),
+                "{ran:?}"
+            );
+        }
+        assert_eq!(verify(&node).code, 1);
         assert_eq!(node.terminate(), 0);
     }
 }

@@ -156,8 +156,8 @@ impl Waits {
                 n => format!("; {} more are such", crate::log::count(n, "hour")),
             };
             list.push(format!(
-                "{key}: {what}; that is more than max_reject: is log_format right? logd.conf(5) tells how an hour is \
-                 written anew{more}"
+                "{key}: {what}; that is more than max_reject; if log_format was wrong, logd.conf(5) tells how an hour \
+                 is written anew{more}"
             ));
         }
         list

@@ -76,7 +76,7 @@ fn compare(config: &Path, hour: Hour, out: &mut Out) -> Result<u8, String> {
         if found == m.inserted && m.rejects_more_than(conf.max_reject) {
             wrong = wrong.saturating_add(1);
             out.line(format_args!(
-                "{key}: WRONG: {}, {rest}: {}; that is more than max_reject: is log_format right? {REDO}",
+                "{key}: WRONG: {}, {rest}: {}; that is more than max_reject; if log_format was wrong: {REDO}",
                 count(found, "document"),
                 m.rejects(&disk, save_dir, &key)
             ));

@@ -120,17 +120,11 @@ fn prune(path: &Path, asked: &Asked, out: &mut Out) -> Result<u8, String> {
         if asked.keep_certificates && (certificate.bytes == 0 || !(files.data || files.headers)) {
             continue;
         }
-        match beyond::needs(role, &prune.store, key, &certificate) {
-            Ok(None) => {}
-            Ok(Some(why)) => {
-                kept.push(format!("{key}: stays: {why}; `logd status` tells what it waits for"));
-                continue;
-            }
-            Err(e) => {
-                n.failed = n.failed.saturating_add(1);
-                out.complain(format_args!("logd: prune: {key}: {e}; it stays"));
-                continue;
-            }
+        let there = beyond::done(role).map_or(Ok(true), |done| done(&disk, &save_dir, key, &certificate));
+        if !matches!(there, Ok(true)) {
+            let why = there.err().map_or(String::new(), |e| format!(" ({e})"));
+            kept.push(format!("{key}: stays: its lines are not in the tables or the database yet{why}; `logd status` tells more"));
+            continue;
         }
         match prune.hour(key, &certificate) {
             Ok(Some(bytes)) => {
@@ -409,7 +403,7 @@ mod tests {
             let bytes = String::from_utf8(crate::record::to_json(&marker)).unwrap();
             temp.file("save/etl_done/web1_2025112205", &bytes);
             let (code, out, err) = printed(|out| run(&config, &asked(false, false), out));
-            assert!(code == NO && out.contains("web1_2025112206: stays: it has no rows"), "{out}{err}");
+            assert!(code == NO && out.contains("web1_2025112206: stays: its lines are not in"), "{out}{err}");
             let there = save.join("log_data/web1_2025112205").exists();
             assert_eq!(there, revision != 1, "{out}{err}");
         }
@@ -461,7 +455,10 @@ mod tests {
         assert!(code == NO && out.contains("1 hour would be removed"), "{out}{err}");
         let (code, out, err) = printed(|out| run(&config, &asked(false, false), out));
         assert_eq!((code, err.as_str()), (NO, ""), "{out}");
-        assert!(out.contains(&format!("{stale}: stays: it is not whole in the database")), "{out}");
+        assert!(
+            out.contains(&format!("{stale}: stays: its lines are not in the tables or the database yet")),
+            "{out}"
+        );
         assert!(out.contains("1 hour removed"), "{out}");
         assert_eq!(all(), [[stale], [stale], [stale]]);
         assert_eq!(names(&save.join("log_data")), [stale]);

@@ -1,32 +1,21 @@
 //! What the role beyond a store (tables, a database) still needs of an hour, and what it keeps of it. Whoever takes the lines away
 //! or makes them smaller asks here first.
 
+use super::compress::Done;
 use crate::config::Role;
-use crate::disk;
 use crate::documents::{self, DONE, REJECT, STATE};
 use crate::etl::marks;
-use crate::integrity::{Certificate, Store};
+use crate::integrity::Store;
 use crate::pack::HourKey;
 use std::path::PathBuf;
 
-/// What is not done with the lines of this certificate; `None` = nothing needs them any more.
-pub fn needs(
-    role: Role,
-    store: &Store,
-    key: &HourKey,
-    certificate: &Certificate,
-) -> disk::Result<Option<&'static str>> {
-    let done = match role {
-        Role::Mgocollector => {
-            // A marker is of one certificate: lines that came later, or another copy, are not in the database by it.
-            let marker = documents::marker(store.disk(), &store.path(""), key)?;
-            marker.is_some_and(|m| m.is_of(certificate))
-        }
-        Role::Etlcollector => marks::has_rows(store.disk(), &store.path(""), key, certificate)?,
-        _ => true,
-    };
-    let what = if role == Role::Mgocollector { "it is not whole in the database" } else { "it has no rows" };
-    Ok((!done).then_some(what))
+/// What knows whether a role has done an hour as its certificate has it; `None` = it does nothing with it.
+pub fn done(role: Role) -> Option<Done> {
+    match role {
+        Role::Etlcollector => Some(marks::has_rows),
+        Role::Mgocollector => Some(documents::is_done),
+        _ => None,
+    }
 }
 
 /// Files that go with the hour.

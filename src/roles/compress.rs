@@ -1,13 +1,12 @@
 //! `compress_closed = gzip`: a store's thread that compresses hours some time after they were certified ([`packed`]).
 
-use super::beyond;
 use super::serve::{Shared, spawn};
 use crate::clock::Clock;
-use crate::config::Role;
-use crate::disk;
+use crate::disk::{self, Disk};
 use crate::integrity::{Certificate, Store, packed};
 use crate::pack::HourKey;
 use crate::receiver::lock;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -19,14 +18,17 @@ const LOOK: Duration = Duration::from_mins(10);
 /// How much it gives way to what is urgent.
 const NICE: i32 = 10;
 
-/// Starts it; it ends with the role, which must be done with an hour first.
-pub fn start(store: Store, role: Role, after_secs: i64, s: &Arc<Shared>) -> JoinHandle<()> {
+/// Has what is done beyond storing been done with an hour, as its certificate has it? Below a `save_dir`.
+pub type Done = fn(&Disk, &Path, &HourKey, &Certificate) -> disk::Result<bool>;
+
+/// Starts it; it ends with the role. `done`: only hours of which that says so.
+pub fn start(store: Store, done: Option<Done>, after_secs: i64, s: &Arc<Shared>) -> JoinHandle<()> {
     let s = Arc::clone(s);
     spawn("compress", move || {
         // The niceness of a thread; without it, it is only less polite.
         let _ = rustix::process::setpriority_process(None, NICE);
         loop {
-            turn(&store, role, after_secs, &s);
+            turn(&store, done, after_secs, &s);
             if s.stop.wait(LOOK) {
                 return;
             }
@@ -35,7 +37,7 @@ pub fn start(store: Store, role: Role, after_secs: i64, s: &Arc<Shared>) -> Join
 }
 
 /// Compresses what is old enough.
-fn turn(store: &Store, role: Role, after_secs: i64, s: &Shared) {
+fn turn(store: &Store, done: Option<Done>, after_secs: i64, s: &Shared) {
     let dir = store.path("log_data");
     let names = match store.disk().list_some(&dir, &mut |name| HourKey::parse(name).is_some()) {
         Ok(names) => names,
@@ -47,7 +49,7 @@ fn turn(store: &Store, role: Role, after_secs: i64, s: &Shared) {
         if s.stop.requested() || lock(&s.paused).is_some() {
             return;
         }
-        match due(store, role, after_secs, &s.clock, &key)
+        match due(store, done, after_secs, &s.clock, &key)
             .and_then(|c| c.map_or(Ok(()), |c| one(store, &key, &c, s)))
         {
             Ok(()) => {}
@@ -60,7 +62,7 @@ fn turn(store: &Store, role: Role, after_secs: i64, s: &Shared) {
 /// The certificate of an hour that is to be compressed now.
 fn due(
     store: &Store,
-    role: Role,
+    done: Option<Done>,
     after_secs: i64,
     clock: &Clock,
     key: &HourKey,
@@ -73,8 +75,10 @@ fn due(
     }
     let closed = store.closed(key)?;
     let due = closed.filter(|c| c.is_tag() && c.bytes > 0 && !c.sha256.is_empty() && c.certified <= old);
-    let Some(certificate) = due else { return Ok(None) };
-    Ok(beyond::needs(role, store, key, &certificate)?.is_none().then_some(certificate))
+    match (due, done) {
+        (Some(c), Some(done)) => Ok(done(store.disk(), &store.path(""), key, &c)?.then_some(c)),
+        (due, _) => Ok(due),
+    }
 }
 
 fn one(store: &Store, key: &HourKey, certificate: &Certificate, s: &Shared) -> disk::Result<()> {

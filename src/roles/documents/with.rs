@@ -247,8 +247,8 @@ impl All {
             let conf = self.documents.conf();
             if marker.rejects_more_than(conf.max_reject) {
                 s.log.error(&format!(
-                    "{key}: database: {}; the others are written; that is more than max_reject = {} percent: is log_format \
-                     right? logd.conf(5) tells how an hour is written anew",
+                    "{key}: database: {}; the others are written; that is more than max_reject = {} percent; if log_format \
+                     was wrong, logd.conf(5) tells how an hour is written anew",
                     marker.rejects(&s.disk, &conf.store.save_dir, key),
                     conf.max_reject
                 ));

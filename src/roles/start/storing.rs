@@ -1,5 +1,6 @@
 //! The roles that store: the store itself, and what goes on with its hours.
 
+use super::super::beyond as of_hours;
 use super::super::collector::{self, Collector};
 use super::super::compress;
 use super::super::disk_trouble;
@@ -130,7 +131,7 @@ pub(super) fn run_store(
     let web = Web::start(&conf.http, site, (&shared.clock, &shared.log, &shared.stop));
     let compress = conf.compress_closed.then(|| {
         let store = Store::new(&shared.disk, &conf.save_dir, &instance.dir, conf.file_mode, conf.dir_mode);
-        compress::start(store, role, compress::AFTER_SECS, &shared)
+        compress::start(store, of_hours::done(role), compress::AFTER_SECS, &shared)
     });
     let workers = etl.map(|etl| Workers::start(etl, &shared));
     let savers = database.map(|d| Savers::start(d, &shared, &instance.dir));
