@@ -18,13 +18,15 @@
 //! it durable in the [`spool`] before `ok` is sent. A relay (`logd collector`, [`roles::relay`]) sends it on from there.
 //!
 //! **On the collector** (`logd fcollector`, [`roles::collector`]) [`output::hours`] applies packs in id order to the
-//! hour's file, with a proof beside it ([`integrity::lines`]). When the last pack is stored the file is read again, pack
-//! by pack, against the digests that the sender computed, and only then is the hour's tag written ([`integrity`]).
+//! hour's file, with a proof beside it ([`integrity::lines`]). When the last pack is stored the file is read again
+//! (`roles::verifying` says when), pack by pack, against the digests that the sender computed, and only then is the hour's tag
+//! written ([`integrity`]).
 //! [`footprint`] is what the gate remembers of each hour.
 //!
 //! **For queries** (`logd etlcollector`, [`roles::tables`]) [`etl`] takes the lines of each certified hour apart and puts rows
 //! into the folders of tables, all or nothing. **For a database** (`logd mgocollector`, [`roles::documents`]) [`documents`] makes each
-//! line a document, as soon as the hour's proof has it.
+//! line a document, as soon as the hour's proof has it. [`roles::beyond`] knows whether they have done an hour, for whoever takes
+//! lines away.
 //!
 //! **Beside the way of the lines**, so that none of it can hold them up: every role tells the [`monitor`] that it lives
 //! ([`heartbeat`]) and what it complains of, counts what it does ([`metrics`]), knows whether it is well ([`health`]), and
