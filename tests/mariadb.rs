@@ -287,7 +287,7 @@ fn rows_that_are_added_and_removed_by_hand_count() {
     db.query_drop("drop table registered_node, service_error_log, logd_delivered").unwrap();
     ask(m.addr(), &me(4002).request("register", None));
     m.says("events wait in the state directory");
-    assert!(queue(&mut m) > 0);
+    until(SOON, "events to wait", || (queue(&mut m) > 0).then_some(()));
     assert_eq!(support::logd(&["monitor".as_ref(), "--init-db".as_ref(), m.config().as_os_str()]).code, 0);
     until(SOON * 2, "all nodes in the database", || {
         (nodes(&mut db) == ["127.0.0.1:4001 tail h4001", "127.0.0.1:4002 tail h4002"]).then_some(())

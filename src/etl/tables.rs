@@ -449,6 +449,8 @@ impl Tables {
                 continue;
             }
             let Some(folder) = to.parent() else { continue };
+            // The last file of an earlier run has gone from it, and it with that.
+            disk.create_dir_all(folder, self.dir_mode)?;
             disk.rename(&from, &to)?;
             disk.sync_dir(folder)?;
         }

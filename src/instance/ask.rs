@@ -2,8 +2,8 @@
 //! ever mistaken for another, as a number in a file would allow, HUP keeps its meaning of a clean stop, and who may ask is who
 //! may write there.
 //!
-//! `request` is there until the role has read it, `answer` until its next start. A role that begins takes both away: what was
-//! asked of the one before does not concern it. `effect` says what configuration the role runs with, while it runs.
+//! `request` is there until the role has read it, `answer` until its next start, but that to a reload, which may be why it begins
+//! again. A role that begins takes both away: what was asked of the one before does not concern it. `effect` says what configuration the role runs with, while it runs.
 
 use crate::config::Values;
 use crate::disk::{self, Disk};
@@ -47,6 +47,9 @@ pub struct Answer {
     pub done: bool,
     /// Sentences for people.
     pub lines: Vec<String>,
+    /// To a [`What::Reload`].
+    #[serde(default)]
+    reload: bool,
 }
 
 /// What a role that runs has in effect.
@@ -103,7 +106,10 @@ pub fn begin(disk: &Disk, dir: &Path) -> disk::Result<()> {
     disk.create_dir_all(&dir.join(DIR), 0o750)?;
     withdraw(disk, dir)?;
     remove(disk, &effect_in(dir))?;
-    remove(disk, &answer_in(dir))
+    // A follower that begins again because of it may be quicker than whoever asked looks.
+    let answered =
+        disk.read_opt(&answer_in(dir), FILE_MAX)?.and_then(|b| record::from_json::<Answer>(&b).ok());
+    if answered.is_some_and(|a| a.reload) { Ok(()) } else { remove(disk, &answer_in(dir)) }
 }
 
 /// Asks; what the answer will bear.
@@ -137,7 +143,8 @@ pub fn take(disk: &Disk, dir: &Path) -> disk::Result<Option<Request>> {
 
 /// Answers.
 pub fn answer(disk: &Disk, dir: &Path, to: &Request, done: bool, lines: Vec<String>) -> disk::Result<()> {
-    let answer = Answer { format: 1, id: to.id.clone(), done, lines };
+    let reload = to.what == What::Reload;
+    let answer = Answer { format: 1, id: to.id.clone(), done, lines, reload };
     disk.replace(&answer_in(dir), &record::to_json(&answer), 0o640)
 }
 
@@ -158,9 +165,9 @@ mod tests {
         assert!(!can_be(&disk, dir).unwrap());
         begin(&disk, dir).unwrap();
         assert!(can_be(&disk, dir).unwrap() && take(&disk, dir).unwrap().is_none());
-        ask(&disk, dir, What::Reload, "7".into()).unwrap();
+        ask(&disk, dir, What::Stop, "7".into()).unwrap();
         let asked = take(&disk, dir).unwrap().unwrap();
-        assert_eq!((asked.what, asked.id.as_str()), (What::Reload, "7"));
+        assert_eq!((asked.what, asked.id.as_str()), (What::Stop, "7"));
         assert!(take(&disk, dir).unwrap().is_none());
         answer(&disk, dir, &asked, true, vec!["so".into()]).unwrap();
         assert!(answered(&disk, dir, "8").unwrap().is_none());
@@ -172,6 +179,12 @@ mod tests {
         begin(&disk, dir).unwrap();
         assert!(take(&disk, dir).unwrap().is_none() && answered(&disk, dir, "7").unwrap().is_none());
         assert!(effect(&disk, dir).unwrap().is_none());
+        // A follower was quicker to begin again than `logd reload` looked for its answer.
+        ask(&disk, dir, What::Reload, "10".into()).unwrap();
+        let asked = take(&disk, dir).unwrap().unwrap();
+        answer(&disk, dir, &asked, true, Vec::new()).unwrap();
+        begin(&disk, dir).unwrap();
+        assert!(answered(&disk, dir, "10").unwrap().is_some());
         // Nor is what nobody can read, and it does not stay.
         sim.put(Path::new("/s/control/request"), b"{");
         assert!(take(&disk, dir).unwrap().is_none());

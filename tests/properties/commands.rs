@@ -250,7 +250,7 @@ fn check_knows_a_port_of_its_own() {
     });
     let text = fs::read_to_string(store.config()).unwrap();
     fs::write(store.config(), text.replace("min_free = 1M", "min_free = 2M")).unwrap();
-    assert!(check().out.contains("warn  fcollector: it runs, with other values than the file has now"));
+    assert!(check().out.contains("warn  fcollector: not all of the file is in effect"));
     store.terminate();
     let other = std::net::TcpListener::bind(&addr).unwrap();
     let ran = logd(&[Path::new("check"), Path::new("--host"), store.config()]);

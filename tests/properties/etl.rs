@@ -662,13 +662,17 @@ fn memory_is_bounded_whatever_lines_ask_for() {
     };
     let rejected = |done: &Value| done["rejected"].as_object().unwrap().clone();
 
-    let parts: Vec<String> = (0..16).map(|n| format!("p{n}")).collect();
+    let parts: Vec<String> = (0..14).map(|n| format!("p{n}")).collect();
     let url = |n: u32| parts.iter().map(|p| format!("{p}={n:05}{}&", "v".repeat(230))).collect::<String>();
     let lines: String = (0..2_200).map(|n| line(&format!("/?{}", url(n)), "a")).collect();
     let long = serde_json::json!({"a": {"columns": ["path"], "partitions": parts}});
     let done = ran(long.clone(), &lines);
     let made = done["rows"]["a"].as_u64().unwrap();
-    assert!(made > 1_000 && done["files"].as_array().unwrap().len() as u64 == made, "{made}");
+    assert!(
+        made > 1_000 && done["files"].as_array().unwrap().len() as u64 == made,
+        "{made}: {}",
+        done["rejected"]
+    );
     assert_eq!(
         Value::from(rejected(&done)),
         serde_json::json!({"the folders of this hour's partitions would have names of more than 6 MB": 2_200 - made})
@@ -676,6 +680,7 @@ fn memory_is_bounded_whatever_lines_ask_for() {
     // Once more, with all those rows to replace.
     assert_eq!(ran(long, &lines[lines.len() / 2..])["lines"], 1_100);
 
+    // Bug: the folder that these rows go to went with the last of those that lay below it.
     let columns = vec!["line"; 256];
     let lines = line(&format!("/{}", "\\\\".repeat(450_000)), "a").repeat(10) + &line("/", "a");
     let done = ran(serde_json::json!({"a": {"columns": columns}}), &lines);
