@@ -133,7 +133,7 @@ impl Attack {
         let until = Instant::now() + Duration::from_secs(5);
         let mut crowd = Vec::new();
         while Instant::now() < until && !self.stop.load(Ordering::Relaxed) {
-            let some = if crowd.len() < 2_000 { self.connect() } else { None };
+            let some = if crowd.len() < 1_000 { self.connect() } else { None };
             match some {
                 Some(mut s) => {
                     self.send(&mut s, &frame[..60_000]);
