@@ -20,7 +20,7 @@ pub mod store;
 pub use lines::*;
 use logd::clock::{Clock, Hour, Zone};
 pub use logd::disk::sim::Rng;
-use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -423,7 +423,10 @@ pub fn fixed_addr() -> SocketAddr {
 
 /// A connection from `127.0.0.N`, which takes little at a time.
 pub fn connect_from(n: u8, to: SocketAddr) -> TcpStream {
-    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    // Not for the processes that other tests start meanwhile: what they may open is counted.
+    let socket =
+        rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .unwrap();
     sockopt::set_socket_recv_buffer_size(&socket, 4_096).unwrap();
     rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, n], 0))).unwrap();
     rustix::net::connect(&socket, &to).unwrap();

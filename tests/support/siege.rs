@@ -2,7 +2,7 @@
 
 use super::Rng;
 use super::peer::{Pack, lines, zlib_of_one_byte};
-use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -15,7 +15,8 @@ const ADDRESSES: u16 = 40;
 
 /// Connects from an address of this machine.
 pub fn connect_from(ip: Ipv4Addr, to: SocketAddr) -> std::io::Result<TcpStream> {
-    let own = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    // Not for the processes that other tests start meanwhile: what they may open is counted.
+    let own = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     bind(&own, &SocketAddr::from((ip, 0)))?;
     connect(&own, &to)?;
     let stream = TcpStream::from(own);
