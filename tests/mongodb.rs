@@ -469,6 +469,40 @@ fn refused_documents_are_set_aside_with_the_reason_and_hold_up_nothing() {
     }
 }
 
+/// The story: of a message that was refused because of one document each was sent alone then, and the one behind one that was
+/// refused for itself counted as written without having been sent.
+#[test]
+fn of_a_message_that_is_refused_as_a_whole_all_others_are_written() {
+    for upsert in ["no", "yes"] {
+        let temp = Temp::new("mongo-message");
+        let server = Server::new(&temp);
+        server.ask(
+            "validate",
+            &json!({
+                "db": format!("docs{DAY}"), "collection": COLLECTION,
+                "validator": {"www_refuse": {"$exists": false}}
+            }),
+        );
+        let mongos = Mongos::new(&server);
+        let mut node = role(&temp, "docs", &mongos.addr().to_string(), &[("upsert", upsert)]);
+        node.restart();
+        node.ready();
+        let mut text = String::new();
+        for n in 0..60 {
+            text += &match n {
+                7 | 30 | 59 => line("www.example.com", &format!("transaction_id=m{n}&a=refuse_message")),
+                8 | 20 | 31 => line("www.example.com", &format!("transaction_id=r{n}&refuse=1")),
+                _ => line("www.example.com", &format!("transaction_id=t{n}")),
+            };
+        }
+        send(&mut node, &hour("web1", &text, 60));
+        let done = wait_for(&temp, &format!("web1_{HOUR}"), |_| true);
+        assert_eq!((counts(&done), stored(&server)), ([60, 54, 0, 0, 6], 54), "upsert {upsert}: {done}");
+        assert!(!node.log().contains("were acknowledged"), "{}", node.log());
+        assert_eq!(node.terminate(), 0);
+    }
+}
+
 // ---- the database is away ----
 
 #[test]

@@ -160,8 +160,6 @@ impl Documents {
             turn: Turn::default(),
             now: Progress::default(),
         };
-        // A collection may have been removed since its index was made.
-        server.forget_index();
         let to = (run.database.clone(), self.conf.collection.clone());
         if now.format == 1 && now.place != to && !now.place.0.is_empty() {
             // What is there stays there.
@@ -194,6 +192,10 @@ impl Documents {
             }
         } else {
             run.now = Progress { format: 1, ..now };
+        }
+        if run.now.packs == 0 {
+            // The collection may have been removed since its index was made, and the hour begins anew because of that.
+            server.forget_index();
         }
         for (from, to) in std::mem::take(&mut run.now.clear) {
             server.remove(&run.database, (&from, &to)).map_err(|e| Stopped::Away(e.later()))?;
@@ -348,9 +350,12 @@ impl Run<'_> {
                 server.insert(&self.database, batch)
             };
             match written {
-                Ok(()) => self.written(sent),
+                Ok(()) => self.passed(sent, 0),
                 Err(Trouble::Away(why)) => return Err(Stopped::Away(why)),
-                Err(Trouble::Message(why)) if alone => self.refused(0, &why)?,
+                Err(Trouble::Message(why)) if alone => {
+                    self.refused(0, &why)?;
+                    self.passed(1, 1);
+                }
                 Err(Trouble::Message(_)) => alone = true,
                 Err(Trouble::Strange(at, why)) => {
                     let Some((pack, n, _)) = self.lines.get(at).copied() else {
@@ -360,25 +365,30 @@ impl Run<'_> {
                         return Err(Stopped::Away(why));
                     }
                     self.refused(at, &why)?;
+                    // The others of it may be there; once more finds them.
+                    self.batch.remove(at);
+                    self.lines.remove(at);
                 }
                 Err(Trouble::Refused(refused)) if upsert => {
                     let Some(first) = refused.first() else { continue };
-                    self.written(first.at);
+                    self.passed(first.at, 0);
                     let line = self.lines.first().map(|(pack, n, _)| (*pack, *n));
                     if first.repeated && met != line {
                         met = line;
                         continue;
                     }
                     self.refused(0, &first.why)?;
+                    self.passed(1, 1);
                 }
                 Err(Trouble::Refused(refused)) => {
-                    // From behind, so that the places of those before stay what they are.
-                    for Refused { at, why, untold, .. } in refused.into_iter().rev() {
+                    let mut bad = 0_usize;
+                    for Refused { at, why, untold, .. } in refused {
                         if !untold || !self.is_there(server, at)? {
                             self.refused(at, &why)?;
+                            bad = bad.saturating_add(1);
                         }
                     }
-                    self.written(self.batch.len().min(if alone { 1 } else { usize::MAX }));
+                    self.passed(sent, bad);
                 }
             }
         }
@@ -386,24 +396,20 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The first ones are in the database.
-    fn written(&mut self, n: usize) {
-        let n = n.min(self.lines.len());
-        self.now.counts.written = self.now.counts.written.saturating_add(n as u64);
-        self.turn.written = self.turn.written.saturating_add(n as u64);
+    /// The first `n` are done with; all but the `bad` ones of them are in the database.
+    fn passed(&mut self, n: usize, bad: usize) {
+        let good = n.saturating_sub(bad) as u64;
+        self.now.counts.written = self.now.counts.written.saturating_add(good);
+        self.turn.written = self.turn.written.saturating_add(good);
         self.batch.remove_first(n);
-        self.lines.drain(..n);
+        self.lines.drain(..n.min(self.lines.len()));
     }
 
-    /// One can never be.
+    /// One can never be: its line is set aside.
     fn refused(&mut self, at: usize, why: &str) -> Result<(), Stopped> {
-        self.batch.remove(at);
-        if at < self.lines.len() {
-            let (pack, n, place) = self.lines.remove(at);
-            let line = place.of(&self.text).to_vec();
-            self.reject(pack, n, &format!("the database refuses it: {why}"), &line)?;
-        }
-        Ok(())
+        let Some((pack, n, place)) = self.lines.get(at).copied() else { return Ok(()) };
+        let line = place.of(&self.text).to_vec();
+        self.reject(pack, n, &format!("the database refuses it: {why}"), &line)
     }
 
     /// Is the document of this place in the database?

@@ -72,15 +72,17 @@ fn compare(config: &Path, hour: Hour, out: &mut Out) -> Result<u8, String> {
         } else {
             format!("; the configuration names {named}, and this hour was written to {at}")
         };
+        // With `upsert` some may be of an earlier copy, which changed nothing of it, or somebody else's.
+        let as_written = found == m.inserted || conf.upsert && found > m.inserted;
         let rest = format!("{} skipped, {} rejected{elsewhere}", m.skipped, m.rejected);
-        if found == m.inserted && m.rejects_more_than(conf.max_reject) {
+        if as_written && m.rejects_more_than(conf.max_reject) {
             wrong = wrong.saturating_add(1);
             out.line(format_args!(
                 "{key}: WRONG: {}, {rest}: {}; that is more than max_reject; if log_format was wrong: {REDO}",
                 count(found, "document"),
                 m.rejects(&disk, save_dir, &key)
             ));
-        } else if found == m.inserted {
+        } else if as_written {
             right = right.saturating_add(1);
             out.line(format_args!("{key}: {}, {rest}", count(found, "document")));
         } else {

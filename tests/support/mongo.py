@@ -1,7 +1,8 @@
 """The second client of tests/mongodb.rs: what must be in the database, by a parser of its own, and what is.
 
     mongo.py COMMAND SERVER FILE     COMMAND is a function below; FILE has its argument, JSON; prints its answer, JSON
-    mongo.py mongos LISTEN SERVER    stands before a server and says that it is a cluster's mongos
+    mongo.py mongos LISTEN SERVER    stands before a server and says that it is a cluster's mongos; it refuses messages with
+                                     `refuse_message` in them
     mongo.py lines KIND SEED COUNT IN OUT    makes lines of a log
 
 Nothing here comes from the program under test: lines are taken apart by regular expressions, parameters by urllib.
@@ -206,6 +207,12 @@ def mongos(listen, server):
         body = body[:at] + bson.encode(d)
         return (16 + len(body)).to_bytes(4, "little") + head[4:] + body
 
+    def too_large(head):
+        """What a server says to a message that has one document it does not like."""
+        d = {"ok": 0.0, "errmsg": "object to insert too large", "code": 10334, "codeName": "BSONObjectTooLarge"}
+        body = bytes(5) + bson.encode(d)
+        return (16 + len(body)).to_bytes(4, "little") + bytes(4) + head[4:8] + (2013).to_bytes(4, "little") + body
+
     def answers(a, b):
         try:
             while True:
@@ -231,8 +238,12 @@ def mongos(listen, server):
                 back = threading.Thread(target=answers, args=(a, b), daemon=True)
                 back.start()
                 try:
-                    while data := a.recv(1 << 16):
-                        b.sendall(data)
+                    while True:
+                        head, body = whole(a)
+                        if b"refuse_message" in body:
+                            a.sendall(too_large(head))
+                        else:
+                            b.sendall(head + body)
                 except OSError:
                     pass
                 over(a, b)
