@@ -1,8 +1,9 @@
 //! From lines to tables (`logd etl`, `logd etlcollector`): the lines of a complete hour are taken apart, filtered, and become
 //! rows in the folders that Hive and its kin read.
 //!
-//! * [`mod@format`]: `log_format`; where each value of a line is    * [`fields`]: the values by name, decoded
-//! * [`text`]: escapes, of servers and of rows                  * [`stamp`]: times, and [`memo`]: what comes again
+//! * [`mod@format`]: `log_format`; where each value of a line is  * [`fields`]: the values by name, decoded
+//! * [`text`]: escapes, of servers and of rows                * [`stamp`]: times; [`number`]: digits and addresses
+//! * [`memo`]: what was found out about a value, which comes again
 //! * [`lists`]: spiders, hosts, addresses
 //! * [`columns`]: kinds of lines, their columns and folders   * [`rules`]: all that together, read again when it changes
 //! * [`rows`]: the files of one hour, aside                   * [`tables`]: put in place, all or nothing; which files mean what
@@ -21,6 +22,8 @@ pub mod lists;
 pub mod marks;
 #[cfg(feature = "etl")]
 pub mod memo;
+#[cfg(feature = "etl")]
+pub mod number;
 #[cfg(feature = "etl")]
 pub mod rows;
 #[cfg(feature = "etl")]

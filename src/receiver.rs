@@ -5,249 +5,25 @@
 //! `roles` do that. Memory follows what has really arrived: a [`Budget`] is charged for every byte, and the oldest
 //! frame may exceed it, so that there is always one that can finish.
 
+mod budget;
 pub mod gate;
+
+pub use budget::{Budget, Charge, Closer};
 
 use crate::auth::{self, Keyring, Memory};
 use crate::config::ReceiverConfig;
 use crate::config::allow::network;
 use crate::pack::ping::Ping;
-use crate::pack::{BodyCheck, Checked, Decoder, Event, HEADER_USUAL, Header, Meta, Refusal, Sink};
+use crate::pack::{Checked, Decoder, Event, HEADER_USUAL, Header, Meta, Refusal, Sink};
 use crate::tls::Certificate;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use budget::HEADERS;
 use std::net::IpAddr;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// A lock that a panicking thread leaves behind ends the process anyway.
 pub fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[derive(Default)]
-struct Used {
-    bytes: usize,
-    /// Of these, raw lines that could be inflated again.
-    kept: usize,
-    next: u64,
-    frames: BTreeMap<u64, Coming>,
-    hosts: HashMap<Arc<str>, Share>,
-}
-
-/// What the frames of one host take: of a sender that signs, or of an address.
-#[derive(Default)]
-struct Share {
-    bytes: usize,
-    frames: BTreeSet<u64>,
-}
-
-/// Closes the connection that a frame comes over.
-pub type Closer = Arc<dyn Fn() + Send + Sync>;
-
-/// A frame that is coming in.
-struct Coming {
-    whose: Arc<str>,
-    begun: Instant,
-    moved: Instant,
-    /// It is the sender that it waits for, not us.
-    theirs: bool,
-    close: Option<Closer>,
-}
-
-/// Of the budget one host's frames have this part, but the oldest of them may exceed it: others always find room.
-const SHARE: usize = 4;
-/// Long headers that are coming in have one share together: nobody knows yet whose they are, and bodies must find room beside
-/// them. No host has this name.
-const HEADERS: &str = "";
-/// Where room is short, a frame of which nothing came for this time goes, or that has been coming for the longer one.
-const STALLED: Duration = Duration::from_secs(5);
-const SLOW: Duration = Duration::from_secs(30);
-
-impl Used {
-    /// Who has most.
-    fn greatest(&self) -> Option<Arc<str>> {
-        self.hosts.iter().max_by_key(|(_, share)| share.bytes).map(|(whose, _)| Arc::clone(whose))
-    }
-
-    /// Closes the frame of this host for which its sender has been waited longest, if that is long. Its sender keeps it.
-    fn close_slowest(&mut self, whose: &str, now: Instant) {
-        let Some(share) = self.hosts.get(whose) else { return };
-        let late = |since: Instant, time: Duration| now.saturating_duration_since(since) >= time;
-        let slow = share.frames.iter().filter(|ticket| {
-            self.frames.get(ticket).is_some_and(|f| {
-                f.theirs && f.close.is_some() && (late(f.moved, STALLED) || late(f.begun, SLOW))
-            })
-        });
-        let slowest = slow.min_by_key(|ticket| self.frames.get(ticket).map(|f| f.moved)).copied();
-        let close = slowest.and_then(|ticket| self.frames.get_mut(&ticket)?.close.take());
-        if let Some(close) = close {
-            close();
-        }
-    }
-}
-
-/// Ticket of charges that are no frame's.
-const LUXURY: u64 = 0;
-
-/// Bytes in flight over all connections, and those who inflate them.
-pub struct Budget {
-    cap: usize,
-    used: Mutex<Used>,
-    freed: Condvar,
-    checks: Mutex<Checks>,
-    check_freed: Condvar,
-}
-
-/// Bodies are inflated when they are whole, a few at a time: an inflater and its window are a tenth of a megabyte, and
-/// thousands of connections may be in the middle of a body.
-#[derive(Default)]
-struct Checks {
-    free: Vec<BodyCheck>,
-    made: usize,
-}
-
-/// Bodies that are inflated at a time; more than most machines have cores.
-const CHECKS_MAX: usize = 16;
-
-impl Budget {
-    /// A budget of `cap` bytes.
-    pub fn new(cap: usize) -> Arc<Self> {
-        Arc::new(Self {
-            cap,
-            used: Mutex::default(),
-            freed: Condvar::new(),
-            checks: Mutex::default(),
-            check_freed: Condvar::new(),
-        })
-    }
-
-    /// Does a piece of work with an inflater. It takes as long as a body takes to inflate, so that whoever waits waits shortly.
-    fn with_check<R>(&self, work: impl FnOnce(&mut BodyCheck) -> R) -> R {
-        let mut checks = lock(&self.checks);
-        let mut check = loop {
-            if let Some(check) = checks.free.pop() {
-                break check;
-            }
-            if checks.made < CHECKS_MAX {
-                checks.made = checks.made.saturating_add(1);
-                break BodyCheck::new();
-            }
-            checks = self.check_freed.wait(checks).unwrap_or_else(PoisonError::into_inner);
-        };
-        drop(checks);
-        let done = work(&mut check);
-        lock(&self.checks).free.push(check);
-        self.check_freed.notify_one();
-        done
-    }
-
-    /// A frame of a host begins; `close` ends the connection that it comes over.
-    pub fn enter(self: &Arc<Self>, whose: &str, close: Option<Closer>) -> Charge {
-        let (whose, now) = (Arc::<str>::from(whose), Instant::now());
-        let mut u = lock(&self.used);
-        u.next = u.next.saturating_add(1);
-        let ticket = u.next;
-        u.hosts.entry(Arc::clone(&whose)).or_default().frames.insert(ticket);
-        u.frames.insert(ticket, Coming { whose, begun: now, moved: now, theirs: true, close });
-        Charge { budget: Arc::clone(self), ticket, bytes: 0 }
-    }
-}
-
-/// What one frame has charged; given back when dropped.
-pub struct Charge {
-    budget: Arc<Budget>,
-    ticket: u64,
-    bytes: usize,
-}
-
-impl Charge {
-    /// Charges `n` bytes, waiting for others to finish until `deadline`. The oldest frame of all never waits, and the oldest of
-    /// a host not for that host's share.
-    pub fn wait(&mut self, n: usize, deadline: Instant) -> bool {
-        let (cap, ticket) = (self.budget.cap, self.ticket);
-        let mut u = lock(&self.budget.used);
-        let Some(whose) = u.frames.get(&ticket).map(|f| Arc::clone(&f.whose)) else { return true };
-        loop {
-            let now = Instant::now();
-            let room = u.bytes.saturating_add(n) <= cap;
-            let mine = u.hosts.get(&whose);
-            let in_share = mine.is_none_or(|s| {
-                s.bytes.saturating_add(n) <= cap / SHARE || s.frames.first() == Some(&ticket)
-            });
-            let oldest = u.frames.first_key_value().is_some_and(|(first, _)| *first == ticket);
-            let (goes, left) =
-                (n == 0 || oldest || room && in_share, deadline.saturating_duration_since(now));
-            if let Some(f) = u.frames.get_mut(&ticket) {
-                f.theirs = goes;
-                f.moved = now;
-            }
-            if goes {
-                break;
-            }
-            if left.is_zero() {
-                return false;
-            }
-            let whose = if room { Some(Arc::clone(&whose)) } else { u.greatest() };
-            if let Some(whose) = whose {
-                u.close_slowest(&whose, now);
-            }
-            let step = left.min(Duration::from_secs(1));
-            u = self.budget.freed.wait_timeout(u, step).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        u.bytes = u.bytes.saturating_add(n);
-        if let Some(share) = u.hosts.get_mut(&whose) {
-            share.bytes = share.bytes.saturating_add(n);
-        }
-        self.bytes = self.bytes.saturating_add(n);
-        true
-    }
-
-    /// The frame is here, whole: what it waits for from now on is not its sender's fault.
-    fn whole(&self) {
-        if let Some(f) = lock(&self.budget.used).frames.get_mut(&self.ticket) {
-            f.theirs = false;
-        }
-    }
-
-    /// A charge on the same budget, of nothing yet, for bytes that it would be good to keep.
-    #[must_use]
-    pub fn luxury(&self) -> Charge {
-        Charge { budget: Arc::clone(&self.budget), ticket: LUXURY, bytes: 0 }
-    }
-
-    /// Charges `n` bytes more, only if there is room now: half of the budget is for what still arrives, or whoever stores
-    /// too slowly would keep all senders waiting.
-    pub fn grow(&mut self, n: usize) -> bool {
-        let mut u = lock(&self.budget.used);
-        let fits =
-            u.kept.saturating_add(n) <= self.budget.cap / 2 && u.bytes.saturating_add(n) <= self.budget.cap;
-        if fits {
-            u.kept = u.kept.saturating_add(n);
-            u.bytes = u.bytes.saturating_add(n);
-            self.bytes = self.bytes.saturating_add(n);
-        }
-        fits
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        let mut u = lock(&self.budget.used);
-        u.bytes = u.bytes.saturating_sub(self.bytes);
-        if self.ticket == LUXURY {
-            u.kept = u.kept.saturating_sub(self.bytes);
-        }
-        if let Some(Coming { whose, .. }) = u.frames.remove(&self.ticket)
-            && let Some(share) = u.hosts.get_mut(&whose)
-        {
-            share.bytes = share.bytes.saturating_sub(self.bytes);
-            share.frames.remove(&self.ticket);
-            if share.frames.is_empty() {
-                u.hosts.remove(&whose);
-            }
-        }
-        drop(u);
-        self.budget.freed.notify_all();
-    }
 }
 
 /// A pack that came in whole and is what its header says.
@@ -455,7 +231,7 @@ impl Session {
         if let Some(long) = memory.checked_sub(HEADER_USUAL).filter(|long| *long > 0) {
             let budget = &self.budget;
             let charge = self.header.get_or_insert_with(|| budget.enter(HEADERS, self.close.clone()));
-            if !charge.wait(long.saturating_sub(charge.bytes), deadline) {
+            if !charge.wait(long.saturating_sub(charge.bytes()), deadline) {
                 return false;
             }
         }
@@ -590,7 +366,7 @@ impl Session {
         let owed = header.memory();
         // Charged as they appear: what a header promises must take nothing from others. A few large packs would use
         // up what spares many small ones a second inflating.
-        let fits = meta.seal.is_some_and(|s| s.bytes <= self.budget.cap as u64 / 4);
+        let fits = meta.seal.is_some_and(|s| s.bytes <= self.budget.cap() as u64 / 4);
         let declared = usize::try_from(declared).unwrap_or(usize::MAX);
         let raw =
             (self.keep_raw && fits).then(|| Raw { lines: Vec::new(), declared, charge: charge.luxury() });

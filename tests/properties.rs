@@ -62,7 +62,6 @@ mod undated;
 mod upgrade;
 #[path = "properties/wire.rs"]
 mod wire;
-#[cfg(not(feature = "etl"))]
 #[path = "properties/without.rs"]
 mod without;
 #[path = "properties/year.rs"]

@@ -591,22 +591,6 @@ fn no_file_makes_it_panic() {
     }
 }
 
-/// With a program that cannot do it, what was meant to be hidden must not be sent in the clear.
-#[cfg(not(feature = "tls"))]
-#[test]
-fn without_tls_a_config_that_asks_for_it_is_refused() {
-    let tail = |more: &str| {
-        let text = format!("[tail]\nlog_file = /l.<%Y%m%d%H>\nsend_to = c:1\n{more}\n");
-        Config::parse("c.ini", text.as_bytes()).tail(false).map(|_| ())
-    };
-    assert!(tail("").is_ok() && tail("tls_ca =").is_ok());
-    let why = tail("tls_ca = /etc/logd/ca.pem").unwrap_err().to_string();
-    assert!(why.contains("c.ini:4: tls_ca: ") && why.contains("--features tls"), "{why}");
-    let text = "[collector]\nlisten = :1\nallow = any\nsend_to = c:1\ntls_cert = /c\ntls_key = /k\n";
-    let why = Config::parse("c.ini", text.as_bytes()).relay(false).unwrap_err().to_string();
-    assert!(why.contains("c.ini:5: tls_cert: ") && why.contains("--features tls"), "{why}");
-}
-
 #[test]
 fn a_page_that_others_could_see_needs_a_list_of_them() {
     let http = |text: &str| {

@@ -1,7 +1,7 @@
 //! What goes to a database in one message: documents that are inserted, or updates.
 
 use super::bson;
-use crate::etl::fields::put_unsigned;
+use crate::etl::number::put_unsigned;
 
 /// Of one kind, in the order of their lines.
 #[derive(Debug, Default)]

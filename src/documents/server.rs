@@ -20,6 +20,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(40);
 /// How often it is asked meanwhile whether the role stops.
 const LOOK: Duration = Duration::from_millis(200);
+/// Enough to read what has arrived meanwhile.
+const IDLE: Duration = Duration::from_millis(1);
 /// How long other servers are waited for, in ms.
 const WTIMEOUT_MS: i32 = 30_000;
 /// Lines of which that is known at a time.
@@ -122,6 +124,14 @@ impl Server {
         format!("{}{day}", self.db)
     }
 
+    /// Looks after the connections, which nobody does while nothing is sent. To be called several times a second: the driver
+    /// asks its servers how they are, and takes one that was not heard for a failed one.
+    pub fn idle(&self) {
+        if let Some(runtime) = &self.runtime {
+            let _ = runtime.block_on(async { timeout(IDLE, std::future::pending::<()>()).await });
+        }
+    }
+
     /// Sends it to the address in use; `Ok(None)` = nobody answered in time.
     fn send(
         &mut self,
@@ -129,8 +139,9 @@ impl Server {
         command: RawDocumentBuf,
     ) -> Result<Option<mongodb::error::Result<Document>>, String> {
         if self.runtime.is_none() {
-            let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
-            self.runtime = Some(runtime.map_err(|e| format!("no thread for its connection: {e}"))?);
+            // On our own thread: with another one for its connections, each answer would wake two.
+            let runtime = Builder::new_current_thread().enable_all().build();
+            self.runtime = Some(runtime.map_err(|e| format!("no descriptors for its connection: {e}"))?);
         }
         let Some(runtime) = &self.runtime else { return Ok(None) };
         let (stop, deadline) = (&self.stop, Instant::now().checked_add(ANSWER));

@@ -153,12 +153,10 @@ impl Shape {
             None => {}
         }
         fields.number(b"time", stamp.unix());
-        let day = stamp.year.saturating_mul(100).saturating_add(stamp.month);
-        for (name, number) in
-            [(b"day".as_slice(), day.saturating_mul(100).saturating_add(stamp.day)), (b"hour", stamp.hour)]
-        {
+        let month = i32::from(stamp.year).saturating_mul(100).saturating_add(stamp.month.into());
+        let day = month.saturating_mul(100).saturating_add(stamp.day.into());
+        for (name, number) in [(b"day".as_slice(), day), (b"hour", stamp.hour.into())] {
             if fields.begin(bson::INT32, true, name) {
-                let number = i32::try_from(number).unwrap_or_default();
                 fields.out.extend_from_slice(&number.to_le_bytes());
             }
         }

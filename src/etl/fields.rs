@@ -8,11 +8,12 @@
 use super::format::{Format, Slots, Span};
 use super::lists::Spiders;
 use super::memo::Memo;
+use super::number::{address, put_int, put_signed};
 use super::stamp::Stamp;
 use super::text::{escape, is_plain, percent, unescape};
 use std::collections::HashMap;
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 /// More parameters or cookies than this in one line are an attack.
 const PARAMS_MAX: usize = 1_000;
@@ -226,6 +227,30 @@ enum Place {
     Buffer(Span),
 }
 
+impl Place {
+    fn of<'v>(self, line: &'v [u8], buffer: &'v [u8]) -> &'v [u8] {
+        match self {
+            Self::Nowhere => b"",
+            Self::Line(span) => span.of(line),
+            Self::Buffer(span) => span.of(buffer),
+        }
+    }
+}
+
+/// Where a field's value comes from.
+enum Value<'v> {
+    /// So many bytes at the beginning of these, which are the line's or decoded ones.
+    At(&'v [u8], usize),
+    /// The same, or what needs no escape.
+    Line(&'v [u8]),
+    /// What is not of the line.
+    Ours(&'v [u8]),
+    /// Digits and a few signs, which are written when they are asked for.
+    Number,
+    /// All parameters.
+    Params,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Pair {
     name: Span,
@@ -285,8 +310,8 @@ impl Record {
         self.spider = None;
         self.slots = format.slots;
         self.original = format.original;
-        format.cut(line, &mut self.spans)?;
         self.plain = is_plain(line);
+        format.cut(line, self.plain, &mut self.spans)?;
         let s = format.slots;
         self.stamp = self.when(line, s).ok_or(NO_TIME)?;
         self.request = self.requested(line, s);
@@ -307,10 +332,8 @@ impl Record {
             self.read_addresses(line, s);
         }
         if need.spider {
-            let mut known = std::mem::take(&mut self.known_agents);
-            let agent = self.at(line, self.agent);
-            self.spider = known.of(agent, || spiders.find(agent));
-            self.known_agents = known;
+            let agent = self.agent.of(line, &self.buffer);
+            self.spider = self.known_agents.of(agent, || spiders.find(agent));
         }
         self.plain &= self.buffer.is_empty() || is_plain(&self.buffer);
         Ok(())
@@ -325,62 +348,82 @@ impl Record {
         spiders: &'v Spiders,
         scratch: &'v mut Vec<u8>,
     ) -> &'v [u8] {
-        scratch.clear();
-        match field {
-            Field::Empty => return b"",
-            Field::Fixed(text) => return text.as_bytes(),
-            Field::Host => {
-                let host = self.at(line, self.host);
-                return if host.is_empty() { source.name.as_bytes() } else { host };
+        match self.look(field, line, source, spiders) {
+            Value::At(tail, len) => return tail.get(..len).unwrap_or_default(),
+            Value::Line(bytes) | Value::Ours(bytes) => return bytes,
+            Value::Number => {
+                scratch.clear();
+                self.put_number(field, scratch);
             }
-            Field::Source => return source.name.as_bytes(),
-            Field::SourceHour => return source.hour.as_bytes(),
-            Field::Ip => return self.at(line, if self.original { self.client } else { self.ip }),
-            Field::ClientIp => return self.at(line, self.client),
-            Field::IpInt
-            | Field::ClientIpInt
-            | Field::Time
-            | Field::Timestamp
-            | Field::Unix
-            | Field::Date
-            | Field::Day
-            | Field::Hour => self.put_number(field, scratch),
-            Field::User => return self.at(line, self.user),
-            Field::Method => return self.at(line, self.request[0]),
-            Field::Url => return self.at(line, self.request[1]),
-            Field::Protocol => return self.at(line, self.request[2]),
-            Field::Path => return self.at(line, self.path),
-            Field::Query => return self.at(line, self.query),
-            Field::Params => self.put_params(scratch, |bytes, out| out.extend_from_slice(bytes)),
-            Field::Param(name) => return self.param(name).unwrap_or_default(),
-            Field::Status => return self.at(line, self.value(line, self.slots.status)),
-            Field::Bytes => return self.at(line, self.value(line, self.slots.bytes)),
-            Field::Referer => return self.at(line, self.referer),
-            Field::Agent => return self.at(line, self.agent),
-            Field::Cookie(name) => {
-                let found = self.cookies.iter().find(|c| c.name.of(&self.buffer) == name.as_ref());
-                return found.map(|c| c.value.of(&self.buffer)).unwrap_or_default();
+            Value::Params => {
+                scratch.clear();
+                self.put_params(scratch, |bytes, out| out.extend_from_slice(bytes));
             }
-            Field::IsSpider => return if self.spider.is_some() { b"1" } else { b"0" },
-            Field::Spider => return self.spider.map(|n| spiders.name(n)).unwrap_or_default(),
-            Field::Value(n) => return self.at(line, self.value(line, Some(*n))),
-            Field::Line => return line,
         }
         scratch
     }
 
     /// Appends the value of a field as a row has it, escaped.
-    pub fn put(
-        &self,
-        field: &Field,
-        line: &[u8],
-        source: &Source,
-        spiders: &Spiders,
-        scratch: &mut Vec<u8>,
-        out: &mut Vec<u8>,
-    ) {
-        match field {
-            Field::Empty => {}
+    pub fn put(&self, field: &Field, line: &[u8], source: &Source, spiders: &Spiders, out: &mut Vec<u8>) {
+        match self.look(field, line, source, spiders) {
+            Value::At(tail, len) if self.plain => put_short(tail, len, out),
+            Value::At(tail, len) => escape(tail.get(..len).unwrap_or_default(), out),
+            Value::Line(bytes) if self.plain => out.extend_from_slice(bytes),
+            Value::Line(bytes) | Value::Ours(bytes) => escape(bytes, out),
+            Value::Number => self.put_number(field, out),
+            Value::Params if self.plain => self.put_params(out, |bytes, out| out.extend_from_slice(bytes)),
+            // Its separators are no part of a value.
+            Value::Params => self.put_params(out, escape),
+        }
+    }
+
+    /// One branch for each column of each line: within its callers, so that theirs is the same one.
+    #[inline(always)]
+    #[allow(clippy::inline_always)]
+    fn look<'v>(
+        &'v self,
+        field: &'v Field,
+        line: &'v [u8],
+        source: &'v Source,
+        spiders: &'v Spiders,
+    ) -> Value<'v> {
+        let place = match field {
+            Field::Ip => {
+                if self.original {
+                    self.client
+                } else {
+                    self.ip
+                }
+            }
+            Field::ClientIp => self.client,
+            Field::User => self.user,
+            Field::Method => self.request[0],
+            Field::Url => self.request[1],
+            Field::Protocol => self.request[2],
+            Field::Path => self.path,
+            Field::Query => self.query,
+            Field::Status => self.value(line, self.slots.status),
+            Field::Bytes => self.value(line, self.slots.bytes),
+            Field::Referer => self.referer,
+            Field::Agent => self.agent,
+            Field::Value(n) => self.value(line, Some(*n)),
+            Field::Line => return Value::Line(line),
+            Field::Param(name) => return Value::Line(self.param(name).unwrap_or_default()),
+            Field::Cookie(name) => {
+                let found = self.cookies.iter().find(|c| c.name.of(&self.buffer) == name.as_ref());
+                return Value::Line(found.map(|c| c.value.of(&self.buffer)).unwrap_or_default());
+            }
+            Field::IsSpider => return Value::Line(if self.spider.is_some() { b"1" } else { b"0" }),
+            Field::Empty => return Value::Line(b""),
+            Field::Fixed(text) => return Value::Ours(text.as_bytes()),
+            Field::Host => {
+                let host = self.at(line, self.host);
+                return Value::Ours(if host.is_empty() { source.name.as_bytes() } else { host });
+            }
+            Field::Source => return Value::Ours(source.name.as_bytes()),
+            Field::SourceHour => return Value::Ours(source.hour.as_bytes()),
+            Field::Spider => return Value::Ours(self.spider.map(|n| spiders.name(n)).unwrap_or_default()),
+            Field::Params => return Value::Params,
             Field::IpInt
             | Field::ClientIpInt
             | Field::Time
@@ -388,15 +431,12 @@ impl Record {
             | Field::Unix
             | Field::Date
             | Field::Day
-            | Field::Hour => self.put_number(field, out),
-            // Its separators are no part of a value.
-            Field::Params if !self.plain => self.put_params(out, escape),
-            // These are not of the line.
-            Field::Fixed(_) | Field::Host | Field::Source | Field::SourceHour | Field::Spider => {
-                escape(self.get(field, line, source, spiders, scratch), out);
-            }
-            _ if self.plain => out.extend_from_slice(self.get(field, line, source, spiders, scratch)),
-            _ => escape(self.get(field, line, source, spiders, scratch), out),
+            | Field::Hour => return Value::Number,
+        };
+        match place {
+            Place::Nowhere => Value::Line(b""),
+            Place::Line(span) => Value::At(line.get(span.start..).unwrap_or_default(), span.len()),
+            Place::Buffer(span) => Value::At(self.buffer.get(span.start..).unwrap_or_default(), span.len()),
         }
     }
 
@@ -430,11 +470,7 @@ impl Record {
     }
 
     fn at<'v>(&'v self, line: &'v [u8], place: Place) -> &'v [u8] {
-        match place {
-            Place::Nowhere => b"",
-            Place::Line(span) => span.of(line),
-            Place::Buffer(span) => span.of(&self.buffer),
-        }
+        place.of(line, &self.buffer)
     }
 
     fn span(&self, slot: Option<u16>) -> Span {
@@ -694,6 +730,18 @@ impl Record {
     }
 }
 
+/// Appends `len` bytes of `tail`. Most values are a few bytes long, and a copy of a fixed length needs no call.
+fn put_short(tail: &[u8], len: usize, out: &mut Vec<u8>) {
+    match tail.first_chunk::<16>() {
+        Some(some) if len <= some.len() => {
+            let end = out.len().saturating_add(len);
+            out.extend_from_slice(some);
+            out.truncate(end);
+        }
+        _ => out.extend_from_slice(tail.get(..len).unwrap_or_default()),
+    }
+}
+
 fn is_one_edit(a: &[u8], b: &[u8]) -> bool {
     let same = a.iter().zip(b).take_while(|(a, b)| a == b).count();
     let (a, b) = (a.get(same..).unwrap_or_default(), b.get(same..).unwrap_or_default());
@@ -719,74 +767,6 @@ fn trimmed(mut span: Span, buffer: &[u8]) -> Span {
         span.end = span.end.saturating_sub(1);
     }
     span
-}
-
-/// `1.2.3.4`, which nearly all are.
-fn dotted(text: &[u8]) -> Option<Ipv4Addr> {
-    let (mut bits, mut part, mut digits, mut dots) = (0_u32, 0_u32, 0_u8, 0_u8);
-    for b in text {
-        match b {
-            b'0'..=b'9' if digits == 0 || part > 0 => {
-                part = part.wrapping_mul(10).wrapping_add(u32::from(b.wrapping_sub(b'0')));
-                digits = digits.wrapping_add(1);
-            }
-            b'.' if digits > 0 => {
-                (bits, part, digits, dots) = (bits.wrapping_shl(8) | part, 0, 0, dots.wrapping_add(1));
-            }
-            _ => return None,
-        }
-        if part > 255 || dots > 3 {
-            return None;
-        }
-    }
-    (dots == 3 && digits > 0).then(|| Ipv4Addr::from_bits(bits.wrapping_shl(8) | part))
-}
-
-/// An address, perhaps in brackets, perhaps with a port behind it.
-fn address(text: &[u8]) -> Option<IpAddr> {
-    if let Some(v4) = dotted(text) {
-        return Some(IpAddr::V4(v4));
-    }
-    // No address with its zone and port is as long.
-    let text = std::str::from_utf8(text).ok().filter(|t| t.len() <= 64)?;
-    if let Ok(addr) = text.parse::<IpAddr>() {
-        return Some(addr);
-    }
-    if let Some(rest) = text.strip_prefix('[') {
-        return rest.split_once(']')?.0.parse().ok();
-    }
-    let (addr, port) = text.split_once(':')?;
-    port.bytes().all(|b| b.is_ascii_digit()).then(|| addr.parse().ok())?
-}
-
-fn put_int(addr: Option<IpAddr>, out: &mut Vec<u8>) {
-    match addr.map(|a| a.to_canonical()) {
-        Some(IpAddr::V4(v4)) => put_signed(v4.to_bits().into(), out),
-        Some(IpAddr::V6(v6)) => drop(write!(out, "{}", v6.to_bits())),
-        None => {}
-    }
-}
-
-fn put_signed(n: i64, out: &mut Vec<u8>) {
-    if n < 0 {
-        out.push(b'-');
-    }
-    put_unsigned(n.unsigned_abs(), out);
-}
-
-/// Appends a number in digits.
-pub fn put_unsigned(n: u64, out: &mut Vec<u8>) {
-    // As long as the largest one.
-    let mut text = [0_u8; 20];
-    let (mut at, mut rest) = (text.len(), n);
-    for (i, place) in text.iter_mut().enumerate().rev() {
-        *place = b'0'.wrapping_add((rest % 10) as u8);
-        (at, rest) = (i, rest / 10);
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(text.get(at..).unwrap_or_default());
 }
 
 #[cfg(test)]

@@ -24,6 +24,12 @@ pub struct Span {
 }
 
 impl Span {
+    /// Bytes.
+    #[allow(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(self) -> usize {
+        self.end.saturating_sub(self.start)
+    }
+
     /// The bytes of `text` that it covers.
     pub fn of(self, text: &[u8]) -> &[u8] {
         text.get(self.start..self.end).unwrap_or_default()
@@ -142,8 +148,8 @@ impl Format {
         (0..).zip(&self.values).find(|(_, v)| v.name == name).map(|(n, _)| n)
     }
 
-    /// Where each value of a line is; the reason if the line has another format.
-    pub fn cut(&self, line: &[u8], spans: &mut Vec<Span>) -> Result<(), &str> {
+    /// Where each value of a line is; the reason if the line has another format. `plain`: there is no backslash in it.
+    pub fn cut(&self, line: &[u8], plain: bool, spans: &mut Vec<Span>) -> Result<(), &str> {
         spans.clear();
         if !begins(line, &self.first) {
             return Err(BEGINNING);
@@ -152,7 +158,7 @@ impl Format {
         for (n, value) in self.values.iter().enumerate() {
             let rest = line.get(at..).unwrap_or_default();
             let last = n.saturating_add(1) == self.values.len();
-            let Some(len) = value.len_in(rest, last) else { return Err(&value.missing) };
+            let Some(len) = value.len_in(rest, plain, last) else { return Err(&value.missing) };
             let end = at.saturating_add(len);
             spans.push(Span { start: at, end });
             at = end.saturating_add(value.until.len());
@@ -163,7 +169,7 @@ impl Format {
 
 impl Value {
     /// How long it is at the beginning of `rest`. What ends the whole line must stand at its end.
-    fn len_in(&self, rest: &[u8], last: bool) -> Option<usize> {
+    fn len_in(&self, rest: &[u8], plain: bool, last: bool) -> Option<usize> {
         let Some((first, more)) = self.until.split_first() else { return Some(rest.len()) };
         let mut at = 0_usize;
         if !self.quoted {
@@ -176,7 +182,8 @@ impl Value {
             }
         }
         loop {
-            let found = rest.get(at..).and_then(|tail| memchr2(b'"', b'\\', tail));
+            let tail = rest.get(at..).unwrap_or_default();
+            let found = if plain { memchr(b'"', tail) } else { memchr2(b'"', b'\\', tail) };
             let Some(found) = found else {
                 // A server cut the line off within its last value, which is as good as any; it happens in real logs.
                 return (last && self.until == b"\"").then_some(rest.len());
@@ -201,7 +208,7 @@ impl Value {
 fn search(byte: u8, text: &[u8]) -> Option<usize> {
     const ONES: u64 = 0x0101_0101_0101_0101;
     let mut at = 0_usize;
-    for eight in text.as_chunks::<8>().0.iter().take(2) {
+    for eight in text.as_chunks::<8>().0.iter().take(4) {
         // The lowest zero byte of a word, of which the borrow has passed none before it.
         let word = u64::from_le_bytes(*eight) ^ ONES.wrapping_mul(u64::from(byte));
         let zero = word.wrapping_sub(ONES) & !word & ONES.wrapping_shl(7);
@@ -254,7 +261,7 @@ mod tests {
     fn cut(format: &str, line: &[u8]) -> Result<Vec<String>, String> {
         let format = Format::compile(format).unwrap();
         let mut spans = Vec::new();
-        format.cut(line, &mut spans).map_err(str::to_owned)?;
+        format.cut(line, !line.contains(&b'\\'), &mut spans).map_err(str::to_owned)?;
         Ok(spans.iter().map(|s| String::from_utf8_lossy(s.of(line)).into_owned()).collect())
     }
 

@@ -113,13 +113,14 @@ pub struct Rows<'a> {
     parts: Vec<Part>,
     /// By folder, the number of its part.
     numbers: HashMap<Vec<u8>, usize>,
-    near: Memo<Option<usize>>,
+    near: Memo<Result<usize, &'static str>>,
     /// What the folders take, of [`FOLDERS_MAX`].
     folders: usize,
     rejects: Part,
     waiting: usize,
     open: usize,
     record: Record,
+    key: Vec<u8>,
     path: Vec<u8>,
     scratch: Vec<u8>,
     /// For each kind, for each of its rules.
@@ -164,6 +165,7 @@ impl<'a> Rows<'a> {
             waiting: 0,
             open: 0,
             record: Record::default(),
+            key: Vec::new(),
             path: Vec::new(),
             scratch: Vec::new(),
             known: rules
@@ -239,61 +241,44 @@ impl<'a> Rows<'a> {
             return Ok(());
         };
         let Some(kind) = rules.kinds.get(n) else { return Ok(()) };
-        self.path.clear();
-        self.path.extend_from_slice(kind.name.as_bytes());
-        for (name, field) in &kind.partitions {
-            self.path.push(b'/');
-            let folder = self.path.len();
-            if self.hive {
-                put_part(name.as_bytes(), PART_MAX, &mut self.path);
-                self.path.push(b'=');
-            }
+        // Lines of one folder are told by their values, before these become a path.
+        self.key.clear();
+        self.key.extend_from_slice(&n.to_ne_bytes());
+        for (_, field) in &kind.partitions {
             let value = record.get(field, line, source, &rules.spiders, scratch);
-            // A reader that takes folders for columns must find UTF-8 there, too.
-            let valid;
-            let value = if std::str::from_utf8(value).is_ok() {
-                value
-            } else {
-                valid = text::valid(value);
-                &valid
-            };
-            let begin = self.path.len();
-            match (value.is_empty(), self.hive) {
-                (true, true) => self.path.extend_from_slice(HIVE_NONE),
-                (true, false) => self.path.extend_from_slice(NONE),
-                // The name of the column is in the folder's name, too.
-                (false, _) => {
-                    let room = NAME_MAX.saturating_sub(begin.saturating_sub(folder)).saturating_sub(HASH);
-                    put_part(value, room.min(PART_MAX), &mut self.path);
-                }
-            }
-            // A name of one or two dots is a place; and Hive and Spark look into no folder that begins with a dot or a `_`.
-            if !self.hive
-                && let Some(first @ (b'.' | b'_')) = self.path.get(begin).copied()
-            {
-                let visible = if first == b'.' { *b"%2E" } else { *b"%5F" };
-                self.path.splice(begin..begin.saturating_add(1), visible);
-            }
+            self.key.extend_from_slice(&value.len().to_ne_bytes());
+            self.key.extend_from_slice(value);
         }
-        if self.path.len() > FOLDER_MAX {
-            return self.reject(whole, TOO_DEEP);
-        }
-        let (parts, numbers, path) = (&mut self.parts, &mut self.numbers, &self.path);
-        let folders = self.folders.saturating_add(path.len()).saturating_add(FOLDER);
-        let number = self.near.of(path, || {
-            numbers.get(path).copied().or_else(|| {
-                let number = parts.len();
-                (number < self.max_parts && folders <= FOLDERS_MAX).then(|| {
-                    self.folders = folders;
-                    numbers.insert(path.clone(), number);
-                    parts.push(Part { number, ..Part::default() });
-                    number
-                })
-            })
+        let (parts, numbers, path, hive) = (&mut self.parts, &mut self.numbers, &mut self.path, self.hive);
+        let number = self.near.of(&self.key, || {
+            path.clear();
+            path.extend_from_slice(kind.name.as_bytes());
+            for (name, field) in &kind.partitions {
+                let value = record.get(field, line, source, &rules.spiders, scratch);
+                put_folder(name, value, hive, path);
+            }
+            if path.len() > FOLDER_MAX {
+                return Err(TOO_DEEP);
+            }
+            if let Some(number) = numbers.get(path) {
+                return Ok(*number);
+            }
+            let (number, folders) =
+                (parts.len(), self.folders.saturating_add(path.len()).saturating_add(FOLDER));
+            if number >= self.max_parts {
+                return Err(NO_PARTITION);
+            }
+            if folders > FOLDERS_MAX {
+                return Err(NO_ROOM);
+            }
+            self.folders = folders;
+            numbers.insert(path.clone(), number);
+            parts.push(Part { number, ..Part::default() });
+            Ok(number)
         });
-        let Some(number) = number else {
-            let reason = if self.parts.len() < self.max_parts { NO_ROOM } else { NO_PARTITION };
-            return self.reject(whole, reason);
+        let number = match number {
+            Ok(number) => number,
+            Err(reason) => return self.reject(whole, reason),
         };
         let Some(part) = self.parts.get_mut(number) else { return Ok(()) };
         let before = part.waiting.len();
@@ -301,7 +286,7 @@ impl<'a> Rows<'a> {
             if i > 0 {
                 part.waiting.push(b'\t');
             }
-            record.put(field, line, source, &rules.spiders, scratch, &mut part.waiting);
+            record.put(field, line, source, &rules.spiders, &mut part.waiting);
             if part.waiting.len().saturating_sub(before) >= ROW_MAX {
                 part.waiting.truncate(before);
                 part.waiting.shrink_to(FLUSH);
@@ -479,6 +464,39 @@ fn add(counts: &mut BTreeMap<String, u64>, what: &str) {
 /// May it stand in a part of a path as it is?
 fn is_namely(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"-_.,+@~!$&();<> |".contains(&b)
+}
+
+/// Appends a folder of a path, and the slash before it.
+fn put_folder(name: &str, value: &[u8], hive: bool, path: &mut Vec<u8>) {
+    path.push(b'/');
+    let folder = path.len();
+    if hive {
+        put_part(name.as_bytes(), PART_MAX, path);
+        path.push(b'=');
+    }
+    // A reader that takes folders for columns must find UTF-8 there, too.
+    let valid;
+    let value = if std::str::from_utf8(value).is_ok() {
+        value
+    } else {
+        valid = text::valid(value);
+        &valid
+    };
+    let begin = path.len();
+    match (value.is_empty(), hive) {
+        (true, true) => path.extend_from_slice(HIVE_NONE),
+        (true, false) => path.extend_from_slice(NONE),
+        // The name of the column is in the folder's name, too.
+        (false, _) => {
+            let room = NAME_MAX.saturating_sub(begin.saturating_sub(folder)).saturating_sub(HASH);
+            put_part(value, room.min(PART_MAX), path);
+        }
+    }
+    // A name of one or two dots is a place; and Hive and Spark look into no folder that begins with a dot or a `_`.
+    if !hive && let Some(first @ (b'.' | b'_')) = path.get(begin).copied() {
+        let visible = if first == b'.' { *b"%2E" } else { *b"%5F" };
+        path.splice(begin..begin.saturating_add(1), visible);
+    }
 }
 
 /// A value as a part of a path, as Hive writes it: what could be anything but a name becomes `%HH`. A longer value than `max` is

@@ -7,19 +7,19 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stamp {
     /// 0 to 9999.
-    pub year: i64,
+    pub year: u16,
     /// From 1.
-    pub month: i64,
+    pub month: u8,
     /// From 1.
-    pub day: i64,
+    pub day: u8,
     /// 0 to 23.
-    pub hour: i64,
+    pub hour: u8,
     /// 0 to 59.
-    pub minute: i64,
+    pub minute: u8,
     /// 0 to 60.
-    pub second: i64,
+    pub second: u8,
     /// East of Greenwich, in minutes.
-    pub offset: i64,
+    pub offset: i16,
 }
 
 const MONTHS: [&[u8; 3]; 12] =
@@ -64,17 +64,22 @@ impl Stamp {
         }
         let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
         let (year, month, day) = civil(days);
+        let small = |n: i64| u8::try_from(n).unwrap_or(0);
         let (hour, minute) = (second.div_euclid(3600), second.rem_euclid(3600).div_euclid(60));
-        Some(Self { year, month, day, hour, minute, second: second.rem_euclid(60), offset: 0 })
+        Some(Self {
+            year: u16::try_from(year).unwrap_or(0),
+            month: small(month),
+            day: small(day),
+            hour: small(hour),
+            minute: small(minute),
+            second: small(second.rem_euclid(60)),
+            offset: 0,
+        })
     }
 
-    fn checked(
-        [century, year, day, hour, minute, second]: [i64; 6],
-        month: i64,
-        offset: i64,
-    ) -> Option<Self> {
-        let year = century.saturating_mul(100).saturating_add(year);
-        let leap = year.rem_euclid(4) == 0 && (year.rem_euclid(100) != 0 || year.rem_euclid(400) == 0);
+    fn checked([century, year, day, hour, minute, second]: [u8; 6], month: u8, offset: i16) -> Option<Self> {
+        let year = u16::from(century).saturating_mul(100).saturating_add(year.into());
+        let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
         let days = match month {
             2 if leap => 29,
             2 => 28,
@@ -89,18 +94,21 @@ impl Stamp {
 
     /// Seconds since 1970, in UTC.
     pub fn unix(self) -> i64 {
-        let minutes = self.hour.saturating_mul(60).saturating_add(self.minute).saturating_sub(self.offset);
-        let days = days(self.year, self.month, self.day);
-        days.saturating_mul(86_400).saturating_add(minutes.saturating_mul(60)).saturating_add(self.second)
+        let minutes = i64::from(self.hour).saturating_mul(60).saturating_add(self.minute.into());
+        let minutes = minutes.saturating_sub(self.offset.into());
+        let days = days(self.year.into(), self.month.into(), self.day.into());
+        days.saturating_mul(86_400)
+            .saturating_add(minutes.saturating_mul(60))
+            .saturating_add(self.second.into())
     }
 
     /// `2015-05-17T10:05:03+00:00`.
     pub fn put_iso(self, out: &mut Vec<u8>) {
         let ([y, e, a, r], [m, o], [d, p]) = self.date();
         let ([g, h], [i, j], [k, l]) = self.clock();
-        let minutes = self.offset.saturating_abs();
+        let minutes = self.offset.unsigned_abs();
         let sign = if self.offset < 0 { b'-' } else { b'+' };
-        let ([s, t], [u, v]) = (pair(minutes.div_euclid(60)), pair(minutes.rem_euclid(60)));
+        let ([s, t], [u, v]) = (pair((minutes / 60) as u8), pair((minutes % 60) as u8));
         out.extend_from_slice(&[
             y, e, a, r, b'-', m, o, b'-', d, p, b'T', g, h, b':', i, j, b':', k, l, sign, s, t, b':', u, v,
         ]);
@@ -131,7 +139,7 @@ impl Stamp {
     }
 
     fn date(self) -> ([u8; 4], [u8; 2], [u8; 2]) {
-        let ([c, d], [e, f]) = (pair(self.year.div_euclid(100)), pair(self.year.rem_euclid(100)));
+        let ([c, d], [e, f]) = (pair((self.year / 100) as u8), pair((self.year % 100) as u8));
         ([c, d, e, f], pair(self.month), pair(self.day))
     }
 
@@ -140,19 +148,18 @@ impl Stamp {
     }
 }
 
-fn two(tens: u8, ones: u8) -> Option<i64> {
-    let digit = |b: u8| b.is_ascii_digit().then(|| i64::from(b.wrapping_sub(b'0')));
+fn two(tens: u8, ones: u8) -> Option<u8> {
+    let digit = |b: u8| b.is_ascii_digit().then(|| b.wrapping_sub(b'0'));
     Some(digit(tens)?.saturating_mul(10).saturating_add(digit(ones)?))
 }
 
 /// Two digits of a number below 100.
-fn pair(n: i64) -> [u8; 2] {
-    let n = u8::try_from(n.rem_euclid(100)).unwrap_or(0);
+fn pair(n: u8) -> [u8; 2] {
     [b'0'.wrapping_add((n / 10) % 10), b'0'.wrapping_add(n % 10)]
 }
 
 /// `+0100`, `-03:30`, `Z`, or nothing, which is UTC.
-fn offset(zone: &[u8]) -> Option<i64> {
+fn offset(zone: &[u8]) -> Option<i16> {
     let (sign, hours, minutes) = match zone {
         [] | b"Z" => return Some(0),
         [sign @ (b'+' | b'-'), a, b, c, d] | [sign @ (b'+' | b'-'), a, b, b':', c, d] => {
@@ -160,21 +167,23 @@ fn offset(zone: &[u8]) -> Option<i64> {
         }
         _ => return None,
     };
-    let minutes = hours.saturating_mul(60).saturating_add(minutes);
+    let minutes = i16::from(hours).saturating_mul(60).saturating_add(minutes.into());
     Some(if sign == b'-' { minutes.saturating_neg() } else { minutes })
 }
 
 /// Days since 1970 of a date in the Gregorian calendar, and back: the algorithms of Howard Hinnant's "chrono-compatible
 /// low-level date algorithms", with years that begin in March, so that the leap day is the last one.
-fn days(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year.saturating_sub(1) } else { year };
-    let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));
-    let from_march = month.saturating_add(9).rem_euclid(12);
+fn days(year: u32, month: u32, day: u32) -> i64 {
+    // One era of 400 years later, so that the January of year 0 is in a year as well.
+    let year = year.saturating_add(400).saturating_sub(u32::from(month <= 2));
+    let (era, of_era) = (year / 400, year % 400);
+    let from_march = month.saturating_add(9) % 12;
     let of_year =
-        from_march.saturating_mul(153).saturating_add(2).div_euclid(5).saturating_add(day).saturating_sub(1);
-    let leaps = of_era.div_euclid(4).saturating_sub(of_era.div_euclid(100));
+        (from_march.saturating_mul(153).saturating_add(2) / 5).saturating_add(day).saturating_sub(1);
+    let leaps = (of_era / 4).saturating_sub(of_era / 100);
     let of_era = of_era.saturating_mul(365).saturating_add(leaps).saturating_add(of_year);
-    era.saturating_mul(146_097).saturating_add(of_era).saturating_sub(719_468)
+    let all = era.saturating_mul(146_097).saturating_add(of_era);
+    i64::from(all).saturating_sub(719_468 + 146_097)
 }
 
 fn civil(days: i64) -> (i64, i64, i64) {
@@ -239,7 +248,8 @@ mod tests {
     fn every_day_there_and_back() {
         for day in (0..2_932_896).step_by(13) {
             let (y, m, d) = civil(day);
-            assert_eq!(days(y, m, d), day);
+            let small = |n: i64| u32::try_from(n).unwrap();
+            assert_eq!(days(small(y), small(m), small(d)), day);
             let other =
                 jiff::civil::Date::new(1970, 1, 1).unwrap().saturating_add(jiff::Span::new().days(day));
             assert_eq!((y, m, d), (other.year().into(), other.month().into(), other.day().into()));

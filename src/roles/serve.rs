@@ -403,7 +403,7 @@ fn accept_loop(
             std::thread::Builder::new().name("connection".into()).stack_size(STACK).spawn(move || {
                 c.run();
                 metrics::CONNECTIONS.dec();
-                lock(&p).remove(&id);
+                lock(&p).remove(id);
             });
         if let Err(e) = spawned {
             metrics::CONNECTIONS.dec();
@@ -411,7 +411,7 @@ fn accept_loop(
                 "connection from {ip}: no thread for it: {e}; closed; its packs wait there, nothing is lost; raise TasksMax= of the \
                  unit, or lower max_connections"
             ));
-            lock(peers).remove(&id);
+            lock(peers).remove(id);
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::clock::{self, Clock, Zone};
 use crate::config::{RelayConfig, SenderConfig, SpoolConfig};
 use crate::disk::{self, Disk};
 use crate::health::Health;
-use crate::log::Log;
+use crate::log::{Log, count, duration};
 use crate::metrics;
 use crate::pack::Encoder;
 use crate::receiver::lock;
@@ -19,6 +19,7 @@ use crate::sender::rate::Rate;
 use crate::sender::{Fail, Link, Outcome, Queue};
 use crate::shutdown::Shutdown;
 use crate::tls;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -297,6 +298,49 @@ impl<'a> Teller<'a> {
     }
 }
 
+/// Tells somebody in front of a terminal how far a follower is that ends by itself.
+struct Progress {
+    begun: Instant,
+    next: Instant,
+    /// Most bytes that were unread at one time.
+    all: u64,
+}
+
+impl Progress {
+    /// The first time, and how often after that.
+    const FIRST: Duration = Duration::from_secs(2);
+    const AGAIN: Duration = Duration::from_secs(5);
+
+    fn new() -> Self {
+        Self { begun: Instant::now(), next: clock::deadline(Self::FIRST), all: 0 }
+    }
+
+    fn look(&mut self, f: &Follower, disk: &Disk) {
+        if Instant::now() < self.next {
+            return;
+        }
+        self.next = clock::deadline(Self::AGAIN);
+        let unread = f.streams.following(&f.journal).into_iter().map(|(path, at, _)| {
+            disk.stat(&path).ok().flatten().map_or(0, |stat| stat.len.saturating_sub(at))
+        });
+        let unread = unread.fold(0, u64::saturating_add);
+        let spent = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        crate::log::complain(&self.text(unread, f.unacknowledged() as u64, spent));
+    }
+
+    fn text(&mut self, unread: u64, packs: u64, spent_ms: u64) -> String {
+        self.all = self.all.max(unread);
+        let done = self.all.saturating_sub(unread);
+        let left = spent_ms.checked_mul(unread).and_then(|ms| ms.checked_div(done));
+        let left = left
+            .filter(|_| unread > 0)
+            .map(|ms| format!("; about {} left", duration(ms)))
+            .unwrap_or_default();
+        let unread = unread.checked_div(1 << 20).unwrap_or(0);
+        format!("{unread} MiB to read, {} without an acknowledgement{left}", count(packs, "pack"))
+    }
+}
+
 /// Runs a follower until it is told to stop, or with `once` until all is acknowledged; false = not all was.
 pub fn follow(
     f: &mut Follower,
@@ -318,6 +362,7 @@ pub fn follow(
     let mut next_step = Instant::now();
     let (mut watch, mut dates) = (Watch::new(health), Dates::default());
     let mut unread = Unread::default();
+    let mut progress = (once && std::io::stderr().is_terminal()).then(Progress::new);
     while !stop.requested() {
         if Instant::now() >= next_step {
             let stepped = f.step();
@@ -373,6 +418,9 @@ pub fn follow(
         }
         for m in f.messages.drain(..) {
             log.info(&m);
+        }
+        if let Some(progress) = &mut progress {
+            progress.look(f, disk);
         }
         if once && f.is_finished() {
             finished = true;
@@ -542,5 +590,23 @@ pub fn pass_on(
     let closed = lock(&s.gate).spool.close();
     if let Err(e) = closed {
         super::disk_trouble(&s.disk, &s.log, &s.stop, &e);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_says_what_is_left_and_guesses_the_time_when_it_can() {
+        let (mut p, mb) = (Progress::new(), 1 << 20);
+        assert_eq!(p.text(300 * mb, 0, 2_000), "300 MiB to read, 0 packs without an acknowledgement");
+        assert_eq!(
+            p.text(100 * mb, 1, 10_000),
+            "100 MiB to read, 1 pack without an acknowledgement; about 5 s left"
+        );
+        // More files were found.
+        assert_eq!(p.text(400 * mb, 2, 20_000), "400 MiB to read, 2 packs without an acknowledgement");
+        assert_eq!(p.text(0, 7, 60_000), "0 MiB to read, 7 packs without an acknowledgement");
     }
 }

@@ -240,8 +240,8 @@ fn separators_of_the_map_are_none_in_a_value() {
     let mut one = One::new("combined");
     let line = br#"::1 - - [17/May/2015:10:05:03 +0000] "GET /?a%02=b%03c&d=%FF%5C HTTP/1.1" 400 - "-" "-""#;
     one.read(line).unwrap();
-    let (mut scratch, mut out) = (Vec::new(), Vec::new());
-    one.record.put(&Field::Params, line, &one.source, &one.spiders, &mut scratch, &mut out);
+    let mut out = Vec::new();
+    one.record.put(&Field::Params, line, &one.source, &one.spiders, &mut out);
     assert_eq!(out, b"a\\x02\x03b\\x03c\x02d\x03\\xFF\\\\");
 }
 
@@ -264,32 +264,4 @@ fn a_misspelled_field_is_near_to_one() {
     }
     assert_eq!(Field::prefix("event_user_agent"), Some("event_"));
     assert_eq!((Field::prefix("event_x"), Field::prefix("xtime")), (None, None));
-}
-
-#[test]
-fn short_ways_say_what_the_long_ones_say() {
-    for text in [
-        "1.2.3.4",
-        "0.0.0.0",
-        "255.255.255.255",
-        "256.1.1.1",
-        "01.2.3.4",
-        "1.2.3",
-        "1.2.3.4.5",
-        "1..2.3",
-        ".1.2.3.4",
-        "1.2.3.4.",
-        "00.0.0.0",
-        "1.2.3.x",
-        "",
-        "::1",
-        "99999999999.1.1.1",
-    ] {
-        assert_eq!(dotted(text.as_bytes()), text.parse().ok(), "{text}");
-    }
-    for n in [0, 1, 9, 10, 4_294_967_295, i64::MAX, i64::MIN, -1, -5400] {
-        let mut out = Vec::new();
-        put_signed(n, &mut out);
-        assert_eq!(out, n.to_string().as_bytes());
-    }
 }

@@ -185,6 +185,7 @@ impl All {
             metrics::WAITING_DOCUMENTS.set(q.len() as u64);
             let Some(at) = q.next(s.clock.mono_ms()) else {
                 drop(self.more.wait_timeout(q, LOOK));
+                server.idle();
                 continue;
             };
             drop(q);

@@ -4,7 +4,7 @@ use crate::config::Allow;
 use crate::disk::sim::Rng;
 use crate::log::{Log, count};
 use crate::receiver::lock;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Shutdown as Half, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -30,14 +30,57 @@ impl Peer {
     }
 }
 
-/// All of them, by their number.
-pub type Peers = Arc<Mutex<HashMap<u64, Peer>>>;
+/// All of them.
+pub type Peers = Arc<Mutex<All>>;
+
+/// See above. A crowd comes and goes a thousand times a second: what is asked of an address looks at its own only.
+#[derive(Default)]
+pub struct All {
+    by_number: HashMap<u64, Peer>,
+    by_address: HashMap<IpAddr, BTreeSet<u64>>,
+}
+
+impl All {
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.by_number.len()
+    }
+
+    /// Each of them.
+    pub fn values(&self) -> impl Iterator<Item = &Peer> {
+        self.by_number.values()
+    }
+
+    /// A new one.
+    pub fn insert(&mut self, number: u64, peer: Peer) {
+        self.by_address.entry(peer.from).or_default().insert(number);
+        self.by_number.insert(number, peer);
+    }
+
+    /// One that has ended.
+    pub fn remove(&mut self, number: u64) {
+        let Some(peer) = self.by_number.remove(&number) else { return };
+        if let Some(numbers) = self.by_address.get_mut(&peer.from) {
+            numbers.remove(&number);
+            if numbers.is_empty() {
+                self.by_address.remove(&peer.from);
+            }
+        }
+    }
+
+    /// Those of an address, the oldest first.
+    fn of(&self, from: IpAddr) -> impl Iterator<Item = &Peer> {
+        let numbers = self.by_address.get(&from).into_iter().flatten();
+        numbers.filter_map(|number| self.by_number.get(number))
+    }
+}
 
 /// Connections of an address, and how many of them have shown no good signature.
 pub fn held(peers: &Peers, from: IpAddr) -> (usize, usize) {
     let peers = lock(peers);
-    let mine = || peers.values().filter(|p| p.from == from);
-    (mine().count(), mine().filter(|p| !p.proven.load(Ordering::Relaxed)).count())
+    peers.of(from).fold((0, 0), |(all, unproven), p| {
+        (all.saturating_add(1), unproven.saturating_add(usize::from(!p.proven.load(Ordering::Relaxed))))
+    })
 }
 
 /// Closes the connections of those who may not connect any more. What they had under way was not answered and is kept there.
@@ -84,11 +127,9 @@ pub fn close_all_idle(peers: &Peers) {
 /// host that is far away says nothing for some round trips and would always be that one in a flood: any of them goes.
 pub fn close_unproven(peers: &Peers, from: IpAddr, any: Option<&mut Rng>) -> bool {
     let peers = lock(peers);
-    let idle = peers.values().filter(|p| {
-        p.from == from
-            && !p.proven.load(Ordering::Relaxed)
-            && p.idle_since.load(Ordering::Relaxed) != u64::MAX
-    });
+    let idle = peers
+        .of(from)
+        .filter(|p| !p.proven.load(Ordering::Relaxed) && p.idle_since.load(Ordering::Relaxed) != u64::MAX);
     let chosen = match any {
         Some(rng) => {
             let idle: Vec<&Peer> = idle.collect();
@@ -107,22 +148,15 @@ pub fn close_unproven(peers: &Peers, from: IpAddr, any: Option<&mut Rng>) -> boo
 /// A host that keeps thousands of frames under way must not keep the others out.
 pub fn close_of_many(peers: &Peers, newcomer: IpAddr, must_prove: bool) -> bool {
     let peers = lock(peers);
-    let mut by_address: HashMap<IpAddr, usize> = HashMap::new();
-    for p in peers.values().filter(|p| !p.closing.load(Ordering::Relaxed)) {
-        let n = by_address.entry(p.from).or_default();
-        *n = n.saturating_add(1);
-    }
-    let own = by_address.get(&newcomer).copied().unwrap_or(0);
-    let Some((most, _)) =
-        by_address.into_iter().filter(|(_, n)| *n > own.saturating_add(1)).max_by_key(|(_, n)| *n)
-    else {
-        return false;
-    };
-    let of_it = peers
-        .iter()
-        .filter(|(_, p)| p.from == most && p.may_go(must_prove) && !p.closing.load(Ordering::Relaxed));
-    match of_it.min_by_key(|(id, p)| (p.proven.load(Ordering::Relaxed), **id)) {
-        Some((_, p)) => {
+    let staying = |p: &&Peer| !p.closing.load(Ordering::Relaxed);
+    let count = |from: IpAddr| peers.of(from).filter(staying).count();
+    let own = count(newcomer);
+    let all = peers.by_address.keys().map(|from| (count(*from), *from));
+    let Some((_, most)) = all.filter(|(n, _)| *n > own.saturating_add(1)).max() else { return false };
+    let of_it = peers.of(most).filter(|p| p.may_go(must_prove)).filter(staying);
+    // Of several that are alike the first is the oldest.
+    match of_it.min_by_key(|p| p.proven.load(Ordering::Relaxed)) {
+        Some(p) => {
             p.closing.store(true, Ordering::Relaxed);
             p.stream.shutdown(Half::Both).is_ok()
         }
@@ -164,11 +198,13 @@ mod tests {
         assert_eq!(["2001:db8:0:1::", "2001:db8:0:2::1", "192.0.2.1", "192.0.2.2"].map(of), [5, 1, 1, 2]);
         // It is such a network that makes room for others.
         assert!(close_of_many(&peers, network("192.0.2.9".parse().unwrap()), false));
-        let closing: Vec<u64> = lock(&peers)
-            .iter()
-            .filter(|(_, p)| p.closing.load(Ordering::Relaxed))
-            .map(|(id, _)| *id)
-            .collect();
-        assert_eq!(closing, [0]);
+        let closing = |peers: &All| -> Vec<u64> {
+            let numbers = peers.by_number.iter().filter(|(_, p)| p.closing.load(Ordering::Relaxed));
+            numbers.map(|(number, _)| *number).collect()
+        };
+        assert_eq!(closing(&lock(&peers)), [0]);
+        // Those that end are counted no longer.
+        (0..9).for_each(|number| lock(&peers).remove(number));
+        assert!(lock(&peers).by_number.is_empty() && lock(&peers).by_address.is_empty());
     }
 }
