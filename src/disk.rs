@@ -21,6 +21,12 @@
 mod image;
 mod real;
 pub mod sim;
+/// What this process makes from now on, others may read. Commands call it that leave something for a role: it may be another
+/// user's, and whoever asks may have a narrower umask.
+pub fn make_readable() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+}
+
 /// May this user execute this real file?
 pub fn may_execute(path: &Path) -> bool {
     rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()

@@ -57,7 +57,7 @@ impl<'a> Reader<'a> {
         let hint = if others.is_empty() {
             String::new()
         } else {
-            format!("; the file is for {}: did you mean that?", others.join(" and "))
+            format!("; it is needed here, and the file is for {}", others.join(" and "))
         };
         self.error(0, &format!("[{}]", role.section()), format!("no such section{hint}"));
         false

@@ -203,7 +203,7 @@ fn several_addresses() {
 #[test]
 fn a_missing_role_names_the_roles_of_the_file() {
     let error = parse(FULL_TAIL).relay(false).unwrap_err().to_string();
-    assert_eq!(error, "f: [collector]: no such section; the file is for `logd tail`: did you mean that?");
+    assert_eq!(error, "f: [collector]: no such section; it is needed here, and the file is for `logd tail`");
     assert!(errors("").len() == 1 && errors("[logAgent]\n")[0].contains("no role"));
     assert_eq!(parse("[receiver]\n[tail]\n").roles(), [Role::Tail, Role::Monitor]);
     for role in Role::ALL {

@@ -124,7 +124,8 @@ impl State {
         match self {
             Self::Verified | Self::Unverified | Self::Empty | Self::Original => "",
             Self::Open => {
-                "look at the follower on that host: is it running, and does its `logd status` say `behind`?"
+                "look at the follower on that host: is it running, and does its `logd status` say `behind`? If nothing is behind \
+                 there, `logd resend` there sends the hour again"
             }
             Self::Complete => {
                 "its certificate follows within seconds; if not, see whether the collector is running"

@@ -5,7 +5,7 @@ use super::inventory::{Filter, Inventory, Proof};
 use super::out::Out;
 use super::{ERROR, NO, YES, status};
 use crate::disk::Disk;
-use crate::integrity::packed;
+use crate::integrity::{Health, packed, scan};
 use crate::pack::{HourKey, hex};
 use sha2::{Digest, Sha256};
 use std::io::Read;
@@ -96,7 +96,19 @@ fn cat(path: &Path, key: &HourKey, out: &mut Out) -> Result<u8, String> {
             ));
             NO
         }
-        Proof::Foreign => YES,
+        Proof::Foreign => {
+            let found = scan(inv.store.disk(), &place).map_err(text)?;
+            // The original's tag says nothing, and its proof has no digests.
+            if matches!(found.health, Health::Foreign { .. }) || found.summary.high == 0 {
+                return Ok(YES);
+            }
+            out.complain(format_args!(
+                "logd: cat: {key}: its tag is no certificate, although its proof is ours: `logd verify {} --host {}` tells more",
+                save_dir.display(),
+                key.name
+            ));
+            NO
+        }
     })
 }
 
@@ -104,6 +116,20 @@ fn cat(path: &Path, key: &HourKey, out: &mut Out) -> Result<u8, String> {
 mod tests {
     use super::super::testing::{Build, Temp, key, printed};
     use super::*;
+
+    /// It was taken for the original's, and wrong bytes for right ones.
+    #[test]
+    fn a_damaged_tag_vouches_for_nothing() {
+        let temp = Temp::new();
+        let save = temp.path("save");
+        Build::new("web1_2026112205", &["a\n", "b\n"]).certify(&save);
+        for content in ["", "{\"name\": \"web1"] {
+            temp.file("save/received/web1_2026112205_2", content);
+            let (code, out, err) = printed(|out| run(&save, &key("web1_2026112205"), out));
+            assert_eq!((code, out.as_str()), (NO, "a\nb\n"), "{err}");
+            assert!(err.contains("its tag is no certificate, although its proof is ours"), "{err}");
+        }
+    }
 
     #[test]
     fn a_compressed_hour_is_read_as_any_other() {

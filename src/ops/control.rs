@@ -19,6 +19,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// Asks every role of the config that runs; the worst exit code of all.
 pub fn run(path: &Path, what: What, out: &mut Out) -> u8 {
+    crate::disk::make_readable();
     let word = match what {
         What::Stop => "stop",
         What::Reload => "reload",

@@ -4,8 +4,10 @@
 //! **Beside a collector** bytes may come for an hour at any moment, and must not go into a file that is being removed. A
 //! collector removes an hour's tag before it takes such bytes. So the data file is first moved to `aside/NAME_HOUR.pruned`,
 //! durably, and only then the tag is asked for: if it still stands, whatever comes later finds the data gone and goes to
-//! `aside/NAME_HOUR.late`, as when a batch job took the file; if it does not, the file is put back. What a crash leaves is
-//! an hour whose data was taken away, which is no fault, and a `.pruned` file, which the next run removes or puts back.
+//! `aside/NAME_HOUR.late`, as when a batch job took the file; if it does not, the file is put back. A compressed file is moved in
+//! the same way, to `.gz.pruned`. What a crash leaves is an hour whose data was taken away, which is no fault, and such a
+//! file, which the next run removes or puts back; if lines have come for the hour meanwhile it does neither, and names it.
+//! One run works at a time: it would put back what another one is about to remove.
 //!
 //! Then go: proof, `closed`, the tags of the day and the fleet that stand on it, the hour's tag, what a role beyond the store
 //! keeps of it, the data.
@@ -15,7 +17,7 @@ use super::out::{self, Out};
 use super::{ERROR, NO, YES};
 use crate::clock::{Clock, Zone};
 use crate::config::{Config, Role};
-use crate::disk::{self, Disk};
+use crate::disk::{self, Disk, Lock};
 use crate::documents::DONE;
 use crate::etl::marks;
 use crate::integrity::{Certificate, Store, packed};
@@ -27,6 +29,11 @@ use std::path::{Path, PathBuf};
 
 /// Younger hours are still watched for late lines by their hosts.
 pub const OLDER_MIN_MS: u64 = 3 * 86_400_000;
+
+/// What an hour's data is called, below `aside`, while it is being removed: behind its name.
+const PRUNED: &str = ".pruned";
+/// Below `aside`: who holds it works.
+const LOCK: &str = ".prune.lock";
 
 /// What is asked.
 #[derive(Clone, Copy, Debug)]
@@ -86,14 +93,16 @@ fn prune(path: &Path, asked: &Asked, out: &mut Out) -> Result<u8, String> {
         ));
     }
     let (disk, zone, now_ms) = (Disk::real(), Zone::local()?, Clock::real().now_ms());
-    let inv = Inventory::read(&disk, &save_dir, &Filter::default())?;
+    let mut inv = Inventory::read(&disk, &save_dir, &Filter::default())?;
     let store = Store::new(&disk, &save_dir, &state_dir, 0o644, 0o755);
     let prune = Prune { store, role, asked: *asked };
-    if !asked.dry_run {
-        prune.leftovers().map_err(|e| e.to_string())?;
+    let (mut n, mut kept) = (Counts::default(), Vec::new());
+    // Held until the end.
+    let lock = if asked.dry_run { None } else { Some(prune.lock()?) };
+    if lock.is_some() && prune.leftovers(&inv, &mut kept).map_err(|e| e.to_string())? {
+        inv = Inventory::read(&disk, &save_dir, &Filter::default())?;
     }
     let until = now_ms.saturating_sub(i64::try_from(asked.older_ms).unwrap_or(i64::MAX));
-    let (mut n, mut kept) = (Counts::default(), Vec::new());
     let all = inv.hours.len();
     for (i, (key, files)) in inv.hours.iter().enumerate() {
         if out.gone() {
@@ -202,8 +211,15 @@ struct Prune {
 }
 
 impl Prune {
-    fn aside(&self, key: &HourKey) -> PathBuf {
-        self.store.path("aside").join(format!("{key}.pruned"))
+    fn lock(&self) -> Result<Lock, String> {
+        let (disk, aside) = (self.store.disk(), self.store.path("aside"));
+        let held = disk.create_dir_all(&aside, 0o755).and_then(|()| disk.lock(&aside.join(LOCK)));
+        held.map_err(|e| e.to_string())?.ok_or_else(|| {
+            format!(
+                "{}: another `logd prune` works there; nothing was done; run it again when that has ended",
+                aside.display()
+            )
+        })
     }
 
     /// Moves a name, durably.
@@ -227,28 +243,36 @@ impl Prune {
 
     /// The bytes of data that went; `None` = something came for the hour meanwhile, and it stays.
     fn hour(&self, key: &HourKey, certificate: &Certificate) -> disk::Result<Option<u64>> {
-        let (disk, place, aside) = (self.store.disk(), self.store.place(key), self.aside(key));
-        let bytes = disk.stat(&place.data)?.map(|s| s.len);
+        let (disk, place) = (self.store.disk(), self.store.place(key));
         let compressed = packed::path(&self.store, key);
-        let less = disk.stat(&compressed)?.map_or(0, |s| s.len);
+        let plain = disk.stat(&place.data)?.map(|s| (place.data.clone(), s.len, format!("{key}{PRUNED}")));
+        let data = match plain {
+            None => disk.stat(&compressed)?.map(|s| (compressed.clone(), s.len, format!("{key}.gz{PRUNED}"))),
+            plain => plain,
+        };
+        let bytes = data.as_ref().map_or(0, |(_, len, _)| *len);
         if self.asked.dry_run {
-            return Ok(Some(bytes.unwrap_or(less)));
+            return Ok(Some(bytes));
         }
-        if bytes.is_some() {
-            disk.create_dir_all(&self.store.path("aside"), 0o755)?;
-            self.move_to(&place.data, &aside)?;
+        let moved = data.map(|(from, _, name)| (from, self.store.path("aside").join(name)));
+        if let Some((from, aside)) = &moved {
+            self.move_to(from, aside)?;
         }
         // Whoever takes bytes for it has removed the tag before.
         let stands = self.store.tag(key)?.and_then(|(_, c)| c);
         if stands.as_ref() != Some(certificate) {
             // They may have found it gone; then they are beside it, and it is no beginning of theirs any more.
             let late = self.store.closed(key)?.is_some_and(|c| c.state == "late");
-            if bytes.is_some() && !late && disk.stat(&place.data)?.is_none() {
-                self.move_to(&aside, &place.data)?;
+            if let Some((from, aside)) = moved.filter(|_| !late)
+                && disk.stat(&from)?.is_none()
+            {
+                self.move_to(&aside, &from)?;
             }
             return Ok(None);
         }
         self.remove(&place.headers)?;
+        // Beside the data it is what a compression left that was killed.
+        self.remove(&compressed)?;
         if !self.asked.keep_certificates {
             let received = self.store.path("received");
             self.remove(&self.store.state_dir().join("closed").join(key.to_string()))?;
@@ -263,33 +287,44 @@ impl Prune {
                 self.remove(&file)?;
             }
         }
-        self.remove(&aside)?;
-        self.remove(&compressed)?;
-        Ok(Some(bytes.unwrap_or(less)))
+        if let Some((_, aside)) = &moved {
+            self.remove(aside)?;
+        }
+        Ok(Some(bytes))
     }
 
-    /// What a run left that was killed.
-    fn leftovers(&self) -> disk::Result<()> {
+    /// What a run left that was killed; whether there was anything. An hour's data goes only if nothing but its certificate is left
+    /// of it.
+    fn leftovers(&self, inv: &Inventory, kept: &mut Vec<String>) -> disk::Result<bool> {
         let (disk, dir) = (self.store.disk(), self.store.path("aside"));
-        let names = match disk.list(&dir) {
-            Ok(names) => names,
-            Err(e) if e.not_found() => return Ok(()),
-            Err(e) => return Err(e),
-        };
-        for entry in names {
-            let Some(key) = entry.name.strip_suffix(".pruned").and_then(HourKey::parse) else { continue };
-            let place = self.store.place(&key);
-            let gone = disk.stat(&place.headers)?.is_none();
-            if gone {
-                // All that is left of it.
-                self.remove(&dir.join(&entry.name))?;
-            } else if disk.stat(&place.data)?.is_none()
-                && disk.stat(&self.store.late(&key, 1).data)?.is_none()
-            {
-                self.move_to(&dir.join(&entry.name), &place.data)?;
+        let mut any = false;
+        for entry in disk.list(&dir)? {
+            let Some(name) = entry.name.strip_suffix(PRUNED) else { continue };
+            let (name, gz) = name.strip_suffix(".gz").map_or((name, false), |name| (name, true));
+            let Some(key) = HourKey::parse(name) else { continue };
+            any = true;
+            let (place, left) = (self.store.place(&key), dir.join(&entry.name));
+            let files = inv.hours.get(&key);
+            let came = files.is_some_and(|f| {
+                f.late
+                    || f.doubtful
+                    || !(f.building.is_empty() && f.early.is_empty() && f.conflict.is_empty())
+            });
+            let certified = matches!(inv.proof(&key)?, Proof::Tag(_));
+            let proof = disk.stat(&place.headers)?.is_some();
+            let from = if gz { packed::path(&self.store, &key) } else { place.data };
+            if !came && !proof && (certified || self.store.closed(&key)?.is_none()) {
+                self.remove(&left)?;
+            } else if !came && proof && disk.stat(&from)?.is_none() {
+                self.move_to(&left, &from)?;
+            } else {
+                kept.push(format!(
+                    "{key}: stays: lines came for it while it was being removed; its data is in {}, which nobody removes",
+                    left.display()
+                ));
             }
         }
-        Ok(())
+        Ok(any)
     }
 }
 
@@ -488,10 +523,71 @@ mod tests {
         assert!(out.contains("web1_2025112205: stays: it is not certified"), "{out}");
         assert_eq!(std::fs::read_to_string(save.join("log_data/web1_2025112205")).unwrap(), "a\nb\n");
         assert!(!names(&save.join("aside")).iter().any(|n| n.ends_with(".pruned")));
+        // One run at a time.
+        let held = prune.lock().unwrap();
+        let (code, _, err) = printed(|out| run(&config, &asked(false, false), out));
+        assert!(code == ERROR && err.contains("another `logd prune` works there"), "{err}");
+        drop(held);
         assert!(
             !names(&save.join("received")).iter().any(|n| n.contains("2025112206")),
             "{:?}",
             names(&save.join("received"))
         );
+    }
+
+    /// Killed when the data was moved, or when the proof had gone, too; then lines came, and the hour is not certified any more.
+    /// The second run left the data where nobody looks, or removed it.
+    #[test]
+    fn data_of_an_hour_that_got_lines_after_a_crash_is_kept_and_named() {
+        for proof in [true, false] {
+            let temp = Temp::new();
+            let (save, config) = store(&temp);
+            let name = "web1_2025112205";
+            std::fs::create_dir_all(save.join("aside")).unwrap();
+            let aside = save.join(format!("aside/{name}.pruned"));
+            std::fs::rename(save.join("log_data").join(name), &aside).unwrap();
+            if !proof {
+                std::fs::remove_file(save.join("headers").join(name)).unwrap();
+            }
+            let store = Store::new(&Disk::real(), &save, &temp.path("state"), 0o644, 0o755);
+            store.revoke(&key(name)).unwrap();
+            temp.file(&format!("save/aside/{name}.late"), "c\n");
+            for _ in 0..2 {
+                let (code, out, err) = printed(|out| run(&config, &asked(false, false), out));
+                assert!(
+                    code == NO && out.contains(&format!("its data is in {}", aside.display())),
+                    "{out}{err}"
+                );
+                assert_eq!(std::fs::read_to_string(&aside).unwrap(), "a\nb\n");
+            }
+        }
+    }
+
+    /// The compressed file went last, and nothing named it when that had not been reached.
+    #[test]
+    fn a_compressed_hour_goes_as_a_whole_after_a_crash_too() {
+        for keep in [true, false] {
+            for killed in 0..3 {
+                let temp = Temp::new();
+                let (save, config) = store(&temp);
+                let store = Store::new(&Disk::real(), &save, &temp.path("state"), 0o644, 0o755);
+                let hour = key("web1_2025112205");
+                let certificate = store.closed(&hour).unwrap().unwrap();
+                packed::pack(&store, &hour, &certificate, &mut || false).unwrap().unwrap();
+                assert!(packed::finish(&store, &hour, &certificate).unwrap());
+                std::fs::create_dir_all(save.join("aside")).unwrap();
+                if killed > 0 {
+                    let aside = save.join("aside/web1_2025112205.gz.pruned");
+                    std::fs::rename(packed::path(&store, &hour), aside).unwrap();
+                }
+                if killed > 1 {
+                    std::fs::remove_file(save.join("headers/web1_2025112205")).unwrap();
+                }
+                let (code, out, err) = printed(|out| run(&config, &asked(keep, false), out));
+                assert_eq!((code, err.as_str()), (YES, ""), "{out}");
+                let aside = names(&save.join("aside"));
+                assert!(names(&save.join("log_data")).is_empty() && aside == [LOCK], "{killed}: {aside:?}");
+            }
+        }
     }
 }

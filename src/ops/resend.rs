@@ -71,6 +71,7 @@ struct Host {
 /// Leaves the requests; the exit code says whether all that was asked for can be sent.
 pub fn run(config: &Path, asked: &Asked<'_>, out: &mut Out) -> u8 {
     let Asked { what, stream, packs, to } = *asked;
+    crate::disk::make_readable();
     let host = match open(config, to) {
         Ok(host) => host,
         Err(why) => {

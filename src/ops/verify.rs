@@ -91,6 +91,15 @@ pub fn run(save_dir: &Path, filter: &Filter, out: &mut Out) -> u8 {
         }
     }
     out.line(summary(all, &n));
+    if all == 0 && (filter.host.is_some() || filter.since.is_some()) {
+        let of = filter.host.as_ref().map_or(String::new(), |host| format!(" of {host}"));
+        let since = filter.since.map_or(String::new(), |hour| format!(" since {hour}"));
+        out.complain(format_args!(
+            "logd: verify: {}: there is no hour{of}{since}, so nothing was verified; is it the right name, and the right directory?",
+            save_dir.display()
+        ));
+        return NO;
+    }
     match (n.unread, n.wrong) {
         (0, 0) => YES,
         (0, _) => NO,

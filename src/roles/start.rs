@@ -375,7 +375,7 @@ fn first_start(
     });
     let mut start = own.start.unwrap_or(Start::usual(once, pattern.is_dated()));
     let mut resume = None;
-    if let Some((hour, lines)) = read_record(conf, pattern) {
+    if let Some((hour, lines)) = read_record(conf, pattern, &w.log)? {
         start = Start::Hour(hour);
         if let (Peer::Original, Some(per_pack)) = (conf.sender.peer, conf.recv_buffer_size) {
             let path = pattern.path(hour);
@@ -387,11 +387,35 @@ fn first_start(
     Ok((begin(&name, pattern, start, &existing, copies, (&w.zone, &w.clock)), resume))
 }
 
-/// The original's `line.rec`: path and lines that it had read.
-fn read_record(conf: &TailConfig, pattern: &Pattern) -> Option<(Hour, u64)> {
-    let text = std::fs::read_to_string(conf.record_file.as_ref()?).ok()?;
-    let (path, lines) = text.lines().next()?.trim().rsplit_once(' ')?;
-    Some((pattern.hour_of(Path::new(path))?, lines.parse().ok()?))
+/// The original's `line.rec`: path and lines that it had read. What cannot be read must not be taken for nothing: hours would
+/// stay unsent without a word.
+fn read_record(conf: &TailConfig, pattern: &Pattern, log: &Log) -> Result<Option<(Hour, u64)>, String> {
+    let Some(file) = &conf.record_file else { return Ok(None) };
+    let at = format!("record_file: {}", file.display());
+    let text = match std::fs::read_to_string(file) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            log.warn(&format!(
+                "{at}: no such file: this start does not go on where the original was; if that was meant, stop, remove the \
+                 state directory, mend the path and start again"
+            ));
+            return Ok(None);
+        }
+        other => other.map_err(|e| {
+            format!("{at}: {e}; nothing was sent; let the role's user read it, or leave the key out")
+        })?,
+    };
+    let place = |text: &str| {
+        let (path, lines) = text.lines().next()?.trim().rsplit_once(' ')?;
+        Some((pattern.hour_of(Path::new(path))?, lines.parse().ok()?))
+    };
+    match place(&text) {
+        None if !text.trim().is_empty() => Err(format!(
+            "{at}: `{}` is no path of log_file with a blank and a number of lines behind it; nothing was sent; correct it, or \
+             leave the key out",
+            text.lines().next().unwrap_or_default().chars().take(200).collect::<String>().escape_debug()
+        )),
+        found => Ok(found),
+    }
 }
 
 fn offset_of_line(disk: &Disk, path: &Path, lines: u64) -> Result<u64, String> {

@@ -275,3 +275,30 @@ fn watching_shows_what_moves_until_its_reader_goes() {
     let status = until(SOON, "it ends with its reader", || child.0.try_wait().unwrap());
     assert_eq!(status.code(), Some(0));
 }
+
+/// It was taken for none, and the hours before the present one stayed unsent without a word.
+#[test]
+fn a_position_file_that_says_nothing_is_told() {
+    let temp = Temp::new("position");
+    let pattern = temp.path("access.log.<%Y%m%d%H>").display().to_string();
+    let record = temp.path("line.rec").display().to_string();
+    let keys = [
+        ("log_file", pattern.as_str()),
+        ("send_to", "127.0.0.1:1"),
+        ("name", "web1"),
+        ("record_file", &record),
+    ];
+    let start = |state: &str| Node::spawn(&temp, state, "tail", &keys, &[]);
+    for wrong in ["garbage", "/elsewhere/access.log.2026112205 3", "access.log.2026112205\t3"] {
+        temp.file("line.rec", wrong);
+        let mut node = start("wrong");
+        assert_eq!(node.wait(Duration::from_secs(20)), 2, "{wrong}: {}", node.log());
+        let log = node.log();
+        assert!(log.contains("record_file: ") && log.contains("nothing was sent; correct it"), "{log}");
+    }
+    std::fs::remove_file(&record).unwrap();
+    let node = start("none");
+    until(Duration::from_secs(60), "a warning", || {
+        node.log().contains("line.rec: no such file: this start").then_some(())
+    });
+}

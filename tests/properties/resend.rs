@@ -58,6 +58,18 @@ fn a_whole_hour_takes_the_place_of_what_was_stored() {
     assert!(requests(&w).is_empty() && told(&w, "sent again as a whole"), "{:?}", w.messages);
 }
 
+/// One that root had left with a narrow umask held up all that were left behind it.
+#[test]
+fn a_request_that_cannot_be_read_waits_and_those_behind_it_go_on() {
+    let mut w = certified();
+    let bad = Path::new(STATE).join(DIR).join("2026112201.00000000.json");
+    w.machines[0].disk.create_dir_all(&bad, 0o750).unwrap();
+    ask(&w, HOUR, &[]);
+    (0..60).for_each(|_| w.round(1_500));
+    assert_eq!(w.tags()[HOUR].revision, 2, "{:?}", w.messages);
+    assert!(told(&w, "this request of `logd resend` waits"), "{:?}", w.messages);
+}
+
 /// The story: a copy that was read when less of the file was there, by a follower whose clock was ahead, took the place of
 /// the whole one.
 #[test]

@@ -152,7 +152,17 @@ impl Follower {
         let waiting = waiting(&self.disk, &self.state_dir)?;
         self.requests = waiting.len();
         for path in waiting {
-            let (place, done) = match Request::load(&self.disk, &path)? {
+            let loaded = match Request::load(&self.disk, &path) {
+                Err(e) if !e.fatal() => {
+                    // It may be another user's; those behind it go on.
+                    self.alarms.push(format!(
+                        "{e}; this request of `logd resend` waits; let this user read it, or remove it and ask again"
+                    ));
+                    continue;
+                }
+                other => other?,
+            };
+            let (place, done) = match loaded {
                 Ok(request) => {
                     let key = request.key(self.streams.host());
                     if request.packs.is_empty() && self.streams.active(&key.name) > AT_ONCE {
