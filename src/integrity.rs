@@ -322,6 +322,12 @@ impl Store {
         self.disk.replace(&self.closed.join(key.to_string()), &json, 0o640)
     }
 
+    /// Files a certificate as closed whose tag stands.
+    pub fn close(&self, cert: &Certificate) -> disk::Result<()> {
+        let key = HourKey { name: cert.name.clone(), hour: cert.hour };
+        self.disk.replace(&self.closed.join(key.to_string()), &record::to_json(cert), 0o640)
+    }
+
     /// Takes back everything that says the hour is whole: its tag, its day's, the fleet's. Durable when it returns;
     /// only then may bytes that change the hour be acknowledged. Where a batch job took the data file away, the
     /// closed file stays, as `late`: it tells where the bytes that come now begin.

@@ -9,6 +9,16 @@ use crate::roles::admission;
 /// Values that are named one by one.
 const NAMED_MAX: usize = 5;
 
+/// Has the running role another port than the file says?
+pub fn listens_elsewhere(disk: &Disk, config: &Config, role: Role) -> bool {
+    let (dir, _) = control::place(config, role);
+    let told = (instance::is_running(&dir) == Some(true)).then(|| ask::effect(disk, &dir));
+    let Some(Ok(Some(effect))) = told else { return false };
+    let ports = ["listen", "recv_port", "hb_port"];
+    let changes = effect.values.changes(&config.values(role).without_secrets());
+    changes.iter().any(|change| ports.contains(&change.key.as_str()))
+}
+
 /// What the file says and the role does not do, a sentence each; nothing of one that does not run, or does not tell.
 pub fn differs(disk: &Disk, config: &Config, role: Role) -> Vec<String> {
     let (dir, _) = control::place(config, role);

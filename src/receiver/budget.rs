@@ -334,7 +334,7 @@ mod tests {
     const CAP: usize = 400;
 
     fn soon() -> Instant {
-        Instant::now() + Duration::from_secs(60)
+        Instant::now() + Duration::from_mins(1)
     }
 
     /// A frame that takes so many bytes, at once.

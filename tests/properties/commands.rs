@@ -298,7 +298,7 @@ fn a_position_file_that_says_nothing_is_told() {
     }
     std::fs::remove_file(&record).unwrap();
     let node = start("none");
-    until(Duration::from_secs(60), "a warning", || {
+    until(Duration::from_mins(1), "a warning", || {
         node.log().contains("line.rec: no such file: this start").then_some(())
     });
 }

@@ -82,6 +82,24 @@ fn lines_that_come_later_are_kept_beside_it() {
     assert_eq!(unpacked(&gz(&store)), hour.bytes());
 }
 
+/// As logd-operate(7) restores a backup: `save_dir` alone. Each start called the hour damaged, and later lines made it so.
+#[test]
+fn it_is_restored_with_an_empty_state_directory() {
+    let (mut store, hour) = packed("compressed-restored");
+    store.stop();
+    fs::remove_dir_all(store.state("")).unwrap();
+    store.start();
+    let closed = store.state(&format!("closed/web1_{HOUR}"));
+    until("it is known", || closed.exists().then_some(()));
+    assert!(!store.log().contains("damaged"), "{}", store.log());
+    let mut more = hour.clone();
+    more.raws.push(super::peer::lines("late", 0, 5));
+    assert_eq!(store.peer().send(&more.packs()[3]), Answer::Ok);
+    let late = store.save(&format!("aside/web1_{HOUR}.late"));
+    until("they are beside it", || fs::read(&late).ok().filter(|b| *b == more.raws[3]));
+    assert_eq!(unpacked(&gz(&store)), hour.bytes());
+}
+
 #[test]
 fn a_new_copy_takes_its_place() {
     let (store, hour) = packed("compressed-copy");

@@ -63,6 +63,8 @@ struct Look<'a, 'b> {
     disk: Disk,
     now_ms: i64,
     role: &'static str,
+    /// The running role has another port than the file says.
+    elsewhere: bool,
     warned: usize,
     failed: usize,
 }
@@ -71,10 +73,11 @@ struct Look<'a, 'b> {
 pub fn run(path: &Path, config: &Config, out: &mut Out) -> u8 {
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let now_ms = Clock::real().now_ms();
-    let mut look = Look { out, disk: Disk::real(), now_ms, role: "", warned: 0, failed: 0 };
+    let mut look = Look { out, disk: Disk::real(), now_ms, role: "", elsewhere: false, warned: 0, failed: 0 };
     look.clock();
     for role in config.roles() {
         look.role = role.command();
+        look.elsewhere = effect::listens_elsewhere(&look.disk, config, role);
         look.role(role, &path, config);
         for why in effect::differs(&look.disk, config, role) {
             look.say(Mark::Warn, why);
@@ -423,7 +426,7 @@ impl Look<'_, '_> {
                 format_args!("{key} {listen}: free, although the role runs: it listens elsewhere; restart it if the key is new"),
             ),
             (Ok(_), _) => self.say(Mark::Ok, format_args!("{key} {listen}: free")),
-            (Err(e), Some(true)) if e.kind() == ErrorKind::AddrInUse => {
+            (Err(e), Some(true)) if e.kind() == ErrorKind::AddrInUse && !self.elsewhere => {
                 self.say(Mark::Ok, format_args!("{key} {listen}: in use, by the role itself"));
             }
             (Err(e), _) => {
@@ -746,10 +749,14 @@ mod tests {
         assert!(!check(&file).1.contains("in effect"));
         temp.file("m.ini", &format!("; a comment\n{text}keep_hours = 7\n"));
         let out = check(&file).1;
-        assert!(
-            line(&out, "not all of the file").starts_with("warn") && out.contains("logd reload"),
-            "{out}"
-        );
+        let told = line(&out, "not all of the file");
+        assert!(told.starts_with("warn") && out.contains("logd reload"), "{out}");
+        // A port that another program has is not the role's own because the role runs.
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = format!("recv_port = {}", other.local_addr().unwrap());
+        temp.file("m.ini", &text.replace("recv_port = 127.0.0.1:0", &port));
+        let (code, out, _) = check(&file);
+        assert!(code == NO && line(&out, "recv_port").contains("another program uses it"), "{out}");
     }
 
     #[test]

@@ -9,7 +9,7 @@
 use super::{Copy, Early, HourState, Hours, HoursConfig, Role, STATES_MAX};
 use crate::disk;
 use crate::integrity::lines::{Line, Reader as ProofReader};
-use crate::integrity::{Certificate, Health, Place, Scan, Store, repair, scan};
+use crate::integrity::{Certificate, Health, Place, Scan, Store, packed, repair, scan};
 use crate::pack::{HourKey, split_frame};
 use crate::planted::{self, Bug};
 use crate::spool::{Reader, Shelf};
@@ -106,11 +106,20 @@ impl Hours {
     /// What is on disk of an hour, mended.
     pub(super) fn look(&mut self, key: &HourKey, spooled: &Spooled, now_ms: u64) -> disk::Result<HourState> {
         self.resume_install(key)?;
-        let closed = self.store.closed(key)?;
-        let mut state = HourState { closed, used_ms: now_ms, ..HourState::default() };
-        let shelf = self.early.packs_of(key)?;
+        let mut closed = self.store.closed(key)?;
         let place = self.store.place(key);
         let gone = self.disk().stat(&place.data)?.is_none();
+        if closed.is_none() && gone && self.disk().stat(&packed::path(&self.store, key))?.is_some() {
+            // The state directory was lost, or left out of a backup. Whoever takes the certificate of such an hour back keeps
+            // `closed`, so the tag stands for what was compressed.
+            let tag = self.store.tag(key)?.and_then(|(_, content)| content);
+            closed = tag.filter(|c| c.is_tag() && c.name == key.name && c.hour == key.hour);
+            if let Some(certificate) = &closed {
+                self.store.close(certificate)?;
+            }
+        }
+        let mut state = HourState { closed, used_ms: now_ms, ..HourState::default() };
+        let shelf = self.early.packs_of(key)?;
         match &state.closed {
             Some(c) if gone && c.bytes > 0 => {
                 let late = self.store.late(key, c.packs.saturating_add(1));
