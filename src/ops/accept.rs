@@ -51,7 +51,9 @@ fn may_write(save_dir: &Path) -> Result<(), String> {
 fn put(path: &Path, text: &[u8]) -> Result<(), String> {
     let disk = Disk::real();
     let dir = path.parent().unwrap_or(path);
-    disk.create_dir_all(dir, 0o755).and_then(|()| disk.replace(path, text, 0o644)).map_err(|e| e.to_string())
+    disk.create_dir_all(dir, 0o755)
+        .and_then(|()| disk.replace(path, text, 0o644))
+        .map_err(|e| format!("{e}; nothing was recorded; run it as the user of the role"))
 }
 
 fn done(what: &str, result: Result<u8, String>, out: &mut Out) -> u8 {

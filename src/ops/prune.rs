@@ -181,6 +181,9 @@ fn plain(
         Proof::Foreign => return stays("its tag is no certificate (the original's, or damaged)"),
         Proof::None => return stays("it is not certified"),
     };
+    if c.format != 1 {
+        return stays("its certificate is of a later format, which a newer logd knows");
+    }
     if c.certified.saturating_mul(1000) > until {
         return Ok(Err(None));
     }
@@ -384,6 +387,9 @@ mod tests {
         c.certified = 1_764_000_000;
         Store::new(&Disk::real(), &save, &temp.path("state"), 0o644, 0o755).certify(&c).unwrap();
         std::fs::write(save.join("log_data/web6_2025112205"), "a\n").unwrap();
+        let mut c = Build::new("web7_2025112205", PACKS).certify(&save);
+        (c.format, c.certified) = (2, 1_764_000_000);
+        Store::new(&Disk::real(), &save, &temp.path("state"), 0o644, 0o755).certify(&c).unwrap();
         let before = (names(&save.join("log_data")), names(&save.join("received")));
         let (code, out, err) = printed(|out| run(&config, &asked(false, true), out));
         assert_eq!(code, NO, "{out}{err}");
@@ -395,6 +401,7 @@ mod tests {
             ("web2", "not certified"),
             ("web3", "no tag: partial"),
             ("web6", "another length"),
+            ("web7", "later format"),
             ("web5", "certified"),
         ] {
             let told =
@@ -402,7 +409,7 @@ mod tests {
             // web5 was certified later: it is not of that age.
             assert_eq!(told, k != "web5", "{k}: {out}");
         }
-        let rest: Vec<String> = (2..=6).map(|n| format!("web{n}_2025112205")).collect();
+        let rest: Vec<String> = (2..=7).map(|n| format!("web{n}_2025112205")).collect();
         assert_eq!(names(&save.join("log_data")), rest);
         assert_eq!(names(&save.join("headers")), rest);
         assert!(!names(&save.join("received")).iter().any(|n| n.starts_with("web1") || n.starts_with("all")));

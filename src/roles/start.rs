@@ -362,7 +362,9 @@ fn first_start(
             None,
         ));
     };
-    let listed = if once { unpack::existing(pattern, &w.disk) } else { pattern.existing(&w.disk) };
+    // Whoever asks for the oldest hour means those that were compressed, too.
+    let archives = once || own.start == Some(Start::Oldest);
+    let listed = if archives { unpack::existing(pattern, &w.disk) } else { pattern.existing(&w.disk) };
     if let (true, Err(e)) = (once, &listed) {
         return Err(format!("log_file: {e}"));
     }

@@ -395,6 +395,15 @@ fn a_compressed_hour_is_read_by_once_and_by_resend_and_a_damaged_one_is_an_error
     assert_eq!(stored(&hours[0]), text[0].as_bytes());
     support::until(support::SOON, "no unpacked file", || (unpacked() == 0).then_some(()));
 
+    // One that is asked for the oldest hour begins there, whether it is compressed or not.
+    let oldest = [("close_wait", "0"), ("quiet", "0"), ("start", "oldest")];
+    let mut third = support::tail(&temp, "web3", &pattern, &store.addr().to_string(), &oldest, &[]);
+    support::until(support::SOON, "hours of archives", || {
+        let whole = |hour: &Hour| support::tag(&save, "web3", hour).is_some_and(|t| t["verified"] == true);
+        hours.iter().all(whole).then_some(())
+    });
+    assert_eq!(third.terminate(), 0);
+
     // Half an archive is nothing.
     let archive = format!("{}.gz", file(&hours[2]).display());
     let bytes = fs::read(&archive).unwrap();

@@ -241,7 +241,8 @@ impl Streams {
             Some(start) => start,
             None => Start::usual(self.once, found.pattern.is_dated()),
         };
-        let existing = if self.once {
+        let archives = self.once || (!appeared && start == Start::Oldest);
+        let existing = if archives {
             unpack::existing(&found.pattern, &self.disk)
         } else {
             found.pattern.existing(&self.disk)
