@@ -7,8 +7,9 @@ use super::out::{self, Out};
 use super::{ERROR, NO, YES};
 use crate::clock::{Clock, Hour};
 use crate::config::{Config, StoreConfig};
-use crate::disk::Disk;
-use crate::integrity::{self, Certificate};
+use crate::disk::{self, Disk};
+use crate::integrity::lines::{Line, Reader};
+use crate::integrity::{self, Certificate, Store};
 use crate::inventory::known::Known;
 use crate::pack::HourKey;
 use crate::record;
@@ -144,8 +145,9 @@ fn rest(
         // The original's tags are empty files; one of ours that does not hold proves nothing.
         let cert = record::from_json::<Certificate>(&bytes).ok();
         let whole = match cert {
-            Some(c) => !strict || (c.verified && !c.empty),
-            None => !strict && bytes.is_empty(),
+            // Somebody may have copied or renamed it.
+            Some(c) => c.tag_name() == **tag && (!strict || (c.verified && !c.empty)),
+            None => !strict && bytes.is_empty() && !is_ours(disk, store, &key).map_err(|e| e.to_string())?,
         };
         if !whole {
             open.push(key);
@@ -153,6 +155,12 @@ fn rest(
     }
     open.sort();
     Ok(open)
+}
+
+/// Is the hour's proof one of ours? Then an empty tag is none that the original has written.
+fn is_ours(disk: &Disk, store: &StoreConfig, key: &HourKey) -> disk::Result<bool> {
+    let place = Store::new(disk, &store.save_dir, Path::new(""), 0o644, 0o755).place(key);
+    Ok(matches!(Reader::open(disk, &place.headers)?.next()?, Some((_, Line::Ours(_)))))
 }
 
 /// Without those of whom an operator has said that nothing more is to come; and these, with his words.
@@ -244,6 +252,21 @@ mod tests {
         let config = config(temp, hosts);
         let options = Options { wait_ms: 0, strict };
         printed(|out| run(&config, hour("2026112205"), &options, out))
+    }
+
+    /// Each was a yes, and `verify` called it wrong.
+    #[test]
+    fn a_tag_that_was_emptied_or_renamed_is_none() {
+        let temp = Temp::new();
+        let save = temp.path("save");
+        Build::new("web1_2026112205", PACKS).certify(&save);
+        let tag = save.join("received/web1_2026112205_2");
+        assert_eq!(ready(&temp, "web1\n", false).0, YES);
+        std::fs::rename(&tag, save.join("received/web1_2026112205_5")).unwrap();
+        assert_eq!(ready(&temp, "web1\n", false).0, NO);
+        std::fs::remove_file(save.join("received/web1_2026112205_5")).unwrap();
+        std::fs::write(&tag, "").unwrap();
+        assert_eq!(ready(&temp, "web1\n", false).0, NO);
     }
 
     #[test]
