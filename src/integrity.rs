@@ -319,7 +319,7 @@ impl Store {
         } else {
             self.disk.replace(&doubtful, &json, self.file_mode)?;
         }
-        self.disk.replace(&self.closed.join(key.to_string()), &json, 0o640)
+        self.close(cert)
     }
 
     /// Files a certificate as closed whose tag stands.

@@ -107,7 +107,7 @@ impl Inventory {
     /// Lists what is below `save_dir`. An error is a sentence without a full stop.
     pub fn read(disk: &Disk, save_dir: &Path, filter: &Filter) -> Result<Self, String> {
         let at = save_dir.display();
-        let advice = "give the directory that save_dir names; only `status`, `ready`, `accept` and `retire` take the configuration";
+        let advice = "it must be the directory that save_dir names, not the configuration";
         match disk.stat(save_dir).map_err(|e| e.to_string())? {
             Some(s) if s.is_dir => {}
             Some(_) => return Err(format!("{at}: not a directory; {advice}")),

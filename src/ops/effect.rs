@@ -1,7 +1,7 @@
 //! Is what a file says what the role that runs has in effect? It reads its file at the start, and when `logd reload` asks.
 
 use super::control;
-use crate::config::{Config, Role};
+use crate::config::{Change, Config, Role};
 use crate::disk::Disk;
 use crate::instance::{self, ask};
 use crate::roles::admission;
@@ -9,21 +9,24 @@ use crate::roles::admission;
 /// Values that are named one by one.
 const NAMED_MAX: usize = 5;
 
-/// Has the running role another port than the file says?
-pub fn listens_elsewhere(disk: &Disk, config: &Config, role: Role) -> bool {
+/// What the running role has in effect; nothing of one that does not run, or does not tell.
+fn told(disk: &Disk, config: &Config, role: Role) -> Option<ask::Effect> {
     let (dir, _) = control::place(config, role);
     let told = (instance::is_running(&dir) == Some(true)).then(|| ask::effect(disk, &dir));
-    let Some(Ok(Some(effect))) = told else { return false };
-    let ports = ["listen", "recv_port", "hb_port"];
+    told?.ok()?
+}
+
+/// Keys that have another value in the file than in the running role; those of the page as `[http] key`.
+pub fn changed(disk: &Disk, config: &Config, role: Role) -> Vec<String> {
+    let Some(effect) = told(disk, config, role) else { return Vec::new() };
     let changes = effect.values.changes(&config.values(role).without_secrets());
-    changes.iter().any(|change| ports.contains(&change.key.as_str()))
+    let name = |c: &Change| if c.section == "http" { format!("[http] {}", c.key) } else { c.key.clone() };
+    changes.iter().map(name).collect()
 }
 
 /// What the file says and the role does not do, a sentence each; nothing of one that does not run, or does not tell.
 pub fn differs(disk: &Disk, config: &Config, role: Role) -> Vec<String> {
-    let (dir, _) = control::place(config, role);
-    let told = (instance::is_running(&dir) == Some(true)).then(|| ask::effect(disk, &dir));
-    let Some(Ok(Some(effect))) = told else { return Vec::new() };
+    let Some(effect) = told(disk, config, role) else { return Vec::new() };
     let mut list = Vec::new();
     let changes = effect.values.changes(&config.values(role).without_secrets());
     if !changes.is_empty() {

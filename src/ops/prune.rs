@@ -24,6 +24,7 @@ use crate::integrity::{Certificate, Store, packed};
 use crate::pack::HourKey;
 use crate::roles::beyond;
 use crate::state;
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -96,7 +97,7 @@ fn prune(path: &Path, asked: &Asked, out: &mut Out) -> Result<u8, String> {
     let mut inv = Inventory::read(&disk, &save_dir, &Filter::default())?;
     let store = Store::new(&disk, &save_dir, &state_dir, 0o644, 0o755);
     let prune = Prune { store, role, asked: *asked };
-    let (mut n, mut kept) = (Counts::default(), Vec::new());
+    let (mut n, mut kept) = (Counts::default(), BTreeMap::new());
     // Held until the end.
     let lock = if asked.dry_run { None } else { Some(prune.lock()?) };
     if lock.is_some() && prune.leftovers(&inv, &mut kept).map_err(|e| e.to_string())? {
@@ -117,7 +118,7 @@ fn prune(path: &Path, asked: &Asked, out: &mut Out) -> Result<u8, String> {
             Ok(Ok(certificate)) => certificate,
             Ok(Err(None)) => continue,
             Ok(Err(Some(why))) => {
-                kept.push(format!("{key}: stays: {why}"));
+                kept.entry(key.clone()).or_insert(why);
                 continue;
             }
             Err(e) => {
@@ -126,20 +127,32 @@ fn prune(path: &Path, asked: &Asked, out: &mut Out) -> Result<u8, String> {
                 continue;
             }
         };
-        if asked.keep_certificates && (certificate.bytes == 0 || !(files.data || files.headers)) {
+        let lines =
+            || Ok(files.data || files.headers || disk.stat(&packed::path(&prune.store, key))?.is_some());
+        if asked.keep_certificates
+            && (certificate.bytes == 0 || !lines().map_err(|e: disk::Error| e.to_string())?)
+        {
             continue;
         }
         let there = beyond::done(role).map_or(Ok(true), |done| done(&disk, &save_dir, key, &certificate));
         if !matches!(there, Ok(true)) {
             let why = there.err().map_or(String::new(), |e| format!(" ({e})"));
-            kept.push(format!("{key}: stays: its lines are not in the tables or the database yet{why}; `logd status` tells more"));
+            kept.insert(
+                key.clone(),
+                format!("its lines are not in the tables or the database yet{why}; `logd status` tells more"),
+            );
             continue;
         }
         match prune.hour(key, &certificate) {
             Ok(Some(bytes)) => {
                 (n.hours, n.bytes) = (n.hours.saturating_add(1), n.bytes.saturating_add(bytes));
             }
-            Ok(None) => kept.push(format!("{key}: stays: bytes came for it just now; look for its data in aside/{key}.pruned if it is not in its place")),
+            Ok(None) => {
+                let why = format!(
+                    "bytes came for it just now; look for its data in aside/{key}.pruned if it is not in its place"
+                );
+                kept.insert(key.clone(), why);
+            }
             Err(e) => {
                 n.failed = n.failed.saturating_add(1);
                 out.complain(format_args!("logd: prune: {e}; {key} stays or is gone in part, run it again"));
@@ -149,8 +162,8 @@ fn prune(path: &Path, asked: &Asked, out: &mut Out) -> Result<u8, String> {
             }
         }
     }
-    for line in &kept {
-        out.line(line);
+    for (key, why) in &kept {
+        out.line(format_args!("{key}: stays: {why}"));
     }
     let word = if asked.dry_run { "would be removed" } else { "removed" };
     let rest = if asked.keep_certificates { ", their certificates stay" } else { "" };
@@ -298,7 +311,7 @@ impl Prune {
 
     /// What a run left that was killed; whether there was anything. An hour's data goes only if nothing but its certificate is left
     /// of it.
-    fn leftovers(&self, inv: &Inventory, kept: &mut Vec<String>) -> disk::Result<bool> {
+    fn leftovers(&self, inv: &Inventory, kept: &mut BTreeMap<HourKey, String>) -> disk::Result<bool> {
         let (disk, dir) = (self.store.disk(), self.store.path("aside"));
         let mut any = false;
         for entry in disk.list(&dir)? {
@@ -316,15 +329,19 @@ impl Prune {
             let certified = matches!(inv.proof(&key)?, Proof::Tag(_));
             let proof = disk.stat(&place.headers)?.is_some();
             let from = if gz { packed::path(&self.store, &key) } else { place.data };
-            if !came && !proof && (certified || self.store.closed(&key)?.is_none()) {
+            // Whoever keeps certificates has removed none.
+            let finished = !self.asked.keep_certificates && self.store.closed(&key)?.is_none();
+            if !came && !proof && (certified || finished) {
                 self.remove(&left)?;
             } else if !came && proof && disk.stat(&from)?.is_none() {
                 self.move_to(&left, &from)?;
             } else {
-                kept.push(format!(
-                    "{key}: stays: lines came for it while it was being removed; its data is in {}, which nobody removes",
+                let why = format!(
+                    "lines came for it while it was being removed; its data is in {}; take it from there, and remove that file, which \
+                     nobody else does",
                     left.display()
-                ));
+                );
+                kept.insert(key, why);
             }
         }
         Ok(any)
@@ -568,6 +585,18 @@ mod tests {
                 assert_eq!(std::fs::read_to_string(&aside).unwrap(), "a\nb\n");
             }
         }
+    }
+
+    /// A compression that was under way when the hour went puts its file there afterwards.
+    #[test]
+    fn a_compressed_file_alone_goes_although_the_certificate_stays() {
+        let temp = Temp::new();
+        let (save, _) = store(&temp);
+        assert_eq!(printed(|out| run(&save, &asked(true, false), out)).0, YES);
+        temp.file("save/log_data/web1_2025112205.gz", "x");
+        let (code, out, err) = printed(|out| run(&save, &asked(true, false), out));
+        assert!(code == YES && out.contains("1 hour removed"), "{out}{err}");
+        assert!(names(&save.join("log_data")).is_empty());
     }
 
     /// The compressed file went last, and nothing named it when that had not been reached.

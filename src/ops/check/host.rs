@@ -63,8 +63,8 @@ struct Look<'a, 'b> {
     disk: Disk,
     now_ms: i64,
     role: &'static str,
-    /// The running role has another port than the file says.
-    elsewhere: bool,
+    /// Keys of which the running role has another value than the file.
+    changed: Vec<String>,
     warned: usize,
     failed: usize,
 }
@@ -73,11 +73,12 @@ struct Look<'a, 'b> {
 pub fn run(path: &Path, config: &Config, out: &mut Out) -> u8 {
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let now_ms = Clock::real().now_ms();
-    let mut look = Look { out, disk: Disk::real(), now_ms, role: "", elsewhere: false, warned: 0, failed: 0 };
+    let mut look =
+        Look { out, disk: Disk::real(), now_ms, role: "", changed: Vec::new(), warned: 0, failed: 0 };
     look.clock();
     for role in config.roles() {
         look.role = role.command();
-        look.elsewhere = effect::listens_elsewhere(&look.disk, config, role);
+        look.changed = effect::changed(&look.disk, config, role);
         look.role(role, &path, config);
         for why in effect::differs(&look.disk, config, role) {
             look.say(Mark::Warn, why);
@@ -420,13 +421,14 @@ impl Look<'_, '_> {
     /// A port that is free, or that the role itself has.
     fn port(&mut self, key: &str, listen: &str, runs: Option<bool>) {
         let done = TcpListener::bind(listen);
+        let elsewhere = self.changed.iter().any(|changed| changed == key);
         match (done, runs) {
             (Ok(_), Some(true)) if !listen.ends_with(":0") => self.say(
                 Mark::Warn,
                 format_args!("{key} {listen}: free, although the role runs: it listens elsewhere; restart it if the key is new"),
             ),
             (Ok(_), _) => self.say(Mark::Ok, format_args!("{key} {listen}: free")),
-            (Err(e), Some(true)) if e.kind() == ErrorKind::AddrInUse && !self.elsewhere => {
+            (Err(e), Some(true)) if e.kind() == ErrorKind::AddrInUse && !elsewhere => {
                 self.say(Mark::Ok, format_args!("{key} {listen}: in use, by the role itself"));
             }
             (Err(e), _) => {
@@ -757,6 +759,14 @@ mod tests {
         temp.file("m.ini", &text.replace("recv_port = 127.0.0.1:0", &port));
         let (code, out, _) = check(&file);
         assert!(code == NO && line(&out, "recv_port").contains("another program uses it"), "{out}");
+        // Each is judged by its own key.
+        let values = Config::load(&file).unwrap().values(Role::Monitor);
+        ask::put_effect(&disk, &dir, Some(&ask::Effect::new(&values, String::new()))).unwrap();
+        let page = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let more = text.replace("recv_port = 127.0.0.1:0", &port);
+        temp.file("m.ini", &format!("{more}[http]\nlisten = {page}\n"));
+        let out = check(&file).1;
+        assert!(line(&out, "recv_port").contains("in use, by the role itself"), "{out}");
     }
 
     #[test]
