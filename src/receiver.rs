@@ -225,13 +225,19 @@ impl Session {
         true
     }
 
-    /// Charges the memory of a header that `input` is part of, and makes it. False when the deadline passes first.
-    pub fn charge_header(&mut self, input: &[u8], deadline: Instant) -> bool {
+    /// Charges the memory of a header that `input` is part of, and makes it. False when the deadline passes first; without one,
+    /// if it would have to wait.
+    pub fn charge_header(&mut self, input: &[u8], deadline: Option<Instant>) -> bool {
         let memory = self.decoder.memory_with(input);
         if let Some(long) = memory.checked_sub(HEADER_USUAL).filter(|long| *long > 0) {
             let budget = &self.budget;
             let charge = self.header.get_or_insert_with(|| budget.enter(HEADERS, self.close.clone()));
-            if !charge.wait(long.saturating_sub(charge.bytes()), deadline) {
+            let more = long.saturating_sub(charge.bytes());
+            let charged = match deadline {
+                Some(deadline) => charge.wait(more, deadline),
+                None => charge.now(more),
+            };
+            if !charged {
                 return false;
             }
         }

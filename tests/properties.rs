@@ -51,6 +51,8 @@ mod resend;
 mod rotation;
 #[path = "properties/seen.rs"]
 mod seen;
+#[path = "properties/strangers.rs"]
+mod strangers;
 #[path = "properties/streams.rs"]
 mod streams;
 mod support;

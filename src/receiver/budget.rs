@@ -141,6 +141,15 @@ impl Used {
         self.hosts.iter().max_by_key(|(_, share)| share.bytes).map(|(whose, _)| Arc::clone(whose))
     }
 
+    /// Closes a frame for one of this host that does not find room for `n` bytes: one of its own, or of whoever has most.
+    fn close_slowest_for(&mut self, whose: &Arc<str>, n: usize, cap: usize, now: Instant) {
+        let room = self.bytes.saturating_add(n) <= cap;
+        let whose = if room { Some(Arc::clone(whose)) } else { self.greatest() };
+        if let Some(whose) = whose {
+            self.close_slowest(&whose, now);
+        }
+    }
+
     /// Closes the frame of this host for which its sender has been waited longest, if that is long. Its sender keeps it.
     fn close_slowest(&mut self, whose: &str, now: Instant) {
         let Some(share) = self.hosts.get(whose) else { return };
@@ -235,17 +244,37 @@ impl Charge {
         self.bytes
     }
 
+    /// Charges `n` bytes if there is room now. If not, a frame that is too slow makes some for another attempt.
+    pub fn now(&mut self, n: usize) -> bool {
+        let budget = Arc::clone(&self.budget);
+        let mut u = lock(&budget.used);
+        let charged = self.at_once(&mut u, n);
+        if !charged {
+            u.close_slowest_for(&self.whose, n, budget.cap, Instant::now());
+        }
+        charged
+    }
+
+    fn at_once(&mut self, u: &mut Used, n: usize) -> bool {
+        let goes = u.goes(self.ticket, &self.whose, n, self.budget.cap);
+        if goes {
+            u.take(self.ticket, &self.whose, n, Instant::now());
+            self.bytes = self.bytes.saturating_add(n);
+        } else {
+            u.moved(self.ticket, false, Instant::now());
+        }
+        goes
+    }
+
     /// Charges `n` bytes, waiting for others to finish until `deadline`; false if they did not. The oldest frame of all never
     /// waits, and the oldest of a host not for that host's share.
     pub fn wait(&mut self, n: usize, deadline: Instant) -> bool {
-        let (cap, ticket, mut now) = (self.budget.cap, self.ticket, Instant::now());
-        let mut u = lock(&self.budget.used);
-        if u.goes(ticket, &self.whose, n, cap) {
-            u.take(ticket, &self.whose, n, now);
-            self.bytes = self.bytes.saturating_add(n);
+        let budget = Arc::clone(&self.budget);
+        let (cap, ticket, mut now) = (budget.cap, self.ticket, Instant::now());
+        let mut u = lock(&budget.used);
+        if self.at_once(&mut u, n) {
             return true;
         }
-        u.moved(ticket, false, now);
         let wake = Arc::new(Condvar::new());
         if let Some(share) = u.hosts.get_mut(&self.whose) {
             share.waiting.insert(ticket, (n, Arc::clone(&wake)));
@@ -260,11 +289,7 @@ impl Charge {
             let mut pause = left;
             if u.hosts.get(&self.whose).is_some_and(|share| share.looks(ticket)) {
                 pause = left.min(LOOK);
-                let room = u.bytes.saturating_add(n) <= cap;
-                let whose = if room { Some(Arc::clone(&self.whose)) } else { u.greatest() };
-                if let Some(whose) = whose {
-                    u.close_slowest(&whose, now);
-                }
+                u.close_slowest_for(&self.whose, n, cap, now);
             }
             u = wake.wait_timeout(u, pause).unwrap_or_else(PoisonError::into_inner).0;
             let waits = u.hosts.get(&self.whose).is_some_and(|share| share.waiting.contains_key(&ticket));

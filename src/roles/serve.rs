@@ -1,11 +1,14 @@
-//! Threads of a receiving role: one accepts, one per connection, one commits.
+//! Threads of a receiving role: one accepts, one per connection (where senders must sign, of those that have: [`lobby`]), one
+//! commits.
 
+mod connection;
+mod lobby;
 mod peers;
 
 use super::Dates;
 use super::watch::Ages;
 use crate::auth::{Keyring, Memory};
-use crate::clock::{self, Clock, Zone};
+use crate::clock::{Clock, Zone};
 use crate::config::allow::network;
 use crate::config::{Allow, ReceiverConfig};
 use crate::disk::Disk;
@@ -13,37 +16,29 @@ use crate::disk::sim::Rng;
 use crate::health::Health;
 use crate::log::{Cap, Log, count};
 use crate::metrics;
-use crate::pack::{Meta, Refusal};
-use crate::receiver::gate::{Answer, Gate};
+use crate::receiver::gate::Gate;
 use crate::receiver::{Budget, Session, lock};
 use crate::shutdown::Shutdown;
 use crate::tls::{self, Stream};
+use connection::Connection;
+use lobby::{Lobby, gone};
 use peers::{Peer, Peers, close_all_idle, close_idle, close_of_many, close_strangers, close_unproven, held};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::BTreeMap;
-use std::io::{ErrorKind, Read, Write};
+use std::io::ErrorKind;
 use std::net::{IpAddr, Shutdown as Half, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Read at a time, into the stack: thousands of connections may be open, and each that is silent must cost little.
-const CHUNK: usize = 8 << 10;
 const STACK: usize = 256 << 10;
 /// How often it is asked whether the key file is another one now, in ms.
 const KEYS_MS: u64 = 1_000;
-/// A connection lives as long as it is used; so often it is asked whether its certificate is still good, in ms.
-const TRUST_MS: u64 = 60_000;
 /// How soon an idle listener sees that the role stops.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// File descriptors that are kept for files.
 const RESERVED_FDS: usize = 512;
-/// A clock may be wrong by so much before packs are refused for it; hours are named in their hosts' own zones besides.
-const AHEAD_MS: i64 = 24 * 3_600_000;
-/// After a refusal, so much is read and thrown away before the connection is closed.
-const DRAIN_BYTES: usize = 1 << 20;
-
 /// What all threads of a receiver share.
 pub struct Shared {
     /// The one lock.
@@ -253,7 +248,18 @@ fn accept_loop(
     let look_again = Timespec::try_from(LOOK_AGAIN).ok();
     let (mut keys_ms, mut tls_ms, mut cas, mut dates) = (0, 0, 0, Dates::default());
     let must_prove = s.keys.is_some() || s.tls.as_ref().is_some_and(tls::Server::asks_for_certificates);
+    // A handshake keeps a processor busy for as long as a thread costs: with TLS each has its own from the start.
+    let mut lobby = match s.keys.as_ref().filter(|_| s.tls.is_none()).map(|_| Lobby::new()).transpose() {
+        Ok(lobby) => lobby,
+        Err(e) => {
+            s.log.warn(&format!("epoll: {e}; each connection has a thread from its start"));
+            None
+        }
+    };
     while !s.stop.requested() {
+        if let Some(lobby) = &mut lobby {
+            lobby.turn(peers, |id, connection| start(id, connection, peers));
+        }
         let now = s.clock.mono_ms();
         if let Some(keys) = s.keys.as_ref().filter(|_| now >= keys_ms) {
             keys_ms = now.saturating_add(KEYS_MS);
@@ -300,7 +306,9 @@ fn accept_loop(
         let (stream, addr) = match listener.accept() {
             Ok(a) => a,
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                let mut waits = [PollFd::new(listener, PollFlags::IN)];
+                let lobby = lobby.as_ref().map(|lobby| PollFd::new(lobby, PollFlags::IN));
+                let mut waits: Vec<_> =
+                    lobby.into_iter().chain([PollFd::new(listener, PollFlags::IN)]).collect();
                 if poll(&mut waits, look_again.as_ref()).is_err() {
                     // A signal; or no memory, and then it must not spin.
                     s.stop.wait(Duration::from_millis(20));
@@ -357,7 +365,6 @@ fn accept_loop(
             ));
             continue;
         }
-        let _ = stream.set_nonblocking(false);
         let _ = stream.set_nodelay(true);
         let stream = Arc::new(stream);
         let idle_since = Arc::new(AtomicU64::new(s.clock.mono_ms()));
@@ -388,7 +395,7 @@ fn accept_loop(
                 ),
             );
         }));
-        let mut c = Connection {
+        let connection = Connection {
             stream: Stream::plain(stream),
             session,
             s: Arc::clone(s),
@@ -398,21 +405,30 @@ fn accept_loop(
             ip,
             trusted: (0, 0),
         };
-        let p = Arc::clone(peers);
-        let spawned =
-            std::thread::Builder::new().name("connection".into()).stack_size(STACK).spawn(move || {
-                c.run();
-                metrics::CONNECTIONS.dec();
-                lock(&p).remove(id);
-            });
-        if let Err(e) = spawned {
-            metrics::CONNECTIONS.dec();
-            s.log.warn(&format!(
-                "connection from {ip}: no thread for it: {e}; closed; its packs wait there, nothing is lost; raise TasksMax= of the \
-                 unit, or lower max_connections"
-            ));
-            lock(peers).remove(id);
+        match &mut lobby {
+            Some(lobby) => lobby.enter(id, connection, peers),
+            None => start(id, connection, peers),
         }
+    }
+    if let Some(lobby) = lobby {
+        lobby.close(peers);
+    }
+}
+
+/// Gives a connection its thread.
+fn start(id: u64, mut connection: Connection, peers: &Peers) {
+    let (s, ip, all) = (Arc::clone(&connection.s), connection.ip, Arc::clone(peers));
+    let thread = std::thread::Builder::new().name("connection".into()).stack_size(STACK);
+    let spawned = thread.spawn(move || {
+        connection.run();
+        gone(id, &all);
+    });
+    if let Err(e) = spawned {
+        s.log.warn(&format!(
+            "connection from {ip}: no thread for it: {e}; closed; its packs wait there, nothing is lost; raise TasksMax= of the \
+             unit, or lower max_connections"
+        ));
+        gone(id, peers);
     }
 }
 
@@ -435,297 +451,4 @@ pub fn raise_fd_limit() {
         rustix::process::Resource::Nofile,
         rustix::process::Rlimit { current: limit.maximum, ..limit },
     );
-}
-
-struct Connection {
-    stream: Stream,
-    session: Session,
-    s: Arc<Shared>,
-    conf: Arc<ReceiverConfig>,
-    idle_since: Arc<AtomicU64>,
-    proven: Arc<AtomicBool>,
-    ip: IpAddr,
-    /// Under which `tls_client_ca` its certificate was found good, and when.
-    trusted: (u64, u64),
-}
-
-enum End {
-    Closed,
-    Refused(Refusal),
-    Broken(String),
-    /// There is no TLS with this peer.
-    NoTls(String),
-}
-
-impl Connection {
-    fn run(&mut self) {
-        let end = match self.open() {
-            Ok(()) => self.serve(),
-            Err(end) => end,
-        };
-        match end {
-            End::Closed => {}
-            End::Broken(why) => self.s.log.debug(&format!("connection from {}: {why}", self.ip)),
-            End::NoTls(why) => {
-                self.s.memory.denied("", &self.ip.to_string(), &format!("TLS: {why}"));
-                self.s
-                    .log
-                    .warn(&format!("connection from {}: TLS: {why}; closed; nothing was taken", self.ip));
-                // The alert that says why must arrive.
-                self.say_and_drain("");
-            }
-            End::Refused(refusal) => {
-                let (text, counter) = match &refusal {
-                    Refusal::Wrong(_) => ("wrong header", &metrics::REFUSED_WRONG),
-                    Refusal::Busy(_) => ("busy", &metrics::REFUSED_BUSY),
-                    Refusal::Denied(_) => ("denied", &metrics::REFUSED_DENIED),
-                    Refusal::Close(_) => ("", &metrics::REFUSED_CLOSED),
-                };
-                counter.inc();
-                let what = format!("pack from {}: refused: {}", self.ip, refusal.reason());
-                match refusal {
-                    Refusal::Busy(_) => {
-                        self.s.refused(false, &format!("{what}; its sender keeps it and tries again"));
-                    }
-                    _ => self
-                        .s
-                        .refused(true, &format!("{what}; its sender keeps it; nothing of it is stored here")),
-                }
-                self.say_and_drain(if self.session.peer_is_ours() { text } else { "" });
-            }
-        }
-        let _ = self.stream.tcp().shutdown(Half::Both);
-    }
-
-    /// TLS, if that is asked for.
-    fn open(&mut self) -> Result<(), End> {
-        let Some(tls) = &self.s.tls else { return Ok(()) };
-        let deadline = clock::deadline(Duration::from_millis(self.conf.header_timeout_ms));
-        let (tcp, cas) = (self.stream.socket(), tls.cas());
-        let Some((stream, certificate)) = tls.accept(tcp, deadline).map_err(End::NoTls)? else {
-            return Err(End::Closed);
-        };
-        if !stream.is_tls() {
-            self.s.log.warn(&format!("connection from {}: without TLS, which `tls = accept` takes; set `tls = require` when all senders have it", self.ip));
-        }
-        self.stream = stream;
-        self.trusted = (cas, self.s.clock.mono_ms());
-        if let Some(certificate) = certificate {
-            // With keys, too, it is the signature that proves.
-            self.proven.store(self.s.keys.is_none(), Ordering::Relaxed);
-            self.session.belongs_to(certificate);
-        }
-        Ok(())
-    }
-
-    /// The peer may still be writing: closing at once would destroy our answer on its way.
-    fn say_and_drain(&mut self, text: &str) {
-        self.stream.set_deadline(clock::deadline(Duration::from_secs(1)));
-        let _ = self.stream.write_all(text.as_bytes()).and_then(|()| self.stream.flush());
-        self.stream.close_write();
-        let mut stream = self.stream.tcp();
-        let _ = stream.set_read_timeout(Some(Duration::from_millis(500)));
-        let until = clock::deadline(Duration::from_secs(2));
-        let (mut buf, mut left) = ([0; CHUNK], DRAIN_BYTES);
-        while left > 0 && Instant::now() < until {
-            match stream.read(&mut buf) {
-                Ok(0) | Err(_) => return,
-                Ok(n) => left = left.saturating_sub(n),
-            }
-        }
-    }
-
-    fn serve(&mut self) -> End {
-        let ms = Duration::from_millis;
-        let mut buf = [0u8; CHUNK];
-        let mut deadline = Instant::now();
-        loop {
-            if self.session.idle() {
-                if self.s.stop.requested() {
-                    return End::Closed;
-                }
-                self.idle_since.store(self.s.clock.mono_ms(), Ordering::Relaxed);
-                deadline = clock::deadline(ms(self.conf.idle_timeout_ms));
-            }
-            let late = if self.session.idle() { "idle; closed" } else { "too slow; closed" };
-            self.stream.set_deadline(deadline);
-            let n = match self.stream.read(&mut buf) {
-                Ok(0) if self.session.idle() => return End::Closed,
-                Ok(0) => return End::Broken("closed in the middle of a frame".into()),
-                Ok(n) => n,
-                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return End::Broken(late.into()),
-                Err(e) => return End::Broken(tls::explain(&e)),
-            };
-            if self.session.idle() && self.s.tls.is_none() && buf.first() == Some(&tls::HANDSHAKE) {
-                let why =
-                    "it speaks TLS, and this receiver does not: set tls_cert here, or take tls_ca out there";
-                return End::NoTls(why.into());
-            }
-            if self.session.idle() {
-                // A frame has one deadline for its header, whatever way its bytes drip in.
-                deadline = clock::deadline(ms(self.conf.header_timeout_ms));
-                self.idle_since.store(u64::MAX, Ordering::Relaxed);
-            }
-            let mut chunk = buf.get(..n).unwrap_or_default();
-            while !chunk.is_empty() {
-                let had_header = self.session.body_len().is_some();
-                let charged = if had_header {
-                    self.session.charge(chunk.len(), deadline)
-                } else {
-                    self.session.charge_header(chunk, deadline)
-                };
-                if !charged {
-                    return End::Refused(Refusal::Busy("the bytes in flight are at their limit".into()));
-                }
-                let (used, arrived) = match self.session.feed(chunk) {
-                    Ok(r) => r,
-                    Err(refusal) => return End::Refused(refusal),
-                };
-                chunk = chunk.get(used..).unwrap_or_default();
-                if let (false, Some(len)) = (had_header, self.session.body_len()) {
-                    let by_size = len.saturating_mul(1000).checked_div(self.conf.body_rate_min).unwrap_or(0);
-                    deadline = clock::deadline(ms(self.conf.body_timeout_ms.saturating_add(by_size)));
-                    if !self.session.charge(0, deadline) {
-                        return End::Refused(Refusal::Busy("the bytes in flight are at their limit".into()));
-                    }
-                }
-                if let Some(name) = self.session.take_pinged() {
-                    if let Err(end) = self.pong(&name) {
-                        return end;
-                    }
-                    deadline = clock::deadline(ms(self.conf.header_timeout_ms));
-                } else if let Some(pack) = arrived {
-                    if let Err(end) = self.settle(pack) {
-                        return end;
-                    }
-                    deadline = clock::deadline(ms(self.conf.header_timeout_ms));
-                } else if used == 0 {
-                    break;
-                }
-            }
-        }
-    }
-
-    /// A connection may have begun under a CA that was taken away, or with a certificate that is over by now.
-    fn check_trust(&mut self) -> Result<(), End> {
-        let (Some(tls), Some(certificate)) = (&self.s.tls, self.session.certificate()) else { return Ok(()) };
-        let (cas, now) = (tls.cas(), self.s.clock.mono_ms());
-        if self.trusted.0 != cas || now.saturating_sub(self.trusted.1) >= TRUST_MS {
-            tls.trusts(certificate).map_err(|why| End::NoTls(format!("{}: {why}", certificate.label())))?;
-            self.trusted = (cas, now);
-        }
-        Ok(())
-    }
-
-    /// What of a pack is of a time that is not yet: hours would wait for ever, and a copy of tomorrow would be newer than all
-    /// that are sent to mend it.
-    fn ahead(&self, meta: &Meta) -> Option<String> {
-        let now = self.s.clock.now_ms();
-        let latest = now.saturating_add(AHEAD_MS);
-        let name = &meta.key.name;
-        let what = if i64::try_from(meta.generation).map_or(true, |begun| begun > latest) {
-            format!(
-                "its copy is numbered {}, which is a time (Unix milliseconds) that is not yet",
-                meta.generation
-            )
-        } else if meta.key.hour.day_of() > self.s.zone.day_at(latest.saturating_add(AHEAD_MS)) {
-            "its hour is not yet".to_owned()
-        } else {
-            return None;
-        };
-        Some(format!(
-            "{}: {what}; here it is {}: correct the clock of {name}, or of this host, or the date in the name of its log \
-             file; a copy is then numbered anew by `logd resend` on {name}",
-            meta.label(),
-            self.s.zone.format_ms(now)
-        ))
-    }
-
-    /// Answers a test pack: would a pack be taken?
-    fn pong(&mut self, name: &str) -> Result<(), End> {
-        if let Some(why) = lock(&self.s.paused).clone() {
-            return Err(End::Refused(Refusal::Busy(why)));
-        }
-        if lock(&self.s.gate).spool.room().is_ok_and(|room| room == 0) {
-            return Err(End::Refused(Refusal::Busy("the spool is full".into())));
-        }
-        let text = format!("test pack of {name} from {}: accepted; nothing of it is stored", self.ip);
-        self.s.capped(&self.s.chatter, false, &text);
-        self.stream.set_deadline(clock::deadline(Duration::from_secs(10)));
-        let said = self.stream.write_all(b"ok").and_then(|()| self.stream.flush());
-        said.map_err(|e| End::Broken(tls::explain(&e)))
-    }
-
-    /// Decides about a pack and answers when it is durable.
-    fn settle(&mut self, pack: crate::receiver::Arrived) -> Result<(), End> {
-        if let Some(why) = lock(&self.s.paused).clone() {
-            return Err(End::Refused(Refusal::Busy(why)));
-        }
-        self.check_trust()?;
-        self.proven.fetch_or(self.session.is_proven(), Ordering::Relaxed);
-        if let Some(why) = self.ahead(&pack.meta) {
-            return Err(End::Refused(Refusal::Busy(why)));
-        }
-        let label = pack.meta.label();
-        let now = self.s.clock.mono_ms();
-        let wall_ms = self.s.clock.now_ms();
-        let wall = self.s.zone.format_ms(wall_ms);
-        let name = pack.meta.key.name.clone();
-        let (lines, bytes, packed) = (pack.meta.lines, pack.checked.bytes, pack.body.len() as u64);
-        let (answer, alarms, known) = {
-            let mut gate = lock(&self.s.gate);
-            let before = gate.known;
-            let answer = gate.offer(pack, now, &wall);
-            (answer, std::mem::take(&mut gate.alarms), gate.known > before)
-        };
-        for a in alarms {
-            self.s.capped(&self.s.alarms, true, &a);
-        }
-        if known {
-            metrics::KNOWN_PACKS.inc();
-            let text = format!("{label}: came again from {}; not stored twice", self.ip);
-            self.s.capped(&self.s.chatter, false, &text);
-        }
-        match answer {
-            Err(e) => {
-                if e.too_many_files() {
-                    self.s.no_descriptors.store(true, Ordering::Relaxed);
-                }
-                super::disk_trouble(&self.s.disk, &self.s.log, &self.s.stop, &e);
-                return Err(End::Refused(Refusal::Busy(e.to_string())));
-            }
-            Ok(Answer::Refuse(r)) => return Err(End::Refused(r)),
-            Ok(Answer::Now) => {}
-            Ok(Answer::When(seq)) => {
-                self.s.dirty.notify_one();
-                lock(&self.s.ages).note(seq, now);
-                let mut gate = lock(&self.s.gate);
-                while gate.spool.durable() <= seq {
-                    let wait = Duration::from_secs(1);
-                    gate = self.s.durable.wait_timeout(gate, wait).unwrap_or_else(PoisonError::into_inner).0;
-                }
-            }
-        }
-        metrics::RECEIVED_PACKS.inc();
-        metrics::RECEIVED_LINES.add(lines);
-        metrics::RECEIVED_BYTES.add(bytes);
-        metrics::RECEIVED_WIRE_BYTES.add(packed);
-        self.seen(name, wall_ms);
-        self.stream.set_deadline(clock::deadline(Duration::from_secs(10)));
-        self.stream
-            .write_all(b"ok")
-            .and_then(|()| self.stream.flush())
-            .map_err(|e| End::Broken(tls::explain(&e)))
-    }
-
-    /// Notes who has sent. Names come from outside: there is room for so many, and the one that was heard longest ago goes.
-    fn seen(&self, name: String, at_ms: i64) {
-        let mut senders = lock(&self.s.senders);
-        if senders.len() >= SENDERS_MAX && !senders.contains_key(&name) {
-            let oldest = senders.iter().min_by_key(|(_, seen)| seen.at_ms).map(|(name, _)| name.clone());
-            oldest.and_then(|name| senders.remove(&name));
-        }
-        senders.insert(name, Seen { ip: self.ip, at_ms });
-    }
 }
