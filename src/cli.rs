@@ -614,7 +614,7 @@ fn prune_of(call: &Call, out: &mut Out) -> Result<u8, String> {
 fn key_new(call: &Call, out: &mut Out) -> Result<u8, String> {
     let word = call.arg(0).unwrap_or_default();
     if word != "new" {
-        return Err(format!("no {word:?}; there is `key new`"));
+        return Err(format!("no {word:?}; `logd key new HOST` makes a key for a host"));
     }
     let hosts = call.matches.free.iter().skip(1);
     let keys: Vec<Key> = hosts.map(|host| Key::new(host)).collect::<Result<_, _>>()?;

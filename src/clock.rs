@@ -176,6 +176,11 @@ impl Hour {
         self.hour.is_none()
     }
 
+    /// Is it this one or a later one? Of an hour and a day the days are compared.
+    pub fn is_from(self, since: Hour) -> bool {
+        if since.is_daily() == self.is_daily() { self >= since } else { self.day_of() >= since.day_of() }
+    }
+
     /// The day it lies in; a day itself.
     #[must_use]
     pub fn day_of(&self) -> Hour {

@@ -42,6 +42,16 @@ pub fn is_locked(path: &Path) -> Option<bool> {
     }
 }
 
+/// The lock of a real file or directory that is there, as long as what is returned lives; `None` = another process has it.
+pub fn take_lock(path: &Path) -> Result<Option<std::fs::File>> {
+    let file = std::fs::File::open(path).map_err(|e| Error::new("open", path, e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+        Err(std::fs::TryLockError::Error(e)) => Err(Error::new("lock", path, e)),
+    }
+}
+
 /// May this user make names in the real directory `path`?
 pub fn may_write(path: &Path) -> bool {
     use rustix::fs::{Access, access};

@@ -85,6 +85,11 @@ pub enum Refused {
 
 impl From<disk::Error> for Refused {
     fn from(e: disk::Error) -> Self {
+        if e.denied() {
+            return Self::Why(format!(
+                "{e}; it is another user's: was the role started as root once? chown -R its state_dir to the user that runs it"
+            ));
+        }
         Self::Why(e.to_string())
     }
 }

@@ -27,7 +27,6 @@ use lines::{Line, Reader, Stored, Summary};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -35,8 +34,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 const TAGGED_MIN: usize = 10_000;
 /// Longest state file of this module, in bytes.
 const SMALL: u64 = 4 << 20;
-/// Bytes of a `hosts_file`, at most.
-const HOSTS_MAX: u64 = 16 << 20;
 
 /// Where one copy of an hour lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -308,6 +305,10 @@ impl Store {
         }
         let doubtful = self.path("doubtful").join(key.to_string());
         let received = self.path("received");
+        // What an interrupted compression left beside the data is of an earlier certificate.
+        if self.disk.stat(&self.place(&key).data)?.is_some() {
+            self.disk.remove(&packed::path(self, &key))?;
+        }
         if cert.is_tag() {
             if let Some(t) = self.tagged.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
                 t.hours.insert(hash(&key.to_string()));
@@ -440,34 +441,6 @@ fn hash(hour: &str) -> u64 {
     let mut h = DefaultHasher::new();
     hour.hash(&mut h);
     h.finish()
-}
-
-/// Reads a `hosts_file`: one name per line, `#` and `;` comments.
-pub fn read_hosts(path: &Path) -> Result<Vec<String>, String> {
-    let wrong = |e: std::io::Error| format!("hosts_file {}: {e}", path.display());
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(wrong)?;
-    file.take(HOSTS_MAX.saturating_add(1)).read_to_string(&mut text).map_err(wrong)?;
-    if text.len() as u64 > HOSTS_MAX {
-        return Err(format!(
-            "hosts_file {}: longer than {HOSTS_MAX} bytes: is it a list of names?",
-            path.display()
-        ));
-    }
-    let mut out = Vec::new();
-    for (i, line) in text.lines().enumerate() {
-        let name = line.trim();
-        if name.is_empty() || name.starts_with(['#', ';']) {
-            continue;
-        }
-        if let Some(p) = crate::name::problem(name) {
-            return Err(format!("{}:{}: host name {name:?}: {p}", path.display(), i.saturating_add(1)));
-        }
-        out.push(name.to_owned());
-    }
-    out.sort();
-    out.dedup();
-    Ok(out)
 }
 
 /// What is wrong with a stored copy.

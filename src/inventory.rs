@@ -1,6 +1,7 @@
 //! The names below a `save_dir`, gathered once: which hours there are, and which files each has. One listing per
 //! directory, so that a store of a year costs a few listings and not one per hour. [`hour`] is the judgement on one.
 
+pub mod hosts;
 pub mod hour;
 pub mod known;
 
@@ -10,6 +11,7 @@ use crate::integrity::{Certificate, Store};
 use crate::pack::HourKey;
 use crate::record;
 use known::Known;
+use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -89,6 +91,16 @@ pub enum Proof {
     Foreign,
     /// A certificate that is no proof.
     Doubtful(Certificate),
+    /// A certificate of a later format: what it says is not known here.
+    Later,
+}
+
+/// What is said of a certificate of a later format.
+pub const LATER: &str = "its certificate is of a later format, which a newer logd knows";
+
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
 }
 
 /// A store and its hours.
@@ -203,6 +215,9 @@ impl Inventory {
                 // Revoked since it was listed.
                 None => {}
                 Some(bytes) => {
+                    if record::from_json::<Format>(&bytes).is_ok_and(|f| f.format > 1) {
+                        return Ok(Proof::Later);
+                    }
                     let read: Option<Certificate> = record::from_json(&bytes).ok();
                     let its = read.filter(|c| c.name == key.name && c.hour == key.hour);
                     return Ok(its.map_or(Proof::Foreign, Proof::Tag));
@@ -210,7 +225,11 @@ impl Inventory {
             }
         }
         let doubtful = if files.doubtful { self.store.doubtful(key)? } else { None };
-        Ok(doubtful.map_or(Proof::None, Proof::Doubtful))
+        Ok(match doubtful {
+            Some(c) if c.format > 1 => Proof::Later,
+            Some(c) => Proof::Doubtful(c),
+            None => Proof::None,
+        })
     }
 }
 

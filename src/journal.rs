@@ -572,19 +572,23 @@ impl Journal {
     }
 }
 
-/// Reads a follower's open hours without touching anything, for `logd status`.
-pub fn peek(disk: &Disk, state_dir: &Path) -> disk::Result<BTreeMap<HourKey, HourLog>> {
+/// Reads a follower's open hours without touching anything, for `logd status`; and what is wrong with the file, which may be
+/// that it is being written.
+pub fn peek(disk: &Disk, state_dir: &Path) -> disk::Result<(BTreeMap<HourKey, HourLog>, Option<String>)> {
     let mut hours = BTreeMap::new();
     let path = state_dir.join("journal").join("log");
-    if disk.stat(&path)?.is_some() {
-        replay(&disk.open(&path)?, &mut |e| apply(&mut hours, &e))?;
-    }
-    Ok(hours)
+    let bad = if disk.stat(&path)?.is_some() {
+        let (_, bad, _) = replay(&disk.open(&path)?, &mut |e| apply(&mut hours, &e))?;
+        bad.map(|at| format!("{}: damaged at byte {at} (or torn by a crash)", path.display()))
+    } else {
+        Some(format!("{}: missing", path.display()))
+    };
+    Ok((hours, bad))
 }
 
 /// Reads one hour, open or archived, without touching anything; `None` = the journal does not know it, or not surely.
 pub fn peek_hour(disk: &Disk, state_dir: &Path, key: &HourKey) -> disk::Result<Option<HourLog>> {
-    match peek(disk, state_dir)?.remove(key) {
+    match peek(disk, state_dir)?.0.remove(key) {
         Some(log) => Ok(Some(log)),
         None => archived_at(disk, &state_dir.join("journal").join("hours").join(key.to_string()), key),
     }

@@ -42,6 +42,11 @@ pub mod verify;
 
 pub use crate::inventory::{self, hour};
 
+/// An error of a role's own files; of rights, with who has them.
+fn rights(e: &crate::disk::Error) -> String {
+    if e.denied() { format!("{e}; run it as the user of the role") } else { e.to_string() }
+}
+
 /// Exit code: done, or yes.
 pub const YES: u8 = 0;
 /// Exit code: a true no.

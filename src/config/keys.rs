@@ -227,7 +227,7 @@ pub static KEYS: &[Key] = &[
     key(CF, "group_commit", Kind::Duration(0, SEC), "5ms", "How long a pack may wait for others to share its disk sync."),
 
     // The store.
-    key(F, "hosts_file", Kind::Text, "", "File with the expected sender names, one a line, for received/all_HOUR. Empty: none."),
+    key(F, "hosts_file", Kind::Text, "", "File with the names of hosts that are expected to have every hour, one a line, for received/all_HOUR. Empty: none."),
     key(F, "file_mode", Kind::Mode(0o600), "0644", "Permission bits of the stored files, octal."),
     key(F, "dir_mode", Kind::Mode(0o700), "0755", "Permission bits of the stored directories, octal."),
     key(F, "checkpoint", Kind::Duration(100, HOUR), "30s", "Hour files are synced to disk at least this often."),

@@ -4,7 +4,7 @@
 //! verify` does that once more). Only an hour without one has its proof scanned. Nothing is written, and a collector
 //! may be storing meanwhile: what looks damaged is looked at again before it is called so.
 
-use super::{Files, Inventory, Proof};
+use super::{Files, Inventory, LATER, Proof};
 use crate::disk;
 use crate::integrity::{self, Certificate, Health, Scan};
 use crate::log::{duration, ranges};
@@ -289,6 +289,7 @@ pub fn judge(inv: &Inventory, key: &HourKey, print: Option<&Print>) -> disk::Res
     let certificate = match inv.proof(key)? {
         Proof::Tag(c) | Proof::Doubtful(c) => c,
         Proof::Foreign => return foreign_tag(inv, key, files),
+        Proof::Later => return Ok(Row::new(key, State::Doubtful).is(State::Doubtful, LATER)),
         Proof::None => return uncertified(inv, key, files, print),
     };
     let row = certified(key, &certificate);

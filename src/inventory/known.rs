@@ -72,12 +72,7 @@ impl Retired {
     /// Is this hour of this sender not expected any more?
     fn covers(&self, key: &HourKey) -> bool {
         let host = key.name.split_once('+').map_or(key.name.as_str(), |(host, _)| host);
-        let over = if self.since.is_daily() == key.hour.is_daily() {
-            key.hour >= self.since
-        } else {
-            key.hour.day_of() >= self.since.day_of()
-        };
-        (self.name == key.name || self.name == host) && over
+        (self.name == key.name || self.name == host) && key.hour.is_from(self.since)
     }
 }
 

@@ -8,7 +8,9 @@ use super::{ERROR, NO, YES};
 use crate::clock::{Clock, Hour, Zone};
 use crate::config::{Config, Role};
 use crate::disk::Disk;
+use crate::inventory::hosts::read_hosts;
 use crate::inventory::known::{Accepted, Known, Retired};
+use crate::inventory::{Filter, Inventory};
 use crate::pack::HourKey;
 use crate::{record, state};
 use std::os::unix::fs::MetadataExt;
@@ -152,6 +154,12 @@ fn retire_at(
             reason: reason.trim().to_owned(),
         };
         put(&path, &record::to_json(&retired))?;
+        if !is_named(role, config, &dir, host)? {
+            out.complain(format_args!(
+                "logd: retire: {host}: neither hosts_file nor the store in {at} names it; if that is a slip, remove {}",
+                path.display()
+            ));
+        }
         let more = if role == Role::Monitor {
             "what stores tell of it is shown on"
         } else {
@@ -164,6 +172,32 @@ fn retire_at(
         ));
     }
     Ok(YES)
+}
+
+/// Is the host, or a stream of it, expected or stored here?
+fn is_named(role: Role, config: &Path, dir: &Path, host: &str) -> Result<bool, String> {
+    let config = Config::load(config).map_err(|e| e.to_string())?;
+    let hosts = if role == Role::Monitor {
+        config.monitor(false).map_err(|e| e.to_string())?.0.hosts_file
+    } else {
+        config.any_store(false).map_err(|e| e.to_string())?.1.hosts_file
+    };
+    let its = |name: &str| name == host || name.split_once('+').is_some_and(|(first, _)| first == host);
+    let named = match hosts.as_deref().map(read_hosts) {
+        Some(Ok(list)) => list.iter().any(|h| its(&h.name)),
+        // Other commands say what is wrong with the file.
+        Some(Err(_)) => true,
+        None => false,
+    };
+    if named {
+        return Ok(true);
+    }
+    // What stores have told a monitor is known to it alone.
+    if role == Role::Monitor {
+        return Ok(hosts.is_none());
+    }
+    let inv = Inventory::read(&Disk::real(), dir, &Filter::default());
+    Ok(inv.is_ok_and(|inv| inv.hours.keys().any(|key| its(&key.name))))
 }
 
 /// Where the roles of a config that expect hosts keep such a word.
@@ -275,6 +309,9 @@ mod tests {
         assert_eq!(is_ready(&path, true).0, YES);
         assert!(!silent(&status(&path)), "{}", status(&path));
         assert!(say(None).1.contains("retired already"));
+        assert_eq!(say(None).2, "");
+        let slip = printed(|out| retire(&path, "wbe2", (None, "scrapped"), out));
+        assert!(slip.0 == YES && slip.2.contains("wbe2: neither hosts_file nor the store"), "{slip:?}");
     }
 
     #[test]

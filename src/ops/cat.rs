@@ -1,7 +1,7 @@
 //! `logd cat CONFIG|SAVE_DIR HOST HOUR`: the lines of an hour as they are stored, on standard output. What is certified is compared
 //! with its certificate while it goes by.
 
-use super::inventory::{Filter, Inventory, Proof};
+use super::inventory::{Filter, Inventory, LATER, Proof};
 use super::out::Out;
 use super::{ERROR, NO, YES, status};
 use crate::disk::Disk;
@@ -87,6 +87,12 @@ fn cat(path: &Path, key: &HourKey, out: &mut Out) -> Result<u8, String> {
             out.complain(format_args!(
                 "logd: cat: {key}: it has no tag: {}; this is what could be stored",
                 c.state
+            ));
+            NO
+        }
+        Proof::Later => {
+            out.complain(format_args!(
+                "logd: cat: {key}: {LATER}: whether this is the whole hour is not known"
             ));
             NO
         }

@@ -10,7 +10,7 @@ use crate::config::{Config, Role};
 use crate::disk::{self, Disk};
 #[cfg(feature = "etl")]
 use crate::etl::rules::Rules;
-use crate::integrity;
+use crate::inventory::hosts::read_hosts;
 use crate::roles::{admission, documents};
 use crate::state;
 use crate::tail::streams;
@@ -46,7 +46,7 @@ pub fn run(path: &Path, machine: bool, out: &mut Out) -> u8 {
     let store = config.any_store(true).ok().and_then(|(_, store)| store.hosts_file);
     let monitor = config.monitor(true).ok().and_then(|(monitor, _)| monitor.hosts_file);
     for hosts in store.iter().chain(&monitor) {
-        match integrity::read_hosts(hosts) {
+        match read_hosts(hosts) {
             Err(why) => {
                 out.complain(format_args!(
                     "{file}: {why}; make the file, one name a line, or leave the key empty"

@@ -4,10 +4,11 @@ use super::out::{self, Out};
 use super::{ERROR, NO, YES};
 use crate::clock::Clock;
 use crate::config::{Config, Role};
-use crate::disk::Disk;
+use crate::disk::{Disk, take_lock};
 use crate::instance::ask::{self, What};
 use crate::{instance, state};
 use std::fmt::Display;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -111,6 +112,9 @@ impl Asking<'_, '_> {
                 "{at}: what runs there is an earlier version, which cannot be asked; send it TERM"
             ));
         }
+        let _turn = self.turn().map_err(|e| format!("{e}; {rights}"))?.ok_or_else(|| {
+            format!("{at}: another `logd stop` or `logd reload` asks it just now, and has no answer yet; try again later")
+        })?;
         let id = format!("{}-{}", std::process::id(), Clock::real().now_ms());
         ask::ask(&self.disk, &self.dir, what, id.clone()).map_err(|e| format!("{e}; {rights}"))?;
         let done = match what {
@@ -122,6 +126,18 @@ impl Asking<'_, '_> {
             let _ = ask::withdraw(&self.disk, &self.dir);
         }
         done.map(Some)
+    }
+
+    /// One asks at a time, because there is one question and one answer; who comes meanwhile waits for a while.
+    fn turn(&self) -> crate::disk::Result<Option<File>> {
+        let started = Instant::now();
+        loop {
+            let turn = take_lock(&self.dir.join(ask::DIR))?;
+            if turn.is_some() || started.elapsed() >= ANSWER {
+                return Ok(turn);
+            }
+            std::thread::sleep(LOOK);
+        }
     }
 
     fn see_it_end(&mut self, id: &str) -> Result<u8, String> {

@@ -36,7 +36,7 @@ fn compare(config: &Path, hour: Hour, out: &mut Out) -> Result<u8, String> {
     let done = save_dir.join(DONE);
     let state_dir = state::resolve(&Role::Mgocollector, conf.store.state_dir.as_deref());
     let store = Store::new(&disk, save_dir, &state_dir, conf.store.file_mode, conf.store.dir_mode);
-    let text = |e: crate::disk::Error| format!("{e}; run it as the user of the role");
+    let text = |e: crate::disk::Error| super::rights(&e);
     let mut keys = store.hours().map_err(text)?;
     let hours: BTreeSet<HourKey> = keys.iter().cloned().collect();
     if disk.stat(&done).map_err(text)?.is_some() {

@@ -77,8 +77,7 @@ pub fn run(path: &Path, out: &mut Out) -> u8 {
 fn sender_of(c: &crate::config::TailConfig) -> Result<(String, Option<Key>), String> {
     let key = admission::key_of(c)?;
     let dir = state::resolve(&Role::Tail, c.state_dir.as_deref());
-    let begun = Identity::load(&Disk::real(), &Identity::path(&dir, ""))
-        .map_err(|e| format!("{e}; run it as the user of the role"))?;
+    let begun = Identity::load(&Disk::real(), &Identity::path(&dir, "")).map_err(|e| super::rights(&e))?;
     let begun = begun.and_then(Result::ok).map(|id| id.name);
     let first = c.sender.send_to.first().map_or("", String::as_str);
     let name = c.name.clone().or(begun).unwrap_or_else(|| roles::own_name(first));

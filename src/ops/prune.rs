@@ -12,7 +12,7 @@
 //! Then go: proof, `closed`, the tags of the day and the fleet that stand on it, the hour's tag, what a role beyond the store
 //! keeps of it, the data.
 
-use super::inventory::{Files, Filter, Inventory, Proof};
+use super::inventory::{Files, Filter, Inventory, LATER, Proof};
 use super::out::{self, Out};
 use super::{ERROR, NO, YES};
 use crate::clock::{Clock, Zone};
@@ -192,11 +192,9 @@ fn plain(
         Proof::Tag(c) => c,
         Proof::Doubtful(c) => return Ok(Err(Some(format!("it has no tag: {}", c.state)))),
         Proof::Foreign => return stays("its tag is no certificate (the original's, or damaged)"),
+        Proof::Later => return stays(LATER),
         Proof::None => return stays("it is not certified"),
     };
-    if c.format != 1 {
-        return stays("its certificate is of a later format, which a newer logd knows");
-    }
     if c.certified.saturating_mul(1000) > until {
         return Ok(Err(None));
     }
@@ -328,6 +326,7 @@ impl Prune {
             });
             let certified = matches!(inv.proof(&key)?, Proof::Tag(_));
             let proof = disk.stat(&place.headers)?.is_some();
+            let there = disk.stat(&left)?.map(|s| (s.dev, s.ino));
             let from = if gz { packed::path(&self.store, &key) } else { place.data };
             // Whoever keeps certificates has removed none.
             let finished = !self.asked.keep_certificates && self.store.closed(&key)?.is_none();
@@ -335,6 +334,9 @@ impl Prune {
                 self.remove(&left)?;
             } else if !came && proof && disk.stat(&from)?.is_none() {
                 self.move_to(&left, &from)?;
+            } else if disk.stat(&from)?.is_some_and(|s| Some((s.dev, s.ino)) == there) {
+                // Of a name that was moved a power cut may leave both.
+                self.remove(&left)?;
             } else {
                 let why = format!(
                     "lines came for it while it was being removed; its data is in {}; take it from there, and remove that file, which \
@@ -350,9 +352,10 @@ impl Prune {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Build, Temp, key, printed};
-    use super::super::verify;
+    use super::super::testing::{Build, Temp, fates, key, printed, simulated};
+    use super::super::verify::{self, Verdict};
     use super::*;
+    use crate::disk::Fault;
 
     const PACKS: &[&str] = &["a\n", "b\n"];
     const MONTH: u64 = 30 * 86_400_000;
@@ -521,6 +524,56 @@ mod tests {
         assert!(out.contains("1 hour removed"), "{out}");
         assert_eq!(all(), [[stale], [stale], [stale]]);
         assert_eq!(names(&save.join("log_data")), [stale]);
+    }
+
+    /// A power cut or a kill in the place of each call: nothing that is left is called wrong, and the next run ends it.
+    #[test]
+    fn a_stop_at_any_call_is_ended_by_the_next_run() {
+        let temp = Temp::new();
+        store(&temp);
+        let hour = key("web1_2025112205");
+        let mut stops = 0;
+        for (fate, keep) in fates().into_iter().flat_map(|fate| [(fate, false), (fate, true)]) {
+            for at in 1.. {
+                let (disk, sim) = simulated(&temp);
+                let store = Store::new(&disk, Path::new("/save"), Path::new("/state"), 0o644, 0o755);
+                disk.create_dir_all(Path::new("/save/aside"), 0o755).unwrap();
+                let prune = Prune { store, role: Role::Fcollector, asked: asked(keep, false) };
+                let look = || Inventory::read(&disk, Path::new("/save"), &Filter::default()).unwrap();
+                let run = || -> disk::Result<()> {
+                    prune.leftovers(&look(), &mut BTreeMap::new())?;
+                    if let Proof::Tag(c) = look().proof(&hour)? {
+                        prune.hour(&hour, &c)?;
+                    }
+                    Ok(())
+                };
+                sim.plan(sim.calls() + at, Fault::Torn);
+                let ended = run().is_ok();
+                sim.restart(fate);
+                sim.forget_plan();
+                let inv = look();
+                if let Some(files) = inv.hours.get(&hour) {
+                    let said = verify::hour(&inv, &hour, files, &mut 0).unwrap();
+                    assert!(!matches!(said, Verdict::Wrong(_)), "call {at}, {fate:?}: {said:?}");
+                }
+                run().unwrap();
+                let mut left: Vec<_> = sim.paths().into_iter().map(|(path, _)| path).collect();
+                left.retain(|path| path.to_string_lossy().contains("web1_2025112205"));
+                let kept = if keep {
+                    ["/save/received/web1_2025112205_2", "/state/closed/web1_2025112205"]
+                } else {
+                    ["", ""]
+                };
+                left.retain(|path| !kept.contains(&path.to_str().unwrap()));
+                assert!(left.is_empty(), "call {at}, {fate:?}, {keep}: {left:?}: {:?}", sim.log());
+                if ended {
+                    break;
+                }
+                stops += 1;
+            }
+        }
+        println!("prune: stopped {stops} times");
+        assert!(stops > 60, "{stops}");
     }
 
     /// A collector takes bytes for the hour while it is being removed; and a run is killed in the middle.

@@ -9,7 +9,8 @@ use crate::clock::{Clock, Hour};
 use crate::config::{Config, StoreConfig};
 use crate::disk::{self, Disk};
 use crate::integrity::lines::{Line, Reader};
-use crate::integrity::{self, Certificate, Store};
+use crate::integrity::{Certificate, Store};
+use crate::inventory::hosts::read_hosts;
 use crate::inventory::known::Known;
 use crate::pack::HourKey;
 use crate::record;
@@ -41,7 +42,7 @@ fn answer(
     sleep: &mut dyn FnMut(Duration),
     out: &mut Out,
 ) -> u8 {
-    let (store, hosts) = match expected(config) {
+    let (store, hosts) = match expected(config, hour) {
         Ok(found) => found,
         Err(why) => {
             out.complain(why);
@@ -84,7 +85,7 @@ fn answer(
     }
 }
 
-fn expected(path: &Path) -> Result<(StoreConfig, Vec<String>), String> {
+fn expected(path: &Path, hour: Hour) -> Result<(StoreConfig, Vec<String>), String> {
     let config = Config::load(path).map_err(|e| e.to_string())?;
     let (_, store) = config.any_store(false).map_err(|e| e.to_string())?;
     let Some(file) = &store.hosts_file else {
@@ -94,8 +95,7 @@ fn expected(path: &Path) -> Result<(StoreConfig, Vec<String>), String> {
             path.display()
         ));
     };
-    let hosts =
-        integrity::read_hosts(file).map_err(|why| format!("logd: ready: {why}; `logd check` tells more"))?;
+    let hosts = read_hosts(file).map_err(|why| format!("logd: ready: {why}; `logd check` tells more"))?;
     if hosts.is_empty() {
         // Else an emptied file would start every batch job at once.
         return Err(format!(
@@ -103,7 +103,14 @@ fn expected(path: &Path) -> Result<(StoreConfig, Vec<String>), String> {
             file.display()
         ));
     }
-    Ok((store, hosts))
+    let names: Vec<String> = hosts.into_iter().filter(|host| host.has(hour)).map(|host| host.name).collect();
+    if names.is_empty() {
+        return Err(format!(
+            "logd: ready: hosts_file {}: no host in it is expected to have {hour} already",
+            file.display()
+        ));
+    }
+    Ok((store, names))
 }
 
 /// The expected hosts whose hour does not count as whole. One listing a look.
@@ -146,7 +153,7 @@ fn rest(
         let cert = record::from_json::<Certificate>(&bytes).ok();
         let whole = match cert {
             // Somebody may have copied or renamed it.
-            Some(c) => c.tag_name() == **tag && (!strict || (c.verified && !c.empty)),
+            Some(c) => c.format == 1 && c.tag_name() == **tag && (!strict || (c.verified && !c.empty)),
             None => !strict && bytes.is_empty() && !is_ours(disk, store, &key).map_err(|e| e.to_string())?,
         };
         if !whole {
@@ -168,19 +175,26 @@ fn is_ours(disk: &Disk, store: &StoreConfig, key: &HourKey) -> disk::Result<bool
 fn settled(
     disk: &Disk,
     store: &StoreConfig,
-    mut rest: Vec<HourKey>,
+    rest: Vec<HourKey>,
     strict: bool,
 ) -> Result<(Vec<HourKey>, Vec<(HourKey, String)>), String> {
     let known = Known::read(disk, &store.save_dir).map_err(|e| e.to_string())?;
-    rest.retain(|key| !known.is_retired(key));
-    if strict || !rest.iter().any(|key| known.has(key)) {
+    if !rest.iter().any(|key| known.has(key)) {
         return Ok((rest, Vec::new()));
     }
     let since = rest.iter().map(|key| key.hour).min();
     let inv = Inventory::read(disk, &store.save_dir, &Filter { host: None, since })?;
     let (mut open, mut said) = (Vec::new(), Vec::new());
     for key in rest {
-        let mut row = if inv.hours.contains_key(&key) {
+        let is_there = inv.hours.contains_key(&key);
+        if !is_there && known.is_retired(&key) {
+            continue;
+        }
+        if strict {
+            open.push(key);
+            continue;
+        }
+        let mut row = if is_there {
             hour::judge(&inv, &key, None).map_err(|e| e.to_string())?
         } else {
             Row::new(&key, State::Silent)
@@ -227,7 +241,8 @@ fn tell(
 }
 
 fn why(row: &Row) -> String {
-    if row.state.doubtful() { format!("doubtful: {}", row.why()) } else { row.why() }
+    let more = row.state.doubtful() && row.state != State::Doubtful;
+    if more { format!("doubtful: {}", row.why()) } else { row.why() }
 }
 
 #[cfg(test)]
@@ -287,6 +302,63 @@ mod tests {
         temp.file("save/received/web2_20261122", "{}");
         let (code, out, _) = ready(&temp, "web1\nweb2\nweb3\nweb4\n", false);
         assert_eq!((code, out.as_str()), (NO, "web2: no data\nweb3: open\nweb4: doubtful: partial\n"));
+    }
+
+    /// Nobody waits for more of it, but what is there must be right all the same.
+    #[test]
+    fn a_retired_hosts_damaged_hour_is_no_yes() {
+        let temp = Temp::new();
+        let save = temp.path("save");
+        Build::new("web1_2026112205", PACKS).certify(&save);
+        let since = Some(hour("2026112200"));
+        for host in ["web2", "web3", "web4"] {
+            let said = printed(|out| {
+                super::super::accept::retire(&config(&temp, "web1\n"), host, (since, "scrapped"), out)
+            });
+            assert_eq!(said.0, YES, "{said:?}");
+        }
+        let hosts = "web1\nweb2\nweb3\n";
+        assert_eq!(ready(&temp, hosts, false), (YES, String::new(), String::new()));
+        Build { done: false, ..Build::new("web3_2026112205", PACKS) }.store(&save);
+        let (code, _, err) = ready(&temp, hosts, false);
+        assert!(code == YES && err.contains("web3: known loss: open; web3 was retired"), "{err}");
+        assert_eq!(ready(&temp, hosts, true).0, NO);
+        Build::new("web4_2026112205", PACKS).store(&save);
+        std::fs::write(save.join("log_data/web4_2026112205"), "x").unwrap();
+        let (code, out, _) = ready(&temp, "web1\nweb4\n", false);
+        assert!(code == NO && out.starts_with("web4: damaged"), "{out}");
+    }
+
+    #[test]
+    fn a_host_is_expected_from_its_first_hour_on() {
+        let temp = Temp::new();
+        Build::new("web1_2026112205", PACKS).certify(&temp.path("save"));
+        assert_eq!(
+            ready(&temp, "web1 2026112205\nweb2 2026112206\n", false),
+            (YES, String::new(), String::new())
+        );
+        assert_eq!(ready(&temp, "web1\nweb2 2026112205\n", false).1, "web2: no data\n");
+        let (code, _, err) = ready(&temp, "web2 20261123\n", false);
+        assert!(code == ERROR && err.contains("expected to have 2026112205 already"), "{err}");
+        for (hosts, why) in [
+            ("web1 05", "hosts:1: \"web1 05\": a line is a name, and perhaps the first hour"),
+            ("web1 2026112205 x", "a line is a name"),
+            ("web1 2026112205\nweb1\n", "web1 stands there twice"),
+        ] {
+            let (code, _, err) = ready(&temp, hosts, false);
+            assert!(code == ERROR && err.contains(why), "{err}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_of_a_later_format_is_no_yes() {
+        let temp = Temp::new();
+        let save = temp.path("save");
+        let mut c = Build::new("web1_2026112205", PACKS).certify(&save);
+        c.format = 2;
+        Store::new(&Disk::real(), &save, &temp.path("state"), 0o644, 0o755).certify(&c).unwrap();
+        let (code, out, _) = ready(&temp, "web1\n", false);
+        assert!(code == NO && out.contains("web1: doubtful: its certificate is of a later format"), "{out}");
     }
 
     #[test]

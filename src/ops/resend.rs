@@ -101,9 +101,7 @@ fn open(config: &Path, to: Option<&str>) -> Result<Host, String> {
     let say = |why: String| format!("logd: resend: {why}");
     let to = to.map(|addr| address(addr, &conf.sender)).transpose().map_err(say)?;
     let place = Identity::path(&state_dir, "");
-    let identity = match Identity::load(&disk, &place)
-        .map_err(|e| say(format!("{e}; run it as the user of the role")))?
-    {
+    let identity = match Identity::load(&disk, &place).map_err(|e| say(super::rights(&e)))? {
         Some(Ok(identity)) => identity,
         Some(Err(why)) => return Err(say(format!("{why}; its next start makes it again"))),
         None => {

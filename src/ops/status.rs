@@ -19,10 +19,11 @@ use crate::config::{Config, Errors, MonitorConfig, Role, SpoolConfig, StoreConfi
 use crate::disk::Disk;
 use crate::etl::marks;
 use crate::integrity::Store;
+use crate::inventory::hosts::read_hosts;
 use crate::inventory::hour::Row;
 use crate::pack::HourKey;
 use crate::roles::tables::wrong_rules;
-use crate::{documents, instance, integrity, state};
+use crate::{documents, instance, state};
 use follower::Follower;
 use keys::Keys;
 use queue::{Queue, Shows};
@@ -182,7 +183,7 @@ pub fn save_dir_of(path: &Path) -> Result<PathBuf, String> {
 pub fn row_of(path: &Path, key: &HourKey) -> Result<(PathBuf, Option<Row>), String> {
     let config = Config::load(path).map_err(|e| e.to_string())?;
     let (role, c) = config.any_store(false).map_err(|e| e.to_string())?;
-    let hosts = c.hosts_file.as_deref().map_or(Ok(Vec::new()), integrity::read_hosts)?;
+    let hosts = c.hosts_file.as_deref().map_or(Ok(Vec::new()), read_hosts)?;
     let state = Some((state::resolve(&role, c.state_dir.as_deref()), c.spool.clone()));
     let place = Place { role, save_dir: &c.save_dir, state, hosts, keys: Keys::default() };
     let filter = Filter { host: Some(key.name.clone()), since: Some(key.hour) };
@@ -225,7 +226,7 @@ impl Status<'_, '_> {
                                     || f.json(),
                                 );
                             }
-                            Err(e) => self.fail(format_args!("tail: {e}; run it as the user of the role")),
+                            Err(e) => self.fail(format_args!("tail: {}", super::rights(&e))),
                         }
                     }
                     Err(errors) => self.refuse(&errors),
@@ -250,7 +251,7 @@ impl Status<'_, '_> {
                                 || json!({"role": "collector", "queue": q.json(), "keys": keys.json()}),
                             ),
                             Err(e) => {
-                                self.fail(format_args!("collector: {e}; run it as the user of the role"));
+                                self.fail(format_args!("collector: {}", super::rights(&e)));
                             }
                         }
                     }
@@ -259,7 +260,7 @@ impl Status<'_, '_> {
                 Role::Fcollector | Role::Etlcollector | Role::Mgocollector => {
                     match config.store_of(*role, false) {
                         Ok((c, _)) => {
-                            let hosts = match c.hosts_file.as_deref().map(integrity::read_hosts) {
+                            let hosts = match c.hosts_file.as_deref().map(read_hosts) {
                                 None => Vec::new(),
                                 Some(Ok(names)) => names,
                                 Some(Err(why)) => {
@@ -285,7 +286,7 @@ impl Status<'_, '_> {
                                 }
                                 Err(e) => {
                                     let role = role.command();
-                                    self.fail(format_args!("{role}: {e}; run it as the user of the role"));
+                                    self.fail(format_args!("{role}: {}", super::rights(&e)));
                                 }
                             }
                         }
@@ -312,7 +313,7 @@ impl Status<'_, '_> {
         let dir = state::resolve(&Role::Monitor, conf.state_dir.as_deref());
         match monitor::Report::read(&self.disk, conf, &dir, self.zone.as_ref()) {
             Ok(r) => self.show(("monitor", &conf.listen), Some(&dir), &r.text(), &r.wrong(), || r.json()),
-            Err(e) => self.fail(format_args!("monitor: {e}; run it as the user of the role")),
+            Err(e) => self.fail(format_args!("monitor: {}", super::rights(&e))),
         }
     }
 
@@ -331,6 +332,13 @@ impl Status<'_, '_> {
             Ok(report) => report,
             Err(why) => return self.fail(format_args!("{why}{}", owner(place.save_dir))),
         };
+        if let Some(host) = self.filter.host.as_ref().filter(|_| report.is_empty()) {
+            let since = self.filter.since.map_or(String::new(), |hour| format!(" since {hour}"));
+            return self.fail(format_args!(
+                "{title}: there is no hour of {host}{since}, nor does hosts_file expect one; is it the right name, and the right \
+                 store?"
+            ));
+        }
         if self.view == View::Missing {
             return self.out.text(&report.missing());
         }
@@ -355,7 +363,7 @@ impl Status<'_, '_> {
         let asked = |key: &HourKey| filter.takes(key);
         let waits = match documents::waits::Waits::read(&self.disk, &conf, state_dir, runs, &asked) {
             Ok(waits) => waits,
-            Err(e) => return self.fail(format_args!("mgocollector: {e}; run it as the user of the role")),
+            Err(e) => return self.fail(format_args!("mgocollector: {}", super::rights(&e))),
         };
         let title = format!("{}, {}YYYYMMDD.{}", conf.hosts(), conf.db, conf.collection);
         self.show(("database", &title), None, &waits.text(), &waits.wrong(), || waits.json());
@@ -368,7 +376,7 @@ impl Status<'_, '_> {
         let secs = self.now_ms.div_euclid(1000);
         let waits = match marks::Waits::read(&self.disk, &store, rules, secs) {
             Ok(waits) => waits,
-            Err(e) => return self.fail(format_args!("etlcollector: {e}; run it as the user of the role")),
+            Err(e) => return self.fail(format_args!("etlcollector: {}", super::rights(&e))),
         };
         let title = c.save_dir.join("etl").display().to_string();
         self.show(("tables", &title), None, &waits.text(), &waits.wrong(), || waits.json());
@@ -398,7 +406,7 @@ impl Status<'_, '_> {
                     })
                 });
             }
-            Err(e) => self.fail(format_args!("{role_word}: {e}; run it as the user of the role")),
+            Err(e) => self.fail(format_args!("{role_word}: {}", super::rights(&e))),
         }
     }
 

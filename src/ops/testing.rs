@@ -2,7 +2,7 @@
 
 use super::out::Out;
 use crate::clock::Hour;
-use crate::disk::Disk;
+use crate::disk::{Disk, Outcome, SimDisk};
 use crate::integrity::lines::{self, Summary};
 use crate::integrity::{Certificate, Store};
 use crate::pack::{Checked, Header, HourKey, Meta, Seal, Totals, hex, total_digest};
@@ -43,6 +43,32 @@ impl Drop for Temp {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// The ways in which a machine can find its disk after it has stopped.
+pub fn fates() -> Vec<Outcome> {
+    let random = (1..6).map(Outcome::Random);
+    random.chain([Outcome::KeepAll, Outcome::LoseUnsynced, Outcome::Killed]).collect()
+}
+
+/// A simulated disk with the files of a test in `/`.
+pub fn simulated(temp: &Temp) -> (Disk, SimDisk) {
+    let (disk, sim) = Disk::sim(1);
+    let mut dirs = vec![temp.dir().to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for path in std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()) {
+            if path.is_dir() {
+                disk.create_dir_all(&Path::new("/").join(path.strip_prefix(temp.dir()).unwrap()), 0o755)
+                    .unwrap();
+                dirs.push(path);
+            } else {
+                let name = Path::new("/").join(path.strip_prefix(temp.dir()).unwrap());
+                sim.put(&name, &std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    sim.restart(Outcome::KeepAll);
+    (disk, sim)
 }
 
 /// Exit code, standard output and standard error of a command.

@@ -5,7 +5,7 @@
 //! job took the data of a certified hour, which is normal). A collector may be running: what it is just writing is
 //! not wrong, so an hour without a certificate is read again when its files changed meanwhile.
 
-use super::inventory::{Files, Filter, Inventory, Proof};
+use super::inventory::{Files, Filter, Inventory, LATER, Proof};
 use super::out::{self, Out};
 use super::{ERROR, NO, YES};
 use crate::disk::{self, Disk};
@@ -166,6 +166,7 @@ pub fn hour(inv: &Inventory, key: &HourKey, files: &Files, read: &mut u64) -> di
     let certificate = match &proof {
         Proof::Tag(c) | Proof::Doubtful(c) => Some(c),
         Proof::None | Proof::Foreign => None,
+        Proof::Later => return Ok(Verdict::NotVerifiable(LATER.into())),
     };
     let place = inv.store.place(key);
     let disk = inv.store.disk();

@@ -3,8 +3,10 @@
 use crate::config::StoreConfig;
 use crate::disk::{self, Disk};
 use crate::footprint::Footprint;
-use crate::integrity::{Store, read_hosts};
+use crate::integrity::Store;
+use crate::inventory::hosts::read_hosts;
 use crate::inventory::known::Known;
+use crate::inventory::{Filter, Inventory, hour};
 use crate::log::count;
 use crate::metrics;
 use crate::output::hours::{Due, Filed, Hours, HoursConfig, Raw, Spooled, VerifyDone};
@@ -352,13 +354,19 @@ impl Collector {
     fn fleet(&mut self, hour: crate::clock::Hour) -> disk::Result<()> {
         let Some(path) = &self.hosts_file else { return Ok(()) };
         match read_hosts(path) {
-            Ok(mut hosts) => {
+            Ok(hosts) => {
                 let save_dir = self.store.path("");
                 let known = Known::read(self.store.disk(), &save_dir)?;
-                hosts.retain(|name| !known.is_retired(&HourKey { name: name.clone(), hour }));
-                if self.store.fleet_tag(hour, &hosts)? {
+                let mut expected = Vec::new();
+                for host in hosts.into_iter().filter(|host| host.has(hour)) {
+                    let key = HourKey { name: host.name, hour };
+                    if !known.is_retired(&key) || self.is_wrong(&key, &known)? {
+                        expected.push(key.name);
+                    }
+                }
+                if self.store.fleet_tag(hour, &expected)? {
                     self.messages
-                        .push((true, format!("hour {hour}: whole of all {}", count(hosts.len(), "host"))));
+                        .push((true, format!("hour {hour}: whole of all {}", count(expected.len(), "host"))));
                 }
             }
             Err(why) => {
@@ -366,5 +374,22 @@ impl Collector {
             }
         }
         Ok(())
+    }
+
+    /// Of a retired host nothing more is expected, but what there is of its hour must be right all the same.
+    fn is_wrong(&self, key: &HourKey, known: &Known) -> disk::Result<bool> {
+        if let Some(certificate) = self.store.closed(key)? {
+            return Ok(!certificate.is_tag());
+        }
+        let filter = Filter { host: Some(key.name.clone()), since: Some(key.hour) };
+        let Ok(inv) = Inventory::read(self.store.disk(), &self.store.path(""), &filter) else {
+            return Ok(true);
+        };
+        if !inv.hours.contains_key(key) {
+            return Ok(false);
+        }
+        let mut row = hour::judge(&inv, key, None)?;
+        known.settle(&mut row);
+        Ok(row.known.is_none())
     }
 }

@@ -12,6 +12,7 @@ use crate::auth::{Key, Mode};
 use crate::config::{Config, ReceiverConfig, Role, Values};
 use crate::disk::Disk;
 use crate::instance::ask::{self, Effect, Request, What};
+use crate::inventory::hosts::read_hosts;
 use crate::log::Log;
 use crate::receiver::lock;
 use crate::shutdown::Shutdown;
@@ -200,7 +201,12 @@ impl Asked {
         let fixed: Vec<String> = changes
             .iter()
             .filter(|c| follower && FIXED.contains(&c.key.as_str()))
-            .map(|c| format!("{c}: needs a restart"))
+            .map(|c| match c.key.as_str() {
+                "name" | "timezone" => {
+                    format!("{c}: not with this state_dir, not by a restart either; set it back, or give it another state_dir")
+                }
+                _ => format!("{c}: needs a restart"),
+            })
             .collect();
         if !fixed.is_empty() {
             return Err(fixed.join("\n"));
@@ -274,6 +280,7 @@ impl Asked {
             }
             Role::Monitor => {
                 let (c, _) = config.monitor(false).map_err(text)?;
+                c.hosts_file.as_deref().map_or(Ok(Vec::new()), read_hosts)?;
                 admission::may_monitor(&c, &self.dir)?;
                 return Ok(None);
             }
@@ -284,10 +291,13 @@ impl Asked {
                 if !wrong.is_empty() {
                     return Err(wrong.join("\n"));
                 }
+                c.store.hosts_file.as_deref().map_or(Ok(Vec::new()), read_hosts)?;
                 c.store.receiver
             }
             Role::Fcollector | Role::Mgocollector => {
-                config.store_of(self.role, false).map_err(text)?.0.receiver
+                let (c, _) = config.store_of(self.role, false).map_err(text)?;
+                c.hosts_file.as_deref().map_or(Ok(Vec::new()), read_hosts)?;
+                c.receiver
             }
         };
         admission::may_receive(&receiver, &self.dir)?;

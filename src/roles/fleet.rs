@@ -8,7 +8,7 @@
 use super::serve::Shared;
 use crate::clock::{Hour, Zone};
 use crate::disk::Stat;
-use crate::integrity::read_hosts;
+use crate::inventory::hosts::{Host, read_hosts};
 use crate::inventory::hour::{self, Print, Row, State};
 use crate::inventory::known::Known;
 use crate::inventory::{Files, Filter, Inventory, OVERDUE_MS};
@@ -95,7 +95,8 @@ impl Fleet {
         };
         let mut trouble: Vec<String> =
             s.health.reason("tables").into_iter().map(|why| format!("tables: {why}")).collect();
-        o.expected = expected(self.hosts_file.as_deref(), &mut trouble);
+        let hosts = expected(self.hosts_file.as_deref(), &mut trouble);
+        o.expected = hosts.iter().map(|host| host.name.clone()).collect();
         self.nodes(&mut o);
         o.unwell = s.health.problems(s.clock.mono_ms());
         o.errors = s.log.recent().into_iter().map(|r| entry(&self.host, r)).collect();
@@ -108,7 +109,7 @@ impl Fleet {
             trouble.push(why);
             (false, Known::default())
         });
-        trouble.extend(complete(&mut o, older, shown, &s.zone, now_ms, &said));
+        trouble.extend(complete(&mut o, older, shown, (&s.zone, now_ms), (&hosts, &said)));
         o.trouble = trouble.join("; ");
         o
     }
@@ -232,19 +233,19 @@ pub fn entry(host: &str, r: Recent) -> ErrorEntry {
     }
 }
 
-/// The names in `hosts_file`, as far as there is room for them.
-pub fn expected(hosts_file: Option<&Path>, trouble: &mut Vec<String>) -> Vec<String> {
+/// The hosts in `hosts_file`, as far as there is room for them.
+pub fn expected(hosts_file: Option<&Path>, trouble: &mut Vec<String>) -> Vec<Host> {
     match hosts_file.map(read_hosts) {
         None => Vec::new(),
-        Some(Ok(mut names)) => {
-            if names.len() > NODES_MAX {
+        Some(Ok(mut hosts)) => {
+            if hosts.len() > NODES_MAX {
                 trouble.push(format!(
                     "hosts_file names {} hosts, of which {NODES_MAX} are looked at",
-                    names.len()
+                    hosts.len()
                 ));
-                names.truncate(NODES_MAX);
+                hosts.truncate(NODES_MAX);
             }
-            names
+            hosts
         }
         Some(Err(why)) => {
             trouble.push(format!("{why}; silent hosts cannot be told"));
@@ -259,20 +260,19 @@ pub fn complete(
     o: &mut Overview,
     older: bool,
     shown: u64,
-    zone: &Zone,
-    now_ms: i64,
-    said: &Known,
+    now: (&Zone, i64),
+    said: (&[Host], &Known),
 ) -> Option<String> {
     let before = o.hours.len();
     o.keep_columns(usize::try_from(shown).unwrap_or(usize::MAX));
     let told = o.fit();
-    add_silent(o, older || o.hours.len() < before, zone, now_ms, said);
+    add_silent(o, older || o.hours.len() < before, now, said);
     told
 }
 
 /// Adds the hours that expected hosts should have and have not: from the first hour that is there to the last that is over.
 /// `older`: there are hours before the columns, too. Sorts all hours.
-fn add_silent(o: &mut Overview, older: bool, zone: &Zone, now_ms: i64, said: &Known) {
+fn add_silent(o: &mut Overview, older: bool, (zone, now_ms): (&Zone, i64), (hosts, said): (&[Host], &Known)) {
     let over = |hour: &Hour| zone.ends_ms(*hour).is_some_and(|ends| now_ms.saturating_sub(ends) > OVERDUE_MS);
     let is_daily = |h: &&HostHour| h.hour.len() == 8;
     // Nothing at all is stored yet, or only files of days: nobody knows from when on a host is expected.
@@ -284,9 +284,14 @@ fn add_silent(o: &mut Overview, older: bool, zone: &Zone, now_ms: i64, said: &Kn
         let known: HashSet<(&str, &str)> =
             o.hours.iter().map(|h| (h.name.as_str(), h.hour.as_str())).collect();
         let daily: HashSet<&str> = o.hours.iter().filter(is_daily).map(|h| h.name.as_str()).collect();
+        let shown: HashSet<&str> = o.expected.iter().map(String::as_str).collect();
         let mut silent = Vec::new();
-        for name in o.expected.iter().filter(|n| !daily.contains(n.as_str())) {
-            for hour in &hours {
+        for host in hosts {
+            let name = &host.name;
+            if daily.contains(name.as_str()) || !shown.contains(name.as_str()) {
+                continue;
+            }
+            for hour in hours.iter().filter(|hour| host.has(**hour)) {
                 if !known.contains(&(name.as_str(), hour.to_string().as_str())) {
                     let key = HourKey { name: name.clone(), hour: *hour };
                     let mut row = Row::new(&key, State::Silent);
@@ -428,7 +433,9 @@ mod tests {
             expected: (0..NODES_MAX).map(|n| format!("web{n}")).collect(),
             ..Overview::default()
         };
-        let told = complete(&mut o, false, 744, &zone, now, &Known::default()).unwrap();
+        let hosts: Vec<Host> =
+            o.expected.iter().map(|name| Host { name: name.clone(), since: None }).collect();
+        let told = complete(&mut o, false, 744, (&zone, now), (&hosts, &Known::default())).unwrap();
         assert!(told.contains("with 4000 hosts only the latest 9 hours fit"), "{told}");
         assert_eq!((o.columns.len(), o.hours.capacity() <= 2 * HOURS_MAX), (9, true));
         // The hour that is not shown still says since when they are expected.

@@ -175,24 +175,9 @@ impl Follower {
             None => None,
         };
         if let Some(id) = &known {
-            if conf.name.is_some() && id.name != s.fresh.name {
-                return Err(format!(
-                    "name: {:?} is configured, but this state directory ({}) ships as {:?}; set name = {} again, \
-                     or give the new name a new state_dir",
-                    s.fresh.name,
-                    s.state_dir.display(),
-                    id.name,
-                    id.name
-                ));
-            }
-            if id.zone != s.zone.name() {
-                return Err(format!(
-                    "timezone: {} is configured, but this state directory ({}) counts hours in {}; set timezone = {}",
-                    s.zone.name(),
-                    s.state_dir.display(),
-                    id.zone,
-                    id.zone
-                ));
+            let name = conf.name.as_ref().map(|_| s.fresh.name.as_str());
+            if let Some(why) = id.unfit(name, &s.zone.name(), s.state_dir) {
+                return Err(why);
             }
         }
         let (mut journal, damaged) =

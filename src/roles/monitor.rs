@@ -206,12 +206,13 @@ impl Shared {
         o.advice = fleet::advice();
         o.unwell = self.health.problems(self.clock.mono_ms());
         let mut trouble = Vec::new();
-        o.expected = fleet::expected(hosts_file, &mut trouble);
+        let hosts = fleet::expected(hosts_file, &mut trouble);
+        o.expected = hosts.iter().map(|host| host.name.clone()).collect();
         let said = Known::read(&self.disk, dir).unwrap_or_else(|e| {
             trouble.push(e.to_string());
             Known::default()
         });
-        trouble.extend(fleet::complete(&mut o, false, shown, &self.zone, now_ms, &said));
+        trouble.extend(fleet::complete(&mut o, false, shown, (&self.zone, now_ms), (&hosts, &said)));
         // Its own warnings are mostly of nodes, and so among the events.
         let own = self.log.recent().into_iter().filter(|r| r.error);
         o.errors.extend(own.map(|r| fleet::entry(&self.host, r)));

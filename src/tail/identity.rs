@@ -6,6 +6,7 @@ use crate::config::Start;
 use crate::disk::{self, Disk};
 use crate::record;
 use serde::{Deserialize, Serialize};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// `follower.json`: what a state directory was begun with.
@@ -41,17 +42,40 @@ impl Identity {
         }
     }
 
-    /// Loads it; `Ok(None)` = a new state directory or stream; `Err` = it is damaged.
+    /// Loads it; `Ok(None)` = a new state directory or stream; the inner `Err` = it is damaged. One of a later format is an
+    /// error, because to begin again over it would send hours twice.
     pub fn load(disk: &Disk, path: &Path) -> disk::Result<Option<Result<Self, String>>> {
         let Some(bytes) = disk.read_opt(path, 64 << 10)? else { return Ok(None) };
         Ok(Some(match record::from_json::<Self>(&bytes) {
             Ok(id) if id.format != 1 => {
-                Err(format!("{}: format {} is not known here", path.display(), id.format))
+                let why = format!(
+                    "format {} is not known to this version; start the version that wrote it",
+                    id.format
+                );
+                return Err(disk::Error::new("read", path, io::Error::new(io::ErrorKind::InvalidData, why)));
             }
             Ok(id) if crate::name::problem(&id.name).is_none() => Ok(id),
             Ok(id) => Err(format!("{}: name {:?} is not valid", path.display(), id.name)),
             Err(e) => Err(format!("{}: {e}", path.display())),
         }))
+    }
+
+    /// Why a follower with this configured name and zone cannot go on from it.
+    pub fn unfit(&self, name: Option<&str>, zone: &str, state_dir: &Path) -> Option<String> {
+        let at = state_dir.display();
+        if let Some(name) = name.filter(|name| *name != self.name) {
+            return Some(format!(
+                "name: {name:?} is configured, but this state directory ({at}) ships as {:?}; set name = {} again, or give the new \
+                 name a new state_dir",
+                self.name, self.name
+            ));
+        }
+        (zone != self.zone).then(|| {
+            format!(
+                "timezone: {zone} is configured, but this state directory ({at}) counts hours in {}; set timezone = {}",
+                self.zone, self.zone
+            )
+        })
     }
 
     /// Saves it.

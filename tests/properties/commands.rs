@@ -136,6 +136,21 @@ fn a_receiver_takes_over_what_can_change_and_says_what_cannot() {
     assert!(!ran.out.contains("not all of the file is in effect"), "{ran:?}");
 }
 
+/// The story: of four at once, two were told that the role hangs, and one took the question of another back.
+#[test]
+fn several_who_ask_at_once_are_all_answered() {
+    let temp = Temp::new("reload-many");
+    let mut store = support::store(&temp, &[]);
+    store.ready();
+    let store = &store;
+    std::thread::scope(|s| {
+        for ran in (0..6).map(|_| s.spawn(|| ask("reload", store))).collect::<Vec<_>>() {
+            let ran = ran.join().unwrap();
+            assert!(ran.code == 0 && ran.out.contains("no setting has changed"), "{ran:?}");
+        }
+    });
+}
+
 #[test]
 fn a_follower_takes_up_streams_and_leaves_them_without_a_restart() {
     let temp = Temp::new("reload-tail");
@@ -161,7 +176,7 @@ fn a_follower_takes_up_streams_and_leaves_them_without_a_restart() {
     fs::write(tail.config(), text.clone() + &more).unwrap();
     let ran = ask("reload", &tail);
     assert_eq!(ran.code, 1, "{ran:?}");
-    assert!(ran.out.contains("name: web1 -> web2: needs a restart"), "{}", ran.out);
+    assert!(ran.out.contains("name: web1 -> web2: not with this state_dir"), "{}", ran.out);
     edit(&tail, "name = web2", "name = web1");
     let ran = ask("reload", &tail);
     assert_eq!(ran.code, 0, "{ran:?}");

@@ -65,7 +65,7 @@ impl Drop for Appender {
 
 /// Packs that the follower has sealed and nobody has acknowledged.
 pub fn unacknowledged(state_dir: &Path) -> usize {
-    let hours = journal::peek(&Disk::real(), state_dir).unwrap_or_default();
+    let (hours, _) = journal::peek(&Disk::real(), state_dir).unwrap_or_default();
     hours.values().map(|h| h.unacked.len()).sum()
 }
 

@@ -10,7 +10,7 @@ use crate::pack::HourKey;
 use crate::roles::admission;
 use crate::roles::follower::bound::RouteFile;
 use crate::tail::pattern::Pattern;
-use crate::tail::{streams, undated, unpack};
+use crate::tail::{Identity, streams, undated, unpack};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -212,11 +212,21 @@ impl Follower {
             }
         }
         let mut rows = Vec::new();
-        for (key, log) in journal::peek(disk, state_dir)?.into_iter().filter(|(key, _)| filter.takes(key)) {
+        let (hours, bad) = journal::peek(disk, state_dir)?;
+        for (key, log) in hours.into_iter().filter(|(key, _)| filter.takes(key)) {
             let source = match disk.stat(&log.path) {
                 // For the same reason; the rest is worth telling.
                 Err(_) if blind.is_some() => None,
-                found => found?.map(|s| (s.len, s.mtime_ms)),
+                found => {
+                    let found = found?;
+                    if found.as_ref().is_some_and(|s| !s.is_file) {
+                        problems.push(format!(
+                            "{key}: {}: not a file any more; the hour waits for it, and no other one does",
+                            log.path.display()
+                        ));
+                    }
+                    found.map(|s| (s.len, s.mtime_ms))
+                }
             };
             // The first address goes without saying, and one that is not named any more binds nothing.
             let binds = config.sender.failover == Failover::Hour;
@@ -248,6 +258,14 @@ impl Follower {
         let route = Route::read(disk, state_dir, &config.sender, &rows);
         let journal = disk.stat(&state_dir.join("journal").join("log"))?;
         let stopped_ms = journal.filter(|_| queue.running == Some(false)).map(|s| s.mtime_ms);
+        // One that runs has read both, and writes one of them meanwhile.
+        if queue.running == Some(false) {
+            let begun = Identity::load(disk, &Identity::path(state_dir, ""))?;
+            let bad = bad.filter(|_| begun.is_some()).into_iter().chain(begun.and_then(Result::err));
+            problems.extend(bad.map(|why| {
+                format!("{why}; nothing is lost: its next start sends the hours that are open again, as new copies")
+            }));
+        }
         let key = admission::check_key(disk, config, state_dir).err();
         Ok(Self { rows, archived, queue, route, blind, problems, key, now_ms, stopped_ms })
     }

@@ -10,6 +10,7 @@ use crate::clock::{Hour, Zone};
 use crate::config::{Role, SpoolConfig};
 use crate::disk::Disk;
 use crate::footprint;
+use crate::inventory::hosts::Host;
 use crate::pack::HourKey;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,7 +33,7 @@ pub struct Place<'a> {
     /// State directory and spool, if a config told.
     pub state: Option<(PathBuf, SpoolConfig)>,
     /// Expected names.
-    pub hosts: Vec<String>,
+    pub hosts: Vec<Host>,
     /// Who may send, if a config told.
     pub keys: Keys,
 }
@@ -116,11 +117,12 @@ impl<'a> Report<'a> {
             let names: BTreeSet<&str> = names.map(|key| key.name.as_str()).collect();
             (names, expected(&inv, daily, zone, now_ms))
         });
-        for name in place.hosts.iter().filter(|name| filter.takes_name(name)) {
+        for host in place.hosts.iter().filter(|host| filter.takes_name(&host.name)) {
             // Of a host that never sent anything nobody knows whether its files hold an hour or a day.
+            let name = &host.name;
             let (has_hours, has_days) = (hours.0.contains(&**name), days.0.contains(&**name));
             let daily = !has_hours && (has_days || hours.1.is_empty());
-            for hour in if daily { &days.1 } else { &hours.1 } {
+            for hour in (if daily { &days.1 } else { &hours.1 }).iter().filter(|hour| host.has(**hour)) {
                 let key = HourKey { name: name.clone(), hour: *hour };
                 if filter.takes(&key) && !inv.hours.contains_key(&key) && !prints.contains_key(&key) {
                     let mut row = Row::new(&key, State::Silent);
@@ -135,6 +137,11 @@ impl<'a> Report<'a> {
         }
         rows.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(Self { save_dir: place.save_dir.to_owned(), keys: &place.keys, rows, queue, short, now_ms })
+    }
+
+    /// Is there no hour?
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
     }
 
     /// Stored bytes of all hours.

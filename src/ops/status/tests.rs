@@ -145,6 +145,38 @@ fn silent_hosts_take_one_line_each() {
     // Asked for one host, the others still tell what it lacks.
     let filter = Filter { host: Some("web9".into()), since: None };
     assert_eq!(status_at(&config, &filter, View::Missing, NOON).1, "web9 2026112209\nweb9 2026112210\n");
+    let slip = Filter { host: Some("wbe1".into()), since: None };
+    let (code, _, err) = status_at(&config, &slip, View::Summary, NOON);
+    assert!(code == ERROR && err.contains("there is no hour of wbe1"), "{err}");
+    // One that joined later lacks nothing of before.
+    let config = store_config(&temp, "web1\nweb9 2026112210\n");
+    assert_eq!(status_at(&config, &filter, View::Missing, NOON).1, "web9 2026112210\n");
+}
+
+/// Such files were passed over, and nothing was wrong.
+#[test]
+fn a_followers_state_that_is_damaged_is_told() {
+    let temp = Temp::new();
+    let log = temp.file("access.log.2026112211", "a\n");
+    let text = format!("[tail]\nlog_file = {}\nsend_to = c:1\nstate_dir = ", log.display());
+    let config = temp.file("t.ini", &(text + temp.path("state").to_str().unwrap() + "\n"));
+    let told = || status(&config, View::Summary);
+    std::fs::create_dir_all(temp.path("state/journal")).unwrap();
+    assert!(told().contains("nothing is wrong"), "{}", told());
+    temp.file("state/journal/log", "noise");
+    temp.file("state/follower.json", "{");
+    let text = told();
+    assert!(text.contains("follower.json: ") && text.contains("its next start sends the hours"), "{text}");
+    assert!(text.contains("journal/log: damaged at byte 0"), "{text}");
+    let identity = record::to_json(&json!({
+        "format": 2, "name": "web1", "zone": "UTC", "first_hour": "2026112211", "copies_generation": 1
+    }));
+    std::fs::write(temp.path("state/follower.json"), identity).unwrap();
+    let (code, _, err) = status_at(&config, &Filter::default(), View::Summary, NOON);
+    assert!(
+        code == ERROR && err.contains("format 2 is not known to this version; start the version"),
+        "{err}"
+    );
 }
 
 /// The story: a relay lost all packs of an hour of every host, or the only host was silent, and no hour was named.
@@ -559,7 +591,9 @@ fn a_database_tells_which_hours_it_lacks_and_of_which_too_much_was_rejected() {
     let config = temp.file("c.ini", &text);
     for hour in ["web1_2026112209", "web1_2026112210", "web1_2026112211", "web1_2026112212"] {
         let c = Build::new(hour, PACKS).certify(&save);
-        integrity::Store::new(&Disk::real(), &save, &temp.path("state"), 0o644, 0o755).certify(&c).unwrap();
+        crate::integrity::Store::new(&Disk::real(), &save, &temp.path("state"), 0o644, 0o755)
+            .certify(&c)
+            .unwrap();
         // The second one's is of an earlier certificate; the last one has none.
         let marker = json!({
             "format": 1, "gen": c.generation, "revision": c.revision + u64::from(hour.ends_with("10")),

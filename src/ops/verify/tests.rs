@@ -2,6 +2,7 @@
 
 use super::super::testing::{Build, Temp, printed};
 use super::*;
+use crate::integrity::Store;
 use crate::record;
 use std::fs;
 
@@ -48,6 +49,21 @@ fn what_is_right_is_silent_but_for_the_summary() {
     let filter = Filter { host: Some("web1".into()), since: None };
     let (code, out, _) = printed(|out| run(&save, &filter, out));
     assert_eq!((code, out.as_str()), (YES, "1 hour: 1 right (10 B read)\n"));
+}
+
+#[test]
+fn what_a_later_format_says_is_not_known() {
+    let temp = certified();
+    let save = temp.path("save");
+    let mut c = Build::new("web2_2026112205", PACKS).certify(&save);
+    c.format = 2;
+    Store::new(&Disk::real(), &save, &temp.path("state"), 0o644, 0o755).certify(&c).unwrap();
+    let (code, out) = verify(&temp);
+    assert!(
+        code == YES && out.contains("web2_2026112205: not verifiable: its certificate is of a later"),
+        "{out}"
+    );
+    assert!(out.contains("1 right (10 B read), 1 not verifiable"), "{out}");
 }
 
 /// What is wrong keeps its tags, since nothing is changed here: the reader must know which ones to take away.

@@ -158,6 +158,8 @@ impl Follower {
                     self.alarms.push(format!(
                         "{e}; this request of `logd resend` waits; let this user read it, or remove it and ask again"
                     ));
+                    // Whoever sends what is there, and ends, does not wait for it.
+                    self.requests = self.requests.saturating_sub(1);
                     continue;
                 }
                 other => other?,
