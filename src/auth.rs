@@ -24,7 +24,7 @@ use crate::pack::{Entry, HourKey, hex, unhex};
 use hmac::{Hmac, KeyInit, Mac};
 pub use senders::Memory;
 use sha2::Sha256;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
@@ -226,16 +226,19 @@ fn read(path: &Path) -> Result<(Vec<Key>, Stamp), String> {
         return Err(format!("{at}: larger than {} MiB: this is no key file", FILE_MAX >> 20));
     }
     let mut keys: Vec<Key> = Vec::new();
+    let (mut ids, mut of_host) = (HashSet::new(), HashMap::<String, usize>::new());
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
         let key = Key::parse(line).map_err(|why| format!("{at}:{number}: {why}"))?;
-        if keys.iter().any(|k| k.id == key.id) {
+        if !ids.insert(key.id.clone()) {
             return Err(format!("{at}:{number}: id {} is taken by another key", key.id));
         }
-        if keys.iter().filter(|k| k.name == key.name).count() >= PER_HOST {
+        let count = of_host.entry(key.name.clone()).or_default();
+        *count = count.saturating_add(1);
+        if *count > PER_HOST {
             return Err(format!(
                 "{at}:{number}: {} has {PER_HOST} keys already, the old one and the new one; remove one",
                 key.name

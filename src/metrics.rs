@@ -279,6 +279,8 @@ metrics! {
     REJECTED_ALLOW = rejected("not allowed");
     /// Too many of one address, or in all.
     REJECTED_LIMIT = rejected("limit");
+    /// Made room for others.
+    EVICTED = Metric::counter("logd_evicted_connections_total", TAKES, "Connections of senders that were closed because others wanted to connect.");
 
     /// Nodes that answer.
     NODES_UP = nodes("up");

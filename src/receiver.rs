@@ -120,7 +120,6 @@ pub struct Session {
     keys: Option<Arc<Keyring>>,
     certificate: Option<Certificate>,
     memory: Option<Arc<Memory>>,
-    proven: bool,
 }
 
 impl Session {
@@ -143,7 +142,6 @@ impl Session {
             keys: None,
             certificate: None,
             memory: None,
-            proven: false,
         }
     }
 
@@ -178,9 +176,14 @@ impl Session {
         self.certificate.as_ref()
     }
 
-    /// Has the peer shown a pack with a good signature?
+    /// Is a pack coming in whose signature is good?
     pub fn is_proven(&self) -> bool {
-        self.proven
+        self.frame.as_ref().is_some_and(|f| f.authentic)
+    }
+
+    /// Is a pack coming in whose header may be taken?
+    pub fn has_pack(&self) -> bool {
+        self.frame.is_some()
     }
 
     /// Has the peer's last header shown that it understands other replies than `ok`?
@@ -223,6 +226,12 @@ impl Session {
         f.owed = 0;
         f.body.reserve_exact(want.saturating_sub(len));
         true
+    }
+
+    /// Would a header that `input` is part of need memory that is to be charged first?
+    pub fn is_long(&self, input: &[u8]) -> bool {
+        let charged = self.header.as_ref().map_or(0, Charge::bytes);
+        self.decoder.memory_with(input) > HEADER_USUAL.saturating_add(charged)
     }
 
     /// Charges the memory of a header that `input` is part of, and makes it. False when the deadline passes first; without one,
@@ -361,7 +370,6 @@ impl Session {
         } else {
             false
         };
-        self.proven |= authentic;
         let max = self.conf.max_raw as u64;
         let declared = meta.seal.map_or(max, |s| s.bytes);
         if declared > max {

@@ -8,7 +8,7 @@ mod peers;
 use super::Dates;
 use super::watch::Ages;
 use crate::auth::{Keyring, Memory};
-use crate::clock::{Clock, Zone};
+use crate::clock::{self, Clock, Zone};
 use crate::config::allow::network;
 use crate::config::{Allow, ReceiverConfig};
 use crate::disk::Disk;
@@ -22,7 +22,9 @@ use crate::shutdown::Shutdown;
 use crate::tls::{self, Stream};
 use connection::Connection;
 use lobby::{Lobby, gone};
-use peers::{Peer, Peers, close_all_idle, close_idle, close_of_many, close_strangers, close_unproven, held};
+use peers::{
+    Peer, Peers, close_all_idle, close_idle, close_of_many, close_strangers, close_unproven, held, unprove,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -256,6 +258,15 @@ fn accept_loop(
             None
         }
     };
+    let evicted = |ip: IpAddr| {
+        metrics::EVICTED.inc();
+        s.refused(
+            false,
+            &format!("connection from {ip}: closed, because others want to connect; its sender tries again"),
+        );
+    };
+    // No descriptor is left: until then nobody is accepted.
+    let mut hold = Instant::now();
     while !s.stop.requested() {
         if let Some(lobby) = &mut lobby {
             lobby.turn(peers, |id, connection| start(id, connection, peers));
@@ -271,6 +282,7 @@ fn accept_loop(
                         s.log.anew(what);
                     }
                     s.health.set("keys", None);
+                    unprove(peers);
                     s.log.info(&format!("keys_file: read again: {}", count(n, "key")));
                 }
                 Some(Err(why)) => {
@@ -303,12 +315,14 @@ fn accept_loop(
         if s.allow_changed.swap(false, Ordering::Relaxed) {
             close_strangers(peers, &lock(&s.allow), &s.log);
         }
-        let (stream, addr) = match listener.accept() {
+        let accepted =
+            if Instant::now() < hold { Err(ErrorKind::WouldBlock.into()) } else { listener.accept() };
+        let (stream, addr) = match accepted {
             Ok(a) => a,
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 let lobby = lobby.as_ref().map(|lobby| PollFd::new(lobby, PollFlags::IN));
-                let mut waits: Vec<_> =
-                    lobby.into_iter().chain([PollFd::new(listener, PollFlags::IN)]).collect();
+                let listener = (Instant::now() >= hold).then(|| PollFd::new(listener, PollFlags::IN));
+                let mut waits: Vec<_> = lobby.into_iter().chain(listener).collect();
                 if poll(&mut waits, look_again.as_ref()).is_err() {
                     // A signal; or no memory, and then it must not spin.
                     s.stop.wait(Duration::from_millis(20));
@@ -319,8 +333,9 @@ fn accept_loop(
                 // EMFILE and its like pass; a connection that died while it waited concerns nobody.
                 if !matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) {
                     s.log.warn(&format!("accept: {e}; connections wait, nothing is lost"));
-                    close_idle(peers, must_prove);
-                    s.stop.wait(Duration::from_millis(100));
+                    let one = must_prove.then(|| close_unproven(peers, None, None)).flatten();
+                    one.or_else(|| close_idle(peers, must_prove)).map(evicted);
+                    hold = clock::deadline(LOOK_AGAIN);
                 }
                 continue;
             }
@@ -345,7 +360,7 @@ fn accept_loop(
         }
         if must_prove
             && unproven >= conf.max_unproven_per_address
-            && !close_unproven(peers, from, s.tls.is_some().then_some(&mut rng))
+            && close_unproven(peers, Some(from), s.tls.is_some().then_some(&mut rng)).map(evicted).is_none()
         {
             metrics::REJECTED_LIMIT.inc();
             s.refused(false, &format!(
@@ -354,10 +369,12 @@ fn accept_loop(
             ));
             continue;
         }
-        if lock(peers).len() >= max
-            && !close_idle(peers, must_prove)
-            && !close_of_many(peers, from, must_prove)
-        {
+        let is_full = lock(peers).len() >= max;
+        let make_room = || {
+            let one = if must_prove { close_unproven(peers, None, None) } else { close_idle(peers, false) };
+            one.or_else(|| close_of_many(peers, from, must_prove)).map(evicted)
+        };
+        if is_full && make_room().is_none() {
             metrics::REJECTED_LIMIT.inc();
             s.refused(false, &format!(
                 "connection from {ip}: all {max} connections are busy; closed; its packs wait there, nothing is lost; raise \
@@ -367,7 +384,9 @@ fn accept_loop(
         }
         let _ = stream.set_nodelay(true);
         let stream = Arc::new(stream);
-        let idle_since = Arc::new(AtomicU64::new(s.clock.mono_ms()));
+        let began = s.clock.mono_ms();
+        let idle_since = Arc::new(AtomicU64::new(began));
+        let entered = Arc::new(AtomicBool::new(lobby.is_none()));
         next_id = next_id.saturating_add(1);
         let id = next_id;
         let proven = Arc::new(AtomicBool::new(false));
@@ -375,7 +394,9 @@ fn accept_loop(
             stream: Arc::clone(&stream),
             ip,
             from,
+            began,
             idle_since: Arc::clone(&idle_since),
+            entered: Arc::clone(&entered),
             proven: Arc::clone(&proven),
             closing: AtomicBool::new(false),
         };
@@ -401,6 +422,7 @@ fn accept_loop(
             s: Arc::clone(s),
             conf: Arc::clone(conf),
             idle_since,
+            entered,
             proven,
             ip,
             trusted: (0, 0),

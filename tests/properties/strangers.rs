@@ -3,7 +3,7 @@
 //! The story: 1,400 strangers that came and went every five seconds had a thread each, and an honest pack waited for the
 //! processor among them for fourteen times as long as with nobody else.
 
-use super::auth::{HOUR, OWN, hour, key_file, signed};
+use super::auth::{HOUR, OTHER, OWN, hour, key_file, signed};
 use super::peer::{Answer, Hour, Pack, Peer, Random, lines, until};
 use super::store::{Scratch, Store};
 use std::time::{Duration, Instant};
@@ -137,6 +137,131 @@ fn a_long_header_waits_for_its_room_and_not_for_ever() {
     drop(stalled);
 }
 
+/// The story: with 2,000 of them the accepting thread was busy for seconds with looking for room, and one that was reset kept it
+/// busy for as long as a header may take.
+#[test]
+fn who_waits_for_room_costs_nothing() {
+    let (_dir, store) = store(
+        "strangers-room",
+        &[("inflight_bytes", "1M"), ("max_body", "1M"), ("header_timeout", "1h"), ("idle_timeout", "1h")],
+    );
+    let long = long(1).frame();
+    let mut waiting: Vec<Peer> = (0..300)
+        .map(|_| {
+            let mut peer = store.peer();
+            peer.write(&long[..7_000]);
+            peer
+        })
+        .collect();
+    let packs = signed(&hour("web1"));
+    assert_eq!(store.peer().send(&packs[0]), Answer::Ok);
+    // Closed with bytes that nobody has read: the socket is reset.
+    waiting.iter_mut().skip(200).for_each(Peer::reset);
+    assert_eq!(store.peer().send(&packs[1]), Answer::Ok);
+    let before = store.process().ticks();
+    std::thread::sleep(Duration::from_secs(2));
+    let used = store.process().ticks() - before;
+    assert!(used < 40, "{used} hundredths of a second in two seconds");
+    drop(waiting);
+}
+
+/// The story: a relay's test packs need no signature, and 4,000 of them had a thread each; a stop waited for them.
+#[test]
+fn test_packs_without_a_signature_have_no_thread() {
+    let (_dir, mut store) = store("strangers-ping", &[]);
+    let body = vec![b'x'; 70_000];
+    let ping = |body: &[u8]| {
+        let entry = logd::pack::ping::Ping::entry("relay1", true, body);
+        logd::pack::ping::Ping::frame(entry, body)
+    };
+    let mut slow: Vec<Peer> = (0..20)
+        .map(|_| {
+            let mut peer = store.peer();
+            peer.write_apart(&ping(&body)[..20_000]);
+            peer
+        })
+        .collect();
+    let mut peer = store.peer();
+    for _ in 0..3 {
+        peer.write(&ping(&body));
+        assert_eq!(peer.answer(), Answer::Ok);
+    }
+    assert_eq!(serving(&store), 0);
+    peer.deliver(&signed(&hour("web1"))[0]);
+    let begun = Instant::now();
+    store.stop();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    for peer in &mut slow {
+        assert_eq!(peer.answer(), closed());
+    }
+}
+
+/// The story: a host with more good connections than each stranger's address had was asked to give one up, and gave none; and of
+/// those who had shown nothing the one went that had just come.
+#[test]
+fn a_full_store_gives_up_who_has_shown_nothing_for_longest() {
+    let (_dir, store) = store("strangers-full", &[("max_connections", "16")]);
+    let packs = signed(&hour("web1"));
+    let mut proven: Vec<Peer> = (0..8)
+        .map(|_| {
+            let mut peer = store.peer();
+            peer.deliver(&packs[0]);
+            peer
+        })
+        .collect();
+    let mut strangers: Vec<Peer> = (0..8)
+        .map(|_| {
+            let mut peer = store.peer();
+            peer.write_apart(&stranger().frame()[..40]);
+            peer
+        })
+        .collect();
+    for (n, stranger) in strangers.iter_mut().enumerate().take(6) {
+        let mut late = store.peer();
+        // Somebody else wants to connect before it has said anything.
+        let other = store.peer();
+        late.write(&packs[1].frame());
+        assert_eq!(late.answer(), Answer::Ok, "{n}");
+        drop(other);
+        if n < 3 {
+            assert_eq!(stranger.answer(), closed());
+        }
+    }
+    for peer in &mut proven {
+        peer.deliver(&packs[2]);
+    }
+}
+
+/// A key that is taken away takes its connections' privilege with it.
+#[test]
+fn connections_of_a_key_that_is_gone_make_room() {
+    let dir = Scratch::new("strangers-gone");
+    let file = key_file(&dir);
+    let store = Store::new(
+        "strangers-gone",
+        &[
+            ("keys_file", file.to_str().unwrap()),
+            ("max_connections", "16"),
+            ("max_unproven_per_address", "1000"),
+        ],
+    );
+    let packs = signed(&hour("web1"));
+    let mut old: Vec<Peer> = (0..16)
+        .map(|_| {
+            let mut peer = store.peer();
+            peer.deliver(&packs[0]);
+            peer
+        })
+        .collect();
+    let other = Hour::new("db1", HOUR, 1, 5);
+    let pack = other.packs().remove(0).signed("d1", &OTHER);
+    assert_eq!(store.peer().send(&pack), closed(), "all are taken by good ones");
+    super::auth::write(&file, &format!("db1 d1 {}\n", super::peer::hex(&OTHER)), 0o600);
+    store.wait_log("read again: 1 key");
+    assert_eq!(store.peer().send(&pack), Answer::Ok);
+    assert_eq!(old[0].answer(), closed());
+}
+
 #[test]
 fn a_stop_does_not_wait_for_strangers() {
     let (_dir, mut store) = store("strangers-stop", &[]);
@@ -145,5 +270,7 @@ fn a_stop_does_not_wait_for_strangers() {
     let begun = Instant::now();
     store.stop();
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    all.iter_mut().for_each(|peer| assert_eq!(peer.answer(), closed()));
+    for peer in &mut all {
+        assert_eq!(peer.answer(), closed());
+    }
 }

@@ -386,6 +386,12 @@ impl Peer {
         });
     }
 
+    /// Ends the connection at once, by a reset.
+    pub fn reset(&mut self) {
+        rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO)).unwrap();
+        self.stream = TcpStream::connect(self.addr).unwrap();
+    }
+
     /// The next answer.
     pub fn answer(&mut self) -> Answer {
         let end = Instant::now() + PATIENCE;

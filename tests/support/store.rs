@@ -100,6 +100,13 @@ impl Running {
         line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
+    /// Hundredths of a second of processor time that it has used.
+    pub fn ticks(&self) -> u64 {
+        let stat = self.proc("stat");
+        let fields = stat.rsplit_once(')').unwrap().1;
+        fields.split_ascii_whitespace().skip(11).take(2).map(|n| n.parse::<u64>().unwrap()).sum()
+    }
+
     /// Names of its threads.
     pub fn threads(&self) -> Vec<String> {
         let dir = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));

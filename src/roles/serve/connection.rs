@@ -33,8 +33,9 @@ pub struct Connection {
     pub session: Session,
     pub s: Arc<Shared>,
     pub conf: Arc<ReceiverConfig>,
-    /// Both as the accepting thread sees them.
+    /// All three as the accepting thread sees them ([`super::peers::Peer`]).
     pub idle_since: Arc<AtomicU64>,
+    pub entered: Arc<AtomicBool>,
     pub proven: Arc<AtomicBool>,
     pub ip: IpAddr,
     /// Under which `tls_client_ca` its certificate was found good, and when.
@@ -279,11 +280,12 @@ impl Connection {
     }
 
     /// Answers a test pack: would a pack be taken?
-    fn pong(&mut self, name: &str) -> Result<(), End> {
+    pub fn pong(&mut self, name: &str) -> Result<(), End> {
         if let Some(why) = lock(&self.s.paused).clone() {
             return Err(End::Refused(Refusal::Busy(why)));
         }
-        if lock(&self.s.gate).spool.room().is_ok_and(|room| room == 0) {
+        // Strangers may ask, too, and the accepting thread for them: it waits for nobody who stores.
+        if self.s.gate.try_lock().is_ok_and(|gate| gate.spool.room().is_ok_and(|room| room == 0)) {
             return Err(End::Refused(Refusal::Busy("the spool is full".into())));
         }
         let text = format!("test pack of {name} from {}: accepted; nothing of it is stored", self.ip);
@@ -299,7 +301,7 @@ impl Connection {
             return Err(End::Refused(Refusal::Busy(why)));
         }
         self.check_trust()?;
-        self.proven.fetch_or(self.session.is_proven(), Ordering::Relaxed);
+        self.proven.fetch_or(pack.authentic, Ordering::Relaxed);
         if let Some(why) = self.ahead(&pack.meta) {
             return Err(End::Refused(Refusal::Busy(why)));
         }

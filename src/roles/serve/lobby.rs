@@ -2,7 +2,8 @@
 //!
 //! A crowd of strangers must not have a thread each: whoever signs would wait for the processor among thousands of them. The
 //! accepting thread hears them all, never waits for one, and gives a connection a thread of its own when a header has come that
-//! may be taken. Of what is not taken no more is read than its header; the body is the thread's.
+//! may be taken. Of what is not taken no more is read than its header; the body is the thread's. Test packs, which a relay sends
+//! without a signature, are answered here.
 
 use super::connection::{Connection, DRAIN, DRAIN_BYTES, DRAIN_SILENT, End, no_room};
 use super::peers::Peers;
@@ -10,10 +11,11 @@ use crate::clock;
 use crate::metrics;
 use crate::receiver::lock;
 use rustix::event::{Timespec, epoll};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown as Half;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Connections that are heard before another one is accepted.
@@ -28,6 +30,8 @@ pub struct Lobby {
     epoll: OwnedFd,
     /// The oldest first.
     visitors: BTreeMap<u64, Visitor>,
+    /// Those of them that wait for room.
+    waiting: BTreeSet<u64>,
     events: Vec<epoll::Event>,
     buf: Vec<u8>,
     looked: Instant,
@@ -61,8 +65,8 @@ impl Lobby {
     /// Nobody is there.
     pub fn new() -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let (visitors, events) = (BTreeMap::new(), Vec::with_capacity(TURN));
-        Ok(Self { epoll, visitors, events, buf: vec![0; CHUNK], looked: Instant::now() })
+        let (visitors, waiting, events) = (BTreeMap::new(), BTreeSet::new(), Vec::with_capacity(TURN));
+        Ok(Self { epoll, visitors, waiting, events, buf: vec![0; CHUNK], looked: Instant::now() })
     }
 
     /// A connection that was accepted.
@@ -90,9 +94,11 @@ impl Lobby {
         self.events.clear();
         let room = rustix::buffer::spare_capacity(&mut self.events);
         if !self.visitors.is_empty() && epoll::wait(&self.epoll, room, Some(&Timespec::default())).is_ok() {
-            let ids: Vec<u64> = self.events.iter().map(|e| e.data.u64()).collect();
-            for id in ids {
-                self.step(id, peers, &mut serve);
+            let over = epoll::EventFlags::HUP | epoll::EventFlags::ERR;
+            let flags = |e: &epoll::Event| e.flags;
+            let all: Vec<_> = self.events.iter().map(|e| (e.data.u64(), flags(e).intersects(over))).collect();
+            for (id, over) in all {
+                self.step(id, over, peers, &mut serve);
             }
         }
         let now = Instant::now();
@@ -101,21 +107,30 @@ impl Lobby {
         }
         self.looked = now;
         let due = |v: &Visitor| match v.state {
-            State::Header(until) => until <= now,
-            State::Room(_) => true,
+            State::Header(until) | State::Room(until) => until <= now,
             State::End { until, silent, .. } => until.min(silent) <= now,
         };
         let due: Vec<u64> = self.visitors.iter().filter(|(_, v)| due(v)).map(|(id, _)| *id).collect();
         for id in due {
-            self.step(id, peers, &mut serve);
+            self.step(id, false, peers, &mut serve);
+        }
+        // Who came first goes first, and while he finds no room nobody else does: thousands may wait.
+        while let Some(first) = self.waiting.first().copied() {
+            self.step(first, false, peers, &mut serve);
+            if self.waiting.first() == Some(&first) {
+                break;
+            }
         }
     }
 
-    /// One of them has something to say, or has been waited for long enough.
-    fn step(&mut self, id: u64, peers: &Peers, serve: &mut impl FnMut(u64, Connection)) {
+    /// One of them has something to say, or has been waited for long enough; or it is over with it.
+    fn step(&mut self, id: u64, over: bool, peers: &Peers, serve: &mut impl FnMut(u64, Connection)) {
         let Some(mut visitor) = self.visitors.remove(&id) else { return };
-        let next = visitor.hear(&mut self.buf).unwrap_or_else(|end| visitor.refuse(end));
+        let is_first = self.waiting.first().is_none_or(|first| *first >= id);
+        let heard = visitor.hear(&mut self.buf, is_first, over);
+        let next = heard.unwrap_or_else(|end| visitor.refuse(end));
         let tcp = visitor.connection.stream.socket();
+        self.waiting.remove(&id);
         match next {
             Next::Stays(state) => {
                 let waits = |state: &State| matches!(state, State::Room(_));
@@ -125,10 +140,16 @@ impl Lobby {
                     // One that is not heard any more ends at its deadline.
                     let _ = epoll::modify(&self.epoll, &*tcp, epoll::EventData::new_u64(id), flags);
                 }
+                if waits(&state) {
+                    self.waiting.insert(id);
+                }
                 visitor.state = state;
                 self.visitors.insert(id, visitor);
             }
             Next::Enters => {
+                let connection = &visitor.connection;
+                connection.entered.store(true, Ordering::Relaxed);
+                connection.proven.store(connection.session.is_proven(), Ordering::Relaxed);
                 let _ = epoll::delete(&self.epoll, &*tcp);
                 let _ = tcp.set_nonblocking(false);
                 serve(id, visitor.connection);
@@ -164,8 +185,9 @@ pub fn gone(id: u64, peers: &Peers) {
 }
 
 impl Visitor {
-    /// Looks at what has come, and takes of it what belongs to its header.
-    fn hear(&mut self, buf: &mut [u8]) -> Result<Next, End> {
+    /// Looks at what has come, and takes of it what belongs to its header. `is_first`: of those who wait for room nobody came
+    /// before it; `over`: the connection is closed, whatever can still be read of it.
+    fn hear(&mut self, buf: &mut [u8], is_first: bool, over: bool) -> Result<Next, End> {
         let (tcp, now) = (self.connection.stream.socket(), Instant::now());
         let (until, waited) = match self.state {
             State::Header(until) => (until, false),
@@ -187,6 +209,9 @@ impl Visitor {
             let late = || End::Broken(if idle { "idle; closed" } else { "too slow; closed" }.into());
             return Err(if waited { no_room() } else { late() });
         }
+        if waited && over {
+            return Err(End::Broken("closed before there was room for its header".into()));
+        }
         // Not read: what follows the header is for another thread.
         let chunk = match tcp.peek(buf) {
             Ok(n) => buf.get(..n).unwrap_or_default(),
@@ -196,14 +221,18 @@ impl Visitor {
         let begun = self.connection.begun(chunk)?.filter(|_| !waited);
         let until = begun.unwrap_or(until);
         let session = &mut self.connection.session;
-        if !session.charge_header(chunk, None) {
+        if session.is_long(chunk) && !is_first || !session.charge_header(chunk, None) {
             return Ok(Next::Stays(State::Room(until)));
         }
         let (used, _) = session.feed(chunk).map_err(End::Refused)?;
-        let whole = session.body_len().is_some();
+        let (pack, pinged) = (session.has_pack(), session.take_pinged());
         let taken = buf.get_mut(..used).unwrap_or_default();
         (&*tcp).read_exact(taken).map_err(|e| End::Broken(e.to_string()))?;
-        Ok(if whole { Next::Enters } else { Next::Stays(State::Header(until)) })
+        if let Some(name) = pinged {
+            self.connection.pong(&name)?;
+            return Ok(Next::Stays(State::Header(self.connection.rest())));
+        }
+        Ok(if pack { Next::Enters } else { Next::Stays(State::Header(until)) })
     }
 
     /// Says why it ends, and waits for the peer's end: what it is still writing would destroy our answer on its way.

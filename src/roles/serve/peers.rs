@@ -15,8 +15,12 @@ pub struct Peer {
     pub ip: IpAddr,
     /// Its address, or of IPv6 the network of it: whom it is counted for.
     pub from: IpAddr,
-    /// Milliseconds of the monotonic clock; `u64::MAX` while a frame is under way.
+    /// When it was accepted, in milliseconds of the monotonic clock.
+    pub began: u64,
+    /// The same of its last frame; `u64::MAX` while one is under way.
     pub idle_since: Arc<AtomicU64>,
+    /// It has a thread of its own.
+    pub entered: Arc<AtomicBool>,
     /// It has shown a good signature.
     pub proven: Arc<AtomicBool>,
     /// It had to make room for another one.
@@ -26,7 +30,24 @@ pub struct Peer {
 impl Peer {
     /// May it make room for a newcomer? Where senders must prove who they are, nobody who has goes for one who has not.
     fn may_go(&self, must_prove: bool) -> bool {
-        !(must_prove && self.proven.load(Ordering::Relaxed))
+        !(self.closing.load(Ordering::Relaxed) || must_prove && self.proven.load(Ordering::Relaxed))
+    }
+
+    /// It goes.
+    fn close(&self) -> IpAddr {
+        self.closing.store(true, Ordering::Relaxed);
+        let _ = self.stream.shutdown(Half::Both);
+        self.ip
+    }
+
+    /// Since when it has said nothing that counts, if it may go for that: between two frames, or before its first header.
+    fn waits_since(&self) -> Option<u64> {
+        let idle_since = self.idle_since.load(Ordering::Relaxed);
+        if self.entered.load(Ordering::Relaxed) {
+            (idle_since != u64::MAX).then_some(idle_since)
+        } else {
+            Some(self.began)
+        }
     }
 }
 
@@ -79,7 +100,7 @@ impl All {
 pub fn held(peers: &Peers, from: IpAddr) -> (usize, usize) {
     let peers = lock(peers);
     peers.of(from).fold((0, 0), |(all, unproven), p| {
-        (all.saturating_add(1), unproven.saturating_add(usize::from(!p.proven.load(Ordering::Relaxed))))
+        (all.saturating_add(1), unproven.saturating_add(usize::from(p.may_go(true))))
     })
 }
 
@@ -99,18 +120,16 @@ pub fn close_strangers(peers: &Peers, allow: &Allow, log: &Log) {
 }
 
 /// Makes room: the connection that has been idle longest goes.
-pub fn close_idle(peers: &Peers, must_prove: bool) -> bool {
+pub fn close_idle(peers: &Peers, must_prove: bool) -> Option<IpAddr> {
     let peers = lock(peers);
     let idle =
         peers.values().filter(|p| p.may_go(must_prove) && p.idle_since.load(Ordering::Relaxed) != u64::MAX);
-    match idle.min_by_key(|p| p.idle_since.load(Ordering::Relaxed)) {
-        Some(p) => {
-            // It will not be chosen again before its thread has ended.
-            p.idle_since.store(u64::MAX, Ordering::Relaxed);
-            p.stream.shutdown(Half::Both).is_ok()
-        }
-        None => false,
-    }
+    idle.min_by_key(|p| p.idle_since.load(Ordering::Relaxed)).map(Peer::close)
+}
+
+/// Whoever signs shows it again: keys are others now.
+pub fn unprove(peers: &Peers) {
+    lock(peers).values().for_each(|p| p.proven.store(false, Ordering::Relaxed));
 }
 
 /// Other certificates are good now: who says nothing has to come again and show his; who sends is asked at his next pack.
@@ -121,47 +140,38 @@ pub fn close_all_idle(peers: &Peers) {
     }
 }
 
-/// Makes room among the connections of one address that have shown no good signature: the one that has been idle longest goes.
-/// Behind one address there may be many hosts, and one of them must not lock out the others by connections on which it says
-/// nothing. A host that signs sends as soon as it is connected, so it is hardly ever the one that has waited longest. With TLS a
-/// host that is far away says nothing for some round trips and would always be that one in a flood: any of them goes.
-pub fn close_unproven(peers: &Peers, from: IpAddr, any: Option<&mut Rng>) -> bool {
+/// Makes room among the connections that have shown no good signature, of one address or of all: the one goes for which its peer
+/// has been waited longest. Behind one address there may be many hosts, and one of them must not lock out the others by connections
+/// on which it says nothing, or never ends a header. A host that signs sends as soon as it is connected, so it is hardly ever that
+/// one. With TLS (`any`) a host that is far away says nothing for some round trips and would always be that one in a flood: any of
+/// them goes.
+pub fn close_unproven(peers: &Peers, from: Option<IpAddr>, any: Option<&mut Rng>) -> Option<IpAddr> {
     let peers = lock(peers);
-    let idle = peers
-        .of(from)
-        .filter(|p| !p.proven.load(Ordering::Relaxed) && p.idle_since.load(Ordering::Relaxed) != u64::MAX);
-    let chosen = match any {
-        Some(rng) => {
-            let idle: Vec<&Peer> = idle.collect();
-            let at = rng.below((idle.len() as u64).max(1));
-            usize::try_from(at).ok().and_then(|at| idle.get(at).copied())
-        }
-        None => idle.min_by_key(|p| p.idle_since.load(Ordering::Relaxed)),
+    let waits = |p: &&Peer| p.may_go(true) && p.waits_since().is_some();
+    let mut all: Vec<&Peer> = match from {
+        Some(from) => peers.of(from).filter(waits).collect(),
+        None => peers.values().filter(waits).collect(),
     };
-    chosen.is_some_and(|p| {
-        p.idle_since.store(u64::MAX, Ordering::Relaxed);
-        p.stream.shutdown(Half::Both).is_ok()
-    })
+    if let Some(rng) = any {
+        let at = rng.below((all.len() as u64).max(1));
+        all = usize::try_from(at).ok().and_then(|at| all.get(at).copied()).into_iter().collect();
+    }
+    all.into_iter().min_by_key(|p| p.waits_since()).map(Peer::close)
 }
 
 /// Nobody is idle: the address that has by far the most connections gives up the one that has not shown a key, or the oldest.
 /// A host that keeps thousands of frames under way must not keep the others out.
-pub fn close_of_many(peers: &Peers, newcomer: IpAddr, must_prove: bool) -> bool {
+pub fn close_of_many(peers: &Peers, newcomer: IpAddr, must_prove: bool) -> Option<IpAddr> {
     let peers = lock(peers);
-    let staying = |p: &&Peer| !p.closing.load(Ordering::Relaxed);
+    // Those who may not go are no reason to look among them.
+    let staying = |p: &&Peer| p.may_go(must_prove);
     let count = |from: IpAddr| peers.of(from).filter(staying).count();
     let own = count(newcomer);
     let all = peers.by_address.keys().map(|from| (count(*from), *from));
-    let Some((_, most)) = all.filter(|(n, _)| *n > own.saturating_add(1)).max() else { return false };
-    let of_it = peers.of(most).filter(|p| p.may_go(must_prove)).filter(staying);
+    let (_, most) = all.filter(|(n, _)| *n > own.saturating_add(1)).max()?;
     // Of several that are alike the first is the oldest.
-    match of_it.min_by_key(|p| p.proven.load(Ordering::Relaxed)) {
-        Some(p) => {
-            p.closing.store(true, Ordering::Relaxed);
-            p.stream.shutdown(Half::Both).is_ok()
-        }
-        None => false,
-    }
+    let of_it = peers.of(most).filter(staying);
+    of_it.min_by_key(|p| p.proven.load(Ordering::Relaxed)).map(Peer::close)
 }
 
 #[cfg(test)]
@@ -181,7 +191,9 @@ mod tests {
                 stream,
                 ip: ip.parse().unwrap(),
                 from: network(ip.parse().unwrap()),
+                began: id,
                 idle_since: Arc::new(AtomicU64::new(id)),
+                entered: Arc::default(),
                 proven: Arc::default(),
                 closing: AtomicBool::new(false),
             };
@@ -197,7 +209,7 @@ mod tests {
         let of = |ip: &str| held(&peers, network(ip.parse().unwrap())).0;
         assert_eq!(["2001:db8:0:1::", "2001:db8:0:2::1", "192.0.2.1", "192.0.2.2"].map(of), [5, 1, 1, 2]);
         // It is such a network that makes room for others.
-        assert!(close_of_many(&peers, network("192.0.2.9".parse().unwrap()), false));
+        assert!(close_of_many(&peers, network("192.0.2.9".parse().unwrap()), false).is_some());
         let closing = |peers: &All| -> Vec<u64> {
             let numbers = peers.by_number.iter().filter(|(_, p)| p.closing.load(Ordering::Relaxed));
             numbers.map(|(number, _)| *number).collect()
