@@ -120,10 +120,10 @@ impl Denials {
         Self {
             path: state_dir.join(FILE),
             entries: before.denied.into_iter().take(NAMES_MAX).map(entry).collect(),
-            // What was between two runs is no attempt.
+            // What was between two runs is no attempt; who was killed could not take it back.
+            news: !before.failing.is_empty(),
             failing: Vec::new(),
             more: before.denied_more,
-            news: false,
             updated: false,
             saved_ms: i64::MIN,
             said: Vec::new(),
@@ -449,6 +449,12 @@ mod tests {
         // A stopped role tries nothing.
         watch.way("d:1", &fails("no route"), 2_000);
         watch.close(&disk, 2_000).unwrap();
+        assert!(load(&disk, dir).unwrap().failing.is_empty());
+        // One that is killed could not take it back; the next one has not tried yet.
+        watch.way("d:1", &fails("no route"), 3_000);
+        watch.save(&disk, 4_000, |_| true).unwrap();
+        assert_eq!(load(&disk, dir).unwrap().failing.len(), 1);
+        Denials::open(&disk, dir).save(&disk, 5_000, |_| true).unwrap();
         assert!(load(&disk, dir).unwrap().failing.is_empty());
     }
 
