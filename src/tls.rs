@@ -31,6 +31,9 @@ pub const BUILT: bool = cfg!(feature = "tls");
 /// The first byte of every TLS connection. A pack begins with the length of its header, of which no value has it there.
 pub const HANDSHAKE: u8 = 0x16;
 
+/// What is said of one that never begins a handshake.
+pub const SILENT: &str = "silent after it had connected";
+
 /// How long it holds, for `check` and for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expiry {

@@ -1,5 +1,5 @@
-//! Threads of a receiving role: one accepts, one per connection (where senders must sign, of those that have: [`lobby`]), one
-//! commits.
+//! Threads of a receiving role: one accepts, one per connection (where senders must sign, of those that have, and with TLS of those
+//! that have said something: [`lobby`]), one commits.
 
 mod connection;
 mod lobby;
@@ -250,8 +250,7 @@ fn accept_loop(
     let look_again = Timespec::try_from(LOOK_AGAIN).ok();
     let (mut keys_ms, mut tls_ms, mut cas, mut dates) = (0, 0, 0, Dates::default());
     let must_prove = s.keys.is_some() || s.tls.as_ref().is_some_and(tls::Server::asks_for_certificates);
-    // A handshake keeps a processor busy for as long as a thread costs: with TLS each has its own from the start.
-    let mut lobby = match s.keys.as_ref().filter(|_| s.tls.is_none()).map(|_| Lobby::new()).transpose() {
+    let mut lobby = match (s.keys.is_some() || s.tls.is_some()).then(Lobby::new).transpose() {
         Ok(lobby) => lobby,
         Err(e) => {
             s.log.warn(&format!("epoll: {e}; each connection has a thread from its start"));

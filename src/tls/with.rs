@@ -329,7 +329,7 @@ impl Server {
         match tcp.peek(&mut first) {
             Ok(0) => return Ok(None),
             Ok(_) => {}
-            Err(_) => return Err("silent after it had connected".into()),
+            Err(_) => return Err(super::SILENT.into()),
         }
         if first != [HANDSHAKE] {
             if self.conf.required {

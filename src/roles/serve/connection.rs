@@ -178,6 +178,11 @@ impl Connection {
         }
     }
 
+    /// Just accepted: until when it must say something.
+    pub fn first_deadline(&self) -> Instant {
+        if self.s.tls.is_some() { self.header_deadline() } else { self.rest() }
+    }
+
     /// Between two frames: until when the next one may begin.
     pub fn rest(&self) -> Instant {
         self.idle_since.store(self.s.clock.mono_ms(), Ordering::Relaxed);

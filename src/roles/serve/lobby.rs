@@ -4,12 +4,16 @@
 //! accepting thread hears them all, never waits for one, and gives a connection a thread of its own when a header has come that
 //! may be taken. Of what is not taken no more is read than its header; the body is the thread's. Test packs, which a relay sends
 //! without a signature, are answered here.
+//!
+//! A handshake of TLS keeps a processor busy for longer than a thread costs, and those who come next would wait for it: with TLS a
+//! connection has its thread from its first byte on.
 
 use super::connection::{Connection, DRAIN, DRAIN_BYTES, DRAIN_SILENT, End, no_room};
 use super::peers::Peers;
 use crate::clock;
 use crate::metrics;
 use crate::receiver::lock;
+use crate::tls::SILENT;
 use rustix::event::{Timespec, epoll};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, Read, Write};
@@ -78,7 +82,7 @@ impl Lobby {
         });
         match added {
             Ok(()) => {
-                let state = State::Header(connection.rest());
+                let state = State::Header(connection.first_deadline());
                 self.visitors.insert(id, Visitor { connection, state });
             }
             // The limit of what a user may watch, or no memory.
@@ -204,8 +208,12 @@ impl Visitor {
                 );
             }
         };
+        let tls = self.connection.s.tls.is_some();
         if now >= until {
             let idle = self.connection.session.idle();
+            if tls {
+                return Err(End::NoTls(SILENT.into()));
+            }
             let late = || End::Broken(if idle { "idle; closed" } else { "too slow; closed" }.into());
             return Err(if waited { no_room() } else { late() });
         }
@@ -218,6 +226,9 @@ impl Visitor {
             Err(e) if waits(&e) => return Ok(Next::Stays(self.state)),
             Err(e) => return Err(End::Broken(e.to_string())),
         };
+        if tls {
+            return if chunk.is_empty() { Err(End::Closed) } else { Ok(Next::Enters) };
+        }
         let begun = self.connection.begun(chunk)?.filter(|_| !waited);
         let until = begun.unwrap_or(until);
         let session = &mut self.connection.session;
