@@ -378,8 +378,8 @@ impl Collector {
 
     /// Of a retired host nothing more is expected, but what there is of its hour must be right all the same.
     fn is_wrong(&self, key: &HourKey, known: &Known) -> disk::Result<bool> {
-        if let Some(certificate) = self.store.closed(key)? {
-            return Ok(!certificate.is_tag());
+        if self.store.closed(key)?.is_some() {
+            return Ok(self.store.tagged_now(key)?.is_none());
         }
         let filter = Filter { host: Some(key.name.clone()), since: Some(key.hour) };
         let Ok(inv) = Inventory::read(self.store.disk(), &self.store.path(""), &filter) else {
