@@ -81,7 +81,8 @@ pub fn digest(disk: &Disk, path: &Path) -> disk::Result<Result<(u64, String), St
     }
 }
 
-/// Writes the compressed file of a certified hour beside its data, or finds that it is there; the inner error says why not, and nothing if `stop` said so.
+/// Writes the compressed file of a certified hour beside its data, or finds that it is there; the inner error says why not, and
+/// nothing if `stop` said so.
 pub fn pack(
     store: &Store,
     key: &HourKey,
