@@ -366,6 +366,14 @@ impl Store {
         self.disk.sync_dir(&self.path("doubtful"))
     }
 
+    /// The certificate of an hour whose tag stands. Somebody may have taken the tag away alone, because the hour is wrong: the
+    /// wider tags must not call it whole again.
+    pub fn tagged_now(&self, key: &HourKey) -> disk::Result<Option<Certificate>> {
+        let Some(c) = self.closed(key)?.filter(Certificate::is_tag) else { return Ok(None) };
+        let stands = self.disk.stat(&self.path("received").join(c.tag_name()))?.is_some();
+        Ok(stands.then_some(c))
+    }
+
     /// Writes the day's tag when every hour of it has one. The last hour's sender says how many names the day has.
     pub fn day_tag(&self, key: &HourKey) -> disk::Result<bool> {
         let day = key.hour.day_of();
@@ -377,13 +385,13 @@ impl Store {
         let (mut have, mut lack, mut may_lack) = (0_u32, 0_u32, None);
         for h in (0..24).rev() {
             let Some(hour) = Hour::new(day.year(), day.month(), day.day(), Some(h)) else { continue };
-            match self.closed(&HourKey { name: key.name.clone(), hour })? {
-                Some(c) if c.is_tag() => {
+            match self.tagged_now(&HourKey { name: key.name.clone(), hour })? {
+                Some(c) => {
                     have = have.saturating_add(1);
                     let told = (22..24).contains(&c.day_hours).then(|| 24_u32.saturating_sub(c.day_hours));
                     may_lack.get_or_insert(told.unwrap_or(0));
                 }
-                _ => lack = lack.saturating_add(1),
+                None => lack = lack.saturating_add(1),
             }
             if lack > may_lack.unwrap_or(2) {
                 return Ok(false);
@@ -401,12 +409,12 @@ impl Store {
     pub fn fleet_tag(&self, hour: Hour, hosts: &[String]) -> disk::Result<bool> {
         let mut rows = Vec::new();
         for name in hosts {
-            match self.closed(&HourKey { name: name.clone(), hour })? {
-                Some(c) if c.is_tag() => rows.push(serde_json::json!({
+            match self.tagged_now(&HourKey { name: name.clone(), hour })? {
+                Some(c) => rows.push(serde_json::json!({
                     "name": c.name, "lines": c.lines, "bytes": c.bytes, "digest": c.digest, "sha256": c.sha256,
                     "verified": c.verified, "empty": c.empty,
                 })),
-                _ => return Ok(false),
+                None => return Ok(false),
             }
         }
         if rows.is_empty() {

@@ -4,6 +4,7 @@
 pub mod hosts;
 pub mod hour;
 pub mod known;
+pub mod pruned;
 
 use crate::clock::Hour;
 use crate::disk::{self, Disk};

@@ -42,9 +42,13 @@ pub mod verify;
 
 pub use crate::inventory::{self, hour};
 
-/// An error of a role's own files; of rights, with who has them.
+/// An error of a role's own files, with what to do: of rights, with who has them.
 fn rights(e: &crate::disk::Error) -> String {
-    if e.denied() { format!("{e}; run it as the user of the role") } else { e.to_string() }
+    match () {
+        () if e.denied() => format!("{e}; run it as the user of the role"),
+        () if e.no_space() => format!("{e}; make room there"),
+        () => e.to_string(),
+    }
 }
 
 /// Exit code: done, or yes.
@@ -53,3 +57,18 @@ pub const YES: u8 = 0;
 pub const NO: u8 = 1;
 /// Exit code: it could not be found out.
 pub const ERROR: u8 = 2;
+
+#[cfg(test)]
+mod tests {
+    /// Whose the files are was said of a full disk, too.
+    #[test]
+    fn an_error_has_the_hint_that_helps() {
+        for (errno, hint) in
+            [(13, "run it as the user of the role"), (28, "make room there"), (5, "(os error 5)")]
+        {
+            let source = std::io::Error::from_raw_os_error(errno);
+            let e = crate::disk::Error::new("write", std::path::Path::new("/x"), source);
+            assert!(super::rights(&e).ends_with(hint), "{}", super::rights(&e));
+        }
+    }
+}

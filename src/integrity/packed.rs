@@ -81,7 +81,8 @@ pub fn digest(disk: &Disk, path: &Path) -> disk::Result<Result<(u64, String), St
     }
 }
 
-/// Writes the compressed file of a certified hour beside its data; the inner error says why not, and nothing if `stop` said so.
+/// Writes the compressed file of a certified hour beside its data, or finds that it is there; the inner error says why not, and
+/// nothing if `stop` said so.
 pub fn pack(
     store: &Store,
     key: &HourKey,
@@ -89,6 +90,20 @@ pub fn pack(
     stop: &mut dyn FnMut() -> bool,
 ) -> disk::Result<Result<(), String>> {
     let (disk, data, to) = (store.disk(), store.place(key).data, path(store, key));
+    // A crash leaves such a file, or a batch job has made one of its own.
+    if disk.stat(&to)?.is_some() {
+        let found = digest(disk, &to)?;
+        if found.as_ref() == Ok(&(certificate.bytes, certificate.sha256.clone())) {
+            disk.open(&to)?.sync()?;
+            return disk.sync_dir(&store.path("log_data")).map(Ok);
+        }
+        return Ok(Err(format!(
+            "{}: it holds other lines than {}, and is none that logd left; both stay as they are; move it away, and the hour is \
+             compressed",
+            to.display(),
+            data.display()
+        )));
+    }
     let half = store.path("log_data").join(format!(".{key}.gz.tmp"));
     let done = pack_to(store, &data, &half, stop).and_then(|written| {
         if let Err(why) = written {
@@ -189,6 +204,30 @@ mod tests {
         assert_eq!(text, "a\nb\n");
         let names = std::fs::read_dir(store.path("log_data")).unwrap().count();
         assert_eq!(names, 1, "nothing is left beside it");
+    }
+
+    /// It was overwritten, whatever it was.
+    #[test]
+    fn a_file_of_somebody_else_is_used_if_it_is_the_hour_and_else_left_alone() {
+        let temp = Temp::new();
+        let (store, hour, certificate) = begun(&temp);
+        let there = path(&store, &hour);
+        let write = |text: &str| {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+            encoder.write_all(text.as_bytes()).unwrap();
+            std::fs::write(&there, encoder.finish().unwrap()).unwrap();
+            std::fs::read(&there).unwrap()
+        };
+        for bytes in [write("a\n"), b"no gzip".to_vec()] {
+            std::fs::write(&there, &bytes).unwrap();
+            let why = pack(&store, &hour, &certificate, &mut || false).unwrap().unwrap_err();
+            assert!(why.contains("other lines") && why.contains("move it away"), "{why}");
+            assert!(std::fs::read(&there).unwrap() == bytes && store.place(&hour).data.exists());
+        }
+        let bytes = write("a\nb\n");
+        pack(&store, &hour, &certificate, &mut || false).unwrap().unwrap();
+        assert_eq!(std::fs::read(&there).unwrap(), bytes);
+        assert!(finish(&store, &hour, &certificate).unwrap() && !store.place(&hour).data.exists());
     }
 
     /// Taken away beside it, the data was looked for in the compressed file of before, and the hour called wrong.

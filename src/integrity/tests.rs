@@ -55,3 +55,20 @@ fn a_tag_of_others_is_seen_whatever_is_certified_since() {
     assert!(store.day_tag(&key(0)).unwrap());
     assert!(store.may_have_tag(&other).unwrap());
 }
+
+/// They were written of `closed` alone, and came back after somebody had taken the tag of a wrong hour away.
+#[test]
+fn without_the_tag_of_an_hour_neither_its_day_nor_the_fleet_has_one() {
+    let (disk, _) = Disk::sim(1);
+    let store = Store::new(&disk, Path::new("/store"), Path::new("/state"), 0o644, 0o755);
+    store.create_dirs().unwrap();
+    let key = |hour| HourKey { name: "web1".into(), hour: Hour::new(2026, 3, 29, Some(hour)).unwrap() };
+    for h in 0..24 {
+        store.certify(&certificate(&key(h), 24)).unwrap();
+    }
+    let hosts = ["web1".to_owned()];
+    assert!(store.day_tag(&key(5)).unwrap() && store.fleet_tag(key(5).hour, &hosts).unwrap());
+    disk.remove(Path::new("/store/received/web1_2026032905_1")).unwrap();
+    assert!(!store.day_tag(&key(5)).unwrap() && !store.fleet_tag(key(5).hour, &hosts).unwrap());
+    assert!(store.fleet_tag(key(6).hour, &hosts).unwrap());
+}

@@ -26,6 +26,13 @@ impl Host {
 /// Reads a `hosts_file`: a name a line, and perhaps its first hour behind it; `#` and `;` comments.
 pub fn read_hosts(path: &Path) -> Result<Vec<Host>, String> {
     let wrong = |e: std::io::Error| format!("hosts_file {}: {e}", path.display());
+    // To open a pipe waits for who writes it.
+    if !std::fs::metadata(path).map_err(wrong)?.is_file() {
+        return Err(format!(
+            "hosts_file {}: no regular file; list the names in one, one a line",
+            path.display()
+        ));
+    }
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(wrong)?;
     file.take(HOSTS_MAX.saturating_add(1)).read_to_string(&mut text).map_err(wrong)?;
@@ -65,4 +72,22 @@ pub fn read_hosts(path: &Path) -> Result<Vec<Host>, String> {
     }
     out.dedup();
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::Temp;
+
+    /// Everybody who read it hung.
+    #[test]
+    fn a_pipe_is_no_hosts_file() {
+        let temp = Temp::new();
+        let path = temp.path("hosts");
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        for path in [path, temp.dir().to_owned()] {
+            assert!(read_hosts(&path).unwrap_err().contains("no regular file; list"));
+        }
+    }
 }

@@ -128,7 +128,8 @@ impl State {
                  there, `logd resend` there sends the hour again"
             }
             Self::Complete => {
-                "its certificate follows within seconds; if not, see whether the collector is running"
+                "its certificate follows within seconds; if not, see whether the collector is running; if it runs, the tag was \
+                 taken away: `logd resend` on the host sends the hour again"
             }
             Self::Late => {
                 "run the batch job again over aside/NAME_HOUR.late, which holds the bytes that came after it"
@@ -286,7 +287,15 @@ pub type Print = (u64, u64, Vec<u64>);
 pub fn judge(inv: &Inventory, key: &HourKey, print: Option<&Print>) -> disk::Result<Row> {
     let none = Files::default();
     let files = inv.hours.get(key).unwrap_or(&none);
-    let certificate = match inv.proof(key)? {
+    let proof = inv.proof(key)?;
+    if let Some(why) = tags_differ(files, &proof) {
+        let row = match &proof {
+            Proof::Tag(c) => certified(key, c),
+            _ => Row::new(key, State::Doubtful),
+        };
+        return Ok(row.is(State::Doubtful, why));
+    }
+    let certificate = match proof {
         Proof::Tag(c) | Proof::Doubtful(c) => c,
         Proof::Foreign => return foreign_tag(inv, key, files),
         Proof::Later => return Ok(Row::new(key, State::Doubtful).is(State::Doubtful, LATER)),
@@ -297,6 +306,20 @@ pub fn judge(inv: &Inventory, key: &HourKey, print: Option<&Print>) -> disk::Res
         Some(ids) => row.is(State::Conflict, conflict(ids)),
         None => row,
     })
+}
+
+/// What is wrong with the names of an hour's tags: somebody has copied or renamed one, and `ready` takes none of them.
+fn tags_differ(files: &Files, proof: &Proof) -> Option<String> {
+    match (files.tags.as_slice(), proof) {
+        (_, Proof::None | Proof::Doubtful(_)) => None,
+        ([first, second, ..], _) => {
+            Some(format!("it has two tags, received/{first} and received/{second}; see `logd verify`"))
+        }
+        ([tag], Proof::Tag(c)) if *tag != c.tag_name() => {
+            Some(format!("received/{tag}: its content belongs to {}; see `logd verify`", c.tag_name()))
+        }
+        _ => None,
+    }
 }
 
 /// A tag that is no certificate: the original's, unless we stored the hour.
@@ -368,7 +391,15 @@ fn uncertified(inv: &Inventory, key: &HourKey, files: &Files, print: Option<&Pri
     let mut row = Row::new(key, State::Open).with(s.generation, s.high, s.lines, s.bytes).signed(s.authentic);
     row.by_clock = s.done.as_ref().is_some_and(|d| d.clock);
     if files.late {
-        return Ok(row.is(State::Late, "the data file had been taken away when they came"));
+        // With their number: who has accepted these lines has not accepted those that come later.
+        let aside = inv.store.late(key, 1).data;
+        let bytes = inv.store.disk().stat(&aside)?.map_or(0, |s| s.len);
+        return Ok(row.is(
+            State::Late,
+            format!(
+                "the data file had been taken away when {bytes} bytes came, which are in aside/{key}.late"
+            ),
+        ));
     }
     match &found.health {
         Health::Damaged(why) => return Ok(row.is(State::Damaged, why.clone())),

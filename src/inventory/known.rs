@@ -2,9 +2,10 @@
 //!
 //! `accepted/NAME_HOUR` and `retired/NAME` below `save_dir` are small JSON files with who, when and why. They change what is
 //! called wrong and what a batch job waits for, and nothing else: no certificate is made or changed by them. Whoever takes
-//! the file away takes the word back.
+//! the file away takes the word back. Beside them `pruned.json` tells up to which hour an operator has had hours removed.
 
 use super::hour::{Row, State};
+use super::pruned::Pruned;
 use crate::clock::Hour;
 use crate::disk::{self, Disk};
 use crate::pack::HourKey;
@@ -31,6 +32,9 @@ pub struct Accepted {
     /// The packs that were missing then.
     #[serde(default)]
     pub missing: Vec<(u64, u64)>,
+    /// What more was known of it then, such as how many bytes came late; a file of before has none.
+    #[serde(default)]
+    pub detail: Option<String>,
     /// Who said so.
     pub by: String,
     /// When (unix seconds).
@@ -81,6 +85,7 @@ impl Retired {
 pub struct Known {
     accepted: BTreeMap<HourKey, Accepted>,
     retired: Vec<Retired>,
+    pruned: Pruned,
 }
 
 impl Known {
@@ -92,12 +97,18 @@ impl Known {
         Ok(Self {
             accepted: accepted.into_iter().filter(|a| a.format == 1).map(of).collect(),
             retired: retired.into_iter().filter(|r| r.format == 1).collect(),
+            pruned: Pruned::read(disk, save_dir)?,
         })
     }
 
     /// Hosts that are retired, for whoever expects hours of them.
     pub fn is_retired(&self, key: &HourKey) -> bool {
         self.retired.iter().any(|r| r.covers(key))
+    }
+
+    /// If nothing of this hour is here, nobody misses it: it was removed, or all of its time was.
+    pub fn is_pruned(&self, hour: Hour) -> bool {
+        self.pruned.covers(hour)
     }
 
     /// Is there a word on this hour?
@@ -107,8 +118,11 @@ impl Known {
 
     /// Notes in a row what was said of it, if that was of the state that it has.
     pub fn settle(&self, row: &mut Row) {
-        let said =
-            self.accepted.get(&row.key).filter(|a| a.state == row.state.word() && a.missing == row.missing);
+        let same = |a: &Accepted| {
+            let detail = a.detail.as_ref().is_none_or(|d| *d == row.detail);
+            a.state == row.state.word() && a.missing == row.missing && detail
+        };
+        let said = self.accepted.get(&row.key).filter(|a| same(a));
         if let Some(a) = said {
             row.known = Some(format!("accepted by {}: {}", a.by, a.reason));
             return;

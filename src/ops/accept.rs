@@ -9,6 +9,7 @@ use crate::clock::{Clock, Hour, Zone};
 use crate::config::{Config, Role};
 use crate::disk::Disk;
 use crate::inventory::hosts::read_hosts;
+use crate::inventory::hour::State;
 use crate::inventory::known::{Accepted, Known, Retired};
 use crate::inventory::{Filter, Inventory};
 use crate::pack::HourKey;
@@ -51,11 +52,12 @@ fn may_write(save_dir: &Path) -> Result<(), String> {
 }
 
 fn put(path: &Path, text: &[u8]) -> Result<(), String> {
+    crate::disk::make_readable();
     let disk = Disk::real();
     let dir = path.parent().unwrap_or(path);
     disk.create_dir_all(dir, 0o755)
         .and_then(|()| disk.replace(path, text, 0o644))
-        .map_err(|e| format!("{e}; nothing was recorded; run it as the user of the role"))
+        .map_err(|e| format!("nothing was recorded: {}", super::rights(&e)))
 }
 
 fn done(what: &str, result: Result<u8, String>, out: &mut Out) -> u8 {
@@ -100,6 +102,8 @@ fn accept_at(config: &Path, key: &HourKey, reason: &str, out: &mut Out) -> Resul
         hour: key.hour,
         state: row.state.word().to_owned(),
         missing: row.missing.clone(),
+        // Of an hour of which nothing is there, who asks has words of his own.
+        detail: (row.state != State::Silent).then(|| row.detail.clone()),
         by: who(),
         at: Clock::real().now_secs(),
         reason: reason.trim().to_owned(),
@@ -291,6 +295,33 @@ mod tests {
         Build { state: "loss", ..Build::new("web2_2026112205", PACKS) }.certify(&save);
         assert!(status(&path).contains("loss (1 hour)"), "{}", status(&path));
         assert_eq!(is_ready(&path, false).0, NO);
+    }
+
+    /// One word covered whatever came later; and under a narrow umask only its author could read it.
+    #[test]
+    fn more_late_lines_are_told_again() {
+        let temp = Temp::new();
+        let save = temp.path("save");
+        let path = config(&temp, "web1\n");
+        let hour = "web1_2026112205";
+        Build::new(hour, PACKS).store(&save);
+        std::fs::remove_file(save.join("log_data").join(hour)).unwrap();
+        let late = temp.file("save/aside/web1_2026112205.late", "c\n");
+        let (code, out, err) = printed(|out| accept(&path, &key(hour), "known", out));
+        assert_eq!(code, YES, "{out}{err}");
+        assert!(!status(&path).contains("late (1 hour)"), "{}", status(&path));
+        let word = save.join("accepted").join(hour);
+        let mode = |path: &Path| {
+            std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).unwrap().permissions())
+        };
+        assert_eq!((mode(&word) & 0o777, mode(&save.join("accepted")) & 0o777), (0o644, 0o755));
+        std::fs::write(late, "c\nd\n").unwrap();
+        assert!(status(&path).contains("late (1 hour)"), "{}", status(&path));
+        // A file of before, which says nothing of it, is as it was.
+        let mut said: Accepted = record::from_json(&std::fs::read(&word).unwrap()).unwrap();
+        said.detail = None;
+        std::fs::write(&word, record::to_json(&said)).unwrap();
+        assert!(!status(&path).contains("late (1 hour)"), "{}", status(&path));
     }
 
     #[test]

@@ -69,11 +69,8 @@ fn cat(path: &Path, key: &HourKey, out: &mut Out) -> Result<u8, String> {
         at = at.saturating_add(n as u64);
     }
     Ok(match proof {
-        Proof::Tag(c)
-            if c.sha256.is_empty() || (c.bytes, c.sha256.as_str()) == (at, &hex(&sha.finalize())) =>
-        {
-            YES
-        }
+        // One that was begun by the original has no digest; it has a length.
+        Proof::Tag(c) if c.bytes == at && (c.sha256.is_empty() || c.sha256 == hex(&sha.finalize())) => YES,
         Proof::Tag(c) => {
             out.complain(format_args!(
                 "logd: cat: {key}: WRONG: these {at} bytes are not the {} that were certified; `logd verify {}` tells more and \
@@ -135,6 +132,23 @@ mod tests {
             assert_eq!((code, out.as_str()), (NO, "a\nb\n"), "{err}");
             assert!(err.contains("its tag is no certificate, although its proof is ours"), "{err}");
         }
+    }
+
+    /// Without a digest it vouched for any bytes.
+    #[test]
+    fn a_tag_without_a_digest_still_tells_the_length() {
+        let temp = Temp::new();
+        let save = temp.path("save");
+        let mut certificate = Build::new("web1_2026112205", &["a\n", "b\n"]).certify(&save);
+        certificate.sha256 = String::new();
+        crate::integrity::Store::new(&Disk::real(), &save, &temp.path("state"), 0o644, 0o755)
+            .certify(&certificate)
+            .unwrap();
+        let cat = || printed(|out| run(&save, &key("web1_2026112205"), out));
+        assert_eq!(cat().0, YES);
+        temp.file("save/log_data/web1_2026112205", "a\n");
+        let (code, _, err) = cat();
+        assert!(code == NO && err.contains("these 2 bytes are not the 4"), "{err}");
     }
 
     #[test]

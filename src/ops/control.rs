@@ -95,11 +95,14 @@ impl Asking<'_, '_> {
     /// `None` = it does not run.
     fn ask(&mut self, what: What) -> Result<Option<u8>, String> {
         let at = self.dir.display().to_string();
-        let rights = "run it as the user of the role, or as root";
         match instance::is_running(&self.dir) {
             Some(false) => return Ok(None),
             Some(true) => {}
-            None => return Err(format!("{at}: this user cannot tell whether it runs; {rights}")),
+            None => {
+                return Err(format!(
+                    "{at}: this user cannot tell whether it runs; run it as the user of the role, or as root"
+                ));
+            }
         }
         match instance::begun_by(&self.disk, &self.dir) {
             Some((role, file)) if role != self.role || file != self.file => {
@@ -107,16 +110,16 @@ impl Asking<'_, '_> {
             }
             _ => {}
         }
-        if !ask::can_be(&self.disk, &self.dir).map_err(|e| format!("{e}; {rights}"))? {
+        if !ask::can_be(&self.disk, &self.dir).map_err(|e| super::rights(&e))? {
             return Err(format!(
                 "{at}: what runs there is an earlier version, which cannot be asked; send it TERM"
             ));
         }
-        let _turn = self.turn().map_err(|e| format!("{e}; {rights}"))?.ok_or_else(|| {
+        let _turn = self.turn().map_err(|e| super::rights(&e))?.ok_or_else(|| {
             format!("{at}: another `logd stop` or `logd reload` asks it just now, and has no answer yet; try again later")
         })?;
         let id = format!("{}-{}", std::process::id(), Clock::real().now_ms());
-        ask::ask(&self.disk, &self.dir, what, id.clone()).map_err(|e| format!("{e}; {rights}"))?;
+        ask::ask(&self.disk, &self.dir, what, id.clone()).map_err(|e| super::rights(&e))?;
         let done = match what {
             What::Stop => self.see_it_end(&id),
             What::Reload => self.see_it_read(&id),

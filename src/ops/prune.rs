@@ -10,7 +10,7 @@
 //! One run works at a time: it would put back what another one is about to remove.
 //!
 //! Then go: proof, `closed`, the tags of the day and the fleet that stand on it, the hour's tag, what a role beyond the store
-//! keeps of it, the data.
+//! keeps of it, the data. Before the first of them `pruned.json` says up to which hour hours are gone, so that nobody misses them.
 
 use super::inventory::{Files, Filter, Inventory, LATER, Proof};
 use super::out::{self, Out};
@@ -21,6 +21,7 @@ use crate::disk::{self, Disk, Lock};
 use crate::documents::DONE;
 use crate::etl::marks;
 use crate::integrity::{Certificate, Store, packed};
+use crate::inventory::pruned::Pruned;
 use crate::pack::HourKey;
 use crate::roles::beyond;
 use crate::state;
@@ -85,6 +86,7 @@ fn place(path: &Path, asked: &Asked) -> Result<(Role, PathBuf, PathBuf), String>
 }
 
 fn prune(path: &Path, asked: &Asked, out: &mut Out) -> Result<u8, String> {
+    crate::disk::make_readable();
     let (role, save_dir, state_dir) = place(path, asked)?;
     let owner = std::fs::metadata(&save_dir).map_err(|e| format!("{}: {e}", save_dir.display()))?.uid();
     if !asked.dry_run && owner != rustix::process::geteuid().as_raw() {
@@ -103,6 +105,7 @@ fn prune(path: &Path, asked: &Asked, out: &mut Out) -> Result<u8, String> {
     if lock.is_some() && prune.leftovers(&inv, &mut kept).map_err(|e| e.to_string())? {
         inv = Inventory::read(&disk, &save_dir, &Filter::default())?;
     }
+    let mut pruned = Pruned::read(&disk, &save_dir).map_err(|e| e.to_string())?;
     let until = now_ms.saturating_sub(i64::try_from(asked.older_ms).unwrap_or(i64::MAX));
     let all = inv.hours.len();
     for (i, (key, files)) in inv.hours.iter().enumerate() {
@@ -143,6 +146,11 @@ fn prune(path: &Path, asked: &Asked, out: &mut Out) -> Result<u8, String> {
             );
             continue;
         }
+        if !asked.dry_run && !asked.keep_certificates {
+            pruned.note(key.hour);
+            // A full disk may refuse it until something is gone: it is tried again, and what remains is told at the end.
+            let _ = pruned.save(&disk, &save_dir);
+        }
         match prune.hour(key, &certificate) {
             Ok(Some(bytes)) => {
                 (n.hours, n.bytes) = (n.hours.saturating_add(1), n.bytes.saturating_add(bytes));
@@ -161,6 +169,13 @@ fn prune(path: &Path, asked: &Asked, out: &mut Out) -> Result<u8, String> {
                 }
             }
         }
+    }
+    if let Err(e) = pruned.save(&disk, &save_dir) {
+        n.failed = n.failed.saturating_add(1);
+        out.complain(format_args!(
+            "logd: prune: {}; `logd status` may call hours silent that were removed",
+            super::rights(&e)
+        ));
     }
     for (key, why) in &kept {
         out.line(format_args!("{key}: stays: {why}"));
@@ -352,6 +367,7 @@ impl Prune {
 
 #[cfg(test)]
 mod tests {
+    use super::super::status;
     use super::super::testing::{Build, Temp, fates, key, printed, simulated};
     use super::super::verify::{self, Verdict};
     use super::*;
@@ -638,6 +654,41 @@ mod tests {
                 assert_eq!(std::fs::read_to_string(&aside).unwrap(), "a\nb\n");
             }
         }
+    }
+
+    /// While an older hour stays, every hour that was removed was called silent, and `--missing` asked for it again; and if
+    /// the store was down, overdue, since its footprint still named it.
+    #[test]
+    fn what_was_removed_is_not_missed() {
+        let temp = Temp::new();
+        let (save, config) = store(&temp);
+        Build { state: "partial", ..Build::new("web1_2025112204", PACKS) }.certify(&save);
+        let hosts = temp.file("hosts", "web1\nweb2 2025112206\n");
+        let text = std::fs::read_to_string(&config).unwrap();
+        temp.file("c.ini", &format!("{text}hosts_file = {}\n", hosts.display()));
+        let mut print = crate::footprint::Footprint::default();
+        let pending = crate::footprint::Pending { bytes: 1, crc32: 0, mark: 0, seq: 1, weight: 1 };
+        print.accept(&key("web1_2025112206"), 0, 1, pending, 0);
+        print.save(&Disk::real(), &temp.path("state"), "now").unwrap();
+        let missing = || {
+            let filter = Filter { host: None, since: None };
+            let (_, out, err) = printed(|out| status::run(&config, &filter, status::View::Missing, out));
+            assert_eq!(err, "");
+            out.lines().filter(|l| l.contains(" 2025112")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let table = || printed(|out| status::run(&config, &Filter::default(), status::View::All, out)).1;
+        assert!(!missing().contains(&"web1 2025112205".to_owned()) && table().contains("web1  2025112206"));
+        assert_eq!(printed(|out| run(&config, &asked(false, false), out)).0, NO);
+        assert!(names(&save).contains(&"pruned.json".to_owned()), "{:?}", names(&save));
+        let left = missing();
+        assert!(left.contains(&"web1 2025112204".to_owned()), "{left:?}");
+        assert!(!left.iter().any(|l| l.contains("2025112205") || l.contains("2025112206")), "{left:?}");
+        assert!(!table().contains("web1  2025112206"), "{}", table());
+        // It only grows.
+        let mut pruned = Pruned::read(&Disk::real(), &save).unwrap();
+        pruned.note(key("web1_2025112205").hour);
+        assert!(pruned.covers(key("web1_2025112206").hour) && !pruned.covers(key("web1_2025112207").hour));
+        assert!(!pruned.covers(key("web1_20251122").hour), "of files that hold days it says nothing");
     }
 
     /// A compression that was under way when the hour went puts its file there afterwards.

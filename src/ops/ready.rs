@@ -59,6 +59,7 @@ fn answer(
                 return ERROR;
             }
         };
+        let none_whole = rest.len() == hosts.len();
         let (rest, known) = match settled(&disk, &store, rest, options.strict) {
             Ok(found) => found,
             Err(why) => {
@@ -67,6 +68,15 @@ fn answer(
             }
         };
         if rest.is_empty() {
+            if none_whole && known.is_empty() {
+                // As with an emptied hosts_file: nothing at all would start every batch job.
+                out.complain(format_args!(
+                    "logd: ready: hosts_file {}: every host in it that is expected to have {hour} is retired, and nothing of it is \
+                     here; list a host that still sends",
+                    store.hosts_file.as_deref().unwrap_or(Path::new("")).display()
+                ));
+                return ERROR;
+            }
             for (key, said) in known {
                 out.complain(format_args!("{}: known loss: {said}", key.name));
             }
@@ -178,6 +188,10 @@ fn settled(
     rest: Vec<HourKey>,
     strict: bool,
 ) -> Result<(Vec<HourKey>, Vec<(HourKey, String)>), String> {
+    if rest.is_empty() {
+        // What cannot be read there is no matter of whole hours.
+        return Ok((rest, Vec::new()));
+    }
     let known = Known::read(disk, &store.save_dir).map_err(|e| e.to_string())?;
     if !rest.iter().any(|key| known.has(key)) {
         return Ok((rest, Vec::new()));
@@ -327,6 +341,36 @@ mod tests {
         std::fs::write(save.join("log_data/web4_2026112205"), "x").unwrap();
         let (code, out, _) = ready(&temp, "web1\nweb4\n", false);
         assert!(code == NO && out.starts_with("web4: damaged"), "{out}");
+    }
+
+    /// It was a yes for every hour, even of the year 2099. And a file there that nobody can read stopped whole hours.
+    #[test]
+    fn when_all_are_retired_it_is_an_error_unless_something_came() {
+        let temp = Temp::new();
+        let save = temp.path("save");
+        for host in ["web1", "web2"] {
+            let since = Some(hour("2026112200"));
+            let path = config(&temp, "web1\n");
+            let said = printed(|out| super::super::accept::retire(&path, host, (since, "scrapped"), out));
+            assert_eq!(said.0, YES, "{said:?}");
+        }
+        std::fs::create_dir_all(save.join("log_data")).unwrap();
+        for strict in [false, true] {
+            let (code, _, err) = ready(&temp, "web1\nweb2\n", strict);
+            assert!(
+                code == ERROR && err.contains("every host in it that is expected to have 2026112205"),
+                "{err}"
+            );
+        }
+        assert_eq!(ready(&temp, "web1\nweb3\n", false).0, NO);
+        Build { done: false, ..Build::new("web2_2026112205", PACKS) }.store(&save);
+        assert_eq!(ready(&temp, "web1\nweb2\n", false).0, YES);
+        Build::new("web1_2026112205", PACKS).certify(&save);
+        assert_eq!(ready(&temp, "web1\n", false), (YES, String::new(), String::new()));
+        std::fs::remove_dir_all(save.join("retired")).unwrap();
+        temp.file("save/retired", "no directory");
+        assert_eq!(ready(&temp, "web1\n", false), (YES, String::new(), String::new()));
+        assert_eq!(ready(&temp, "web1\nweb3\n", false).0, ERROR);
     }
 
     #[test]

@@ -188,7 +188,7 @@ impl Host {
     }
 
     fn ask(&self, asked: &[Request], out: &mut Out) -> Result<u8, String> {
-        let text = |e: disk::Error| format!("{e}; run it as the user of the follower, or as root");
+        let text = |e: disk::Error| super::rights(&e);
         let (mut left, mut refused) = (0_usize, 0_usize);
         for request in asked {
             let packs = &request.packs;

@@ -70,7 +70,7 @@ impl Place {
             if e.not_found() {
                 format!("{e}; name the role's state directory: {WHERE}")
             } else {
-                format!("{e}; run it as the user of the role")
+                super::rights(&e)
             }
         };
         if disk.stat(dir).map_err(say)?.is_some_and(|s| !s.is_dir) {

@@ -173,6 +173,13 @@ fn files(conf: &TailConfig) -> String {
     }
 }
 
+fn no_host(hosts_file: &Path) -> String {
+    format!(
+        "hosts_file {}: names no host, so `logd ready` and received/all_HOUR have none to wait for; list the expected ones",
+        hosts_file.display()
+    )
+}
+
 /// Where the store of a config lies.
 pub fn save_dir_of(path: &Path) -> Result<PathBuf, String> {
     let config = Config::load(path).map_err(|e| e.to_string())?;
@@ -262,9 +269,16 @@ impl Status<'_, '_> {
                         Ok((c, _)) => {
                             let hosts = match c.hosts_file.as_deref().map(read_hosts) {
                                 None => Vec::new(),
-                                Some(Ok(names)) => names,
+                                Some(Ok(names)) => {
+                                    let empty = c.hosts_file.as_ref().filter(|_| names.is_empty());
+                                    self.also.extend(empty.map(|path| no_host(path)));
+                                    names
+                                }
                                 Some(Err(why)) => {
-                                    self.fail(format_args!("{why}; silent hosts cannot be told"));
+                                    let why = format!("{why}; silent hosts cannot be told");
+                                    self.fail(&why);
+                                    // Who reads the output alone must not read that nothing is wrong.
+                                    self.also.push(why);
                                     Vec::new()
                                 }
                             };

@@ -1,4 +1,4 @@
-//! `logd verify SAVE_DIR`: reads every stored hour again, pack by pack, and compares it with the digests that its
+//! `logd verify CONFIG|SAVE_DIR`: reads every stored hour again, pack by pack, and compares it with the digests that its
 //! sender computed and with its certificate. It needs nothing but the store, so it works on a copy and on a backup.
 //!
 //! An hour is *right*, *wrong*, *not verifiable* (the original stored it, or nothing proves it) or *moved away* (a batch
@@ -7,7 +7,7 @@
 
 use super::inventory::{Files, Filter, Inventory, LATER, Proof};
 use super::out::{self, Out};
-use super::{ERROR, NO, YES};
+use super::{ERROR, NO, YES, status};
 use crate::disk::{self, Disk};
 use crate::integrity::lines::Summary;
 use crate::integrity::packed;
@@ -48,11 +48,13 @@ struct Counts {
     bytes: u64,
 }
 
-/// Verifies the hours of a store.
-pub fn run(save_dir: &Path, filter: &Filter, out: &mut Out) -> u8 {
+/// Verifies the hours of a store; its directory is given, or its configuration.
+pub fn run(path: &Path, filter: &Filter, out: &mut Out) -> u8 {
     let disk = Disk::real();
-    let inv = match Inventory::read(&disk, save_dir, filter) {
-        Ok(inv) => inv,
+    let save_dir = if path.is_file() { status::save_dir_of(path) } else { Ok(path.to_owned()) };
+    let read = save_dir.and_then(|dir| Ok((Inventory::read(&disk, &dir, filter)?, dir)));
+    let (inv, save_dir) = match read {
+        Ok(read) => read,
         Err(why) => {
             out.complain(format_args!("logd: verify: {why}"));
             return ERROR;
@@ -171,7 +173,7 @@ pub fn hour(inv: &Inventory, key: &HourKey, files: &Files, read: &mut u64) -> di
     let place = inv.store.place(key);
     let disk = inv.store.disk();
     if !files.headers {
-        return without_proof(inv, key, certificate, &proof, read);
+        return without_proof(inv, key, files, certificate, &proof, read);
     }
     let compressed = packed::path(&inv.store, key);
     if disk.stat(&place.data)?.is_none() && disk.stat(&compressed)?.is_some() {
@@ -300,38 +302,54 @@ fn compare(c: &Certificate, s: &Summary, sha256: Option<&str>) -> Option<String>
     None
 }
 
+fn taken_and_late(data: &Path, key: &HourKey) -> String {
+    format!("{}: not here; later bytes wait in aside/{key}.late and its tag was revoked", data.display())
+}
+
 /// Data without a proof, or a certificate alone.
 fn without_proof(
     inv: &Inventory,
     key: &HourKey,
+    files: &Files,
     certificate: Option<&Certificate>,
     proof: &Proof,
     read: &mut u64,
 ) -> disk::Result<Verdict> {
-    let data = inv.store.place(key).data;
-    let there = inv.store.disk().stat(&data)?.is_some();
+    let disk = inv.store.disk();
+    let (data, compressed) = (inv.store.place(key).data, packed::path(&inv.store, key));
+    let there = disk.stat(&data)?.is_some();
+    let is_packed = !there && disk.stat(&compressed)?.is_some();
     let Some(c) = certificate else {
         return Ok(match proof {
             Proof::Foreign => Verdict::NotVerifiable("the original's tag, and no proof".into()),
+            _ if files.late && !there => Verdict::Wrong(taken_and_late(&data, key)),
             _ if there => Verdict::NotVerifiable(format!("{}: no proof in headers", data.display())),
             // Only packs that wait in aside/: nothing that could be read.
             _ => Verdict::Open,
         });
     };
-    if !there {
+    if !there && !is_packed {
         return Ok(Verdict::MovedAway("its certificate is here, its data and its proof are not".into()));
     }
     // The certificate alone still tells what the whole file must be.
-    let (len, sha256) = digest(inv.store.disk(), &data)?;
+    let (at, (len, sha256)) = if is_packed {
+        match packed::digest(disk, &compressed)? {
+            Ok(found) => (compressed, found),
+            Err(why) => return Ok(Verdict::Wrong(why)),
+        }
+    } else {
+        let found = digest(disk, &data)?;
+        (data, found)
+    };
     *read = read.saturating_add(len);
-    Ok(if c.sha256.is_empty() {
+    Ok(if c.sha256.is_empty() && len == c.bytes {
         Verdict::NotVerifiable("the original began it, and its certificate has no digest".into())
     } else if (len, sha256.as_str()) == (c.bytes, c.sha256.as_str()) {
         Verdict::Right
     } else {
         Verdict::Wrong(format!(
             "{}: {len} bytes with SHA-256 {sha256}, certified are {} with {}; its proof in headers is missing",
-            data.display(),
+            at.display(),
             c.bytes,
             c.sha256
         ))
@@ -421,9 +439,7 @@ fn without_data(
                 Verdict::Open
             }
         }
-        (None, _) if files.late => Verdict::Wrong(format!(
-            "{data}: not here; later bytes wait in aside/{key}.late and its tag was revoked"
-        )),
+        (None, _) if files.late => Verdict::Wrong(taken_and_late(&place.data, key)),
         (None, _) => Verdict::Wrong(format!(
             "{data}: not here, {} bytes are proven and no certificate says that they were whole",
             found.summary.bytes

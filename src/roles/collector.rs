@@ -360,7 +360,7 @@ impl Collector {
                 let mut expected = Vec::new();
                 for host in hosts.into_iter().filter(|host| host.has(hour)) {
                     let key = HourKey { name: host.name, hour };
-                    if !known.is_retired(&key) || self.is_wrong(&key, &known)? {
+                    if !known.is_retired(&key) || is_wrong(&self.store, &key, &known)? {
                         expected.push(key.name);
                     }
                 }
@@ -375,21 +375,40 @@ impl Collector {
         }
         Ok(())
     }
+}
 
-    /// Of a retired host nothing more is expected, but what there is of its hour must be right all the same.
-    fn is_wrong(&self, key: &HourKey, known: &Known) -> disk::Result<bool> {
-        if let Some(certificate) = self.store.closed(key)? {
-            return Ok(!certificate.is_tag());
-        }
-        let filter = Filter { host: Some(key.name.clone()), since: Some(key.hour) };
-        let Ok(inv) = Inventory::read(self.store.disk(), &self.store.path(""), &filter) else {
-            return Ok(true);
-        };
-        if !inv.hours.contains_key(key) {
-            return Ok(false);
-        }
-        let mut row = hour::judge(&inv, key, None)?;
-        known.settle(&mut row);
-        Ok(row.known.is_none())
+/// Of a retired host nothing more is expected, but what there is of its hour must be right all the same.
+fn is_wrong(store: &Store, key: &HourKey, known: &Known) -> disk::Result<bool> {
+    if store.closed(key)?.is_some() {
+        return Ok(store.tagged_now(key)?.is_none());
+    }
+    let filter = Filter { host: Some(key.name.clone()), since: Some(key.hour) };
+    let Ok(inv) = Inventory::read(store.disk(), &store.path(""), &filter) else {
+        return Ok(true);
+    };
+    if !inv.hours.contains_key(key) {
+        return Ok(false);
+    }
+    let mut row = hour::judge(&inv, key, None)?;
+    known.settle(&mut row);
+    Ok(row.known.is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{Build, Temp, key};
+
+    /// The fleet got its tag without the host, although somebody had taken the tag of its wrong hour away.
+    #[test]
+    fn of_a_retired_host_an_hour_whose_tag_was_taken_away_is_wrong() {
+        let temp = Temp::new();
+        let save = temp.path("save");
+        Build::new("web1_2026112205", &["a\n"]).certify(&save);
+        let store = Store::new(&Disk::real(), &save, &temp.path("state"), 0o644, 0o755);
+        let wrong = || is_wrong(&store, &key("web1_2026112205"), &Known::default()).unwrap();
+        assert!(!wrong());
+        std::fs::remove_file(save.join("received/web1_2026112205_1")).unwrap();
+        assert!(wrong());
     }
 }

@@ -153,7 +153,8 @@ impl Fleet {
             let gate = lock(&s.gate);
             gate.memory.as_ref().map(|m| m.footprint.told(|key| filter.takes(key))).unwrap_or_default()
         };
-        let all: BTreeSet<&HourKey> = inv.hours.keys().chain(prints.keys()).collect();
+        let printed = prints.keys().filter(|key| !inv.known.is_pruned(key.hour));
+        let all: BTreeSet<&HourKey> = inv.hours.keys().chain(printed).collect();
         let names = all.iter().map(|k| k.name.as_str()).chain(o.expected.iter().map(String::as_str));
         let most = columns_of(names.collect::<HashSet<_>>().len());
         // What will not be shown is not judged and kept either. A day belongs to its first hour here.
@@ -199,6 +200,8 @@ impl Fleet {
         paths.extend(files.doubtful.then(|| inv.store.path("doubtful").join(key.to_string())));
         if paths.is_empty() {
             paths.extend([place.data, place.headers]);
+            // What is told of late lines is their number.
+            paths.extend(files.late.then(|| inv.store.late(key, 1).data));
         }
         let stats = paths.iter().map(|p| disk.stat(p)).collect::<Result<Vec<_>, _>>()?;
         if let Some(known) = self.kept.remove(key)
@@ -296,7 +299,7 @@ fn add_silent(o: &mut Overview, older: bool, (zone, now_ms): (&Zone, i64), (host
                     let key = HourKey { name: name.clone(), hour: *hour };
                     let mut row = Row::new(&key, State::Silent);
                     said.settle(&mut row);
-                    if said.is_retired(&key) {
+                    if said.is_retired(&key) || said.is_pruned(*hour) {
                         continue;
                     }
                     silent.push(cell(&row, zone, now_ms));

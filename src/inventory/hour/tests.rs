@@ -139,8 +139,11 @@ fn damage_and_late_bytes() {
     assert_eq!(state(&temp), State::Damaged);
     std::fs::remove_file(&data).unwrap();
     assert_eq!(state(&temp), State::Damaged);
-    temp.file("save/aside/web1_2026112205.late", "z\n");
-    assert_eq!(state(&temp), State::Late);
+    let late = temp.file("save/aside/web1_2026112205.late", "z\n");
+    let row = look(&temp, None);
+    assert!(row.state == State::Late && row.detail.contains("2 bytes"), "{}", row.why());
+    std::fs::write(late, "z\ny\n").unwrap();
+    assert!(look(&temp, None).detail.contains("4 bytes"));
 }
 
 /// The story: the proof had lost its end, the store said so and appended nothing; the packs were sent again, and the hour
@@ -190,6 +193,21 @@ fn a_tag_of_ours_that_is_damaged() {
     let row = look(&temp, None);
     assert_eq!((row.state, row.packs), (State::Doubtful, 3));
     assert!(row.why().contains("logd verify"), "{}", row.why());
+}
+
+/// `status` said that nothing was wrong, while `ready` and `verify` said no.
+#[test]
+fn tags_that_were_copied_or_renamed_are_doubtful() {
+    let temp = Temp::new();
+    Build::new(HOUR, PACKS).certify(&temp.path("save"));
+    let [tag, other] = ["5", "6"].map(|n| temp.path(&format!("save/received/{HOUR}_{n}")));
+    std::fs::copy(&tag, &other).unwrap();
+    let row = look(&temp, None);
+    assert_eq!((row.state, row.lines), (State::Doubtful, 5));
+    assert!(row.wrong() && row.detail.contains("two tags, received/web1_2026112205_5 and"), "{}", row.detail);
+    std::fs::remove_file(tag).unwrap();
+    let row = look(&temp, None);
+    assert!(row.wrong() && row.detail.contains("_6: its content belongs to"), "{}", row.detail);
 }
 
 #[test]

@@ -103,7 +103,8 @@ impl<'a> Report<'a> {
         };
         let mut rows = Vec::new();
         // An hour of which nothing is stored yet may still have accepted packs.
-        let known: BTreeSet<&HourKey> = inv.hours.keys().chain(prints.keys()).collect();
+        let printed = prints.keys().filter(|key| !inv.known.is_pruned(key.hour));
+        let known: BTreeSet<&HourKey> = inv.hours.keys().chain(printed).collect();
         for key in known.into_iter().filter(|key| filter.takes(key)) {
             let mut row = hour::judge(&inv, key, prints.get(key)).map_err(|e| e.to_string())?;
             if matches!(row.state, State::Open | State::Complete) {
@@ -124,7 +125,8 @@ impl<'a> Report<'a> {
             let daily = !has_hours && (has_days || hours.1.is_empty());
             for hour in (if daily { &days.1 } else { &hours.1 }).iter().filter(|hour| host.has(**hour)) {
                 let key = HourKey { name: name.clone(), hour: *hour };
-                if filter.takes(&key) && !inv.hours.contains_key(&key) && !prints.contains_key(&key) {
+                let is_here = inv.hours.contains_key(&key) || prints.contains_key(&key);
+                if filter.takes(&key) && !is_here && !inv.known.is_pruned(*hour) {
                     let mut row = Row::new(&key, State::Silent);
                     row.detail = "expected by hosts_file; nothing of it is here".into();
                     // A host that is off for a year is no list of 8,760 hours.

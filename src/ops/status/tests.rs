@@ -153,6 +153,26 @@ fn silent_hosts_take_one_line_each() {
     assert_eq!(status_at(&config, &filter, View::Missing, NOON).1, "web9 2026112210\n");
 }
 
+/// Standard output said that nothing was wrong.
+#[test]
+fn a_hosts_file_that_names_nobody_is_wrong() {
+    let temp = Temp::new();
+    Build::new("web1_2026112209", PACKS).certify(&temp.path("save"));
+    let config = store_config(&temp, "# nobody\n");
+    let text = status(&config, View::Summary);
+    assert!(text.contains("  wrong:") && text.contains("hosts: names no host"), "{text}");
+    for broken in [true, false] {
+        if broken {
+            temp.file("hosts", "web1 x\n");
+        } else {
+            std::fs::remove_file(temp.path("hosts")).unwrap();
+        }
+        let (code, text, err) = status_at(&config, &Filter::default(), View::Summary, NOON);
+        assert!(code == ERROR && err.contains("silent hosts cannot be told"), "{err}");
+        assert!(text.contains("silent hosts cannot be told") && !text.contains("nothing is wrong"), "{text}");
+    }
+}
+
 /// Such files were passed over, and nothing was wrong.
 #[test]
 fn a_followers_state_that_is_damaged_is_told() {

@@ -275,3 +275,46 @@ fn a_damaged_tag_still_says_that_the_hour_is_over() {
     fs::write(temp.path("save/log_data").join(HOUR), "a\nb\nc\nd\ne\nf\n").unwrap();
     wrong(&temp, &["2 bytes follow"]);
 }
+
+/// It was called moved away, whatever its bytes were.
+#[test]
+fn a_compressed_hour_without_its_proof_is_read() {
+    let temp = Temp::new();
+    let save = temp.path("save");
+    let certificate = Build::new(HOUR, PACKS).certify(&save);
+    let store = Store::new(&Disk::real(), &save, &temp.path("state"), 0o644, 0o755);
+    let hour = HourKey::parse(HOUR).unwrap();
+    packed::pack(&store, &hour, &certificate, &mut || false).unwrap().unwrap();
+    assert!(packed::finish(&store, &hour, &certificate).unwrap());
+    fs::remove_file(save.join("headers").join(HOUR)).unwrap();
+    assert_eq!(verify(&temp), (YES, "1 hour: 1 right (10 B read)\n".into()));
+    let path = packed::path(&store, &hour);
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    wrong(&temp, &["log_data/web1_2026112205.gz: "]);
+}
+
+#[test]
+fn late_bytes_alone_are_wrong_with_and_without_the_proof() {
+    let temp = Temp::new();
+    Build::new(HOUR, PACKS).store(&temp.path("save"));
+    temp.file("save/aside/web1_2026112205.late", "z");
+    for part in ["log_data", "headers"] {
+        fs::remove_file(temp.path("save").join(part).join(HOUR)).unwrap();
+        wrong(&temp, &["not here; later bytes wait in aside/web1_2026112205.late"]);
+    }
+}
+
+#[test]
+fn a_configuration_names_its_store() {
+    let temp = certified();
+    let text =
+        format!("[fcollector]\nlisten = :1\nallow = any\nsave_dir = {}\n", temp.path("save").display());
+    let config = temp.file("c.ini", &text);
+    let (code, out, err) = printed(|out| run(&config, &Filter::default(), out));
+    assert!(code == YES && out.contains("1 right"), "{out}{err}");
+    let (code, _, err) = printed(|out| run(&temp.file("t.ini", "x"), &Filter::default(), out));
+    assert!(code == ERROR && err.contains("t.ini"), "{err}");
+}
