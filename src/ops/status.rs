@@ -432,7 +432,18 @@ impl Status<'_, '_> {
         wrong: &[String],
         json: impl FnOnce() -> Value,
     ) {
-        let also = std::mem::take(&mut self.also);
+        let mut also = std::mem::take(&mut self.also);
+        let stopped = state_dir.filter(|dir| instance::is_running(dir) == Some(false));
+        let begun = stopped.and_then(|dir| instance::begun_by(&self.disk, dir));
+        let begun = begun.filter(|(_, config)| !config.as_os_str().is_empty());
+        if let Some((command, _)) = begun.filter(|_| !wrong.iter().any(|w| w.starts_with("NOT RUNNING"))) {
+            also.insert(
+                0,
+                format!(
+                    "NOT RUNNING: start it with `logd {command} CONFIG`, if it was not stopped on purpose"
+                ),
+            );
+        }
         match self.view {
             View::Json => {
                 let mut all = json();

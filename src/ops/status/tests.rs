@@ -100,6 +100,20 @@ fn nothing_wrong_is_said_in_words() {
 }
 
 #[test]
+fn a_store_that_does_not_run_is_wrong() {
+    let temp = Temp::new();
+    Build::new("web1_2026112211", PACKS).certify(&temp.path("save"));
+    let config = store_config(&temp, "web1\n");
+    assert!(status(&config, View::Summary).contains("nothing is wrong"));
+    let open = || crate::instance::Instance::open(&Disk::real(), &temp.path("state"), "fcollector", &config);
+    let running = open().unwrap();
+    assert!(status(&config, View::Summary).contains("nothing is wrong"));
+    drop(running);
+    let text = status(&config, View::Summary);
+    assert!(text.contains("- NOT RUNNING: start it with `logd fcollector CONFIG`"), "{text}");
+}
+
+#[test]
 fn the_table_and_its_filters() {
     let temp = fleet();
     let text = status(&temp.path("save"), View::All);
