@@ -207,7 +207,8 @@ impl Hours {
         let content = self.disk().read_opt(&at, TAG_MAX)?;
         let tag = content.and_then(|bytes| record::from_json::<Certificate>(&bytes).ok());
         Ok(tag.filter(|c| {
-            c.is_tag()
+            c.format == 1
+                && c.is_tag()
                 && (&c.name, c.hour) == (&key.name, key.hour)
                 && (c.generation, c.packs, c.lines, c.bytes)
                     == (sum.generation, sum.high, sum.lines, sum.bytes)
