@@ -454,9 +454,18 @@ fn complain(out: &mut Out, command: &str, why: &str) -> u8 {
 
 fn unknown(name: &str, out: &mut Out) -> u8 {
     let names = COMMANDS.iter().flat_map(|c| [c.name, c.alias]).filter(|n| !n.is_empty());
+    // No command that looks like these does what is meant.
+    if ["start", "restart", "run"].contains(&name) {
+        out.complain(format_args!(
+            "logd: no command {name:?}; a role is started by its own name, such as `logd tail CONFIG` or `logd fcollector CONFIG`, \
+             by systemctl, or by cron; `logd help` lists all"
+        ));
+        return USAGE;
+    }
+    let name_of_role = if name == "follower" { "tail" } else { name };
     out.complain(format_args!(
         "logd: no command {name:?}; the nearest is `{}`; `logd help` lists all",
-        nearest(name, names).0
+        nearest(name_of_role, names).0
     ));
     USAGE
 }

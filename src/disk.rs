@@ -452,13 +452,21 @@ impl Disk {
     pub fn shortage(&self, path: &Path, min_free: u64) -> Result<Option<String>> {
         let free = self.free_bytes(path)?;
         if free < min_free.max(NEXT_TO_NOTHING) {
-            // Without the number, which is another one each time: a message that repeats is written once.
-            let least = min_free.max(NEXT_TO_NOTHING);
-            return Ok(Some(format!(
-                "fewer than {least} bytes free below {}, min_free is {min_free}",
-                path.display()
-            )));
+            return Ok(Some(short_of(path, &size(free), min_free)));
         }
+        self.no_inode(path)
+    }
+
+    /// The same for a message that repeats: without how much is free, which is another number each time.
+    pub fn shortage_in_short(&self, path: &Path, min_free: u64) -> Result<Option<String>> {
+        let least = min_free.max(NEXT_TO_NOTHING);
+        if self.free_bytes(path)? < least {
+            return Ok(Some(short_of(path, &format!("less than {}", size(least)), min_free)));
+        }
+        self.no_inode(path)
+    }
+
+    fn no_inode(&self, path: &Path) -> Result<Option<String>> {
         let full = on!(self, d => d.free_inodes(path))? == 0;
         Ok(full.then(|| format!("no inode free below {}: remove files, however small", path.display())))
     }
@@ -476,6 +484,27 @@ impl Disk {
     pub fn failure(&self) -> Option<String> {
         on!(self, d => d.failure())
     }
+}
+
+fn short_of(path: &Path, free: &str, min_free: u64) -> String {
+    format!("{free} free below {}, min_free is {}", path.display(), size(min_free))
+}
+
+/// The `min_free` that would do with so many free bytes; `None` = none would.
+pub fn fitting_min_free(free: u64) -> Option<u64> {
+    (free >= NEXT_TO_NOTHING).then_some(free)
+}
+
+/// A size for people: `812 B`, `1.4 GiB`.
+pub fn size(n: u64) -> String {
+    let mut value = n as f64;
+    for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
+        if value < 1024.0 || unit == "TiB" {
+            return if unit == "B" { format!("{n} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1024.0;
+    }
+    String::new()
 }
 
 /// Calls the same method on whichever form the file has.

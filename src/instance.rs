@@ -46,6 +46,17 @@ fn unsafe_mode(disk: &Disk, dir: &Path) -> disk::Result<Option<String>> {
     Ok(open.then(|| format!("state directory {}: anybody may write it; chmod o-w it first", dir.display())))
 }
 
+/// Why whoever starts a role as `user` must not use a directory of `owner`: what root writes there its owner cannot write later.
+pub fn foreign(dir: &Path, user: u32, owner: u32) -> Option<String> {
+    (user == 0 && owner != 0).then(|| {
+        format!(
+            "state directory {}: it belongs to user {owner}, and root would leave files there that this user cannot write; start \
+             it as that user (sudo -u '#{owner}'), or chown the directory",
+            dir.display()
+        )
+    })
+}
+
 /// Why a start of `role` would refuse this directory, as far as that can be seen from outside.
 pub fn problem(disk: &Disk, dir: &Path, role: &str) -> disk::Result<Option<String>> {
     match disk.stat(dir)? {
@@ -185,6 +196,15 @@ pub fn is_running(dir: &Path) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn root_starts_nothing_in_a_directory_of_somebody_else() {
+        let why = foreign(Path::new("/s"), 0, 7).unwrap();
+        assert!(why.starts_with("state directory /s: it belongs to user 7") && why.contains("'#7'"), "{why}");
+        for (user, owner) in [(0, 0), (7, 7), (7, 0)] {
+            assert_eq!(foreign(Path::new("/s"), user, owner), None);
+        }
+    }
 
     #[test]
     fn a_directory_has_one_role_and_one_process() {

@@ -13,7 +13,7 @@ use crate::metrics;
 use std::collections::{HashMap, VecDeque};
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -174,6 +174,19 @@ impl Log {
         }
     }
 
+    /// The file that is written today, if there is one.
+    pub fn today(&self) -> Option<PathBuf> {
+        self.dir.as_ref().map(|(_, dir)| self.file_of(dir, &self.day()))
+    }
+
+    fn day(&self) -> String {
+        self.zone.format_ms(self.clock.now_ms()).chars().take(10).filter(char::is_ascii_digit).collect()
+    }
+
+    fn file_of(&self, dir: &Path, day: &str) -> PathBuf {
+        dir.join(format!("logd-{}.{day}.log", self.role))
+    }
+
     /// From now on messages of at least this level go into the tap, too: those of this log, and of its later clones.
     pub fn tap(&mut self, level: Level) -> Arc<Tap> {
         let tap = Arc::new(Tap { level, queue: Mutex::default(), more: Condvar::new() });
@@ -287,9 +300,9 @@ impl Log {
             return;
         };
         let time = self.zone.format_ms(self.clock.now_ms());
-        let day: String = time.chars().take(10).filter(char::is_ascii_digit).collect();
+        let day = self.day();
         if inner.file.as_ref().is_none_or(|(d, ..)| *d != day) {
-            let path = dir.join(format!("logd-{}.{day}.log", self.role));
+            let path = self.file_of(dir, &day);
             inner.file =
                 disk.create(&path, 0o640).and_then(|f| Ok((f.stat()?.len, f))).ok().map(|(n, f)| (day, f, n));
         }

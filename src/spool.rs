@@ -477,7 +477,7 @@ impl Spool {
                 return Err(AppendError::Full(format!(
                     "paused: disk: too few bytes free below {}, min_free is {}",
                     self.dir.display(),
-                    self.conf.min_free
+                    disk::size(self.conf.min_free)
                 )));
             }
             self.until_free_check = FREE_CHECK.max(len);

@@ -60,6 +60,10 @@ fn what_makes_no_sense_is_refused_with_a_hint() {
     for (args, hint) in [
         (&["statsu", "x"][..], "`status`"),
         (&["help", "chek"], "`check`"),
+        (&["start", "x"], "`logd tail CONFIG`"),
+        (&["restart", "x"], "systemctl"),
+        (&["follower", "x"], "`tail`"),
+        (&["init", "follower"], "nearest is tail"),
         (&["status"], "CONFIG|SAVE_DIR is missing"),
         (&["ready", "x"], "HOUR is missing"),
         (&["check", "a", "b"], "\"b\" is one argument too many"),

@@ -612,3 +612,21 @@ fn synced_files_survive_random_programs() {
         }
     }
 }
+
+#[test]
+fn a_shortage_says_how_much_is_free_unless_it_is_said_again_and_again() {
+    let (disk, sim) = Disk::sim(1);
+    let dir = Path::new("/d");
+    sim.put(&dir.join("a"), b"");
+    sim.set_free_bytes(3 << 20);
+    let told = "3.0 MiB free below /d, min_free is 5.0 MiB";
+    assert_eq!(disk.shortage(dir, 5 << 20).unwrap().as_deref(), Some(told));
+    let told = "less than 5.0 MiB free below /d, min_free is 5.0 MiB";
+    assert_eq!(disk.shortage_in_short(dir, 5 << 20).unwrap().as_deref(), Some(told));
+    assert_eq!(disk.shortage(dir, 1 << 20).unwrap(), None);
+    assert_eq!(fitting_min_free(3 << 20), Some(3 << 20));
+    // Next to nothing is a shortage whatever min_free says, and no smaller one helps.
+    sim.set_free_bytes(812);
+    assert!(disk.shortage(dir, 0).unwrap().unwrap().starts_with("812 B free"));
+    assert_eq!(fitting_min_free(812), None);
+}

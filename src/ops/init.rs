@@ -13,11 +13,16 @@ const ALL: [(Role, &str); 6] = [
     (Role::Monitor, include_str!("../../etc/monitor.ini")),
 ];
 
+/// What the role `tail` is called wherever it is talked of.
+const FOLLOWER: &str = "follower";
+
 /// Prints it; the error is for a role that there is not.
 pub fn run(word: &str, out: &mut Out) -> Result<u8, String> {
     let found = ALL.iter().find(|(role, _)| role.command() == word || role.alias() == Some(word));
     let Some((role, text)) = found else {
-        let near = nearest(word, ALL.iter().map(|(role, _)| role.command())).0;
+        let names = ALL.iter().flat_map(|(role, _)| [Some(role.command()), role.alias()]).flatten();
+        let near = nearest(word, names.chain([FOLLOWER])).0;
+        let near = if near == FOLLOWER { Role::Tail.command() } else { near };
         return Err(format!("no role {word:?}; the nearest is {near}"));
     };
     let name = role.command();
@@ -55,6 +60,14 @@ mod tests {
         let (_, relay, _) = printed(|out| run("relay", out).unwrap());
         assert!(relay.contains("[collector]"), "{relay}");
         let no = |word| run(word, &mut Out::new(&mut Vec::new(), &mut Vec::new(), false)).unwrap_err();
-        assert!(no("tial").contains("nearest is tail"));
+        for (word, near) in [
+            ("tial", "tail"),
+            ("follower", "tail"),
+            ("folower", "tail"),
+            ("stor", "store"),
+            ("rellay", "relay"),
+        ] {
+            assert!(no(word).ends_with(&format!("nearest is {near}")), "{word}: {}", no(word));
+        }
     }
 }

@@ -168,18 +168,7 @@ fn left(spent_ms: u64, done: u64, all: u64) -> Option<u64> {
     spent_ms.checked_mul(rest)?.checked_div(done)
 }
 
-/// A size for people: `812 B`, `1.4 GiB`.
-pub fn bytes(n: u64) -> String {
-    let mut value = n as f64;
-    for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
-        if value < 1024.0 || unit == "TiB" {
-            return if unit == "B" { format!("{n} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1024.0;
-    }
-    String::new()
-}
-
+pub use crate::disk::size as bytes;
 pub use crate::log::{count, duration, ranges};
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use crate::tail::{Identity, Sealed, meta_of, unpack};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-pub use streams::Streams;
+pub use streams::{RIGHTS, Streams, must_be_seen};
 
 /// Hours that are archived in one turn, so that a thousand streams that close at once do not stop it.
 const ARCHIVE_AT_ONCE: usize = 64;

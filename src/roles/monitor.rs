@@ -10,7 +10,7 @@ use super::control::{Control, Live};
 use super::fleet;
 use super::outages;
 use super::serve::{fd_limit, raise_fd_limit, spawn};
-use super::start::{RunOptions, World, bind, host_name, warn_all, world};
+use super::start::{Run, World, bind, host_name, warn_all, world};
 use super::watch::Watch;
 use super::web::{Look, Site, Web};
 use crate::clock::{Clock, Zone};
@@ -83,7 +83,7 @@ pub(super) fn run(
     file: (&Path, &Config),
     conf: &MonitorConfig,
     warnings: &[Warning],
-    options: RunOptions,
+    options: Run,
 ) -> Result<u8, String> {
     let say = |e: String| format!("logd: monitor: {e}");
     if options.init_db {

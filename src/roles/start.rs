@@ -9,7 +9,7 @@ use storing::{Beyond, run_store};
 use super::admission::{fits, key_of};
 use super::control::{Control, Live};
 use super::documents::{self};
-use super::follower::{Follower, Setup, resend};
+use super::follower::{Follower, RIGHTS, Setup, must_be_seen, resend};
 use super::pulse::{self, Pulse};
 use super::relay;
 use super::serve::{Server, Shared, raise_fd_limit};
@@ -23,7 +23,7 @@ use crate::config::{
 };
 use crate::disk::Disk;
 use crate::health::Health;
-use crate::instance::{Instance, Refused};
+use crate::instance::{Instance, Refused, foreign};
 use crate::log::{Log, Tap, count};
 use crate::metrics;
 use crate::receiver::gate::Gate;
@@ -33,8 +33,12 @@ use crate::tail::pattern::Pattern;
 use crate::tail::streams::{self, Source};
 use crate::tail::{Identity, begin, unpack};
 use crate::tls;
+use rustix::process::geteuid;
+use std::cell::OnceCell;
 use std::io::IsTerminal;
 use std::net::{IpAddr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::ops::Deref;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -53,6 +57,22 @@ pub struct RunOptions {
     pub timeout_ms: Option<u64>,
     /// The monitor makes the tables of its database, and ends.
     pub init_db: bool,
+}
+
+/// One start of a role.
+#[derive(Clone, Copy)]
+pub(super) struct Run<'a> {
+    options: RunOptions,
+    /// The role's own log, from the moment when it is open.
+    log: &'a OnceCell<Log>,
+}
+
+impl Deref for Run<'_> {
+    type Target = RunOptions;
+
+    fn deref(&self) -> &RunOptions {
+        &self.options
+    }
 }
 
 /// Tells the child that it is the detached one.
@@ -81,10 +101,16 @@ impl World {
 /// Runs `role` with the file `config`; the exit code.
 pub fn run(role: Role, config: &Path, options: RunOptions) -> u8 {
     loop {
-        match run_until_reload(role, config, options) {
+        let log = OnceCell::new();
+        match run_until_reload(role, config, Run { options, log: &log }) {
             Ok(Some(code)) => return code,
             Ok(None) => {}
             Err(text) => {
+                // Nobody reads the stderr of a daemon, and what its log says last looks like a start.
+                if let Some(log) = log.get().filter(|log| log.today().is_some()) {
+                    let beginning = format!("logd: {}: ", role.command());
+                    log.error(text.strip_prefix(&beginning).unwrap_or(&text));
+                }
                 crate::log::complain(&text);
                 return 2;
             }
@@ -93,7 +119,7 @@ pub fn run(role: Role, config: &Path, options: RunOptions) -> u8 {
 }
 
 /// `Ok(None)` = it is to begin again with the file as it is now.
-fn run_until_reload(role: Role, config: &Path, options: RunOptions) -> Result<Option<u8>, String> {
+fn run_until_reload(role: Role, config: &Path, options: Run) -> Result<Option<u8>, String> {
     let c = Config::load(config).map_err(|errors| errors.to_string())?;
     let file = (config, &c);
     match role {
@@ -133,7 +159,7 @@ pub(super) fn world(
     state_dir: Option<&Path>,
     (log, watch): (&LogConfig, Option<&WatchConfig>),
     zone: Zone,
-    options: RunOptions,
+    options: Run,
 ) -> Result<Result<World, u8>, String> {
     let name = role.command();
     let (disk, clock) = (Disk::real(), Clock::real());
@@ -142,10 +168,15 @@ pub(super) fn world(
         // Without a session of its own a closing terminal would take the daemon along.
         let _ = rustix::process::setsid();
     }
+    let dir = crate::state::resolve(&role, state_dir);
+    // Before there are files of this user.
+    let owner = std::fs::metadata(&dir).map(|m| m.uid()).ok();
+    if let Some(why) = owner.and_then(|owner| foreign(&dir, geteuid().as_raw(), owner)) {
+        return Err(format!("logd: {name}: {why}"));
+    }
     if let Some(dir) = &log.dir {
         disk.create_dir_all(dir, 0o755).map_err(|e| format!("logd: {name}: local_dir: {e}"))?;
     }
-    let dir = crate::state::resolve(&role, state_dir);
     crate::state::refuse_links(&dir).map_err(|e| format!("logd: {name}: {e}"))?;
     let instance = match Instance::open(&disk, &dir, name, &config) {
         Ok(i) => i,
@@ -170,16 +201,17 @@ pub(super) fn world(
     }
     if options.detach && std::env::var_os(DETACHED).is_none() {
         drop(instance);
-        return detach(name).map(Err);
+        return detach(name, Log::new(name, log, &disk, &clock, &zone).today()).map(Err);
     }
     let mut log = Log::new(name, log, &disk, &clock, &zone);
     let tap = watch.and_then(|conf| pulse::tap(conf, &mut log));
+    let _ = options.log.set(log.clone());
     let stop = Shutdown::on_signals().map_err(|e| format!("logd: {name}: {e}"))?;
     Ok(Ok(World { disk, clock, zone, log, tap, stop, instance }))
 }
 
 /// Starts the same command in the background and sees it through its first moments.
-fn detach(name: &str) -> Result<u8, String> {
+fn detach(name: &str, log: Option<PathBuf>) -> Result<u8, String> {
     let exe =
         std::env::current_exe().map_err(|e| format!("logd: {name}: cannot find its own binary: {e}"))?;
     let child = Command::new(exe)
@@ -195,7 +227,13 @@ fn detach(name: &str) -> Result<u8, String> {
         if let Ok(Some(status)) = child.try_wait() {
             return match status.code() {
                 Some(0) => Ok(0),
-                _ => Err(format!("logd: {name}: stopped at once ({status}); run it without -d to see why")),
+                _ => {
+                    let told = log
+                        .map_or_else(String::new, |file| format!("; its log, {}, says why", file.display()));
+                    Err(format!(
+                        "logd: {name}: stopped at once ({status}); run it without -d to see why{told}"
+                    ))
+                }
             };
         }
         std::thread::sleep(Duration::from_millis(25));
@@ -226,7 +264,7 @@ fn run_tail(
     file: (&Path, &Config),
     conf: &TailConfig,
     warnings: &[Warning],
-    options: RunOptions,
+    options: Run,
 ) -> Result<Option<u8>, String> {
     let zone = zone_of(conf.timezone.as_deref()).map_err(|e| format!("logd: tail: timezone: {e}"))?;
     let w = match world(
@@ -366,18 +404,28 @@ fn first_start(
     let archives = once || own.start == Some(Start::Oldest);
     let listed = if archives { unpack::existing(pattern, &w.disk) } else { pattern.existing(&w.disk) };
     if let (true, Err(e)) = (once, &listed) {
-        return Err(format!("log_file: {e}"));
+        return Err(format!("log_file: {e}; nothing was sent; {RIGHTS}"));
     }
     if once && !pattern.is_dated() && !Path::new(&own.log_file).exists() {
         return Err(format!("log_file: {}: there is no such file", own.log_file));
+    }
+    // A record of the original's says where to begin, whatever is there.
+    let recorded = read_record(conf, pattern, &w.log)?;
+    let mut start = own.start.unwrap_or(Start::usual(once, pattern.is_dated()));
+    if let (Err(e), None, true) = (&listed, &recorded, must_be_seen(start, pattern))
+        && !matches!(Identity::load(&w.disk, &Identity::path(&w.instance.dir, "")), Ok(Some(Ok(_))))
+    {
+        // Begun now, it would begin with this hour, and no older file would ever be sent.
+        return Err(format!(
+            "log_file: {e}; nothing was begun: with start = oldest the files must be seen first; {RIGHTS}; then start it again"
+        ));
     }
     let existing = listed.unwrap_or_else(|e| {
         w.log.warn(&format!("log_file: {e}; waiting until it can be read"));
         Vec::new()
     });
-    let mut start = own.start.unwrap_or(Start::usual(once, pattern.is_dated()));
     let mut resume = None;
-    if let Some((hour, lines)) = read_record(conf, pattern, &w.log)? {
+    if let Some((hour, lines)) = recorded {
         start = Start::Hour(hour);
         if let (Peer::Original, Some(per_pack)) = (conf.sender.peer, conf.recv_buffer_size) {
             let path = pattern.path(hour);
@@ -535,7 +583,7 @@ fn run_relay(
     file: (&Path, &Config),
     conf: &RelayConfig,
     warnings: &[Warning],
-    options: RunOptions,
+    options: Run,
 ) -> Result<u8, String> {
     let say = |e: String| format!("logd: collector: {e}");
     let begun = receiving::begin(

@@ -317,3 +317,26 @@ fn a_position_file_that_says_nothing_is_told() {
         node.log().contains("line.rec: no such file: this start").then_some(())
     });
 }
+
+/// The story: what it had said last was "stored 12 packs", and cron had thrown the reason away.
+#[test]
+fn why_a_role_did_not_start_is_in_its_log() {
+    let temp = Temp::new("why");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    let (save, logs) = (temp.path("save").display().to_string(), temp.path("logs").display().to_string());
+    let keys = [("listen", listen.as_str()), ("save_dir", &save), ("[logAgent] local_dir", &logs)];
+    for args in [&[][..], &["-d"]] {
+        let mut store = Node::spawn(&temp, "store", "fcollector", &keys, args);
+        assert_eq!(store.wait(SOON), 2, "{}", store.log());
+        let files: Vec<_> = fs::read_dir(&logs).unwrap().map(|f| f.unwrap().path()).collect();
+        assert_eq!(files.len(), 1, "{files:?}");
+        let text = fs::read_to_string(&files[0]).unwrap();
+        let last = text.lines().last().unwrap();
+        let why = format!("error logd: fcollector: listen {listen}: ");
+        assert!(last.contains(&why) && text.matches(&why).count() == 1, "{text}");
+        let told = format!("its log, {}, says why", files[0].display());
+        assert_eq!(store.log().contains(&told), !args.is_empty(), "{}", store.log());
+        fs::remove_dir_all(&logs).unwrap();
+    }
+}

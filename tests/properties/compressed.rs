@@ -114,3 +114,33 @@ fn a_new_copy_takes_its_place() {
     let ran = logd(&[Path::new("verify"), &store.save("")]);
     assert!(ran.code == 0 && ran.out.contains("1 right"), "{ran:?}");
 }
+
+/// Neither compressed nor here: a batch job took it. Each start without the state directory called such an hour damaged.
+#[test]
+fn what_a_batch_job_took_stays_closed_without_the_state_directory() {
+    let (mut store, hour) = aged("taken-restored", false);
+    let restart = |store: &mut Store, tag: bool| {
+        store.stop();
+        let _ = fs::remove_file(store.save(&format!("log_data/web1_{HOUR}")));
+        fs::remove_dir_all(store.state("")).unwrap();
+        if !tag {
+            fs::remove_file(store.save(&format!("received/web1_{HOUR}_60"))).unwrap();
+        }
+        store.start();
+    };
+    let closed = store.state(&format!("closed/web1_{HOUR}"));
+    restart(&mut store, true);
+    until("it is known", || closed.exists().then_some(()));
+    assert!(!store.log().contains("damaged") && store.tag("web1", HOUR).is_some(), "{}", store.log());
+    assert_eq!(store.peer().send(&hour.packs()[1]), Answer::Ok);
+    let mut more = hour.clone();
+    more.raws.push(super::peer::lines("late", 0, 5));
+    assert_eq!(store.peer().send(&more.packs()[3]), Answer::Ok);
+    let late = store.save(&format!("aside/web1_{HOUR}.late"));
+    until("they are beside it", || fs::read(&late).ok().filter(|b| *b == more.raws[3]));
+    // Without a tag nothing says that it had been whole.
+    let (mut store, _) = aged("taken-untagged", false);
+    restart(&mut store, false);
+    store.wait_log("damaged: ");
+    assert!(!store.state(&format!("closed/web1_{HOUR}")).exists());
+}

@@ -186,3 +186,59 @@ fn what_many_files_hold_unsealed_is_bounded_by_the_memory() {
     // 1.8 MB are there, one may wait.
     assert!(sent.len() >= 250, "{} packs", sent.len());
 }
+
+/// The story: at the first start the directory could not be read yet; the follower began with that hour, and nothing older was
+/// ever sent, although it had said that it waits.
+#[test]
+fn nothing_is_begun_before_the_oldest_file_can_be_seen() {
+    let temp = Temp::new("unseen");
+    let hours = past_hours(3);
+    let mut store = store(&temp, &[]);
+    let to = store.addr().to_string();
+    let log = temp.path("log");
+    let ini = format!("log_file = {}/a.<%Y%m%d%H>\n", log.display());
+    for args in [&[][..], &["--once"]] {
+        let mut tail = follower(&temp, &to, &ini, args);
+        assert_eq!(tail.wait(SOON), 2, "{}", tail.log());
+        assert!(tail.log().contains("nothing was") && tail.log().contains("log_file: "), "{}", tail.log());
+        assert!(!temp.path("web1.state/follower.json").exists());
+    }
+    for hour in &hours {
+        write(&log, &format!("a.{hour}"), &format!("a line of {hour}\n"));
+    }
+    let mut tail = follower(&temp, &to, &ini, &[]);
+    for hour in &hours {
+        certified(&temp.path("save"), "web1", *hour);
+    }
+    // What is begun waits.
+    assert_eq!(tail.terminate(), 0);
+    fs::rename(&log, temp.path("away")).unwrap();
+    let mut tail = follower(&temp, &to, &ini, &[]);
+    tail.says("waiting until it can be read");
+    tail.ready();
+    assert_eq!((tail.terminate(), store.terminate()), (0, 0));
+}
+
+#[test]
+fn a_new_stream_is_not_begun_before_its_oldest_file_can_be_seen() {
+    let (disk, machine) = Disk::sim(1);
+    let (clock, handle) = Clock::sim(1_795_327_200_000);
+    machine.put(Path::new("/l/a.2026112205"), b"one\n");
+    let text = "[tail]\nsend_to = c:1\nname = h\nflush_interval = 1s\nstart = oldest\nlog_file = /l/a.<%Y%m%d%H>\n\
+                [tail:x]\nlog_file = /late/a.<%Y%m%d%H>\nstart = oldest\n";
+    let zone = Zone::named("UTC").unwrap();
+    let mut f = sim::follower(&disk, &clock, &zone, text, false);
+    let told =
+        |f: &logd::roles::follower::Follower| f.alarms.iter().filter(|a| a.contains("is not begun")).count();
+    let mut turn = |f: &mut logd::roles::follower::Follower| {
+        f.step().unwrap();
+        handle.advance(6_000);
+    };
+    (0..3).for_each(|_| turn(&mut f));
+    assert_eq!((f.streams.len(), told(&f)), (1, 1), "{:?}", f.alarms);
+    machine.put(Path::new("/late/a.2026112203"), b"three\n");
+    (0..2).for_each(|_| turn(&mut f));
+    assert_eq!((f.streams.len(), told(&f)), (2, 1), "{:?}", f.alarms);
+    let hours: Vec<String> = f.journal.hours().keys().map(ToString::to_string).collect();
+    assert!(hours.contains(&"h+x_2026112203".to_owned()), "{hours:?}");
+}

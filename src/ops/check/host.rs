@@ -184,6 +184,7 @@ impl Look<'_, '_> {
         self.room(&dir, "spool", &c.spool, c.spool.size);
         let save_dir = &c.save_dir;
         self.writable("save_dir", save_dir);
+        self.inside(save_dir, &["aside", "doubtful", "headers", "log_data", "received"]);
         self.room(save_dir, "save_dir", &c.spool, 0);
         if disk::is_locked(&save_dir.join(".lock")) == Some(true) && runs != Some(true) {
             let at = save_dir.display();
@@ -222,6 +223,7 @@ impl Look<'_, '_> {
             self.say(Mark::Fail, why);
         }
         self.writable("state directory", dir);
+        self.inside(dir, &["closed", "journal", "retry", "spool", "streams"]);
         self.strangers(dir);
         let running = instance::is_running(dir);
         match (running, instance::begun_by(&self.disk, dir)) {
@@ -262,7 +264,9 @@ impl Look<'_, '_> {
     fn strangers(&mut self, dir: &Path) {
         let Ok(owner) = std::fs::metadata(dir).map(|m| m.uid()) else { return };
         let me = geteuid().as_raw();
-        if me != owner {
+        if let Some(why) = instance::foreign(dir, me, owner) {
+            self.say(Mark::Fail, format_args!("{why}; what follows holds for root; {}", as_user(dir)));
+        } else if me != owner {
             self.say(
                 Mark::Warn,
                 format_args!("this is user {me}, the role's files belong to user {owner}: what follows holds for user {me}; {}", as_user(dir)),
@@ -303,16 +307,38 @@ impl Look<'_, '_> {
         }
     }
 
+    /// The directories of a role inside `dir`, as far as they are there.
+    fn inside(&mut self, dir: &Path, names: &[&str]) {
+        for path in names.iter().map(|name| dir.join(name)) {
+            let at = path.display();
+            match std::fs::symlink_metadata(&path) {
+                // Of links and what they lead to a start tells by itself.
+                Ok(meta) if !meta.is_dir() && !meta.is_symlink() => self.say(
+                    Mark::Fail,
+                    format_args!("{at}: a file in the place of a directory; the role would not start; move it away"),
+                ),
+                Ok(meta) if meta.is_dir() && !disk::may_write(&path) => self.say(
+                    Mark::Fail,
+                    format_args!("{at}: this user may not write it; chown it to the role's user, or run this as that user"),
+                ),
+                _ => {}
+            }
+        }
+    }
+
     /// Is there room? `size` is what may still be needed there.
     fn room(&mut self, dir: &Path, what: &str, conf: &SpoolConfig, size: u64) {
         let Some(there) = dir.ancestors().find(|d| d.exists()) else { return };
         let (at, min_free) = (there.display(), conf.min_free);
         match self.disk.shortage(there, min_free) {
             Ok(Some(short)) => {
-                let least = out::bytes(min_free);
+                let free = self.disk.free_bytes(there).ok().and_then(disk::fitting_min_free);
+                let lower = free.filter(|free| *free < min_free).map_or_else(String::new, |free| {
+                    format!(", or set min_free below the {} that are free", out::bytes(free))
+                });
                 self.say(
                     Mark::Fail,
-                    format_args!("{what}: {short}: nothing is taken until there is room; make room, or set min_free below {least}"),
+                    format_args!("{what}: {short}: nothing is taken until there is room; make room{lower}"),
                 );
                 return;
             }
@@ -548,7 +574,8 @@ impl Look<'_, '_> {
                 match self.latest(&stream.pattern) {
                     Err(why) => {
                         fine = false;
-                        self.say(Mark::Fail, format_args!("{title}: {why}; {GROUP}"));
+                        let advice = if why.not_found() { "is the path right?" } else { GROUP };
+                        self.say(Mark::Fail, format_args!("{title}: {why}; {advice}"));
                     }
                     Ok(files) => {
                         for file in files {

@@ -10,13 +10,17 @@ use super::{Copy, Early, HourState, Hours, HoursConfig, Role, STATES_MAX};
 use crate::disk;
 use crate::integrity::lines::{Line, Reader as ProofReader};
 use crate::integrity::{Certificate, Health, Place, Scan, Store, packed, repair, scan};
-use crate::pack::{HourKey, split_frame};
+use crate::pack::{HourKey, hex, split_frame};
 use crate::planted::{self, Bug};
+use crate::record;
 use crate::spool::{Reader, Shelf};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Raw lengths of the packs that the spool held at start, by copy and number, for each hour.
 pub type Spooled = BTreeMap<u64, BTreeMap<u64, u64>>;
+
+/// A tag is never as large.
+const TAG_MAX: u64 = 1 << 20;
 
 /// Most damaged lines that are repaired in one proof.
 const REPAIRS_MAX: usize = 64;
@@ -109,11 +113,15 @@ impl Hours {
         let mut closed = self.store.closed(key)?;
         let place = self.store.place(key);
         let gone = self.disk().stat(&place.data)?.is_none();
-        if closed.is_none() && gone && self.disk().stat(&packed::path(&self.store, key))?.is_some() {
+        if closed.is_none() && gone {
             // The state directory was lost, or left out of a backup. Whoever takes the certificate of such an hour back keeps
-            // `closed`, so the tag stands for what was compressed.
-            let tag = self.store.tag(key)?.and_then(|(_, content)| content);
-            closed = tag.filter(|c| c.is_tag() && c.name == key.name && c.hour == key.hour);
+            // `closed`, so the tag stands for what was compressed, or for what a batch job took away.
+            closed = if self.disk().stat(&packed::path(&self.store, key))?.is_some() {
+                let tag = self.store.tag(key)?.and_then(|(_, content)| content);
+                tag.filter(|c| c.is_tag() && c.name == key.name && c.hour == key.hour)
+            } else {
+                self.taken_away(key, &place)?
+            };
             if let Some(certificate) = &closed {
                 self.store.close(certificate)?;
             }
@@ -182,6 +190,30 @@ impl Hours {
             }
         }
         Ok(state)
+    }
+
+    /// The tag of an hour whose data file a batch job took away, and whose `closed` was lost with the state directory: it says
+    /// what the proof says, to the last pack. The proof tells its name, too: `received/` is not listed for each of them.
+    fn taken_away(&self, key: &HourKey, place: &Place) -> disk::Result<Option<Certificate>> {
+        if self.disk().stat(&place.headers)?.is_none() {
+            return Ok(None);
+        }
+        let found = scan(self.disk(), place)?;
+        let sum = &found.summary;
+        if sum.bytes == 0 || found.good_len < found.headers_len {
+            return Ok(None);
+        }
+        let at = self.store.path("received").join(format!("{key}_{}", sum.lines));
+        let content = self.disk().read_opt(&at, TAG_MAX)?;
+        let tag = content.and_then(|bytes| record::from_json::<Certificate>(&bytes).ok());
+        Ok(tag.filter(|c| {
+            c.format == 1
+                && c.is_tag()
+                && (&c.name, c.hour) == (&key.name, key.hour)
+                && (c.generation, c.packs, c.lines, c.bytes)
+                    == (sum.generation, sum.high, sum.lines, sum.bytes)
+                && c.digest == hex(&sum.digest())
+        }))
     }
 
     /// A damaged file must not take its sender's share of the shelf for ever, nor be told of at each start. Where it is

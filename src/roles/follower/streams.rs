@@ -12,11 +12,12 @@ use crate::journal::Journal;
 use crate::pack::HourKey;
 use crate::packer::PackerConfig;
 use crate::tail::followed::Followed;
+use crate::tail::pattern::Pattern;
 use crate::tail::streams::{Found, Source, find, full_name, known_files, sources};
 use crate::tail::undated::Undated;
 use crate::tail::unpack;
 use crate::tail::{FollowConfig, Identity, LOOK_MAX_MS, Scratch, Sealed, Tail, begin};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 /// How often new files are looked for that a `*` stands for.
@@ -73,6 +74,8 @@ pub struct Streams {
     /// Streams that have had their part of the retry spool.
     over: BTreeSet<String>,
     told: BTreeSet<String>,
+    /// New streams that wait because their files cannot be listed: did each appear beside others, and what is wrong.
+    unlisted: BTreeMap<String, (bool, String)>,
     /// Files without a date that are followed, or were.
     known: BTreeSet<PathBuf>,
     scratch: Scratch,
@@ -109,6 +112,7 @@ impl Streams {
             glance_ms: now,
             over: BTreeSet::new(),
             told: BTreeSet::new(),
+            unlisted: BTreeMap::new(),
             known: known_files(s.disk, s.state_dir),
             scratch: Scratch::default(),
             alarms: Vec::new(),
@@ -126,6 +130,9 @@ impl Streams {
         for found in found {
             let appeared = served.contains(&found.source);
             me.take_up(found, journal, &archived, appeared, damaged).map_err(text)?;
+        }
+        if let (true, Some((_, why))) = (me.once, me.unlisted.values().next()) {
+            return Err(format!("{why}: nothing of it was sent; {RIGHTS}"));
         }
         let left = journal.hours().iter().filter(|(k, l)| !me.by_name.contains_key(&k.name) && !l.is_done());
         me.alarms.extend(left.map(|(key, log)| {
@@ -169,7 +176,13 @@ impl Streams {
         } else {
             let known = self.known(&place)?;
             new = known.is_none() && appeared && !damaged;
-            let fresh = self.fresh(&name, &found, appeared);
+            let fresh = match self.fresh(&name, &found, appeared, known.is_some()) {
+                Ok(fresh) => fresh,
+                Err(e) => {
+                    self.wait_for_list(&found, appeared, &e);
+                    return Ok(());
+                }
+            };
             let kept = known.clone();
             let mut identity = adopt(known, &fresh, journal, archived, damaged);
             identity.files = found.pattern.to_string();
@@ -234,8 +247,25 @@ impl Streams {
         })
     }
 
-    /// The beginning of a stream without a state.
-    fn fresh(&self, name: &str, found: &Found, appeared: bool) -> Identity {
+    /// A stream without a state that begins with its oldest file must not begin before its files were seen: whatever is older
+    /// than that beginning would never be sent.
+    fn wait_for_list(&mut self, found: &Found, appeared: bool, e: &disk::Error) {
+        let title = self.sources.get(found.source).map_or_else(String::new, |s| s.conf.section());
+        let why = format!("{title} log_file: {e}");
+        let told = format!(
+            "{why}: {} is not begun before its files can be listed, because the oldest of them is its first; trying \
+             again; {RIGHTS}",
+            full_name(&self.host.name, &found.stream)
+        );
+        if !self.once && self.told.insert(told.clone()) {
+            self.alarms.push(told);
+        }
+        self.unlisted.insert(found.stream.clone(), (appeared, why));
+    }
+
+    /// The beginning of a stream without a state; the error is for one whose files must be seen first. One that is `known` has
+    /// its beginning.
+    fn fresh(&self, name: &str, found: &Found, appeared: bool, known: bool) -> disk::Result<Identity> {
         let start = match self.sources.get(found.source).and_then(|s| s.conf.start) {
             _ if appeared => Start::Oldest,
             Some(start) => start,
@@ -247,9 +277,12 @@ impl Streams {
         } else {
             found.pattern.existing(&self.disk)
         };
-        let existing = existing.unwrap_or_default();
+        let existing = match existing {
+            Err(e) if !known && must_be_seen(start, &found.pattern) => return Err(e),
+            listed => listed.unwrap_or_default(),
+        };
         let copies = self.conf.sender.peer == Peer::Logd;
-        begin(name, &found.pattern, start, &existing, copies, (&self.zone, &self.clock))
+        Ok(begin(name, &found.pattern, start, &existing, copies, (&self.zone, &self.clock)))
     }
 
     /// One look at the files of the streams whose turn it is; see [`Tail::step`]. Files that rotation may destroy are read as
@@ -358,14 +391,19 @@ impl Streams {
     }
 
     fn look_for_new(&mut self, journal: &mut Journal, now: u64) -> disk::Result<()> {
-        if now >= self.search_ms && self.sources.iter().any(|s| s.pattern.stars() > 0) {
+        let waits = !self.unlisted.is_empty() || self.sources.iter().any(|s| s.pattern.stars() > 0);
+        if now >= self.search_ms && waits {
             self.search_ms = now.saturating_add(SEARCH_MS);
             let new = self.search();
             let archived = if new.is_empty() { Vec::new() } else { journal.archive_list()? };
             for found in new {
                 let name = full_name(&self.host.name, &found.stream);
-                self.messages.push(format!("following {} as {name}", found.pattern));
-                self.take_up(found, journal, &archived, true, false)?;
+                let message = format!("following {} as {name}", found.pattern);
+                let appeared = self.unlisted.remove(&found.stream).is_none_or(|(appeared, _)| appeared);
+                self.take_up(found, journal, &archived, appeared, false)?;
+                if self.by_name.contains_key(&name) {
+                    self.messages.push(message);
+                }
             }
         }
         if now >= self.prune_ms {
@@ -488,6 +526,16 @@ impl Streams {
     pub(super) fn at_end(&self) -> bool {
         self.list.iter().all(|s| s.tail.at_end() && !s.paused)
     }
+}
+
+/// What to do about files that cannot be listed.
+pub const RIGHTS: &str = "let the role's user list it (on Debian usermod -aG adm USER, or SupplementaryGroups=adm in the unit), or \
+                          correct the path";
+
+/// Can nothing be begun before the files were listed? Of a file without a date whatever is there is read from its beginning
+/// when it can be.
+pub fn must_be_seen(start: Start, pattern: &Pattern) -> bool {
+    start == Start::Oldest && pattern.is_dated()
 }
 
 /// The beginning that holds: the one that is known, but for what a lost memory changes of it.

@@ -4,7 +4,7 @@ use super::super::admission::{is_open, keyring, may_receive, summary};
 use super::super::pulse::Pulse;
 use super::super::report;
 use super::super::serve::raise_fd_limit;
-use super::{RunOptions, Shared, World, warn_all, world};
+use super::{Run, Shared, World, warn_all, world};
 use crate::auth::{Keyring, Memory};
 use crate::clock::Zone;
 use crate::config::{LogConfig, ReceiverConfig, Role, Warning, WatchConfig};
@@ -26,7 +26,7 @@ pub(super) fn begin(
     config: &Path,
     (receiver, state_dir, log, watch): (&ReceiverConfig, Option<&Path>, &LogConfig, &WatchConfig),
     warnings: &[Warning],
-    options: RunOptions,
+    options: Run,
 ) -> Result<Result<Begun, u8>, String> {
     let say = |e: String| format!("logd: {}: {e}", role.command());
     raise_fd_limit();

@@ -15,7 +15,7 @@ use super::super::watch::Watch;
 use super::super::web::{Look, Site, Web};
 use super::super::whole::Beside;
 use super::receiving::{self, reports, start_report};
-use super::{RunOptions, World, bind, controlled, host_name, share};
+use super::{Run, World, bind, controlled, host_name, share};
 use crate::clock;
 use crate::config::{Config, EtlConfig, MongoConfig, Role, StoreConfig, Warning};
 use crate::footprint;
@@ -54,7 +54,7 @@ pub(super) fn run_store(
     conf: &StoreConfig,
     beyond: &Beyond,
     warnings: &[Warning],
-    options: RunOptions,
+    options: Run,
 ) -> Result<u8, String> {
     let role = beyond.role();
     let say = |e: String| format!("logd: {}: {e}", role.command());
@@ -269,7 +269,7 @@ fn tell(c: &mut Collector, s: &Shared) {
 }
 
 fn watch_disk(s: &Shared, save_dir: &Path, min_free: u64) {
-    let short = s.disk.shortage(save_dir, min_free).ok().flatten();
+    let short = s.disk.shortage_in_short(save_dir, min_free).ok().flatten();
     *lock(&s.paused) = short.map(|what| format!("paused: disk: {what}"));
 }
 

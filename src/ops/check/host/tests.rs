@@ -47,7 +47,11 @@ fn a_follower_is_told_what_would_not_work() {
     let config = temp.file("c.ini", &text(&addr.to_string()));
     let (code, out, err) = check(&config);
     assert_eq!(code, NO, "{out}{err}");
-    assert!(line(&out, "log_file").starts_with("fail  tail: [tail] log_file"), "{out}");
+    let told = line(&out, "log_file");
+    assert!(
+        told.starts_with("fail  tail: [tail] log_file") && told.ends_with("; is the path right?"),
+        "{out}"
+    );
     temp.file("logs/a.2026112205", "x\n");
     let (code, out, err) = check(&config);
     assert_eq!((code, err.as_str()), (YES, ""), "{out}");
@@ -121,7 +125,33 @@ fn a_store_is_told_of_ports_room_and_strange_files() {
     temp.file("c.ini", &text("60T"));
     let (code, out, _) = check(&config);
     assert_eq!(code, NO);
-    assert!(line(&out, "min_free").starts_with("fail"), "{out}");
+    let told = line(&out, "min_free");
+    assert!(
+        told.starts_with("fail") && told.contains("iB free below") && told.contains("min_free is 60.0 TiB"),
+        "{out}"
+    );
+    assert!(told.ends_with("that are free"), "{out}");
+    // Where a directory should be a file is, or one that somebody else made.
+    temp.file("c.ini", &text("1M"));
+    for file in ["save/received", "state/closed"] {
+        temp.file(file, "");
+        let (code, out, _) = check(&config);
+        assert_eq!(code, NO, "{out}");
+        assert!(
+            line(&out, &format!("{file}: a file in the place of a directory")).starts_with("fail"),
+            "{out}"
+        );
+        std::fs::remove_file(temp.path(file)).unwrap();
+    }
+    let headers = temp.path("save/headers");
+    std::fs::create_dir_all(&headers).unwrap();
+    assert_eq!(check(&config).0, YES);
+    std::fs::set_permissions(&headers, std::fs::Permissions::from_mode(0o500)).unwrap();
+    // Root may write everywhere.
+    if !rustix::process::geteuid().is_root() {
+        let told = check(&config).1;
+        assert!(line(&told, "save/headers: this user may not write it").starts_with("fail"), "{told}");
+    }
 }
 
 /// The story: the file was edited after the start, and the check said that it was in effect.
