@@ -167,8 +167,7 @@ pub fn hour(inv: &Inventory, key: &HourKey, files: &Files, read: &mut u64) -> di
     }
     let certificate = match &proof {
         Proof::Tag(c) | Proof::Doubtful(c) => Some(c),
-        Proof::None | Proof::Foreign => None,
-        Proof::Later => return Ok(Verdict::NotVerifiable(LATER.into())),
+        Proof::None | Proof::Foreign | Proof::Later => None,
     };
     let place = inv.store.place(key);
     let disk = inv.store.disk();
@@ -216,6 +215,11 @@ pub fn hour(inv: &Inventory, key: &HourKey, files: &Files, read: &mut u64) -> di
             Some(why) => Verdict::Wrong(format!("its certificate says {why}")),
             None => told_otherwise(&found.summary).map_or_else(|| tag_name(c, files), Verdict::Wrong),
         });
+    }
+    // Its bytes are what the proof says, and that is all that is known.
+    if proof == Proof::Later {
+        return Ok(told_otherwise(&found.summary)
+            .map_or_else(|| Verdict::NotVerifiable(LATER.into()), Verdict::Wrong));
     }
     if proof == Proof::Foreign {
         let tag = files.tags.first().map_or("", String::as_str);
@@ -322,6 +326,7 @@ fn without_proof(
     let Some(c) = certificate else {
         return Ok(match proof {
             Proof::Foreign => Verdict::NotVerifiable("the original's tag, and no proof".into()),
+            Proof::Later => Verdict::NotVerifiable(LATER.into()),
             _ if files.late && !there => Verdict::Wrong(taken_and_late(&data, key)),
             _ if there => Verdict::NotVerifiable(format!("{}: no proof in headers", data.display())),
             // Only packs that wait in aside/: nothing that could be read.
@@ -423,6 +428,7 @@ fn without_data(
             Verdict::NotVerifiable(format!("{data}: not here, and the original's proof has no digests"))
         }
         (_, Health::Damaged(why)) if broken => Verdict::Wrong(why.clone()),
+        (None, _) if *proof == Proof::Later => Verdict::NotVerifiable(LATER.into()),
         (Some(c), _) if !foreign => match compare(c, &found.summary, None) {
             Some(why) => Verdict::Wrong(format!("its certificate says {why}")),
             None if c.bytes == 0 => Verdict::Right,

@@ -60,8 +60,7 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// Begins to look for what is asked of the role in the state directory `dir`. Without a place for that, for lack of room,
-    /// the role serves all the same.
+    /// Begins to look for what is asked of the role in the state directory `dir`, since it was begun ([`ask::begin`]).
     pub fn start(
         role: Role,
         (file, config): (&Path, &Config),
@@ -69,11 +68,6 @@ impl Control {
         stop: &Shutdown,
         live: Live,
     ) -> Self {
-        if let Err(e) = ask::begin(disk, dir) {
-            log.warn(&format!(
-                "{e}; `logd stop` and `logd reload` do not reach this role; nothing else is amiss"
-            ));
-        }
         let (quit, again) = (Shutdown::default(), Arc::<AtomicBool>::default());
         let file = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
         let mut asked = Asked {

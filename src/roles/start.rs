@@ -23,7 +23,7 @@ use crate::config::{
 };
 use crate::disk::Disk;
 use crate::health::Health;
-use crate::instance::{Instance, Refused, foreign};
+use crate::instance::{Instance, Refused, ask, foreign};
 use crate::log::{Log, Tap, count};
 use crate::metrics;
 use crate::receiver::gate::Gate;
@@ -206,6 +206,13 @@ pub(super) fn world(
     let mut log = Log::new(name, log, &disk, &clock, &zone);
     let tap = watch.and_then(|conf| pulse::tap(conf, &mut log));
     let _ = options.log.set(log.clone());
+    // As soon as it counts as running: who asks from now on is heard, however long the start takes. Without a place for that, for
+    // lack of room, the role serves all the same.
+    if let Err(e) = ask::begin(&disk, &instance.dir) {
+        log.warn(&format!(
+            "{e}; `logd stop` and `logd reload` do not reach this role; nothing else is amiss"
+        ));
+    }
     let stop = Shutdown::on_signals().map_err(|e| format!("logd: {name}: {e}"))?;
     Ok(Ok(World { disk, clock, zone, log, tap, stop, instance }))
 }
@@ -225,16 +232,14 @@ fn detach(name: &str, log: Option<PathBuf>) -> Result<u8, String> {
     let mut child = child.map_err(|e| format!("logd: {name}: cannot start in the background: {e}"))?;
     for _ in 0..20 {
         if let Ok(Some(status)) = child.try_wait() {
-            return match status.code() {
-                Some(0) => Ok(0),
-                _ => {
-                    let told = log
-                        .map_or_else(String::new, |file| format!("; its log, {}, says why", file.display()));
-                    Err(format!(
-                        "logd: {name}: stopped at once ({status}); run it without -d to see why{told}"
-                    ))
-                }
-            };
+            if status.success() {
+                return Ok(0);
+            }
+            let told =
+                log.map_or_else(String::new, |file| format!("; its log, {}, says why", file.display()));
+            return Err(format!(
+                "logd: {name}: stopped at once ({status}); run it without -d to see why{told}"
+            ));
         }
         std::thread::sleep(Duration::from_millis(25));
     }

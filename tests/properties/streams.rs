@@ -230,7 +230,7 @@ fn a_new_stream_is_not_begun_before_its_oldest_file_can_be_seen() {
     let mut f = sim::follower(&disk, &clock, &zone, text, false);
     let told =
         |f: &logd::roles::follower::Follower| f.alarms.iter().filter(|a| a.contains("is not begun")).count();
-    let mut turn = |f: &mut logd::roles::follower::Follower| {
+    let turn = |f: &mut logd::roles::follower::Follower| {
         f.step().unwrap();
         handle.advance(6_000);
     };

@@ -63,7 +63,11 @@ fn what_a_later_format_says_is_not_known() {
         code == YES && out.contains("web2_2026112205: not verifiable: its certificate is of a later"),
         "{out}"
     );
-    assert!(out.contains("1 right (10 B read), 1 not verifiable"), "{out}");
+    assert!(out.contains("1 right (20 B read), 1 not verifiable"), "{out}");
+    // The proof still tells whether the bytes are those that came.
+    fs::write(save.join("log_data/web2_2026112205"), "a\nB\nc\nd\ne\n").unwrap();
+    let (code, out) = verify(&temp);
+    assert!(code == NO && out.contains("web2_2026112205: WRONG"), "{out}");
 }
 
 /// What is wrong keeps its tags, since nothing is changed here: the reader must know which ones to take away.
