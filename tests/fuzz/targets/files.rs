@@ -263,12 +263,13 @@ pub fn journal(bytes: &[u8]) {
     let (state, path) = (Path::new(STATE), Path::new("/state/journal/log"));
     let before = journal_bytes(bytes);
     sim.put(path, &before);
-    let peeked = format!("{:?}", journal::peek(&disk, state).unwrap());
+    let (hours, bad) = journal::peek(&disk, state).unwrap();
+    let peeked = format!("{hours:?}");
     assert_eq!(content(&disk, path), before, "a look changes the journal");
     let mut reports = Vec::new();
     let (mut first, damaged) = Journal::open(&disk, state, true, &mut |r| reports.push(r)).unwrap();
     assert_eq!(damaged, !reports.is_empty());
-    assert_eq!(hours_text(&first), peeked);
+    assert_eq!((hours_text(&first), damaged), (peeked, bad.is_some()));
     if damaged {
         let kept = disk.list(Path::new("/state/journal")).unwrap();
         let kept = kept.iter().find(|e| e.name.starts_with("log.damaged-")).unwrap();
