@@ -150,13 +150,14 @@ fn forged_line(rng: &mut Rng, line: &str, other: &str) -> String {
     let parse = |t: &str| serde_json::from_str::<serde_json::Map<String, Value>>(t).ok();
     let (Some(mut map), Some(from)) = (parse(line), parse(other)) else { return line.into() };
     map.remove("crc");
-    let entry = |m: &serde_json::Map<String, Value>| m["Route"][0].as_object().cloned().unwrap_or_default();
-    if rng.chance(70) {
-        let mut own = entry(&map);
-        change_field(rng, &mut own, &entry(&from));
-        map["Route"][0] = own.into();
-    } else {
-        change_field(rng, &mut map, &from);
+    // One that was forged before may have lost its route.
+    let entry = |m: &serde_json::Map<String, Value>| m.get("Route")?.get(0)?.as_object().cloned();
+    match (rng.chance(70), entry(&map)) {
+        (true, Some(mut own)) => {
+            change_field(rng, &mut own, &entry(&from).unwrap_or_default());
+            map["Route"][0] = own.into();
+        }
+        _ => change_field(rng, &mut map, &from),
     }
     let mut text = Value::Object(map).to_string();
     text.pop();
