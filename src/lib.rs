@@ -13,7 +13,8 @@
 //! [`roles::follower::resend`] takes up what an operator wants once more; `roles::follower::bound` keeps an hour with the
 //! collector that has begun to acknowledge it.
 //!
-//! **On a receiver** [`receiver`] cuts a connection's bytes into packs and verifies each, its signature before its body
+//! **On a receiver** a connection is let in and gets its thread (`roles::serve`, where senders must sign after its first good
+//! header: `roles::serve::lobby`). [`receiver`] cuts a connection's bytes into packs and verifies each, its signature before its body
 //! ([`auth`]); [`receiver::gate`] decides under one lock whether it is new, known, early, of an old copy or in conflict, and makes
 //! it durable in the [`spool`] before `ok` is sent. A relay (`logd collector`, [`roles::relay`]) sends it on from there.
 //!

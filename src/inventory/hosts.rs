@@ -23,6 +23,11 @@ impl Host {
     }
 }
 
+/// [`read_hosts`] of a file that may not be set: then nobody is expected.
+pub fn read_if_set(path: Option<&Path>) -> Result<Vec<Host>, String> {
+    path.map_or(Ok(Vec::new()), read_hosts)
+}
+
 /// Reads a `hosts_file`: a name a line, and perhaps its first hour behind it; `#` and `;` comments.
 pub fn read_hosts(path: &Path) -> Result<Vec<Host>, String> {
     let wrong = |e: std::io::Error| format!("hosts_file {}: {e}", path.display());

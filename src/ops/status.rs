@@ -19,7 +19,7 @@ use crate::config::{Config, Errors, MonitorConfig, Role, SpoolConfig, StoreConfi
 use crate::disk::Disk;
 use crate::etl::marks;
 use crate::integrity::Store;
-use crate::inventory::hosts::read_hosts;
+use crate::inventory::hosts::{read_hosts, read_if_set};
 use crate::inventory::hour::Row;
 use crate::pack::HourKey;
 use crate::roles::tables::wrong_rules;
@@ -190,7 +190,7 @@ pub fn save_dir_of(path: &Path) -> Result<PathBuf, String> {
 pub fn row_of(path: &Path, key: &HourKey) -> Result<(PathBuf, Option<Row>), String> {
     let config = Config::load(path).map_err(|e| e.to_string())?;
     let (role, c) = config.any_store(false).map_err(|e| e.to_string())?;
-    let hosts = c.hosts_file.as_deref().map_or(Ok(Vec::new()), read_hosts)?;
+    let hosts = read_if_set(c.hosts_file.as_deref())?;
     let state = Some((state::resolve(&role, c.state_dir.as_deref()), c.spool.clone()));
     let place = Place { role, save_dir: &c.save_dir, state, hosts, keys: Keys::default() };
     let filter = Filter { host: Some(key.name.clone()), since: Some(key.hour) };

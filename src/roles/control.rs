@@ -12,7 +12,7 @@ use crate::auth::{Key, Mode};
 use crate::config::{Config, ReceiverConfig, Role, Values};
 use crate::disk::Disk;
 use crate::instance::ask::{self, Effect, Request, What};
-use crate::inventory::hosts::read_hosts;
+use crate::inventory::hosts::read_if_set;
 use crate::log::Log;
 use crate::receiver::lock;
 use crate::shutdown::Shutdown;
@@ -274,7 +274,7 @@ impl Asked {
             }
             Role::Monitor => {
                 let (c, _) = config.monitor(false).map_err(text)?;
-                c.hosts_file.as_deref().map_or(Ok(Vec::new()), read_hosts)?;
+                read_if_set(c.hosts_file.as_deref())?;
                 admission::may_monitor(&c, &self.dir)?;
                 return Ok(None);
             }
@@ -285,12 +285,12 @@ impl Asked {
                 if !wrong.is_empty() {
                     return Err(wrong.join("\n"));
                 }
-                c.store.hosts_file.as_deref().map_or(Ok(Vec::new()), read_hosts)?;
+                read_if_set(c.store.hosts_file.as_deref())?;
                 c.store.receiver
             }
             Role::Fcollector | Role::Mgocollector => {
                 let (c, _) = config.store_of(self.role, false).map_err(text)?;
-                c.hosts_file.as_deref().map_or(Ok(Vec::new()), read_hosts)?;
+                read_if_set(c.hosts_file.as_deref())?;
                 c.receiver
             }
         };

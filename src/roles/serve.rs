@@ -261,7 +261,8 @@ fn accept_loop(
         metrics::EVICTED.inc();
         s.refused(
             false,
-            &format!("connection from {ip}: closed, because others want to connect; its sender tries again"),
+            &format!("connection from {ip}: closed, because others want to connect; its sender tries again; if such are your own \
+                 hosts, raise max_unproven_per_address or max_connections"),
         );
     };
     // No descriptor is left: until then nobody is accepted.

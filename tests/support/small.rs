@@ -33,8 +33,12 @@ impl Small {
 
     /// Another size in bytes, another number of inodes; what is there stays.
     pub fn resize(&self, size: u64, inodes: u64) {
+        self.remount(size, inodes).unwrap();
+    }
+
+    fn remount(&self, size: u64, inodes: u64) -> rustix::io::Result<()> {
         let data = CString::new(format!("size={size},nr_inodes={inodes}")).unwrap();
-        mount_remount(&self.dir, MountFlags::empty(), data).unwrap();
+        mount_remount(&self.dir, MountFlags::empty(), data)
     }
 
     /// A stranger takes every byte that is left.
@@ -57,15 +61,13 @@ impl Small {
 
     /// From now on there are no more inodes than are in use.
     pub fn no_inodes(&self) {
-        loop {
+        let full = || {
             let used = INODES - rustix::fs::statvfs(&self.dir).unwrap().f_favail;
-            let data = CString::new(format!("size={},nr_inodes={used}", self.size)).unwrap();
-            match mount_remount(&self.dir, MountFlags::empty(), data) {
-                // A role has made one meanwhile.
-                Err(rustix::io::Errno::INVAL) => {}
-                done => return done.unwrap(),
-            }
-        }
+            self.remount(self.size, used)
+        };
+        // A role may make one between the two.
+        let done = (0..100).map(|_| full()).find(|done| *done != Err(rustix::io::Errno::INVAL));
+        done.expect("as many inodes as are in use").unwrap();
     }
 
     /// There are inodes again.
